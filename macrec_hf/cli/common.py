@@ -1,0 +1,144 @@
+"""What several verbs share: flags made from a config's fields, progress lines, output folders."""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def add_config_flags(parser: argparse.ArgumentParser, config_class, names: Iterable[str], title: str) -> None:
+    """One flag per config field, with its default and source in the help."""
+    group = parser.add_argument_group(title)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    for name in names:
+        field = fields[name]
+        meaning, source = field.metadata["help"], field.metadata["source"]
+        shown = "see there" if field.default is None else field.default
+        if isinstance(field.default, tuple):
+            shown = ",".join(map(str, field.default))
+        group.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=name,
+            type=_reader(field.default),
+            default=None,
+            metavar="LIST" if field.default is None or isinstance(field.default, tuple) else "VALUE",
+            help=f"{meaning} (default: {shown}; {source})",
+        )
+
+
+def _reader(default):
+    if isinstance(default, bool):
+        return read_bool
+    if isinstance(default, tuple) or default is None:
+        return read_numbers
+    return type(default)
+
+
+def read_bool(text: str) -> bool:
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+
+
+def read_numbers(text: str) -> tuple:
+    """`512,256` or `0,0,0.1` → a tuple of numbers."""
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from error
+    return tuple(int(value) if value.is_integer() and "." not in text else value for value in values)
+
+
+def chosen_fields(args: argparse.Namespace, names: Iterable[str]) -> dict:
+    """The config fields that the user named."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def read_pairs(text: str) -> dict[str, str] | None:
+    """`text=a.npy,image=b.npy` → a dict in that order; None where it is a plain path."""
+    if "=" not in text:
+        return None
+    pairs = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    return {name.strip(): path.strip() for name, path in pairs.items()}
+
+
+def make_output(path: str) -> Path:
+    """Makes the output folder now, so that an unwritable one is found before any work.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    directory = Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"--output {path}: expected a folder that can be written, got: {error}. Choose another place or free it."
+        ) from error
+    return directory
+
+
+def write_json(path: Path, content) -> None:
+    """Writes beside and moves into place, so that a reader never sees half a file."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(json.dumps(content, indent=2))
+    beside.replace(path)
+
+
+def seconds_since(start: float) -> str:
+    """`3.2 s`, `4 min 10 s`."""
+    seconds = time.time() - start
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def add_training_flags(parser, *, epochs: int, epochs_source: str, batch_size: int, batch_source: str, rate: float,
+                       rate_source: str) -> None:  # fmt: skip
+    """The flags that both training verbs have."""
+    group = parser.add_argument_group("training")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, default=None, help=f"passes over the data (default: {epochs}; {epochs_source})")
+    length.add_argument("--max-steps", type=int, default=None, help="optimizer steps instead of epochs (default: none)")
+    group.add_argument(
+        "--batch-size", type=int, default=batch_size, help=f"rows per step and process (default: {batch_size}; {batch_source})"
+    )
+    group.add_argument(
+        "--learning-rate", type=float, default=rate, help=f"AdamW's learning rate (default: {rate}; {rate_source})"
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)")
+    group.set_defaults(default_epochs=epochs)
+
+
+def last_checkpoint(directory: Path, resume: bool) -> str | None:
+    """The newest checkpoint if `--resume` asks for one and there is one."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(str(directory)) if resume and directory.is_dir() else None
+
+
+def progress_callback(trainer, shown: Iterable[str]) -> None:
+    """Replaces Trainer's dumps of every figure by a progress bar and one short line per evaluation."""
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    wanted = list(shown)
+
+    class ShortProgress(ProgressCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if state.is_world_process_zero and self.training_bar is not None and logs:
+                values = {name: logs[name] for name in wanted if name in logs}
+                if any(name.startswith("eval_") for name in values):
+                    text = ", ".join(f"{name.removeprefix('eval_')} {value:.4f}" for name, value in values.items())
+                    self.training_bar.write(f"epoch {logs.get('epoch', 0):.1f}: {text}")
+                elif "loss" in logs:
+                    self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ShortProgress())

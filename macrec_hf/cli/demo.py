@@ -1,0 +1,144 @@
+"""`macrec demo`: a shop made from a seed through the same verbs as every other shop, ending with a page to look at."""
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from .common import make_output, seconds_since
+
+HELP = "Makes a small shop, runs every verb on it with reduced widths, and writes a page that shows the result."
+QUANTIZE_WIDTHS = ["--codebook-size", "32", "--hidden-sizes", "256,128", "--codebook-dim", "32"]
+QUANTIZE_WIDTHS += ["--num-pseudo-labels", "64", "--epochs", "300", "--evaluations", "10"]
+TRAIN_WIDTHS = ["--d-model", "64", "--d-kv", "16", "--d-ff", "256", "--num-heads", "4", "--num-layers", "2"]
+TRAIN_WIDTHS += ["--num-decoder-layers", "2", "--epochs", "20", "--eval-every", "2"]
+SHOWN_CUSTOMERS = 6
+SHOWN_HISTORY = 7
+SHOWN_ITEMS = 8
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--output", default="macrec_demo", help="folder for all of it (default: macrec_demo)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shop and of both trainings (default: 0)")
+    parser.add_argument("--num-items", type=int, default=300, help="products of the shop (default: 300; ours)")
+    parser.add_argument("--num-customers", type=int, default=600, help="customers of the shop (default: 600; ours)")
+
+
+def run(args) -> str:
+    from ..demo_shop import make_demo_shop
+
+    start, output = time.time(), make_output(args.output)
+    shop = make_demo_shop(output / "shop", args.num_items, args.num_customers, args.seed)
+    say(f"A shop with {args.num_items} products and {args.num_customers} customers: {shop.items.parent}")
+    say(f"Reduced widths, quantizer: {' '.join(QUANTIZE_WIDTHS)}")
+    say(f"Reduced widths, recommender: {' '.join(TRAIN_WIDTHS)}")
+    examples = choose_customers(shop, output)
+    commands = [(words, run_verb(words)) for words in stages(shop, output, args.seed)]
+    page = write_demo_page(shop, output, examples, [(shown(words), seconds) for words, seconds in commands], start)
+    return f"Done in {seconds_since(start)}. Look at {page}"
+
+
+def stages(shop, output: Path, seed: int) -> list[list[str]]:
+    """The command lines, in order, as lists of words."""
+    emb, ids, model, users = (str(output / name) for name in ("emb", "ids", "model", "users.jsonl"))
+    interactions, chance = ["--interactions", str(shop.interactions)], ["--seed", str(seed)]
+    lists = ["--output", str(output / "metrics.json"), "--predictions", str(output / "lists.jsonl")]
+    return [
+        ["embed", "--items", str(shop.items), "--output", emb],
+        ["quantize", "--embeddings", emb, "--output", ids, *QUANTIZE_WIDTHS, *chance],
+        ["train", *interactions, "--items", str(shop.items), "--semantic-ids", ids, "--output", model, *TRAIN_WIDTHS,
+         *chance],
+        ["evaluate", "--model", model, *interactions, "--split", "test", *lists],
+        ["recommend", "--model", model, "--histories", users, "--output", str(output / "recs.jsonl"),
+         "--top-k", str(SHOWN_ITEMS)],
+    ]  # fmt: skip
+
+
+def run_verb(words: list[str]) -> float:
+    """Runs one verb as the command line would, after showing it; returns its seconds.
+
+    Raises:
+        RuntimeError: the verb failed; it has said why.
+    """
+    from .main import main
+
+    say(f"\n$ {shown(words)}")
+    start = time.time()
+    status = main(words)
+    if status:
+        raise RuntimeError(f"`{shown(words)}` ended with status {status}; its error stands above.")
+    return time.time() - start
+
+
+def shown(words: list[str]) -> str:
+    return shlex.join(["macrec", *words])
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def choose_customers(shop, output: Path) -> list[dict]:
+    """Customers for the page, evenly spaced; their histories without the last purchase become `users.jsonl`."""
+    from ..readers import read_interactions
+
+    interactions = read_interactions(shop.interactions)
+    everyone = list(interactions.sort_values("timestamp", kind="stable").groupby("user_id", sort=True)["item_id"])
+    chosen = everyone[:: max(1, len(everyone) // SHOWN_CUSTOMERS)][:SHOWN_CUSTOMERS]
+    examples = [
+        {"user_id": user, "history": items.tolist()[:-1], "target": items.tolist()[-1]} for user, items in chosen
+    ]
+    lines = [json.dumps({"user_id": example["user_id"], "history": example["history"]}) for example in examples]
+    (output / "users.jsonl").write_text("\n".join(lines) + "\n")
+    return examples
+
+
+def write_demo_page(shop, output: Path, examples, commands, start) -> Path:
+    """Gathers what the verbs left in `output` and writes `index.html` there."""
+    from ..readers import read_items
+    from .demo_page import write_page
+
+    items = read_items(shop.items)
+    products = {
+        row.item_id: {"item_id": row.item_id, "title": row.title, "image": row.image} for row in items.itertuples()
+    }
+    recommended = read_recommendations(output / "recs.jsonl")
+    customers = [
+        {
+            "name": example["user_id"],
+            "history": [products[item] for item in example["history"][-SHOWN_HISTORY:]],
+            "target": products[example["target"]],
+            "recommended": [products[item] for item in recommended[example["user_id"]]],
+        }
+        for example in examples
+    ]
+    metrics = json.loads((output / "metrics.json").read_text())
+    ids, model = output / "ids", output / "model"
+    curves = {
+        "Quantizer: loss": log_lines(ids, {"training": "loss", "reconstruction": "eval_reconstruction_loss"}),
+        "Quantizer: share of items in a shared ID": log_lines(ids, {"collision rate": "eval_collision_rate"}),
+        "Recommender: loss": log_lines(model, {"training": "loss", "validation": "eval_loss"}),
+        "Recommender: validation": log_lines(model, {"HR@10": "eval_hr@10", "NDCG@10": "eval_ndcg@10"}),
+    }
+    facts = [
+        f"{len(items)} products, {metrics['num_users']} customers, all from a seed; made by `macrec demo` in "
+        f"{seconds_since(start)} with reduced widths."
+    ]
+    return write_page(
+        output / "index.html", customers=customers, metrics=metrics, curves=curves, facts=facts, commands=commands
+    )
+
+
+def read_recommendations(path: Path) -> dict[str, list[str]]:
+    """`recs.jsonl` of `macrec recommend` as `{user_id: [item_id, ...]}`."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return {row["user_id"]: [entry["item_id"] for entry in row["items"]] for row in rows}
+
+
+def log_lines(directory: Path, wanted: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
+    """`{name: [(step, value), ...]}` from the Trainer's log in `directory`, lines without a value left out."""
+    history = json.loads((directory / "training_log.json").read_text())
+    lines = {name: [(entry["step"], entry[key]) for entry in history if key in entry] for name, key in wanted.items()}
+    return {name: line for name, line in lines.items() if line}

@@ -1,0 +1,90 @@
+"""`macrec embed`: items with text and photos → a folder of embeddings."""
+
+import time
+
+from .common import make_output, seconds_since
+
+HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--items", required=True, help="items file: .jsonl, .csv, .tsv or .parquet")
+    parser.add_argument("--output", required=True, help="folder for the embeddings")
+    parser.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="text model: a Hub name or a folder that AutoModel loads, 'offline' (hashed TF-IDF + SVD, no weights) "
+        "or 'none' (default: offline; ours, so that a first run downloads nothing. The paper takes LLaMA)",
+    )
+    parser.add_argument(
+        "--image-model",
+        metavar="NAME",
+        help="vision model, CLIP-like ones too: a Hub name or a folder, 'offline' (histograms of colours and edges) "
+        "or 'none' (default: offline; ours, as above. The paper takes ViT-L/14)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=("mean", "cls", "pooler"),
+        help="how a model's states become one vector (default: mean, and pooler for CLIP-like models, which is their "
+        "own feature; ours)",
+    )
+    parser.add_argument(
+        "--text-columns",
+        metavar="LIST",
+        help="columns joined into an item's text (default: title,brand,category,text, those that exist; ours)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="items per step (default: 32; ours)")
+    parser.add_argument(
+        "--max-length", type=int, default=256, help="tokens kept of a text, offline all (default: 256; ours)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator if there is one)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the offline encoders' SVD (default: 0)")
+    parser.add_argument(
+        "--like",
+        metavar="DIR",
+        help="folder that this verb wrote: embed with its encoders into the same space, for items that arrive after "
+        "training (default: none)",
+    )
+
+
+def run(args) -> str:
+    """Embeds and writes; returns the summary line."""
+    from ..item_encoders import embed_items, load_encoders, make_encoders
+    from ..readers import read_items
+
+    started = time.time()
+    _check(args)
+    output = make_output(args.output)
+    items = read_items(args.items)
+    if args.like:
+        encoders = load_encoders(args.like, device=args.device)
+    else:
+        encoders = make_encoders(
+            _model(args.text_model), _model(args.image_model), args.pooling, args.max_length, args.device, args.seed
+        )
+    columns = args.text_columns.split(",") if args.text_columns else None
+    embedded = embed_items(items, encoders, text_columns=columns, batch_size=args.batch_size)
+    embedded.save(output)
+    parts = [
+        f"{modality} {size} by {embedded.encoders[modality].name}"
+        + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
+        for modality, size in embedded.store.modalities.items()
+    ]
+    return f"{len(items)} items → {', '.join(parts)} in {seconds_since(started)}: {output}"
+
+
+def _model(name):
+    return {None: "offline", "none": None}.get(name, name)
+
+
+def _check(args):
+    for flag in ("batch_size", "max_length"):
+        if getattr(args, flag) < 1:
+            raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")
+    if args.like and (args.text_model or args.image_model or args.pooling):
+        raise ValueError(
+            "--like takes models and pooling from the earlier folder: expected no --text-model, --image-model or "
+            "--pooling beside it. Leave them away."
+        )
+    if args.text_model == args.image_model == "none":
+        raise ValueError("--text-model none --image-model none: expected at least one modality to embed.")

@@ -1,0 +1,155 @@
+"""`macrec evaluate`: HR@K and NDCG@K of a model directory by full ranking, beside four baselines."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from .common import seconds_since, write_json
+
+HELP = (
+    "Ranks the whole catalogue for every user and reports HR@K and NDCG@K with 95 % bootstrap intervals, per modality "
+    "and ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not "
+    "hidden."
+)
+COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+LISTED = 10  # items of a user in --predictions: the largest K
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--model", required=True, help="model directory of `macrec train`, or a repository of the Hub")
+    parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
+    parser.add_argument(
+        "--split", choices=("test", "validation"), default="test", help="which items to predict (default: test; paper)"
+    )
+    parser.add_argument("--output", metavar="FILE.json", help="where the figures go (default: shown only)")
+    parser.add_argument("--predictions", metavar="FILE.jsonl", help="where each user's lists go (default: nowhere)")
+    add_decoding_arguments(parser)
+    parser.add_argument(
+        "--limit-users", type=int, help="evaluate so many users, evenly spaced (default: all; for a quick look)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the bootstrap and the random baseline (default: 0; ours)"
+    )
+
+
+def add_decoding_arguments(parser) -> None:
+    """The flags that `evaluate` and `recommend` share."""
+    parser.add_argument(
+        "--num-beams", type=int, default=20, help="IDs kept per user and modality (default: 20; authors' code)"
+    )
+    parser.add_argument(
+        "--fusion", choices=("average", "authors"), default="average",
+        help="ensemble: mean of exact log-probabilities, or the rule of the authors' code (default: average; ours)",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=64, help="users at a time (default: 64; ours)")
+    parser.add_argument(
+        "--max-history", type=int, help="last items of a history to read (default: as the model was trained)"
+    )
+
+
+def run(args) -> str:
+    import torch
+    from accelerate import Accelerator
+
+    from ..evaluation import baseline_lists, evaluation_report
+    from ..recommender import MacRecRecommender
+
+    start = time.time()
+    for path in (args.output, args.predictions):
+        check_writable(path)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    recommender = MacRecRecommender.from_pretrained(
+        args.model, device=accelerator.device, max_history=args.max_history
+    )
+    users, train, histories, targets = _split(args, recommender.table)
+    lists = _ranked(args, recommender, histories, accelerator)
+    if not accelerator.is_main_process:
+        return ""
+    num_items = recommender.table.num_items
+    lists |= baseline_lists(train, histories, num_items, LISTED, args.seed)
+    report = evaluation_report(lists, targets, num_items, seed=args.seed)
+    settings = {name: getattr(args, name) for name in ("num_beams", "fusion", "max_history", "limit_users", "seed")}
+    report = {"split": args.split, "num_users": len(users), **report, "num_items": num_items, "settings": settings}
+    if args.output:
+        write_json(Path(args.output), report | {"seconds": round(time.time() - start, 1)})
+    if args.predictions:
+        _write_predictions(Path(args.predictions), users, targets, lists, recommender.table)
+    print_table(report, list(lists))
+    written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
+    best = report["ensemble"]
+    return (
+        f"{len(users)} users, {args.split}: ensemble HR@10 {best['hr@10']:.4f}, NDCG@10 {best['ndcg@10']:.4f} in "
+        f"{seconds_since(start)}{written}"
+    )
+
+
+def check_writable(path: str | None) -> None:
+    """Finds out before the work whether a file can be written at its end."""
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected a folder {Path(path).parent} to write into, found none: make it.")
+    if path is not None and Path(path).is_dir():
+        raise ValueError(f"{path}: expected the name of a file to write, got a folder.")
+
+
+def _split(args, table):
+    """User ids, training sequences of everybody, histories and targets of the users to evaluate."""
+    import numpy as np
+
+    from ..readers import leave_one_out, read_interactions, user_histories
+
+    everyone = user_histories(read_interactions(args.interactions), table.row_of)
+    train, _ = leave_one_out(everyone, "train")
+    histories, targets = leave_one_out(everyone, args.split)
+    count = min(args.limit_users or len(everyone), len(everyone))
+    if count < 1:
+        raise ValueError(f"--limit-users: expected at least 1, got {args.limit_users}.")
+    chosen = np.unique(np.linspace(0, len(everyone) - 1, count).astype(np.int64))
+    return [everyone.user_ids[user] for user in chosen], train, [histories[user] for user in chosen], targets[chosen]
+
+
+def _ranked(args, recommender, histories, accelerator):
+    from ..evaluation import history_sources, rank_catalogue
+
+    return rank_catalogue(
+        recommender.model,
+        recommender.tries,
+        history_sources(recommender.task_encoder, histories, recommender.table.modalities),
+        num_beams=args.num_beams,
+        fusion=args.fusion,
+        batch_size=args.batch_size,
+        progress=True,
+        accelerator=accelerator,
+    )
+
+
+def _write_predictions(path: Path, users, targets, lists, table) -> None:
+    """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …}`."""
+    ids = table.item_ids
+    beside = path.with_name(path.name + ".partial")
+    with beside.open("w", encoding="utf-8") as file:
+        for place, (user, target) in enumerate(zip(users, targets, strict=True)):
+            line = {"user_id": user, "target": ids[target]}
+            for name, ranked in lists.items():
+                pairs = zip(ranked.items[place, :LISTED].tolist(), ranked.scores[place, :LISTED].tolist(), strict=True)
+                line[name] = [[ids[item], round(score, 6)] for item, score in pairs if item >= 0]
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    beside.replace(path)
+
+
+def print_table(report: dict, names: list[str]) -> None:
+    """Writes the figures to stdout: value, half width of its interval, and the coverage."""
+    import sys
+
+    width = max(len(name) for name in names)
+    lines = [" " * width + "".join(f"{column:>17}" for column in COLUMNS) + f"{'coverage':>10}"]
+    for name in names:
+        cells = []
+        for column in COLUMNS:
+            low, high = report["intervals"][name][column]
+            cells.append(f"{report[name][column]:.4f} ± {(high - low) / 2:.4f}".rjust(17))
+        lines.append(f"{name:<{width}}{''.join(cells)}{report['coverage'][name]:>10.3f}")
+    lines.append("± half of the 95 % bootstrap interval over users; coverage: share of the items in somebody's top 10")
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,134 @@
+"""`macrec quantize`: trains the quantizer, resolves collisions, writes the table and the quantizer."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+from .common import (
+    add_config_flags,
+    add_training_flags,
+    chosen_fields,
+    last_checkpoint,
+    make_output,
+    progress_callback,
+    read_pairs,
+    seconds_since,
+    write_json,
+)
+
+HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
+FIELDS = (
+    "num_levels", "codebook_size", "codebook_dim", "hidden_sizes", "dropout", "num_pseudo_labels", "commitment_weight",
+    "contrastive_weights", "alignment_weight", "contrastive_temperature", "contrastive_normalize",
+)  # fmt: skip
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--embeddings", required=True, help="folder of `macrec embed`, or text=a.npy,image=b.npy")
+    parser.add_argument("--item-ids", help="JSON list of item ids, a row each, for .npy files (default: the folder's)")
+    parser.add_argument("--output", required=True, help="folder for the semantic IDs and the quantizer")
+    parser.add_argument("--modalities", help="use only these, in this order: text,image (default: all of --embeddings)")
+    parser.add_argument(
+        "--patience", type=int, default=0,
+        help="stop after so many evaluations without a lower collision rate (default: 0 = never; ours)",
+    )  # fmt: skip
+    parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
+    add_training_flags(
+        parser, epochs=1000, epochs_source="authors' code", batch_size=1024, batch_source="paper", rate=1e-3,
+        rate_source="paper",
+    )  # fmt: skip
+    add_config_flags(parser, _config_class(), FIELDS, "quantizer")
+
+
+def _config_class():
+    from ..configuration_macrec import MacRecQuantizerConfig
+
+    return MacRecQuantizerConfig
+
+
+def open_embeddings(args):
+    """The store behind `--embeddings`, restricted to `--modalities`, every number checked."""
+    from ..embedding_store import EmbeddingStore
+
+    pairs = read_pairs(args.embeddings)
+    if pairs is None:
+        store = EmbeddingStore.open(args.embeddings)
+    elif args.item_ids is None:
+        raise ValueError("--embeddings text=….npy needs --item-ids: a JSON list with the item id of each row.")
+    else:
+        store = EmbeddingStore.from_files(pairs, json.loads(Path(args.item_ids).read_text()))
+    if args.modalities:
+        store = store.select(args.modalities.split(","))
+    return store.check_finite()
+
+
+def run(args) -> str:
+    import torch
+    from transformers import EarlyStoppingCallback, set_seed
+
+    from ..indexing import build_semantic_ids
+    from ..modeling_macrec_quantizer import MacRecQuantizer
+    from ..trainer_quantizer import MacRecQuantizerTrainer
+
+    start, output = time.time(), make_output(args.output)
+    store = open_embeddings(args)
+    set_seed(args.seed)
+    config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
+    trainer = MacRecQuantizerTrainer(MacRecQuantizer(config), training_arguments(args, len(store), output), train_dataset=store)
+    progress_callback(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"])
+    if args.patience:
+        trainer.add_callback(EarlyStoppingCallback(args.patience))
+    logging.getLogger(__name__).info("%d weights on %d items", sum(w.numel() for w in trainer.model.parameters()), len(store))
+    trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints", args.resume))
+    quantizer = trainer.model.eval()
+    if not trainer.is_world_process_zero():
+        return ""
+    with torch.no_grad():
+        table = build_semantic_ids(quantizer, store, None)
+    table.save_pretrained(output)
+    quantizer.config.embeddings_fingerprint = store.fingerprint()
+    quantizer.config.encoders = store.encoders
+    quantizer.save_pretrained(output / "quantizer")
+    write_json(output / "training_log.json", trainer.state.log_history)
+    write_json(output / "report.json", {"collisions": table.report, "best_metric": trainer.state.best_metric})
+    return summary(table, output, start)
+
+
+def training_arguments(args, num_items: int, output: Path):
+    """Trainer's arguments: the best of `--evaluations` checkpoints by collision rate is kept."""
+    from transformers import TrainingArguments
+
+    epochs = args.epochs if args.epochs is not None else args.default_epochs
+    steps = args.max_steps or math.ceil(math.ceil(num_items / args.batch_size) * epochs)
+    every = max(1, steps // max(1, args.evaluations))
+    return TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        num_train_epochs=epochs,
+        max_steps=args.max_steps or -1,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="constant",
+        seed=args.seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=max(1, every // 5),
+        load_best_model_at_end=True,
+        metric_for_best_model="collision_rate",
+        greater_is_better=False,
+        report_to="none",
+        dataloader_pin_memory=False,
+    )
+
+
+def summary(table, output: Path, start: float) -> str:
+    parts = [
+        f"{name} {100 * report['collision_rate_before']:.2f} % → {100 * report['collision_rate_after']:.2f} %"
+        for name, report in table.report.items()
+    ]
+    return f"{table.num_items} items in {seconds_since(start)}, collision rate {', '.join(parts)}: {output}"

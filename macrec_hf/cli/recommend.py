@@ -1,0 +1,140 @@
+"""`macrec recommend`: ranked items for one history, or for a file of users."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from .common import seconds_since
+from .evaluate import add_decoding_arguments, check_writable
+
+HELP = "Recommends items of the catalogue for one history, or for every user of a file."
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--model", required=True, help="model directory of `macrec train`, or a repository of the Hub")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--history", metavar="I1,I7", help="item ids, oldest first, with commas between them")
+    source.add_argument(
+        "--histories", metavar="USERS.jsonl", help='one user a line: {"user_id": "u1", "history": ["i1", "i7"]}'
+    )
+    parser.add_argument("--output", metavar="RECS.jsonl", help="where the lists go (default: shown)")
+    parser.add_argument("--top-k", type=int, default=10, help="items for each user (default: 10; paper, largest K)")
+    parser.add_argument("--json", action="store_true", help="show one JSON object a user (default: a table)")
+    parser.add_argument(
+        "--modality", default="ensemble", help="ensemble, or one modality's name (default: ensemble; paper)"
+    )
+    parser.add_argument("--items", metavar="ITEMS.jsonl", help="to show titles beside the ids (default: ids only)")
+    parser.add_argument(
+        "--exclude-history", action="store_true",
+        help="leave out what the user has taken (default: keep, people buy again)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-unknown", choices=("raise", "skip"), default="raise",
+        help="items that the catalogue lacks: stop, or leave them out (default: raise; ours)",
+    )  # fmt: skip
+    add_decoding_arguments(parser)
+
+
+def run(args) -> str:
+    import torch
+
+    from ..recommender import MacRecRecommender
+
+    start = time.time()
+    check_writable(args.output)
+    users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
+    titles = _titles(args.items)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
+    found = recommender.recommend(
+        [history for _, history in users],
+        top_k=args.top_k,
+        num_beams=args.num_beams,
+        modality=args.modality,
+        fusion=args.fusion,
+        exclude_history=args.exclude_history,
+        on_unknown=args.on_unknown,
+        batch_size=args.batch_size,
+        progress=len(users) > args.batch_size,
+    )
+    answers = [_answer(user, ranked, titles) for (user, _), ranked in zip(users, found, strict=True)]
+    lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+    if args.output:
+        beside = Path(args.output + ".partial")
+        beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        beside.replace(args.output)
+    if args.json:
+        sys.stdout.write("".join(line + "\n" for line in lines))
+    elif not args.output:
+        sys.stdout.write("\n".join(_table(answer) for answer in answers) + "\n")
+    items = sum(len(ranked) for ranked in found)
+    summary = f"{items} recommendations for {len(users)} users in {seconds_since(start)}"
+    summary += f": {args.output}" if args.output else ""
+    if args.json:  # stdout belongs to the JSON
+        sys.stderr.write(summary + "\n")
+        return ""
+    return summary
+
+
+def read_histories(path: Path) -> list[tuple[str, list[str]]]:
+    """`(user_id, item ids)` of each line of a file of users.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is no `{"user_id": …, "history": […]}`, or no line at all.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--histories: expected a file with one user a line, found none at {path}.")
+    users = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                users.append(_user(line, f"{path}, line {number}"))
+    if not users:
+        raise ValueError(f"{path}: expected at least one user, got an empty file.")
+    return users
+
+
+def _user(line: str, where: str) -> tuple[str, list[str]]:
+    expected = f'{where}: expected {{"user_id": "u1", "history": ["i1", "i7"]}}'
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}, got {line.strip()[:60]!r}.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("history"), list) or "user_id" not in row:
+        raise ValueError(f"{expected}, got {line.strip()[:60]!r}.")
+    wrong = [item for item in row["history"] if not isinstance(item, str)]
+    if wrong:
+        raise ValueError(f"{expected}, got the item {wrong[0]!r}: item ids are strings.")
+    return str(row["user_id"]), row["history"]
+
+
+def _one_user(history: str) -> list[tuple[None, list[str]]]:
+    return [(None, [item.strip() for item in history.split(",") if item.strip()])]
+
+
+def _titles(path: str | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    from ..readers import read_items
+
+    items = read_items(path)
+    return dict(zip(items["item_id"], items["title"], strict=True))
+
+
+def _answer(user: str | None, ranked: list[tuple[str, float]], titles: dict[str, str]) -> dict:
+    entries = [{"item_id": item, "score": round(score, 6)} for item, score in ranked]
+    if titles:
+        entries = [entry | {"title": titles.get(entry["item_id"], "")} for entry in entries]
+    return ({} if user is None else {"user_id": user}) | {"recommendations": entries}
+
+
+def _table(answer: dict) -> str:
+    lines = [f"user {answer['user_id']}"] if "user_id" in answer else []
+    width = max([len(entry["item_id"]) for entry in answer["recommendations"]] + [len("item_id")])
+    lines.append(f"{'rank':>4}  {'item_id':<{width}}  {'score':>9}")
+    for rank, entry in enumerate(answer["recommendations"], start=1):
+        row = f"{rank:>4}  {entry['item_id']:<{width}}  {entry['score']:>9.4f}  {entry.get('title', '')}"
+        lines.append(row.rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""k-means by scikit-learn: pseudo-labels (eq. 1) and codebook seeds."""
+
+import logging
+
+import numpy as np
+from sklearn.cluster import KMeans, MiniBatchKMeans
+
+logger = logging.getLogger(__name__)
+
+MINI_BATCH_ABOVE = 50_000
+
+
+def kmeans(points: np.ndarray, num_clusters: int, seed: int = 0, num_init: int = 1, max_iter: int = 100):
+    """Fits k-means: `KMeans` up to 50,000 points, `MiniBatchKMeans` above.
+
+    Args:
+        points: float, (num_points, dim); a memory map is read in batches above 50,000 points.
+        num_clusters: at most `num_points`.
+
+    Returns:
+        `(centres float (num_clusters, dim), labels int (num_points,))`.
+    """
+    if len(points) <= MINI_BATCH_ABOVE:
+        model = KMeans(num_clusters, n_init=num_init, max_iter=max_iter, random_state=seed).fit(np.asarray(points))
+        return model.cluster_centers_, model.labels_.astype(np.int64)
+    model = MiniBatchKMeans(num_clusters, batch_size=8192, n_init=num_init, random_state=seed)
+    order = np.random.default_rng(seed)
+    for _ in range(max(2, min(10, 2_000_000 // len(points)))):
+        for start in order.permutation(np.arange(0, len(points), 8192)):
+            batch = np.asarray(points[start : start + 8192])
+            if len(batch) >= num_clusters:
+                model.partial_fit(batch)
+    labels = [model.predict(np.asarray(points[start : start + 65536])) for start in range(0, len(points), 65536)]
+    return model.cluster_centers_, np.concatenate(labels).astype(np.int64)
+
+
+def pseudo_labels(
+    embeddings: np.ndarray, num_clusters: int, present: np.ndarray | None = None, seed: int = 0, name: str = "embeddings"
+) -> np.ndarray:
+    """Eq. 1: the k-means cluster of each item in one modality.
+
+    Args:
+        embeddings: float, (num_items, embedding_size).
+        num_clusters: K; lowered with a warning where there are fewer items.
+        present: bool, (num_items,): items without this modality get the label -1.
+
+    Returns:
+        int64, (num_items,).
+    """
+    present = np.ones(len(embeddings), dtype=bool) if present is None else np.asarray(present, dtype=bool)
+    labels = np.full(len(embeddings), -1, dtype=np.int64)
+    num_present = int(present.sum())
+    if num_present == 0:
+        return labels
+    if num_clusters > num_present:
+        logger.warning(
+            "%s: %d pseudo-label clusters were asked for, but only %d items are there; using %d clusters.",
+            name, num_clusters, num_present, num_present,
+        )  # fmt: skip
+        num_clusters = num_present
+    points = embeddings if num_present == len(embeddings) else embeddings[present]
+    labels[present] = kmeans(points, num_clusters, seed)[1]
+    return labels
+
+
+def codebook_seeds(residuals: np.ndarray, codebook_size: int, seed: int = 0) -> np.ndarray:
+    """Seeds of one level's codebook: k-means centres of the residuals that enter it.
+
+    With fewer distinct residuals than codewords the surplus codewords are spread around existing residuals by a
+    hundredth of their standard deviation, so that no two codewords are the same.
+
+    Args:
+        residuals: float, (num_items, codebook_dim).
+
+    Returns:
+        float32, (codebook_size, codebook_dim).
+    """
+    distinct = np.unique(residuals, axis=0) if len(residuals) <= MINI_BATCH_ABOVE else residuals
+    if len(distinct) >= codebook_size:
+        return kmeans(residuals, codebook_size, seed, max_iter=30)[0].astype(np.float32)
+    random = np.random.default_rng(seed)
+    scale = 0.01 * max(float(residuals.std()), 1e-6)
+    picked = distinct[random.integers(len(distinct), size=codebook_size - len(distinct))]
+    return np.concatenate([distinct, picked + scale * random.standard_normal(picked.shape)]).astype(np.float32)

@@ -1,0 +1,195 @@
+"""The catalogue's embeddings on disk: one `.npy` per modality, read memory-mapped, a batch at a time."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+FORMAT_VERSION = 1
+
+
+class EmbeddingStore:
+    """Embeddings of a catalogue, one row per item and modality.
+
+    A map-style dataset: `store[[3, 5]]` reads two rows of each modality.
+
+    Args:
+        arrays: `{modality: float array (num_items, embedding_size)}`; memory maps stay on disk.
+        item_ids: one string per row. `None` numbers the rows.
+        missing: `{modality: ids of the items that have no such embedding}`; their rows are not looked at.
+        encoders: `{modality: name of the encoder}`, for the record.
+
+    Raises:
+        ValueError: arrays and ids that disagree in number, a repeated id, not two dimensions, NaN or infinite values.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        item_ids: list[str] | None = None,
+        missing: Mapping[str, list[str]] | None = None,
+        encoders: Mapping[str, str] | None = None,
+    ):
+        if not arrays:
+            raise ValueError("embeddings: expected at least one modality, got none.")
+        self.arrays = {name: _as_array(name, array) for name, array in arrays.items()}
+        num_rows = len(next(iter(self.arrays.values())))
+        self.item_ids = [str(row) for row in range(num_rows)] if item_ids is None else [str(item) for item in item_ids]
+        self.encoders = dict(encoders or {})
+        self._check_rows()
+        self.present = {name: np.ones(len(self), dtype=bool) for name in self.arrays}
+        self._mark_missing(missing or {})
+
+    def _check_rows(self):
+        for name, array in self.arrays.items():
+            if len(array) != len(self.item_ids):
+                raise ValueError(
+                    f"embeddings[{name!r}]: expected one row for each of the {len(self.item_ids)} item ids, got "
+                    f"{len(array)} rows. The ids and the array come from different catalogues: export them together."
+                )
+        if len(set(self.item_ids)) != len(self.item_ids):
+            seen: set[str] = set()
+            twice = next(item for item in self.item_ids if item in seen or seen.add(item))
+            raise ValueError(f"item_ids: expected each id once, got {twice!r} again. Remove the repeated row.")
+        if not self.item_ids:
+            raise ValueError("embeddings: expected at least one item, got an empty catalogue.")
+
+    def _mark_missing(self, missing):
+        row_of = {item: row for row, item in enumerate(self.item_ids)}
+        for name, items in missing.items():
+            if name not in self.arrays:
+                raise ValueError(f"missing: {name!r} is no modality of this store, which has {list(self.arrays)}.")
+            unknown = [item for item in items if item not in row_of]
+            if unknown:
+                raise ValueError(f"missing[{name!r}]: {unknown[:3]} are not among the {len(self)} item ids.")
+            self.present[name][[row_of[item] for item in items]] = False
+
+    def check_finite(self, batch_size: int = 8192) -> "EmbeddingStore":
+        """Reads all rows once and raises `ValueError` where a present one is NaN or infinite; returns itself."""
+        for name, array in self.arrays.items():
+            for start in range(0, len(self), batch_size):
+                rows = np.asarray(array[start : start + batch_size])
+                bad = ~np.isfinite(rows).all(axis=1) & self.present[name][start : start + batch_size]
+                if bad.any():
+                    row = start + int(np.flatnonzero(bad)[0])
+                    raise ValueError(
+                        f"embeddings[{name!r}]: expected finite numbers, got NaN or infinity in row {row} (item "
+                        f"{self.item_ids[row]!r}). An item without this modality belongs into meta.json's list "
+                        "'missing'; anything else is a fault of the encoder (float16 overflow is a common one)."
+                    )
+        return self
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """`{modality: embedding size}` in order."""
+        return {name: array.shape[1] for name, array in self.arrays.items()}
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __getitem__(self, rows) -> dict[str, np.ndarray]:
+        """Float32 rows of every modality; a missing row is zeros."""
+        return {name: self.rows(name, rows) for name in self.arrays}
+
+    def rows(self, modality: str, rows) -> np.ndarray:
+        """Rows of one modality as float32, zeros where the item has none."""
+        values = np.array(self.arrays[modality][rows], dtype=np.float32)
+        values[~self.present[modality][rows]] = 0.0
+        return values
+
+    def select(self, modalities: list[str]) -> "EmbeddingStore":
+        """A store of these modalities only, in this order; nothing is copied."""
+        unknown = [name for name in modalities if name not in self.arrays]
+        if unknown:
+            raise ValueError(f"modalities: expected some of {list(self.arrays)}, got {unknown}.")
+        missing = {name: [self.item_ids[row] for row in np.flatnonzero(~self.present[name])] for name in modalities}
+        encoders = {name: self.encoders[name] for name in modalities if name in self.encoders}
+        return EmbeddingStore({name: self.arrays[name] for name in modalities}, self.item_ids, missing, encoders)
+
+    def fingerprint(self) -> str:
+        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: tells whether two catalogues are the same."""
+        digest = hashlib.sha256(json.dumps([self.item_ids, list(self.modalities.items())]).encode())
+        rows = np.unique(np.linspace(0, len(self) - 1, 4096).astype(np.int64))
+        for name in self.arrays:
+            digest.update(np.packbits(self.present[name]).tobytes())
+            digest.update(self.rows(name, rows).tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, directory, settings: Mapping[str, dict] | None = None) -> Path:
+        """Writes `item_ids.json`, one `<modality>.npy` each and `meta.json` into `directory`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, array in self.arrays.items():
+            np.save(directory / f"{name}.npy", array)
+        (directory / "item_ids.json").write_text(json.dumps(self.item_ids))
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "modality_order": list(self.arrays),
+            "modalities": {
+                name: {
+                    "encoder": self.encoders.get(name),
+                    "dimension": size,
+                    "missing": [self.item_ids[row] for row in np.flatnonzero(~self.present[name])],
+                    "settings": dict((settings or {}).get(name, {})),
+                }
+                for name, size in self.modalities.items()
+            },
+        }
+        (directory / "meta.json").write_text(json.dumps(meta, indent=2))
+        return directory
+
+    @classmethod
+    def open(cls, directory) -> "EmbeddingStore":
+        """Opens what `save` or `macrec embed` wrote, memory-mapped.
+
+        A folder without `meta.json` is taken too: its `.npy` files in alphabetical order, `text` before `image`.
+        """
+        directory = Path(directory)
+        ids_file = directory / "item_ids.json"
+        if not ids_file.is_file():
+            raise FileNotFoundError(
+                f"{directory}: expected a folder of embeddings with item_ids.json and one <modality>.npy each, "
+                f"{'found no item_ids.json' if directory.is_dir() else 'found no such folder'}. `macrec embed` writes one."
+            )
+        item_ids = json.loads(ids_file.read_text())
+        meta_file = directory / "meta.json"
+        meta = json.loads(meta_file.read_text()) if meta_file.is_file() else {}
+        if meta.get("format_version", 1) > FORMAT_VERSION:
+            raise ValueError(
+                f"{meta_file}: expected format_version up to {FORMAT_VERSION}, got {meta['format_version']}. The folder "
+                "was written by a newer macrec_hf: upgrade the package."
+            )
+        names = meta.get("modality_order") or sorted(
+            (path.stem for path in directory.glob("*.npy")), key=lambda name: ({"text": 0, "image": 1}.get(name, 2), name)
+        )
+        about = meta.get("modalities", {})
+        return cls.from_files({name: directory / f"{name}.npy" for name in names}, item_ids, about)
+
+    @classmethod
+    def from_files(cls, paths: Mapping[str, str | Path], item_ids: list[str], about: Mapping[str, dict] | None = None):
+        """Opens `{modality: file.npy}` memory-mapped, for embeddings made elsewhere."""
+        about = about or {}
+        arrays = {}
+        for name, path in paths.items():
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"embeddings[{name!r}]: expected a .npy file at {path}, found none.")
+            arrays[name] = np.load(path, mmap_mode="r")
+        return cls(
+            arrays,
+            item_ids,
+            missing={name: entry.get("missing", []) for name, entry in about.items() if name in arrays},
+            encoders={name: entry["encoder"] for name, entry in about.items() if entry.get("encoder")},
+        )
+
+
+def _as_array(name, array) -> np.ndarray:
+    array = array.detach().cpu().numpy() if hasattr(array, "detach") else np.asanyarray(array)
+    if array.ndim != 2:
+        raise ValueError(
+            f"embeddings[{name!r}]: expected shape (num_items, embedding_size), got {tuple(array.shape)}."
+        )
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"embeddings[{name!r}]: expected float16, float32 or float64, got {array.dtype}.")
+    return array

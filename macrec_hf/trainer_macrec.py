@@ -1,0 +1,160 @@
+"""Trains the recommender: Seq2SeqTrainer + HR and NDCG by constrained beams over the whole catalogue."""
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from .data_collator import RecommendationCollator
+from .evaluation import rank_catalogue, ranking_metrics
+from .modeling_macrec import MacRecForConditionalGeneration
+from .semantic_id_trie import SemanticIdTrie
+from .semantic_ids import SemanticIdTable
+from .tasks import task_names
+
+logger = logging.get_logger(__name__)
+
+
+class MacRecTrainer(Seq2SeqTrainer):
+    """[`~transformers.Seq2SeqTrainer`] for [`MacRecForConditionalGeneration`].
+
+    With a `table` each evaluation also ranks the whole catalogue for every user of the evaluation set by constrained
+    beams and reports `eval_hr@K` and `eval_ndcg@K` (of the ensemble, where there is more than one modality) and the same
+    per modality, `eval_text_hr@10`. `metric_for_best_model` is then `ndcg@10` unless the arguments name another.
+
+    Args:
+        processing_class: the [`SemanticIdTokenizer`].
+        table: the [`SemanticIdTable`] of the catalogue. `None`: losses only.
+        train_dataset, eval_dataset: splits of [`RecommendationTasksBuilder`].
+        data_collator: [`RecommendationCollator`] of the table if left out.
+        num_eval_users: rank so many users of the evaluation set at most, evenly spaced; `None`: all.
+
+    `args.generation_num_beams` is the beam width (20 if unset, authors' code). The other arguments are
+    [`~transformers.Seq2SeqTrainer`]'s.
+
+    Example:
+
+    ```python
+    >>> args = Seq2SeqTrainingArguments("out", num_train_epochs=20, train_sampling_strategy="group_by_length")
+    >>> trainer = MacRecTrainer(model, args, train_dataset=tasks["train"], eval_dataset=tasks["validation"],
+    ...     processing_class=tokenizer, table=table)
+    >>> trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: MacRecForConditionalGeneration | None = None,
+        args: Seq2SeqTrainingArguments | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        *,
+        table: SemanticIdTable | None = None,
+        num_eval_users: int | None = None,
+        **kwargs,
+    ):
+        args = args if args is not None else Seq2SeqTrainingArguments("macrec")
+        # `item` and `length` are no arguments of forward, but the collator and the sampler need them.
+        args.remove_unused_columns = False
+        args.label_names = ["labels"]
+        if table is not None and args.metric_for_best_model in (None, "loss"):
+            args.metric_for_best_model, args.greater_is_better = "ndcg@10", True
+        self.table, self.num_eval_users, self.tries = table, num_eval_users, {}
+        if table is not None:
+            if processing_class is None:
+                raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
+            self.tries = {name: SemanticIdTrie.from_table(table, processing_class, name) for name in table.modalities}
+            if data_collator is None:
+                tokens = np.stack([processing_class.item_token_ids(table, name) for name in table.modalities])
+                data_collator = RecommendationCollator(tokens, pad_token_id=processing_class.pad_token_id)
+        self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        parts = self._parts["train" if model.training else "eval"]
+        for name in ("generation_loss", "alignment_loss"):
+            if outputs.get(name) is not None:
+                parts[name].append(outputs[name].detach())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs) -> None:
+        """Adds the means of the loss parts since the last line of the same kind."""
+        kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        if (kind == "eval" or "loss" in logs) and self._parts[kind]:
+            prefix = "eval_" if kind == "eval" else ""
+            means = {
+                prefix + name: round(float(torch.stack(values).mean()), 6) for name, values in self._parts[kind].items()
+            }
+            self._parts[kind].clear()
+            logs = {**logs, **means}
+        super().log(logs, start_time, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Trainer's own loop for the losses, then the ranking of the whole catalogue."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.table is not None:
+            metrics = self.ranking(dataloader.dataset)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def ranking(self, dataset) -> dict[str, float]:
+        """HR and NDCG at 1, 5 and 10 of a split's users, flat: `hr@10` (of the ensemble), `text_hr@10`, …"""
+        sources, targets = self._sources(dataset)
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        lists = rank_catalogue(
+            model,
+            self.tries,
+            sources,
+            num_beams=self.args.generation_num_beams or 20,
+            batch_size=self.args.eval_batch_size,
+            accelerator=self.accelerator,
+        )
+        model.train(was_training)
+        metrics = ranking_metrics(lists, targets)
+        main = "ensemble" if "ensemble" in metrics else next(iter(metrics))
+        parts = {name: values for name, values in metrics.items() if name != main or main != "ensemble"}
+        flat = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
+        return {**metrics[main], **flat}
+
+    def _sources(self, dataset) -> tuple[dict[str, list[list[int] | None]], np.ndarray]:
+        """The bare tasks' rows of each user, side by side: a source per modality, and the target item."""
+        lacking = [name for name in ("user", "task", "item") if name not in dataset.column_names]
+        if lacking:
+            raise ValueError(
+                f"eval_dataset: expected the columns of RecommendationTasksBuilder, found no {lacking}. Give one of its "
+                "splits, or leave `table` out to evaluate losses only."
+            )
+        columns = dataset.select_columns(["user", "task", "item"]).with_format("numpy")[:]
+        names = task_names(self.table.modalities)
+        bare = {name: names.index(f"{name}_to_{name}") for name in self.table.modalities}
+        users, first = np.unique(columns["user"], return_index=True)
+        if self.num_eval_users is not None and self.num_eval_users < len(users):
+            kept = np.unique(np.linspace(0, len(users) - 1, self.num_eval_users).astype(np.int64))
+            users, first = users[kept], first[kept]
+        sources: dict[str, list[list[int] | None]] = {}
+        for name, task in bare.items():
+            rows = np.flatnonzero(columns["task"] == task)
+            rows = rows[np.isin(columns["user"][rows], users)]
+            place = np.searchsorted(users, columns["user"][rows])
+            sources[name] = [None] * len(users)
+            for user, source in zip(place, dataset.select(rows)["input_ids"], strict=True):
+                sources[name][user] = source
+        return sources, columns["item"][first]

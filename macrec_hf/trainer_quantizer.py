@@ -1,0 +1,313 @@
+"""Trains the quantizer: Trainer + pseudo-labels, codebook seeds and codebook health."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from .clustering import codebook_seeds, pseudo_labels
+from .embedding_store import EmbeddingStore
+from .modeling_macrec_quantizer import MacRecQuantizer
+from .vector_quantization import codebook_health, collision_rate, nearest_code
+
+logger = logging.get_logger(__name__)
+
+WITHOUT_PARTNER_WARNING = 0.3
+
+
+class CatalogueRows(Dataset):
+    """Row numbers of a store; the collator reads a whole batch of rows from the memory map at once."""
+
+    def __init__(self, store: EmbeddingStore):
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+    def __getitems__(self, rows: list[int]) -> list[int]:
+        return rows
+
+
+class CatalogueCollator:
+    """Rows → `{"embeddings", "pseudo_labels", "modality_mask"}`, each `{modality: tensor}`.
+
+    `pseudo_labels` is there once they are computed, `modality_mask` where the catalogue lacks any embedding.
+
+    Example:
+
+    ```python
+    >>> batch = CatalogueCollator(EmbeddingStore({"text": np.zeros((9, 4), dtype=np.float32)}))([0, 5])
+    >>> batch["embeddings"]["text"].shape
+    torch.Size([2, 4])
+    ```
+    """
+
+    def __init__(self, store: EmbeddingStore, labels: Mapping[str, np.ndarray] | None = None):
+        self.store, self.labels = store, labels
+
+    def __call__(self, rows: list[int]) -> dict[str, dict[str, torch.Tensor]]:
+        rows = np.asarray(rows)
+        batch = {"embeddings": {name: torch.from_numpy(values) for name, values in self.store[rows].items()}}
+        if self.labels is not None:
+            batch["pseudo_labels"] = {name: torch.from_numpy(labels[rows]) for name, labels in self.labels.items()}
+        if not all(present.all() for present in self.store.present.values()):
+            batch["modality_mask"] = {
+                name: torch.from_numpy(present[rows]) for name, present in self.store.present.items()
+            }
+        return batch
+
+
+class MacRecQuantizerTrainer(Trainer):
+    """[`~transformers.Trainer`] for [`MacRecQuantizer`].
+
+    Before the first step it computes the pseudo-labels (eq. 1) and seeds the codebooks by k-means over the catalogue's
+    residuals, level by level. It logs every part of the loss, and at each evaluation the collision rate and per level
+    and modality the share of used codes, the perplexity and the number of dead codes. `metric_for_best_model` is the
+    collision rate (lower is better) unless the arguments name another.
+
+    Args:
+        train_dataset: an [`EmbeddingStore`], a dict `{modality: float array (num_items, embedding_size)}`, or a
+            `datasets.Dataset` with a column per modality.
+        eval_dataset: the same; the training catalogue if left out.
+
+    The other arguments are [`~transformers.Trainer`]'s.
+
+    Example:
+
+    ```python
+    >>> trainer = MacRecQuantizerTrainer(quantizer, TrainingArguments("out", num_train_epochs=50), train_dataset=store)
+    >>> trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: MacRecQuantizer | None = None,
+        args: TrainingArguments | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        **kwargs,
+    ):
+        args = args if args is not None else TrainingArguments("macrec_quantizer")
+        # The inputs are dicts of tensors, none of them labels in Trainer's sense.
+        args.remove_unused_columns = False
+        args.label_names = []
+        if args.metric_for_best_model in (None, "loss"):
+            args.metric_for_best_model, args.greater_is_better = "collision_rate", False
+        train_dataset = None if train_dataset is None else as_rows(train_dataset, model)
+        eval_dataset = train_dataset if eval_dataset is None else as_rows(eval_dataset, model)
+        self._parts: dict[str, list[float]] = defaultdict(list)
+        self._warned = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or CatalogueCollator((train_dataset or eval_dataset).store),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            **kwargs,
+        )
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """[`~transformers.Trainer.train`], after pseudo-labels and codebook seeds."""
+        self.prepare_catalogue()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def prepare_catalogue(self) -> None:
+        """Pseudo-labels and codebook seeds, once; both are read back where an earlier start computed them."""
+        if isinstance(self.data_collator, CatalogueCollator) and self.data_collator.labels is None:
+            self.data_collator.labels = self._pseudo_labels()
+        quantizer = self.accelerator.unwrap_model(self.model)
+        if not quantizer.codebooks_seeded:
+            quantizer.set_codebooks(self._seeds(quantizer))
+
+    def _pseudo_labels(self) -> dict[str, np.ndarray] | None:
+        """Eq. 1, once: the main process computes and writes them, the others (and a resumed run) read them."""
+        store, config = self.train_dataset.store, self.accelerator.unwrap_model(self.model).config
+        if len(config.modalities) < 2 or not any(config.contrastive_weights):
+            return None
+        key = f"{store.fingerprint()}-{config.num_pseudo_labels}-{self.args.seed}"
+        path = Path(self.args.output_dir) / "pseudo_labels.npz"
+        with self.accelerator.main_process_first():
+            if path.is_file():
+                with np.load(path) as saved:
+                    if str(saved["key"]) == key:
+                        return {name: saved[name] for name, _ in config.modalities}
+            labels = {}
+            for name, _ in config.modalities:
+                logger.info("Computing pseudo-labels of %s (eq. 1)", name)
+                labels[name] = pseudo_labels(
+                    store.arrays[name], config.num_pseudo_labels, store.present[name], self.args.seed, name
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name("pseudo_labels.partial.npz")
+            np.savez(beside, key=key, **labels)
+            beside.replace(path)
+        return labels
+
+    @torch.no_grad()
+    def _seeds(self, quantizer: MacRecQuantizer) -> dict[str, torch.Tensor]:
+        """Level by level: k-means over the residuals that enter it, then the residuals of the next."""
+        config, store, seeds = quantizer.config, self.train_dataset.store, {}
+        latents = self._latents(quantizer, store)
+        for name, residual in latents.items():
+            levels = []
+            for level in range(config.num_levels):
+                logger.info("Seeding codebook %d of %s", level + 1, name)
+                codebook = torch.from_numpy(
+                    codebook_seeds(residual.numpy(), config.codebook_size, self.args.seed + level)
+                ).to(residual.dtype)
+                residual = residual - codebook[nearest_code(residual, codebook)]
+                levels.append(codebook)
+            seeds[name] = torch.stack(levels)
+        return seeds
+
+    def _latents(self, quantizer: MacRecQuantizer, store: EmbeddingStore) -> dict[str, torch.Tensor]:
+        """Latents of the items that have the modality: `{modality: (num_present, codebook_dim)}` on the CPU."""
+        was_training, device = quantizer.training, quantizer.device
+        quantizer.eval()
+        latents: dict[str, torch.Tensor] = {}
+        for name in store.arrays:
+            rows, batches = np.flatnonzero(store.present[name]), []
+            for start in range(0, len(rows), self.args.eval_batch_size * 8):
+                values = torch.from_numpy(store.rows(name, rows[start : start + self.args.eval_batch_size * 8]))
+                values = values.to(device=device, dtype=quantizer.dtype)
+                batches.append(quantizer.encode_latents({name: values})[name].float().cpu())
+            latents[name] = torch.cat(batches) if batches else torch.zeros(1, quantizer.config.codebook_dim)
+        quantizer.train(was_training)
+        return latents
+
+    def floating_point_ops(self, inputs) -> int:
+        """6 × weights × items of every modality."""
+        quantizers = self.accelerator.unwrap_model(self.model).quantizers
+        sizes = {name: sum(weight.numel() for weight in module.parameters()) for name, module in quantizers.items()}
+        return sum(6 * len(rows) * sizes[name] for name, rows in inputs.get("embeddings", {}).items())
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        self._note("reconstruction_loss", outputs.reconstruction_loss)
+        self._note("quantization_loss", outputs.quantization_loss)
+        self._note("alignment_loss", outputs.alignment_loss)
+        for level, value in enumerate(outputs.contrastive_losses):
+            self._note(f"contrastive_loss_{level + 1}", value)
+        if "pseudo_labels" in inputs:
+            self._note_partners(inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _note(self, name: str, value: torch.Tensor) -> None:
+        self._parts[name].append(value.detach())
+
+    def _note_partners(self, inputs) -> None:
+        """The share of items whose pseudo-label nobody else in the batch has: their positive is themselves."""
+        for name, labels in inputs["pseudo_labels"].items():
+            mask = inputs.get("modality_mask", {}).get(name)
+            labels = labels if mask is None else labels[mask]
+            _, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+            alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
+            self._note(f"without_partner_{name}", alone)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs) -> None:
+        """Adds the means of the loss parts since the last log line."""
+        if "loss" in logs and self._parts:
+            means = {name: float(torch.stack(values).mean()) for name, values in self._parts.items()}
+            self._parts.clear()
+            logs = {**logs, **{name: round(value, 6) for name, value in means.items()}}
+            alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}
+            if not self._warned and any(value > WITHOUT_PARTNER_WARNING for value in alone.values()):
+                self._warned = True
+                logger.warning(
+                    "Share of items without a partner in their batch: %s. Above %.0f %% the contrastive loss mostly "
+                    "compares items with themselves: take a larger batch or fewer pseudo-labels.",
+                    {name.removeprefix("without_partner_"): round(value, 2) for name, value in alone.items()},
+                    100 * WITHOUT_PARTNER_WARNING,
+                )
+        super().log(logs, start_time, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Encodes the catalogue: own losses (without the contrastive terms, whose positives are drawn) and health."""
+        quantizer, rows = self.accelerator.unwrap_model(self.model), dataloader.dataset
+        was_training = quantizer.training
+        quantizer.eval()
+        sums, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
+        quantizer.train(was_training)
+        metrics = {name: value / len(rows) for name, value in sums.items()}
+        metrics |= catalogue_health(codes, quantizer.config.codebook_size)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
+
+    @torch.no_grad()
+    def _encode_catalogue(self, quantizer, collator, num_items: int):
+        """Sums of the losses over items, and all codes; each process reads its slice."""
+        sums: dict[str, float] = defaultdict(float)
+        codes: dict[str, list[torch.Tensor]] = defaultdict(list)
+        with self.accelerator.split_between_processes(torch.arange(num_items)) as mine:
+            for start in range(0, len(mine), self.args.eval_batch_size):
+                rows = mine[start : start + self.args.eval_batch_size].numpy()
+                outputs = quantizer(**self._prepare_inputs(collator(rows)))
+                for name in ("loss", "reconstruction_loss", "quantization_loss"):
+                    sums[name] += float(outputs[name]) * len(rows)
+                for name, values in outputs.codes.items():
+                    codes[name].append(values.cpu())
+        mine_done = {name: torch.cat(values) for name, values in codes.items()}
+        if self.accelerator.num_processes == 1:
+            return sums, mine_done
+        from accelerate.utils import gather_object
+
+        gathered = gather_object([(dict(sums), mine_done)])
+        total = {name: sum(part[0].get(name, 0.0) for part in gathered) for name in sums}
+        return total, {name: torch.cat([part[1][name] for part in gathered if name in part[1]]) for name in mine_done}
+
+
+def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> dict[str, float]:
+    """Collision rate and codebook health of all modalities under flat names, levels counted from 1.
+
+    Args:
+        codes: `{modality: long (num_items, num_levels)}`; rows of −1 are left out.
+    """
+    metrics: dict[str, float] = {}
+    for name, values in codes.items():
+        values = values[values[:, 0] >= 0]
+        metrics[f"collision_rate_{name}"] = collision_rate(values)
+        for level, health in enumerate(codebook_health(values, codebook_size), start=1):
+            metrics |= {f"{what}_{name}_{level}": value for what, value in health.items()}
+    rates = [metrics[f"collision_rate_{name}"] for name in codes]
+    return {"collision_rate": sum(rates) / len(rates), **metrics}
+
+
+def as_rows(dataset, model: MacRecQuantizer | None = None) -> CatalogueRows:
+    """Whatever holds embeddings → rows of a store.
+
+    Raises:
+        TypeError: something that holds no embeddings.
+        ValueError: modalities or sizes that are not the quantizer's.
+    """
+    if isinstance(dataset, CatalogueRows):
+        return dataset
+    expected = dict(model.config.modalities) if model is not None else None
+    if hasattr(dataset, "column_names"):
+        names = list(expected or dataset.column_names)
+        dataset = {name: np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float32) for name in names}
+    if isinstance(dataset, Mapping):
+        dataset = EmbeddingStore(dataset)
+    if not isinstance(dataset, EmbeddingStore):
+        raise TypeError(
+            "train_dataset: expected an EmbeddingStore, a dict {modality: array} or a datasets.Dataset with a column per "
+            f"modality, got {type(dataset).__name__}."
+        )
+    if expected is not None and dataset.modalities != expected:
+        raise ValueError(
+            f"train_dataset: expected the quantizer's modalities {expected}, got {dataset.modalities}. The quantizer was "
+            "configured for other embeddings: make MacRecQuantizerConfig(modalities=store.modalities)."
+        )
+    return CatalogueRows(dataset)

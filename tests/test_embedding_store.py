@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+
+from macrec_hf import EmbeddingStore
+
+
+def make_store(**changes):
+    random = np.random.default_rng(0)
+    arrays = {"text": random.standard_normal((6, 4)).astype(np.float32), "image": random.standard_normal((6, 3))}
+    return EmbeddingStore(**({"arrays": arrays, "item_ids": list("abcdef"), "missing": {"image": ["b"]}} | changes))
+
+
+def test_round_trip_is_memory_mapped_and_equal(tmp_path):
+    store = make_store(encoders={"text": "offline"})
+    store.save(tmp_path)
+    loaded = EmbeddingStore.open(tmp_path)
+    assert isinstance(loaded.arrays["text"], np.memmap)
+    assert loaded.item_ids == store.item_ids and loaded.modalities == {"text": 4, "image": 3}
+    assert loaded.encoders == {"text": "offline"} and loaded.present["image"].tolist() == [1, 0, 1, 1, 1, 1]
+    assert loaded.fingerprint() == store.fingerprint()
+    rows = loaded[[1, 2]]
+    assert rows["image"].dtype == np.float32 and (rows["image"][0] == 0).all()
+    assert np.array_equal(rows["text"], store.arrays["text"][[1, 2]])
+
+
+def test_a_folder_without_meta_is_taken(tmp_path):
+    make_store().save(tmp_path)
+    (tmp_path / "meta.json").unlink()
+    assert list(EmbeddingStore.open(tmp_path).modalities) == ["text", "image"]
+
+
+def test_fingerprint_notices_every_change():
+    base = make_store().fingerprint()
+    assert make_store(missing={"image": ["c"]}).fingerprint() != base
+    assert make_store(item_ids=list("abcdeg")).fingerprint() != base
+    changed = make_store()
+    changed.arrays["text"][3, 1] += 1
+    assert changed.fingerprint() != base
+
+
+def test_select_keeps_order_and_missing():
+    store = make_store().select(["image"])
+    assert list(store.modalities) == ["image"] and not store.present["image"][1]
+    with pytest.raises(ValueError, match="sound"):
+        store.select(["sound"])
+
+
+def test_nan_in_a_present_row_is_named_and_in_a_missing_row_is_not_looked_at():
+    store = make_store()
+    store.arrays["image"][1] = np.nan
+    store.check_finite()
+    store.arrays["text"][4, 2] = np.nan
+    with pytest.raises(ValueError, match=r"embeddings\['text'\].*row 4 \(item 'e'\)"):
+        store.check_finite()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"item_ids": list("abcde")}, "one row for each of the 5 item ids, got 6 rows"),
+        ({"item_ids": list("abcdea")}, "'a' again"),
+        ({"arrays": {}}, "at least one modality"),
+        ({"arrays": {"text": np.zeros((0, 3))}, "item_ids": [], "missing": {}}, "empty catalogue"),
+        ({"arrays": {"text": np.zeros(6)}, "missing": {}}, "expected shape"),
+        ({"arrays": {"text": np.zeros((6, 2), dtype=int)}, "missing": {}}, "float16, float32 or float64"),
+        ({"missing": {"sound": ["a"]}}, "no modality"),
+        ({"missing": {"image": ["z"]}}, "not among"),
+    ],
+)
+def test_wrong_input_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_store(**changes)
+
+
+def test_a_folder_that_is_none_and_one_from_the_future_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found no such folder.*macrec embed"):
+        EmbeddingStore.open(tmp_path / "nowhere")
+    make_store().save(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"format_version": 99}))
+    with pytest.raises(ValueError, match="newer macrec_hf"):
+        EmbeddingStore.open(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"embeddings\['text'\]"):
+        EmbeddingStore.from_files({"text": tmp_path / "absent.npy"}, ["a"])

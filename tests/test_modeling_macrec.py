@@ -1,0 +1,108 @@
+import itertools
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
+
+from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
+
+TINY = dict(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2, num_levels=3)
+
+
+def make_model(seed=0, **changes) -> MacRecForConditionalGeneration:
+    torch.manual_seed(seed)
+    return MacRecForConditionalGeneration(MacRecConfig(**(TINY | changes))).double().eval()
+
+
+def make_batch(batch_size=4, num_modalities=2, num_items=3):
+    generator = torch.Generator().manual_seed(1)
+    draw = {"generator": generator}
+    input_ids = torch.randint(3, 40, (batch_size, 7), **draw)
+    attention_mask = torch.ones_like(input_ids)
+    input_ids[0, 5:], attention_mask[0, 5:] = 0, 0
+    labels = torch.randint(3, 40, (batch_size, 3), **draw)
+    return input_ids, attention_mask, labels, torch.randint(3, 40, (num_modalities, num_items, 3), **draw)
+
+
+def reference_alignment(model, ids, temperature):
+    """Eq. 14-18, one item and one encoder pass at a time."""
+    pooled = [[model.encoder(item[None])[0][0].mean(dim=0) if item.all() else None for item in rows] for rows in ids]
+    total = 0.0
+    for a, b in itertools.permutations(range(len(ids)), 2):
+        both = [i for i in range(ids.shape[1]) if pooled[a][i] is not None and pooled[b][i] is not None]
+        for i in both:
+            scores = torch.stack(
+                [torch.cosine_similarity(pooled[a][i], pooled[b][j], dim=0) / temperature for j in both]
+            )
+            total -= (scores[both.index(i)] - scores.logsumexp(0)) / len(both)
+    return total
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_loss_and_its_parts(num_modalities):
+    model = make_model(implicit_alignment_weight=0.3)
+    input_ids, mask, labels, items = make_batch(num_modalities=num_modalities)
+    items[1, 2] = 0  # no ID there
+    out = model(input_ids, mask, labels, items)
+    plain = T5ForConditionalGeneration.forward(model, input_ids=input_ids, attention_mask=mask, labels=labels)
+    log_probs = plain.logits.log_softmax(-1).gather(-1, labels[..., None])
+    torch.testing.assert_close(out.generation_loss, -log_probs.mean())  # mean over users and levels
+    torch.testing.assert_close(out.alignment_loss, reference_alignment(model, items, 0.1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(out.loss, out.generation_loss + 0.3 * out.alignment_loss)
+
+
+def test_alignment_needs_its_items_and_its_weight():
+    input_ids, mask, labels, items = make_batch()
+    out = make_model()(input_ids, mask, labels)
+    assert out.alignment_loss is None and torch.equal(out.loss, out.generation_loss)
+    assert make_model(implicit_alignment_weight=0.0)(input_ids, mask, labels, items).alignment_loss is None
+
+
+def test_alignment_trains_the_encoder_only():
+    model = make_model()
+    model.implicit_alignment_loss(make_batch()[3]).backward()
+    assert all(weight.grad.abs().sum() > 0 for name, weight in model.encoder.named_parameters() if "relative" not in name)
+    assert all(w.grad is None for n, w in model.decoder.named_parameters() if "embed_tokens" not in n)
+
+
+def test_wrong_alignment_shape_is_named():
+    with pytest.raises(ValueError, match=r"expected shape \(num_modalities, num_items, num_levels\)"):
+        make_model()(*make_batch()[:3], torch.ones(2, 3, dtype=torch.long))
+
+
+def test_every_parameter_changes_and_comes_back(tmp_path):
+    model = make_model().float().train()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(*make_batch()).loss.backward()
+        optimizer.step()
+    assert all(not torch.equal(before[name], weight) for name, weight in model.named_parameters())
+    model.eval().save_pretrained(tmp_path)
+    loaded, info = MacRecForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    batch = make_batch()
+    assert torch.equal(loaded(*batch).logits, model(*batch).logits)
+    assert isinstance(AutoModelForSeq2SeqLM.from_pretrained(tmp_path), MacRecForConditionalGeneration)
+    generation = loaded.generation_config
+    assert (generation.max_new_tokens, generation.length_penalty, generation.decoder_start_token_id) == (3, 0.0, 0)
+
+
+def test_reordering_the_self_attention_alone_changes_no_beam():
+    model = make_model()
+    input_ids, mask, *_ = make_batch()
+    settings = dict(num_beams=6, num_return_sequences=6, return_dict_in_generate=True, output_scores=True)
+    ours = model.generate(input_ids, attention_mask=mask, **settings)
+    plain = T5ForConditionalGeneration(model.config).double().eval()
+    plain.load_state_dict(model.state_dict())
+    theirs = plain.generate(input_ids, attention_mask=mask, generation_config=model.generation_config, **settings)
+    assert torch.equal(ours.sequences, theirs.sequences)
+    torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores)
+
+
+def test_defaults_are_the_papers_size():
+    config = MacRecConfig()
+    assert (config.num_layers, config.num_decoder_layers, config.num_heads, config.d_kv) == (4, 4, 6, 64)
+    assert (config.implicit_alignment_weight, config.alignment_temperature) == (0.01, 0.1)
+    assert MacRecForConditionalGeneration.accepts_loss_kwargs is False
