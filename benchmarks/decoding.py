@@ -2,15 +2,15 @@
 
 One process, sides interleaved on the same users, fresh users in each repeat, medians over the repeats:
 
-    (a) the field's loop: `generate` with `prefix_allowed_tokens_fn` over a trie of Python dicts, T5's 32,100 tokens plus
-        the codes, `</s>` as part of the ID, users in file order
+    (a) the field's loop: `generate` with `prefix_allowed_tokens_fn` over a trie of Python dicts, T5's 32,100 tokens
+        plus the codes, `</s>` as part of the ID, users in file order
     (b) `generate` with `SemanticIdLogitsProcessor` and the compact vocabulary, users in file order
     (c) `beam_search`, users sorted by the length of their histories into batches and put back in order
     (d) (c) without the catalogue: every code of a level may follow
     (e) the arithmetic floor: the products that the model cannot do without, at the speed of the machine's best product
 
-The model is randomly initialised at the paper's size; the histories and IDs are those of `../shared/data/instruments`, or
-a synthetic set of the same size where that is absent.
+The model is randomly initialised at the paper's size; the histories and IDs are those of `../shared/data/instruments`,
+or a synthetic set of the same size where that is absent.
 """
 
 import argparse
@@ -52,8 +52,10 @@ def main():
         "d": fast_path(compact, EveryCode(trie), args),
     }
     users = draw_users(histories, args)
-    print(f"{origin}: {len(codes):,} items, {trie.num_leaves:,} IDs, {args.users} users x {args.repeats} repeats, batch "
-          f"{args.batch_size}, {args.num_beams} beams, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{origin}: {len(codes):,} items, {trie.num_leaves:,} IDs, {args.users} users x {args.repeats} repeats, batch "
+        f"{args.batch_size}, {args.num_beams} beams, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     for name, speed in machine.items():
         print(f"float32 product {name}: {speed / 1e9:.0f} GFLOP/s")
     seconds = measure(sides, users, histories, codes, field_offsets, args)
@@ -71,7 +73,9 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=64, help="users at a time (default 64)")
     parser.add_argument("--num-beams", type=int, default=20, help="beams (default 20, authors' code)")
     parser.add_argument("--modality", choices=["text", "image"], default="text", help="whose IDs (default text)")
-    parser.add_argument("--sides", default="abcd", help="which sides to run (default abcd; (a) takes most of the time)")
+    parser.add_argument(
+        "--sides", default="abcd", help="which sides to run (default abcd; (a) takes most of the time)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of users and weights (default 0)")
     return parser.parse_args()
 
@@ -85,7 +89,11 @@ def load_data(modality):
     index = json.loads((folder / name).read_text())
     codes = np.array([[int(token[3:-1]) for token in index[str(row)]] for row in range(len(index))])
     users = json.loads((folder / "Instruments.inter.json").read_text())
-    return codes, [np.array(items[:-1][-MAX_HISTORY:], dtype=int) for items in users.values()], f"Instruments, {modality}"
+    return (
+        codes,
+        [np.array(items[:-1][-MAX_HISTORY:], dtype=int) for items in users.values()],
+        f"Instruments, {modality}",
+    )
 
 
 def synthetic_data(num_items=6_250, num_users=17_112):
@@ -102,8 +110,9 @@ def level_offsets(first):
 
 def build_model(vocab_size):
     torch.manual_seed(0)
-    config = T5Config(vocab_size=vocab_size, d_model=128, d_ff=1024, num_layers=4, num_heads=6, d_kv=64,
-                      decoder_start_token_id=PAD)
+    config = T5Config(
+        vocab_size=vocab_size, d_model=128, d_ff=1024, num_layers=4, num_heads=6, d_kv=64, decoder_start_token_id=PAD
+    )
     return T5ForConditionalGeneration(config).eval()
 
 
@@ -142,8 +151,14 @@ def field_loop(model, item_tokens, args):
 
     def run(sources):
         return [
-            model.generate(input_ids, attention_mask=mask, num_beams=args.num_beams, num_return_sequences=args.num_beams,
-                           max_new_tokens=NUM_LEVELS + 1, prefix_allowed_tokens_fn=allowed)
+            model.generate(
+                input_ids,
+                attention_mask=mask,
+                num_beams=args.num_beams,
+                num_return_sequences=args.num_beams,
+                max_new_tokens=NUM_LEVELS + 1,
+                prefix_allowed_tokens_fn=allowed,
+            )
             for input_ids, mask in batches(sources, args)
         ]
 
@@ -156,8 +171,14 @@ def plain_generate(model, trie, args):
 
     def run(sources):
         return [
-            model.generate(input_ids, attention_mask=mask, num_beams=args.num_beams, num_return_sequences=args.num_beams,
-                           max_new_tokens=NUM_LEVELS, logits_processor=[processor])
+            model.generate(
+                input_ids,
+                attention_mask=mask,
+                num_beams=args.num_beams,
+                num_return_sequences=args.num_beams,
+                max_new_tokens=NUM_LEVELS,
+                logits_processor=[processor],
+            )
             for input_ids, mask in batches(sources, args)
         ]
 
@@ -198,19 +219,19 @@ def machine_speed(repeats=7):
     """FLOP/s of the best of several float32 products, for two shapes."""
     speeds = {}
     for rows, inner, columns in ((2048, 2048, 2048), (1280, 128, 1024)):
-        left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+        left, right, product = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
         times = []
         for _ in range(repeats):
             start = time.perf_counter()
-            torch.mm(left, right)
+            torch.mm(left, right, out=product)
             times.append(time.perf_counter() - start)
         speeds[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / min(times)
     return speeds
 
 
 def flops_of_user(source_length, config, num_beams):
-    """Products of one user without padding: an encoder pass, cross-attention keys and values once, then one decoder row
-    for the first level and `num_beams` for each further one; a product of (m, k) and (k, n) is 2·m·k·n."""
+    """Products of one user without padding: an encoder pass, cross-attention keys and values once, then one decoder
+    row for the first level and `num_beams` for each further one; a product of (m, k) and (k, n) is 2·m·k·n."""
     inner, layers = config.num_heads * config.d_kv, config.num_layers
     project, dense = 2 * config.d_model * inner, 2 * 2 * config.d_model * config.d_ff
     encoder = layers * source_length * (4 * project + dense + 2 * 2 * source_length * inner)

@@ -18,7 +18,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("examples_output"))
     parser.add_argument("--items", type=int, default=200)
-    parser.add_argument("--customers", type=int, default=500)
+    parser.add_argument("--customers", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=200)
     args = parser.parse_args()
     set_seed(0)

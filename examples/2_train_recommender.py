@@ -44,16 +44,15 @@ def main():
     print({split: len(rows) for split, rows in tasks.items()})
 
     # 3. A T5 over these tokens, smaller than the paper's.
-    config = MacRecConfig(
-        vocab_size=len(tokenizer),
-        d_model=args.d_model,
-        d_kv=16,
-        d_ff=256,
-        num_layers=2,
-        num_decoder_layers=2,
-        num_heads=4,
-    )
-    model = MacRecForConditionalGeneration(config)
+    sizes = {
+        "d_model": args.d_model,
+        "d_kv": 16,
+        "d_ff": 256,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+    }
+    model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **sizes))
 
     # 4. Training. Each evaluation ranks the whole catalogue for every user by constrained beams.
     arguments = Seq2SeqTrainingArguments(
@@ -68,15 +67,8 @@ def main():
         save_strategy="no",
         report_to="none",
     )
-    trainer = MacRecTrainer(
-        model,
-        arguments,
-        train_dataset=tasks["train"],
-        eval_dataset=tasks["validation"],
-        processing_class=tokenizer,
-        table=table,
-    )
-    trainer.train()
+    data = {"train_dataset": tasks["train"], "eval_dataset": tasks["validation"]}
+    MacRecTrainer(model, arguments, **data, processing_class=tokenizer, table=table).train()
 
     # 5. One folder with everything that recommending takes.
     quantizer = MacRecQuantizer.from_pretrained(ids / "quantizer")

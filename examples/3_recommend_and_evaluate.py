@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from macrec_hf import MacRecRecommender, SemanticIdLogitsProcessor, SemanticIdTrie, semantic_id_beam_search
+from macrec_hf import MacRecRecommender, SemanticIdLogitsProcessor, semantic_id_beam_search
 from macrec_hf.evaluation import history_sources, rank_catalogue, ranking_metrics
 from macrec_hf.readers import leave_one_out, read_interactions, read_items, user_histories
-from macrec_hf.tasks import TaskEncoder
 
 
 def main():
@@ -19,14 +18,12 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("examples_output"))
     parser.add_argument("--num-beams", type=int, default=20)
     args = parser.parse_args()
-    shop = args.output / "shop"
-    if not (args.output / "model").is_dir():
-        raise SystemExit(
-            f"{args.output}/model: expected the model of example 2; run examples/2_train_recommender.py first."
-        )
+    shop, folder = args.output / "shop", args.output / "model"
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: expected the model of example 2; run examples/2_train_recommender.py first.")
 
     # 1. Model, tokenizer and catalogue come in one folder.
-    recommender = MacRecRecommender.from_pretrained(args.output / "model")
+    recommender = MacRecRecommender.from_pretrained(folder)
     model, tokenizer, table = recommender.model, recommender.tokenizer, recommender.table
 
     # 2. Recommend: item ids in, ranked item ids out.
@@ -39,21 +36,20 @@ def main():
         print(f"  {score:7.2f}  {titles[item]}")
 
     # 3. Evaluate: every user's last item, ranked among the whole catalogue, by modality and ensembled.
-    tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
-    sources = history_sources(TaskEncoder(tokenizer, table), known, table.modalities)
-    lists = rank_catalogue(model, tries, sources, num_beams=args.num_beams)
+    sources = history_sources(recommender.task_encoder, known, table.modalities)
+    lists = rank_catalogue(model, recommender.tries, sources, num_beams=args.num_beams)
     for part, figures in ranking_metrics(lists, targets).items():
         print(f"{part:>9}: HR@10 {figures['hr@10']:.3f}  NDCG@10 {figures['ndcg@10']:.3f}")
 
     # 4. The same lists from plain `generate`: the processor lets it write only IDs that an item has.
-    trie, source = tries["text"], torch.tensor([sources["text"][0]])
-    beams = {"num_beams": args.num_beams, "num_return_sequences": args.num_beams, "return_dict_in_generate": True}
-    mask = torch.ones_like(source)
-    plain = model.generate(source, attention_mask=mask, logits_processor=[SemanticIdLogitsProcessor(trie)], **beams)
+    trie, source = recommender.tries["text"], torch.tensor([sources["text"][0]])
+    beams = {"num_beams": args.num_beams, "num_return_sequences": args.num_beams}
+    beams |= {"attention_mask": torch.ones_like(source), "return_dict_in_generate": True, "output_scores": True}
+    plain = model.generate(source, logits_processor=[SemanticIdLogitsProcessor(trie)], **beams)
     print("plain generate:", tokenizer.decode(plain.sequences[0], skip_special_tokens=True))
 
     # 5. And from the fast decoder, through the same method.
-    fast = model.generate(source, attention_mask=mask, custom_generate=semantic_id_beam_search, trie=trie, **beams)
+    fast = model.generate(source, custom_generate=semantic_id_beam_search, trie=trie, **beams)
     print("fast decoder:  ", tokenizer.decode(fast.sequences[0], skip_special_tokens=True))
     same = torch.equal(plain.sequences, fast.sequences)
     difference = (plain.sequences_scores - fast.sequences_scores).abs().max()

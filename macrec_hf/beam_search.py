@@ -61,10 +61,9 @@ def beam_search(
     Raises:
         ValueError: `num_beams` below 1, a trie on another device or of another vocabulary, limits of another shape.
     """
-    _check_call(model, trie, num_beams)
-    encoder_hidden_states = (
-        encode(model, input_ids, attention_mask) if encoder_outputs is None else encoder_outputs[0]
-    )
+    _check_num_beams(num_beams)
+    _check_trie(model, trie)
+    encoder_hidden_states = encode(model, input_ids, attention_mask) if encoder_outputs is None else encoder_outputs[0]
     limits = None
     if allowed_items is not None or excluded_items is not None:
         limits = TrieLimits(trie, len(encoder_hidden_states), allowed_items, excluded_items)
@@ -76,7 +75,7 @@ def beam_search(
         hidden, past = steps.step(tokens, past)
         children, exists = trie.children(depth, nodes)
         child_tokens = trie.child_tokens(depth, children)
-        child_scores = scores.unsqueeze(-1) + steps.log_probs(hidden).gather(-1, child_tokens)
+        child_scores = scores.unsqueeze(-1) + steps.token_log_probs(hidden, child_tokens)
         if limits is not None:
             exists = exists & limits.open(depth + 1, children)
         child_scores = child_scores.masked_fill(~exists, -torch.inf).flatten(1)
@@ -138,20 +137,22 @@ def semantic_id_beam_search(
             more return sequences than beams, unknown arguments, and what [`beam_search`] raises.
     """
     return_dict = _check_settings(trie, generation_config, logits_processor, model_kwargs)
-    asked = None if generation_config is None else generation_config.num_beams
-    num_beams = num_beams or (asked if asked and asked > 1 else _DEFAULT_NUM_BEAMS)
-    asked = None if generation_config is None else generation_config.num_return_sequences
-    num_return_sequences = num_return_sequences or asked or 1
-    if num_return_sequences > num_beams:
+    _check_num_beams(num_beams)
+    asked = getattr(generation_config, "num_beams", None)
+    if num_beams is None:
+        num_beams = asked if asked and asked > 1 else _DEFAULT_NUM_BEAMS
+    if num_return_sequences is None:
+        num_return_sequences = getattr(generation_config, "num_return_sequences", None) or 1
+    if not 1 <= num_return_sequences <= num_beams:
         raise ValueError(
-            f"num_return_sequences: expected at most num_beams ({num_beams}), got {num_return_sequences}. Each beam "
+            f"num_return_sequences: expected from 1 to num_beams ({num_beams}), got {num_return_sequences}. Each beam "
             "ends in one sequence; raise num_beams."
         )
     encoder_outputs, attention_mask = model_kwargs.get("encoder_outputs"), model_kwargs.get("attention_mask")
     if encoder_outputs is not None and (input_ids != start_token(model)).any():
         raise ValueError(
-            f"decoder_input_ids: expected the decoder start token {start_token(model)} alone, got {input_ids[0].tolist()}"
-            ". This search writes whole IDs; use plain generate to continue a prefix."
+            f"decoder_input_ids: expected the decoder start token {start_token(model)} alone, got "
+            f"{input_ids[0].tolist()}. This search writes whole IDs; use plain generate to continue a prefix."
         )
     if encoder_outputs is not None and inputs_tensor is not None:
         # generate repeats its inputs when the generation config asks for several beams or sequences
@@ -177,9 +178,12 @@ def semantic_id_beam_search(
     return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
 
 
-def _check_call(model, trie, num_beams):
-    if isinstance(num_beams, bool) or not isinstance(num_beams, int) or num_beams < 1:
+def _check_num_beams(num_beams):
+    if num_beams is not None and (isinstance(num_beams, bool) or not isinstance(num_beams, int) or num_beams < 1):
         raise ValueError(f"num_beams: expected a whole number of at least 1, got {num_beams!r}.")
+
+
+def _check_trie(model, trie):
     if trie.device != model.device:
         raise ValueError(
             f"trie: expected on the model's device ({model.device}), got {trie.device}. Pass trie.to(model.device)."
@@ -194,6 +198,10 @@ def _check_call(model, trie, num_beams):
 
 def _check_settings(trie, generation_config, logits_processor, model_kwargs):
     """Refuses what would otherwise be ignored; returns whether a dict is wanted."""
+    if generation_config is not None and generation_config.do_sample:
+        raise ValueError(
+            "do_sample: expected False, got True. Beams are not drawn here; use plain generate to sample."
+        )
     others = [
         type(processor).__name__
         for processor in logits_processor or []
@@ -210,8 +218,6 @@ def _check_settings(trie, generation_config, logits_processor, model_kwargs):
             raise ValueError(f"semantic_id_beam_search: got unknown arguments {sorted(unknown)}. Is there a typo?")
     if generation_config is None:
         return bool(model_kwargs.get("return_dict_in_generate"))
-    if generation_config.do_sample:
-        raise ValueError("do_sample: expected False, got True. This search is exact arithmetic; use plain generate.")
     if generation_config.max_length is not None and generation_config.max_length < 1 + trie.num_levels:
         raise ValueError(
             f"max_new_tokens: expected at least the {trie.num_levels} codes of an ID, got "

@@ -1,4 +1,4 @@
-"""From rows to batches, one collator per stage. The quantizer's batches are cut from the embedding store as they are."""
+"""From rows to batches. The quantizer's batches are cut from the embedding store and need no collator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class RecommendationCollator:
 
     Returns (from a call with a list of rows):
         `input_ids` and `attention_mask`, long (batch_size, longest source); `labels`, long (batch_size, num_levels);
-        `alignment_input_ids`, long (num_modalities, num_unique_items, num_levels): the batch's target items, each once,
-        in table order; absent with one modality, where there is nothing to align.
+        `alignment_input_ids`, long (num_modalities, num_unique_items, num_levels): the batch's target items, each
+        once, in table order; absent with one modality, where there is nothing to align.
 
     Raises:
         ValueError: a row lacks a column that the batch needs.
@@ -65,8 +65,8 @@ class RecommendationCollator:
         for column in ("input_ids", "labels") + ("item",) * align:
             if any(column not in row for row in rows):
                 raise ValueError(
-                    f"Expected rows with input_ids, labels and item, got one without {column!r}. Trainer drops columns "
-                    "that forward does not name: set remove_unused_columns=False."
+                    f"Expected rows with input_ids, labels and item, got one without {column!r}. Trainer drops the "
+                    "columns that forward does not name: set remove_unused_columns=False."
                 )
         input_ids, attention_mask = self._pad([row["input_ids"] for row in rows])
         batch = {

@@ -107,10 +107,9 @@ class UserLimits:
         if limit.ndim == 1:
             return limit.cpu().numpy()[items]
         limit = limit[torch.from_numpy(users).to(limit.device)].cpu().numpy()
-        if limit.dtype != bool:
-            mask = np.zeros((len(users), self.num_items + 1), dtype=bool)  # the last column takes the -1
-            np.put_along_axis(mask, limit, True, axis=1)
-            limit = mask[:, :-1]
+        if limit.dtype != bool:  # lists: one number per user and row, so that nothing grows with the catalogue
+            first = np.arange(len(users))[:, None] * (self.num_items + 1) + 1
+            return np.isin(items + first, limit + first)
         return np.take_along_axis(limit, np.maximum(items, 0), axis=1)
 
 

@@ -203,12 +203,15 @@ def evaluation_report(
         bootstrap bounds over users, `{name: {metric: [low, high]}}`, and "coverage": `{name: share}`, the share of
         the catalogue that stands in somebody's first max(ks) places.
     """
-    report: dict[str, dict] = {}
-    intervals, coverage = {}, {}
-    for name, ranked in lists.items():
-        figures = user_metrics(ranked, targets, ks)
-        report[name] = {metric: float(values.mean()) for metric, values in figures.items()}
-        low, high = bootstrap_interval(np.stack(list(figures.values()), axis=1), 0.95, num_resamples, seed)
-        intervals[name] = {metric: [float(low[i]), float(high[i])] for i, metric in enumerate(figures)}
-        coverage[name] = catalogue_coverage(ranked.items, num_items, max(ks))
+    figures = {name: user_metrics(ranked, targets, ks) for name, ranked in lists.items()}
+    cells = [(name, metric) for name, metrics in figures.items() for metric in metrics]
+    # All in one call: every figure is resampled with the same users, and the users are drawn once.
+    values = np.stack([figures[name][metric] for name, metric in cells], axis=1)
+    low, high = bootstrap_interval(values, 0.95, num_resamples, seed)
+    report: dict[str, dict] = {name: {} for name in lists}
+    intervals: dict[str, dict] = {name: {} for name in lists}
+    for column, (name, metric) in enumerate(cells):
+        report[name][metric] = float(values[:, column].mean())
+        intervals[name][metric] = [float(low[column]), float(high[column])]
+    coverage = {name: catalogue_coverage(ranked.items, num_items, max(ks)) for name, ranked in lists.items()}
     return report | {"intervals": intervals, "coverage": coverage}

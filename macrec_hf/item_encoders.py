@@ -23,7 +23,7 @@ from .transformer_encoders import TransformerImageEncoder, TransformerTextEncode
 logger = logging.get_logger(__name__)
 
 OFFLINE = "offline"
-SETTINGS = ("pooling", "max_length", "seed")  # what make_encoders takes back from meta.json
+SETTINGS = ("pooling", "max_length", "seed", "standardize")  # what make_encoders takes back from meta.json
 TEXT_COLUMNS = ("title", "brand", "category", "text")
 
 
@@ -117,26 +117,26 @@ class EmbeddedCatalogue:
     reasons: dict[str, dict[str, str]]
 
     def save(self, directory) -> Path:
-        """Writes the `emb/` directory; offline encoders leave `<modality>_encoder.safetensors` there."""
+        """Writes the `emb/` directory, and what each encoder learned as `<modality>_encoder.safetensors`."""
         settings = {m: {**self.encoders[m].settings, "missing_reasons": self.reasons[m]} for m in self.encoders}
         directory = self.store.save(directory, settings)
         for modality, encoder in self.encoders.items():
-            if encoder.name == OFFLINE:
+            if encoder.state:
                 save_state(encoder, directory / f"{modality}_encoder.safetensors")
         return directory
 
 
-def make_encoders(text_model=OFFLINE, image_model=OFFLINE, pooling=None, max_length=256, device=None, seed=0) -> dict:
+def make_encoders(text_model=OFFLINE, image_model=OFFLINE, pooling=None, max_length=256, device=None, seed=0, standardize=True) -> dict:
     """`{modality: encoder}` by name, path or `"offline"`; `None` leaves a modality out."""
     encoders = {}
     if text_model == OFFLINE:
         encoders["text"] = OfflineTextEncoder(seed=seed)
     elif text_model is not None:
-        encoders["text"] = TransformerTextEncoder(text_model, pooling, max_length, device)
+        encoders["text"] = TransformerTextEncoder(text_model, pooling, max_length, device, standardize)
     if image_model == OFFLINE:
         encoders["image"] = OfflineImageEncoder(seed=seed)
     elif image_model is not None:
-        encoders["image"] = TransformerImageEncoder(image_model, pooling, device)
+        encoders["image"] = TransformerImageEncoder(image_model, pooling, device, standardize)
     return encoders
 
 
@@ -185,7 +185,7 @@ def load_encoders(directory, device=None) -> dict:
         name = {f"{modality}_model": entry["encoder"], f"{_other(modality)}_model": None}
         settings = {key: entry["settings"][key] for key in SETTINGS if key in entry["settings"]}
         encoder = make_encoders(**name, **settings, device=device)[modality]
-        if encoder.name == OFFLINE:
+        if encoder.name == OFFLINE or encoder.standardize:
             load_state(encoder, Path(directory) / f"{modality}_encoder.safetensors")
         encoders[modality] = encoder
     return encoders

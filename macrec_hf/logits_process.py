@@ -11,8 +11,8 @@ class SemanticIdLogitsProcessor(LogitsProcessor):
 
     The state is read from `input_ids` at each call, so beams may be reordered freely, and the scores come back in a
     new tensor. The allowed codes keep their scores (log-probabilities over the whole vocabulary in beam search),
-    everything else becomes -inf. After a whole ID only `</s>` is allowed, with the score 0.0, because an ID has a fixed
-    length and nothing is left to decide; so too after that `</s>`, for beams that wait for others.
+    everything else becomes -inf. After a whole ID only `</s>` is allowed, with the score 0.0, because an ID has a
+    fixed length and nothing is left to decide; so too after that `</s>`, for beams that wait for others.
 
     Args:
         trie: [`SemanticIdTrie`] on the device of the model.

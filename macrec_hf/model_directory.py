@@ -35,7 +35,8 @@ _PARTS = {
     "semantic_ids.safetensors": "the items' codes",
     "semantic_ids.json": "the items' ids",
 }
-_PATTERNS = ["*.json", "*.safetensors", "README.md"]  # what is fetched from the Hub: no checkpoints, no code
+_PATTERNS = ["*.json", "*.safetensors", "README.md"]  # what is fetched from the Hub: no code
+_NOT_OURS = ["checkpoint*"]  # folders that a Trainer may have left beside the model
 
 
 @dataclass
@@ -160,15 +161,15 @@ def check_item_counts(item_counts, table) -> torch.Tensor | None:
 
 
 def _local_directory(name_or_path: str | Path, hub_kwargs: dict) -> Path:
-    directory = Path(name_or_path)
+    directory, name = Path(name_or_path), str(name_or_path)
     if directory.is_dir():
         return directory
     try:
-        return Path(snapshot_download(str(name_or_path), allow_patterns=_PATTERNS, **hub_kwargs))
+        return Path(snapshot_download(name, allow_patterns=_PATTERNS, ignore_patterns=_NOT_OURS, **hub_kwargs))
     except (OSError, ValueError) as error:
         raise OSError(
-            f"Expected {str(name_or_path)!r} to be a model directory or a repository of the Hub; there is no such "
-            f"directory, and the Hub said: {error}"
+            f"Expected {name!r} to be a model directory or a repository of the Hub; there is no such directory, and "
+            f"the Hub said: {error}"
         ) from error
 
 

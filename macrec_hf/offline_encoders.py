@@ -69,7 +69,7 @@ class OfflineTextEncoder:
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = np.divide(rows, length, out=np.full_like(rows, np.nan), where=length > 0)
         if "mean" not in self.state:
-            self.state.update(_centre_and_scale(rows))
+            self.state.update(centre_and_scale(rows))
         return ((rows - self.state["mean"]) * self.state["scale"]).astype(np.float32)
 
     def _fit(self, counts):
@@ -111,12 +111,12 @@ class OfflineImageEncoder:
             self.state = {"centre": centre, "components": components}
         rows = (histograms - self.state["centre"]) @ self.state["components"].T
         if "mean" not in self.state:
-            self.state.update(_centre_and_scale(rows))
+            self.state.update(centre_and_scale(rows))
         return ((rows - self.state["mean"]) * self.state["scale"]).astype(np.float32)
 
 
 def save_state(encoder, path):
-    """Writes what an offline encoder has learned from its catalogue, as safetensors."""
+    """Writes what an encoder has learned from its catalogue, as safetensors."""
     save_file({name: np.ascontiguousarray(array) for name, array in encoder.state.items()}, path)
 
 
@@ -182,7 +182,7 @@ def _components(features, dimension, seed) -> np.ndarray:
     return np.asarray(svd.components_, dtype=np.float32)
 
 
-def _centre_and_scale(rows) -> dict[str, np.ndarray]:
+def centre_and_scale(rows) -> dict[str, np.ndarray]:
     """The mean row, and the one number that brings the mean square of the rest to 1."""
     mean = np.nanmean(rows, axis=0)
     spread = np.sqrt(np.nanmean(np.square(rows - mean)))

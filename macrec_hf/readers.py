@@ -6,6 +6,7 @@ Items come as `.jsonl`, `.csv`, `.tsv` or `.parquet`; interactions as the same, 
 """
 
 import gzip
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ def read_items(path: str | Path) -> pd.DataFrame:
     """Reads a catalogue.
 
     Args:
-        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column `item_id`, and any of `title`, `text`, `image`.
+        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column `item_id`, and any of `title`,
+            `text`, `image`.
 
     Returns:
         One row an item, in file order: `item_id`, `title` and `text` are strings (empty where the file has none),
@@ -39,10 +41,10 @@ def read_items(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     items = _read_table(path)
+    if not len(items):
+        raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
     if "item_id" not in items:
         raise ValueError(f"{path}: expected a column 'item_id', got {list(items.columns)}. Rename the id column.")
-    if items.empty:
-        raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
     items["item_id"] = _as_ids(items["item_id"], "item_id", path)
     _refuse_duplicates(items["item_id"], path)
     for column in ("title", "text"):
@@ -75,14 +77,14 @@ def read_interactions(path: str | Path) -> pd.DataFrame:
         table = _read_inter_json(path)
     else:
         table = _read_table(path)
+    if not len(table):
+        raise ValueError(f"{path}: expected at least one interaction, got none. Was the export cut off?")
     for column in ("user_id", "item_id", "timestamp"):
         if column not in table:
             why = " Without it the order is unknown: if the file is in time order, number the rows." * (
                 column == "timestamp"
             )
             raise ValueError(f"{path}: expected a column {column!r}, got {list(table.columns)}.{why}")
-    if table.empty:
-        raise ValueError(f"{path}: expected at least one interaction, got none. Was the export cut off?")
     return pd.DataFrame(
         {
             "user_id": _as_ids(table["user_id"], "user_id", path),
@@ -132,8 +134,8 @@ def user_histories(
     late = (np.diff(users[order]) == 0) & (np.diff(times[order]) < 0)
     if late.any():
         logger.warning(
-            f"The interactions of {len(np.unique(users[order][1:][late])):,} users were not in time order; sorted them "
-            "(equal timestamps keep the order of the file)."
+            f"The interactions of {len(np.unique(users[order][1:][late])):,} users were not in time order; sorted "
+            "them (equal timestamps keep the order of the file)."
         )
         order = np.lexsort((times, users))  # stable, so equal times keep the order of the file
     counts = np.bincount(users, minlength=len(user_ids))
@@ -141,11 +143,14 @@ def user_histories(
     kept = np.flatnonzero(counts >= min_interactions)
     dropped = len(user_ids) - len(kept)
     if dropped:
-        logger.warning(f"Dropped {dropped:,} of {len(user_ids):,} users with fewer than {min_interactions} interactions.")
+        logger.warning(
+            f"Dropped {dropped:,} of {len(user_ids):,} users: they have fewer than {min_interactions} interactions."
+        )
     if not len(kept):
         raise ValueError(
             f"Expected at least one user with {min_interactions} interactions (one each to train, validate and test), "
-            f"got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right column?"
+            f"got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right "
+            "column?"
         )
     return Histories([str(user_ids[user]) for user in kept], [pieces[user] for user in kept], dropped)
 
@@ -187,7 +192,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         # Everything is read as text, so ids keep their zeros and an item called "NA" stays an item.
         separator = "\t" if name.endswith(".tsv") else ","
         try:
-            return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+            return pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
+            )
         except pd.errors.EmptyDataError:
             return pd.DataFrame()
     if path.name.endswith(".parquet"):
@@ -204,7 +211,9 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: expected one JSON object a line, got {line[:60]!r}.") from error
+                raise ValueError(
+                    f"{path}, line {number}: expected one JSON object a line, got {line[:60]!r}."
+                ) from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}.")
             rows.append(row)
@@ -217,7 +226,12 @@ def _read_inter_json(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Expected an X.inter.json.")
     with open_text(path) as file:
-        users = json.load(file)
+        try:
+            users = json.load(file)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}: expected one JSON object as in X.inter.json, but it is no JSON: {error}."
+            ) from error
     if not isinstance(users, dict) or not all(isinstance(items, list) for items in users.values()):
         raise ValueError(
             f'{path}: expected {{"user": [item, item, ...], ...}} as in X.inter.json, got something else. '
@@ -240,6 +254,18 @@ def open_text(path: str | Path) -> Any:
     return opener(path, "rt", encoding="utf-8-sig")
 
 
+def file_digest(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's contents, whatever its size and time stamps say.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value) or value is pd.NA or value == ""
 
@@ -248,8 +274,8 @@ def _as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
     """Ids as str; whole numbers are written out, everything else that is no string is refused."""
     if pd.api.types.is_float_dtype(values.dtype):
         raise ValueError(
-            f"{path}: expected strings in {column!r}, got floating point numbers such as {values.iloc[0]}. A column with "
-            "holes was probably read as numbers; write the ids as strings (leading zeros are lost otherwise)."
+            f"{path}: expected strings in {column!r}, got floating point numbers such as {values.iloc[0]}. A column "
+            "with holes was probably read as numbers; write the ids as strings (leading zeros are lost otherwise)."
         )
     listed = values.tolist()
     missing = [number for number, value in enumerate(listed) if _is_missing(value)]
@@ -270,8 +296,9 @@ def _as_timestamps(values: pd.Series, path: Path) -> pd.Series:
     missing = np.array([_is_missing(value) for value in values]) | values.isna().to_numpy()
     if missing.any():
         raise ValueError(
-            f"{path}: missing timestamps: expected one in every row, {missing.sum():,} of {len(values):,} have none, first "
-            f"in row {np.flatnonzero(missing)[0] + 1}. The order decides which item tests: fill them or remove the rows."
+            f"{path}: missing timestamps: expected one in every row, {missing.sum():,} of {len(values):,} have none, "
+            f"first in row {np.flatnonzero(missing)[0] + 1}. The order decides which item tests: fill them or remove "
+            "the rows."
         )
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         return values
@@ -300,8 +327,8 @@ def _refuse_duplicates(item_ids: pd.Series, path: Path) -> None:
     again = item_ids[item_ids.duplicated()]
     if len(again):
         raise ValueError(
-            f"{path}: duplicate items: expected every item_id once, but {again.nunique():,} stand more than once, such as "
-            f"{list(again.unique()[:3])}. Keep one row for each (variants of a product need ids of their own)."
+            f"{path}: duplicate items: expected every item_id once, but {again.nunique():,} stand more than once, "
+            f"such as {list(again.unique()[:3])}. Keep one row for each (variants of a product need ids of their own)."
         )
 
 
@@ -315,6 +342,6 @@ def _unknown_items_message(named: pd.Series, row_of: Mapping[str, int]) -> str:
         else "Do both files come from the same export? Add the items to the catalogue or remove the interactions."
     )
     return (
-        f"The interactions name {len(unknown):,} unknown items (in {len(named):,} interactions) that are not among the "
-        f"{len(row_of):,} of the catalogue, such as {unknown[:5]}. {cause}"
+        f"The interactions name {len(unknown):,} unknown items (in {len(named):,} interactions) that are not among "
+        f"the {len(row_of):,} of the catalogue, such as {unknown[:5]}. {cause}"
     )

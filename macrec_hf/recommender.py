@@ -67,10 +67,18 @@ class MacRecRecommender:
         self._quantizer, self._load_quantizer = quantizer, None
         tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
         self.tries = {name: trie.to(model.device) for name, trie in tries.items()}
-        self.task_encoder = TaskEncoder(tokenizer, table, max_history=max_history or model.config.max_history)
+        max_history = model.config.max_history if max_history is None else max_history
+        self.task_encoder = TaskEncoder(tokenizer, table, max_history=max_history)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, device: str | torch.device = "cpu", max_history: int | None = None, **hub_kwargs):
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        max_history: int | None = None,
+        **hub_kwargs,
+    ) -> "MacRecRecommender":
         """Loads a model directory or a repository of the Hub.
 
         Args:

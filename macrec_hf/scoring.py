@@ -77,8 +77,8 @@ def candidate_scores(model, encoder_hidden_states, attention_mask, trie: Semanti
     scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):
         hidden, past = steps.step(inputs, past)
-        log_probs = steps.log_probs(hidden).expand(-1, leaves.shape[1], -1)
-        scores = scores + log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        wanted = targets.unsqueeze(1 if hidden.shape[1] < leaves.shape[1] else 2)  # the first step has one row for all
+        scores = scores + steps.token_log_probs(hidden, wanted).view(leaves.shape)
         inputs = targets
     return scores.masked_fill(leaves < 0, -torch.inf)
 

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
+from .offline_encoders import centre_and_scale
+
 POOLINGS = ("mean", "cls", "pooler")
 WRONG_CHECKPOINT = "Probably the checkpoint is of another architecture than its config.json says: use another one."
 
@@ -19,14 +21,19 @@ class _TransformerEncoder:
         pooling: `"mean"` over the positions that the mask keeps, `"cls"` the first position, `"pooler"` the model's
             own (for CLIP-like models the projected feature). `None`: `"pooler"` for CLIP-like models, else `"mean"`.
         device: `None` takes the accelerator if there is one.
+        standardize: centre the catalogue and scale it by one number to a mean square of 1 per element, so that eq. 10
+            weighs every encoder alike and the weights of eq. 13 keep their meaning (ours).
 
     Raises:
         ValueError: an unknown pooling, or a pooler that the checkpoint has no weights for.
         OSError: no such model.
     """
 
-    def __init__(self, model_name: str, pooling: str | None = None, device: str | None = None):
-        self.name = str(model_name)
+    def __init__(
+        self, model_name: str, pooling: str | None = None, device: str | None = None, standardize: bool = True
+    ):
+        self.name, self.standardize = str(model_name), standardize
+        self.state: dict[str, np.ndarray] = {}
         self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         self.two_towers = "vision_config" in AutoConfig.from_pretrained(model_name).sub_configs
         self.pooling = pooling or ("pooler" if self.two_towers else "mean")
@@ -66,7 +73,12 @@ class _TransformerEncoder:
         return ((states * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
 
     def catalogue_embeddings(self, features: np.ndarray) -> np.ndarray:
-        return features
+        """Features of all items, float32 (num_items, embedding_size), standardised unless told otherwise."""
+        if not self.standardize or not np.isfinite(features).all():  # the caller names what is not finite
+            return features
+        if not self.state:
+            self.state = centre_and_scale(features)
+        return ((features - self.state["mean"]) * self.state["scale"]).astype(np.float32)
 
 
 class TransformerTextEncoder(_TransformerEncoder):
@@ -76,8 +88,8 @@ class TransformerTextEncoder(_TransformerEncoder):
         max_length: tokens kept of a text; lowered to what the tokenizer allows.
     """
 
-    def __init__(self, model_name, pooling=None, max_length: int = 256, device=None):
-        super().__init__(model_name, pooling, device)
+    def __init__(self, model_name, pooling=None, max_length: int = 256, device=None, standardize: bool = True):
+        super().__init__(model_name, pooling, device, standardize)
         self.tokenizer = AutoTokenizer.from_pretrained(model_name)
         if self.tokenizer.pad_token is None:  # decoder-only models often have none
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -87,7 +99,7 @@ class TransformerTextEncoder(_TransformerEncoder):
 
     @property
     def settings(self) -> dict:
-        return {"pooling": self.pooling, "max_length": self.max_length}
+        return {"pooling": self.pooling, "max_length": self.max_length, "standardize": self.standardize}
 
     @torch.inference_mode()
     def batch_features(self, texts: list[str]) -> np.ndarray:
@@ -107,13 +119,13 @@ class TransformerTextEncoder(_TransformerEncoder):
 class TransformerImageEncoder(_TransformerEncoder):
     """Photos through any vision model or the vision tower of a CLIP-like model; pillow does the preprocessing."""
 
-    def __init__(self, model_name, pooling=None, device=None):
-        super().__init__(model_name, pooling, device)
+    def __init__(self, model_name, pooling=None, device=None, standardize: bool = True):
+        super().__init__(model_name, pooling, device, standardize)
         self.processor = AutoImageProcessor.from_pretrained(model_name, backend="pil")
 
     @property
     def settings(self) -> dict:
-        return {"pooling": self.pooling}
+        return {"pooling": self.pooling, "standardize": self.standardize}
 
     @torch.inference_mode()
     def batch_features(self, photos: list[Image.Image]) -> np.ndarray:

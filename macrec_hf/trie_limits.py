@@ -108,14 +108,14 @@ def _checked(name, items, trie, batch_size):
     )
     if not isinstance(items, torch.Tensor):
         raise ValueError(f"{expected}, got {type(items).__name__}. Make it a tensor.")
-    items = items.to(trie.device)
+    items, shape = items.to(trie.device), tuple(items.shape)
     if items.dtype == torch.bool:
         items = items.unsqueeze(0) if items.dim() == 1 else items
         fits = items.dim() == 2 and items.shape[0] in (1, batch_size) and items.shape[1] == trie.num_items
     else:
         fits = items.dtype == torch.long and items.dim() == 2 and items.shape[0] == batch_size
     if not fits:
-        raise ValueError(f"{expected}, got {items.dtype} {tuple(items.shape)}.")
+        raise ValueError(f"{expected}, got {items.dtype} {shape}.")
     if items.dtype == torch.long and items.numel() and not -1 <= int(items.min()) <= int(items.max()) < trie.num_items:
         raise ValueError(f"{expected}, got rows from {int(items.min())} to {int(items.max())}. Rows count from 0.")
     return items

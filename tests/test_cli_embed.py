@@ -57,7 +57,7 @@ def test_models_by_path_with_flags(shop, capfd):
     ViTModel(ViTConfig(image_size=32, patch_size=8, **TOWER)).save_pretrained(shop / "vit")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(shop / "vit")
     flags = ["--text-model", shop / "bert", "--image-model", shop / "vit", "--pooling", "cls", "--batch-size", 2,
-             "--max-length", 1, "--device", "cpu"]  # fmt: skip
+             "--max-length", 1, "--device", "cpu", "--no-standardize"]  # fmt: skip
     assert embed(shop, *flags) == 0
     store = EmbeddingStore.open(shop / "emb")
     with torch.no_grad():
@@ -65,7 +65,12 @@ def test_models_by_path_with_flags(shop, capfd):
     np.testing.assert_allclose(store.arrays["text"][0], expected.numpy(), rtol=1e-4, atol=1e-5)
     about = json.loads((shop / "emb" / "meta.json").read_text())["modalities"]
     assert about["text"]["encoder"] == str(shop / "bert")
-    assert about["text"]["settings"] == {"pooling": "cls", "max_length": 1, "missing_reasons": {"03": "empty text"}}
+    assert about["text"]["settings"] == {
+        "pooling": "cls",
+        "max_length": 1,
+        "standardize": False,
+        "missing_reasons": {"03": "empty text"},
+    }
     assert about["image"]["dimension"] == 16
     # Items that arrive later, with the same encoders
     assert embed(shop, "--like", shop / "emb", "--device", "cpu", output="later") == 0

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,14 +81,20 @@ def test_no_section_is_left_over():
     assert sorted(SECTIONS) == macrec_hf.__all__
 
 
-def test_the_examples_of_the_api_page_run(tmp_path, monkeypatch):
-    """All of them, in the page's order and in one namespace, as a reader would type them."""
+def test_the_examples_of_the_api_page_and_the_readme_run(tmp_path, monkeypatch, capsys):
+    """All of them, in the page's order and in one namespace, as a reader would type them; then the README's."""
     monkeypatch.chdir(tmp_path)
     before = API.split("\n### ", 1)[0]
     blocks = FENCE.findall(before) + [block for text in SECTIONS.values() for block in FENCE.findall(text)[1:]]
     namespace = {"__name__": "api_page"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"docs/api.md, example {number}", "exec"), namespace)
+    # The README recommends with what `make demo` left; here that is the model that the API page has saved.
+    shutil.copytree("model", "demo/model")
+    (readme,) = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(readme.strip().splitlines()) <= 16
+    exec(compile(readme, "README.md", "exec"), {"__name__": "readme"})
+    assert re.search(r"\['<A_\d+>', '<B_\d+>', '<C_\d+>', '<D_\d+>'\]\n(i\d+ -\d+\.\d+\n){5}", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -273,7 +273,9 @@ def test_baselines_as_ranked_lists():
 
 def _ranked_by_two_processes(path):
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this session may have set it
     accelerator = Accelerator(cpu=True)
     shop = Shop()
     lists = rank_catalogue(

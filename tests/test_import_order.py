@@ -1,4 +1,4 @@
-"""A file imports only from floors below its own or from files above it on its own floor. The README's tree is the plan."""
+"""A file imports only from floors below its own or files above it on its floor, as the README's tree lists them."""
 
 import ast
 import re

@@ -99,7 +99,7 @@ def bert_reference(folder, text, pooling):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
 def test_text_model_equals_one_text_at_a_time(bert, pooling):
-    encoder = TransformerTextEncoder(bert, pooling, device="cpu")
+    encoder = TransformerTextEncoder(bert, pooling, device="cpu", standardize=False)
     embeddings, reasons = encode_texts(TEXTS, encoder, batch_size=3, progress=False)
     expected = np.stack([bert_reference(bert, text, pooling) for text in TEXTS])
     np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-5)
@@ -107,10 +107,12 @@ def test_text_model_equals_one_text_at_a_time(bert, pooling):
 
 
 def test_long_texts_are_cut_at_max_length(bert):
-    encoder = TransformerTextEncoder(bert, "mean", max_length=2, device="cpu")
+    encoder = TransformerTextEncoder(bert, "mean", max_length=2, device="cpu", standardize=False)
     embeddings, _ = encode_texts(TEXTS, encoder, progress=False)
     np.testing.assert_allclose(embeddings[0], bert_reference(bert, "red wool", "mean"), rtol=1e-4, atol=1e-5)
-    assert TransformerTextEncoder(bert, max_length=500, device="cpu").max_length == 12  # the tokenizer's limit
+    assert (
+        TransformerTextEncoder(bert, max_length=500, device="cpu", standardize=False).max_length == 12
+    )  # the tokenizer's limit
 
 
 def test_seq2seq_model_gives_its_encoder(tmp_path):
@@ -119,7 +121,9 @@ def test_seq2seq_model_gives_its_encoder(tmp_path):
     config = T5Config(vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     model = T5ForConditionalGeneration(config).eval()
     model.save_pretrained(tmp_path)
-    embeddings, _ = encode_texts(TEXTS, TransformerTextEncoder(tmp_path, device="cpu"), progress=False)
+    embeddings, _ = encode_texts(
+        TEXTS, TransformerTextEncoder(tmp_path, device="cpu", standardize=False), progress=False
+    )
     with torch.no_grad():
         states = model.encoder(**tokenizer([TEXTS[2]], return_tensors="pt")).last_hidden_state
     np.testing.assert_allclose(embeddings[2], states[0].mean(0).numpy(), rtol=1e-4, atol=1e-5)
@@ -127,12 +131,15 @@ def test_seq2seq_model_gives_its_encoder(tmp_path):
 
 def test_tokenizer_without_pad_token_pads_with_its_end(tmp_path, bert):
     save_tokenizer(bert, eos_token="mug")
-    embeddings, _ = encode_texts(TEXTS, TransformerTextEncoder(bert, device="cpu"), progress=False)
+    embeddings, _ = encode_texts(TEXTS, TransformerTextEncoder(bert, device="cpu", standardize=False), progress=False)
     np.testing.assert_allclose(embeddings[0], bert_reference(bert, TEXTS[0], "mean"), rtol=1e-4, atol=1e-5)
 
 
 def test_clip_gives_both_towers_projected(clip, photos):
-    text, image = TransformerTextEncoder(clip, device="cpu"), TransformerImageEncoder(clip, device="cpu")
+    text, image = (
+        TransformerTextEncoder(clip, device="cpu", standardize=False),
+        TransformerImageEncoder(clip, device="cpu", standardize=False),
+    )
     assert text.pooling == image.pooling == "pooler"
     texts, _ = encode_texts(["red mug", "blue wool mug"], text, progress=False)
     images, _ = encode_photos(photos, image, batch_size=3, progress=False)
@@ -144,7 +151,9 @@ def test_clip_gives_both_towers_projected(clip, photos):
         expected_text = model.text_projection(model.text_model(torch.tensor([[2, 9]])).pooler_output)[0].numpy()
     np.testing.assert_allclose(images[1], expected_image, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(texts[0], expected_text, rtol=1e-4, atol=1e-5)
-    means, _ = encode_photos(photos, TransformerImageEncoder(clip, "mean", device="cpu"), progress=False)
+    means, _ = encode_photos(
+        photos, TransformerImageEncoder(clip, "mean", device="cpu", standardize=False), progress=False
+    )
     np.testing.assert_allclose(means[1], vision.last_hidden_state[0].mean(0).numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -160,7 +169,9 @@ def test_vision_models_of_any_kind(tmp_path, photos, kind):
     model.eval().save_pretrained(tmp_path)
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path)
-    embeddings, _ = encode_photos(photos, TransformerImageEncoder(tmp_path, device="cpu"), progress=False)
+    embeddings, _ = encode_photos(
+        photos, TransformerImageEncoder(tmp_path, device="cpu", standardize=False), progress=False
+    )
     with torch.no_grad():
         states = model(processor(Image.open(photos[3]), return_tensors="pt")["pixel_values"]).last_hidden_state[0]
     expected = states.mean((1, 2)) if states.ndim == 3 else states.mean(0)
@@ -188,7 +199,9 @@ def test_model_without_pooler_is_refused(tmp_path):
     config = T5Config(vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="expected a model with a pooler, got one without"):
-        encode_texts(TEXTS, TransformerTextEncoder(tmp_path, "pooler", device="cpu"), progress=False)
+        encode_texts(
+            TEXTS, TransformerTextEncoder(tmp_path, "pooler", device="cpu", standardize=False), progress=False
+        )
 
 
 def test_unknown_pooling_is_refused(bert):
@@ -201,6 +214,15 @@ def test_overflowing_model_is_refused(bert):
     encoder.model.embeddings.word_embeddings.weight.data[WORDS.index("mug")] = float("nan")
     with pytest.raises(ValueError, match="expected finite embeddings.*2 items"):
         encode_texts(TEXTS, encoder, progress=False)
+
+
+def test_models_are_standardised_by_one_number(bert):
+    raw, _ = encode_texts(TEXTS, TransformerTextEncoder(bert, device="cpu", standardize=False), progress=False)
+    encoded, _ = encode_texts(TEXTS, TransformerTextEncoder(bert, device="cpu"), progress=False)
+    rows = np.array([bool(text.strip()) for text in TEXTS])
+    centred = raw[rows] - raw[rows].mean(axis=0)
+    np.testing.assert_allclose(encoded[rows], centred / np.sqrt((centred**2).mean()), rtol=1e-4, atol=1e-5)
+    assert not encoded[~rows].any()
 
 
 def test_offline_text_agrees_with_dense_arithmetic():

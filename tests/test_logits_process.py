@@ -87,18 +87,22 @@ def test_generate_with_a_beam_for_each_id_ranks_as_teacher_forcing(dtype, paddin
 def test_plain_generate_survives_more_beams_than_items(codes, max_new_tokens):
     trie, model = tiny_trie(codes, 6), tiny_model(VOCAB_SIZE)
     input_ids, attention_mask = padded_batch([4, 2])
-    sequences = model.generate(
+    out = model.generate(
         input_ids,
         attention_mask=attention_mask,
         num_beams=6,
         num_return_sequences=6,
         max_new_tokens=max_new_tokens,
         logits_processor=[SemanticIdLogitsProcessor(trie)],
+        output_scores=True,
+        return_dict_in_generate=True,
     )
-    leaves = trie.leaf_of_tokens(sequences[:, 1:4]).view(2, 6)
-    assert (leaves >= 0).all()
-    assert all(set(row) == set(range(trie.num_leaves)) for row in leaves.tolist())
-    assert sequences[:, 4:].le(1).all()
+    leaves, scores = trie.leaf_of_tokens(out.sequences[:, 1:4]).view(2, 6), out.sequences_scores.view(2, 6)
+    for user in range(2):
+        # Surplus places are repetitions or empty, which generate marks with -1e9.
+        assert sorted(leaves[user, scores[user] > -1e8].tolist()) == list(range(trie.num_leaves))
+        assert set(leaves[user].tolist()) <= {-1, *range(trie.num_leaves)}
+    assert out.sequences[:, 4:].le(1).all()
 
 
 def test_greedy_search_and_sampling_write_ids():

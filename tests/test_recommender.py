@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from local_hub import local_hub
 
 from macrec_hf.configuration_macrec import MacRecConfig
 from macrec_hf.evaluation import history_sources, rank_catalogue
@@ -192,3 +193,18 @@ def test_refusals(recommender):
         recommender.recommend(HISTORIES, modality="sound")
     with pytest.raises(ValueError, match="one list of item ids for each of the 3 histories, got 2"):
         recommender.recommend(HISTORIES, excluded_items=[["i1"], ["i2"]])
+
+
+def test_it_comes_back_from_the_hub(tmp_path, monkeypatch):
+    recommender = make_recommender(torch.arange(NUM_ITEMS), seed=3)
+    with local_hub(monkeypatch, tmp_path) as repositories:
+        recommender.push_to_hub("somebody/shop", token="hf_local", card="Mine.")
+        files = repositories["somebody/shop"]
+        assert {"config.json", "model.safetensors", "semantic_ids.json", "README.md"} <= set(files)
+        assert files["README.md"] == b"Mine." and not any("partial" in name for name in files)
+        files["checkpoint-9/optimizer.pt"] = files["checkpoints/model.safetensors"] = b"not ours to fetch"
+        loaded = MacRecRecommender.from_pretrained("somebody/shop", cache_dir=tmp_path)
+        with pytest.raises(OSError, match="'somebody/else' to be a model directory or a repository of the Hub"):
+            MacRecRecommender.from_pretrained("somebody/else", cache_dir=tmp_path)
+    assert loaded.recommend(HISTORIES) == recommender.recommend(HISTORIES)
+    assert not list(tmp_path.rglob("checkpoint*")) and not list(tmp_path.rglob("*.pt"))

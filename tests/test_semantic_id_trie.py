@@ -36,7 +36,9 @@ def test_agrees_with_brute_force(catalogue):
     assert trie.item_leaf.tolist() == [ids.index(tuple(row)) if row[0] >= 0 else -1 for row in codes]
     for depth in range(trie.num_levels):
         prefixes = sorted({row[:depth] for row in ids})
-        assert trie.find(torch.tensor(prefixes, dtype=torch.long).view(-1, depth)).tolist() == list(range(len(prefixes)))
+        assert trie.find(torch.tensor(prefixes, dtype=torch.long).view(len(prefixes), depth)).tolist() == [
+            *range(len(prefixes))
+        ]
         children, exists = trie.children(depth, torch.arange(len(prefixes)))
         tokens = trie.child_tokens(depth, children) - trie.level_offsets[depth]
         for prefix, row, real in zip(prefixes, tokens.tolist(), exists.tolist(), strict=True):

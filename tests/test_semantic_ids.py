@@ -69,6 +69,13 @@ def test_collision_rate_and_keys_against_counting(rows, codebook_size):
     assert all(table.items(row, "text") == [str(i) for i, r in enumerate(rows) if r == row] for row in rows)
 
 
+def test_keys_of_a_space_beyond_64_bits_keep_the_first_level_apart():
+    codes = torch.zeros(3, 9, dtype=torch.long)
+    codes[1, 0] = 1  # counts 256**8 = 2**64, which is 0 in a 64-bit number
+    keys = code_keys(codes, 256)
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_what_counts_as_equal():
     table = make_table()
     assert table == make_table()

@@ -1,5 +1,6 @@
 """`macrec embed`: items with text and photos → a folder of embeddings."""
 
+import argparse
 import time
 
 from .common import make_output, seconds_since
@@ -38,6 +39,13 @@ def add_arguments(parser) -> None:
         "--max-length", type=int, default=256, help="tokens kept of a text, offline all (default: 256; ours)"
     )
     parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator if there is one)")
+    parser.add_argument(
+        "--standardize",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="centre a model's embeddings and scale them by one number to a mean square of 1, so that the quantizer's "
+        "losses weigh every encoder alike; the offline encoders always do (default: yes; ours)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the offline encoders' SVD (default: 0)")
     parser.add_argument(
         "--like",
@@ -60,7 +68,13 @@ def run(args) -> str:
         encoders = load_encoders(args.like, device=args.device)
     else:
         encoders = make_encoders(
-            _model(args.text_model), _model(args.image_model), args.pooling, args.max_length, args.device, args.seed
+            _model(args.text_model),
+            _model(args.image_model),
+            args.pooling,
+            args.max_length,
+            args.device,
+            args.seed,
+            args.standardize,
         )
     columns = args.text_columns.split(",") if args.text_columns else None
     embedded = embed_items(items, encoders, text_columns=columns, batch_size=args.batch_size)

@@ -7,11 +7,8 @@ from pathlib import Path
 
 from .common import seconds_since, write_json
 
-HELP = (
-    "Ranks the whole catalogue for every user and reports HR@K and NDCG@K with 95 % bootstrap intervals, per modality "
-    "and ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not "
-    "hidden."
-)
+HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
+ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not hidden."""
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 LISTED = 10  # items of a user in --predictions: the largest K
 
@@ -71,7 +68,8 @@ def run(args) -> str:
     num_items = recommender.table.num_items
     lists |= baseline_lists(train, histories, num_items, LISTED, args.seed)
     report = evaluation_report(lists, targets, num_items, seed=args.seed)
-    settings = {name: getattr(args, name) for name in ("num_beams", "fusion", "max_history", "limit_users", "seed")}
+    settings = {name: getattr(args, name) for name in ("num_beams", "fusion", "limit_users", "seed")}
+    settings["max_history"] = recommender.task_encoder.max_history
     report = {"split": args.split, "num_users": len(users), **report, "num_items": num_items, "settings": settings}
     if args.output:
         write_json(Path(args.output), report | {"seconds": round(time.time() - start, 1)})

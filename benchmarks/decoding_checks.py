@@ -1,0 +1,123 @@
+"""What the decoder's lists are worth, and how it grows: `python benchmarks/decoding_checks.py scale|places|survival`.
+
+    scale     builds tries of 10 K to 10 M random distinct IDs (4 levels x 256 codes), with the memory of their tensors, and
+              times the beam search of the same users on each, interleaved
+    places    decodes a million list places under random limits and counts those that are invalid or repeated
+    survival  how much of the exact first ten of each user 5, 10, 20 and 50 beams find
+
+The model is randomly initialised at the paper's size, as in `decoding.py`, whose data these commands use too.
+"""
+
+import argparse
+import statistics
+import time
+
+import decoding
+import numpy as np
+import torch
+from decoding import CODEBOOK_SIZE, COMPACT_OFFSET, NUM_LEVELS, build_model, level_offsets
+
+from macrec_hf.beam_search import beam_search
+from macrec_hf.scoring import exact_scores
+from macrec_hf.semantic_id_trie import SemanticIdTrie
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("check", choices=["scale", "places", "survival"])
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000], help="scale")
+    parser.add_argument("--users", type=int, default=64, help="users of a batch (default 64)")
+    parser.add_argument("--repeats", type=int, default=5, help="scale: timings of each size (default 5)")
+    parser.add_argument("--places", type=int, default=1_000_000, help="places to decode (default 1,000,000)")
+    args = parser.parse_args()
+    model = build_model(COMPACT_OFFSET + 2 * NUM_LEVELS * CODEBOOK_SIZE)
+    with torch.no_grad():
+        {"scale": scale, "places": places, "survival": survival}[args.check](model, args)
+
+
+def distinct_codes(num_items):
+    keys = torch.randint(CODEBOOK_SIZE**NUM_LEVELS, (int(num_items * 1.02) + 100,)).unique()
+    keys = keys[torch.randperm(len(keys))[:num_items]]
+    return torch.stack([keys // CODEBOOK_SIZE**level % CODEBOOK_SIZE for level in reversed(range(NUM_LEVELS))], dim=1)
+
+
+def build(codes):
+    return SemanticIdTrie(codes, CODEBOOK_SIZE, level_offsets(COMPACT_OFFSET))
+
+
+def size_of(trie):
+    tensors = [entry for value in vars(trie).values() for entry in (value if isinstance(value, list) else [value])]
+    distinct = {entry.data_ptr(): entry for entry in tensors if isinstance(entry, torch.Tensor)}
+    return sum(tensor.nbytes for tensor in distinct.values())
+
+
+def scale(model, args):
+    torch.manual_seed(0)
+    histories = torch.randint(COMPACT_OFFSET, model.config.vocab_size, (args.users, 29))
+    tries = {}
+    for num_items in args.items:
+        codes = distinct_codes(num_items)
+        start = time.perf_counter()
+        tries[num_items] = build(codes)
+        seconds = time.perf_counter() - start
+        widths = tries[num_items].max_children
+        print(f"{num_items:>12,} items: built in {seconds:6.2f} s, {size_of(tries[num_items]) / 2**20:7.1f} MiB, {widths=}")
+    seconds = {num_items: [] for num_items in tries}
+    for repeat in range(args.repeats + 1):
+        for num_items, trie in tries.items():
+            start = time.perf_counter()
+            beam_search(model, histories, None, trie, 20)
+            if repeat:
+                seconds[num_items].append(time.perf_counter() - start)
+    for num_items, times in seconds.items():
+        print(f"{num_items:>12,} items: {statistics.median(times) * 1e3:8.1f} ms for {args.users} users")
+
+
+def places(model, args):
+    """Limits of every form in turn; each list is compared with what is allowed."""
+    torch.manual_seed(0)
+    trie = build(torch.from_numpy(decoding.load_data("text")[0]))
+    has_id = trie.item_leaf >= 0
+    seen = invalid = repeated = short = 0
+    while seen < args.places:
+        histories = torch.randint(COMPACT_OFFSET, model.config.vocab_size, (args.users, 13))
+        share = float(np.random.default_rng(seen).choice([0.002, 0.02, 0.3, 1.0]))
+        allowed = torch.rand(args.users, trie.num_items) < share
+        excluded = torch.randint(-1, trie.num_items, (args.users, 20))
+        leaves = beam_search(
+            model, histories, None, trie, 50, allowed_items=allowed, excluded_items=excluded
+        ).leaves
+        left = allowed & has_id
+        left[torch.arange(args.users).repeat_interleave(20), excluded.clamp(min=0).flatten()] &= (excluded < 0).flatten()
+        open_leaves = torch.zeros(args.users, trie.num_leaves, dtype=torch.bool)
+        user, item = torch.nonzero(left, as_tuple=True)
+        open_leaves[user, trie.item_leaf[item]] = True
+        found = leaves >= 0
+        invalid += int((found & ~open_leaves.gather(1, leaves.clamp(min=0))).sum())
+        ordered = leaves.sort(dim=1).values
+        repeated += int(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).sum())
+        short += int((found.sum(1) != open_leaves.sum(1).clamp(max=50)).sum())
+        seen += int(found.sum())
+    print(f"{seen:,} places: {invalid} invalid, {repeated} repeated, {short} lists shorter than the allowed items")
+
+
+def survival(model, args):
+    codes, histories, origin = decoding.load_data("text")
+    trie = build(torch.from_numpy(codes))
+    chosen = np.random.default_rng(0).permutation(len(histories))[: args.users]
+    overlap = {num_beams: [] for num_beams in (5, 10, 20, 50)}
+    for user in chosen:
+        source = decoding.pad([(codes[histories[user]] + level_offsets(COMPACT_OFFSET)).ravel()])
+        scores = exact_scores(model, *source, trie)[0]
+        by_leaf = scores[trie.leaf_rows[trie.leaf_start[:-1]]]
+        best = set(by_leaf.topk(10).indices.tolist())
+        for num_beams, shares in overlap.items():
+            found = beam_search(model, *source, trie, num_beams).leaves[0, :10].tolist()
+            shares.append(len(best & set(found)) / 10)
+    print(f"{origin}, {len(chosen)} users: share of the exact first ten IDs among the first ten of the beams")
+    for num_beams, shares in overlap.items():
+        print(f"{num_beams:>4} beams: {statistics.mean(shares):.3f}")
+
+
+if __name__ == "__main__":
+    main()
