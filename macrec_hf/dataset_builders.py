@@ -225,8 +225,8 @@ class RecommendationTasksBuilder(_Builder):
         longest = max(len(items) for items in self._histories.items)
         if longest < 4 and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
             raise ValueError(
-                f"{self.data_file}: expected a user with 4 interactions, one to test, one to validate, and two from which "
-                f"the tasks {self._chosen} can learn, but the longest history has {longest}."
+                f"{self.data_file}: expected a user with 4 interactions, one to test, one to validate, and two from "
+                f"which the tasks {self._chosen} can learn, but the longest history has {longest}."
             )
         bare = [f"{modality}_to_{modality}" for modality in self._encoder.modalities]
         splits = []

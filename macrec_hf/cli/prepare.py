@@ -1,0 +1,108 @@
+"""`macrec prepare`: published research data → `items.jsonl` and `interactions.csv`."""
+
+import json
+import time
+from pathlib import Path
+
+from .common import make_output, seconds_since
+
+HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and interactions.csv."
+FORMATS = ("amazon2018", "amazon2014", "amazon2023", "recbole", "mql4grec")
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument(
+        "--format", required=True, choices=FORMATS, help="layout of the input, see docs/data_formats.md"
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="a folder, or the file of interactions and the file of items",
+    )
+    parser.add_argument("--output", required=True, help="folder for items.jsonl, interactions.csv and images/")
+    parser.add_argument(
+        "--k-core",
+        type=int,
+        default=None,
+        metavar="K",
+        help="keep users and items with at least K interactions, until all have them; 1 keeps everything (default: 5; "
+        "paper, section Datasets. 1 for mql4grec, whose files are filtered already)",
+    )
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="do not fetch photos that are named by URL; the URLs stay in items.jsonl (default: fetch them)",
+    )
+    parser.add_argument("--workers", type=int, default=16, help="downloads at a time (default: 16; ours)")
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=3,
+        help="further tries for each photo after a passing failure (default: 3; ours)",
+    )
+    parser.add_argument("--timeout", type=float, default=20.0, help="seconds to wait for a photo (default: 20; ours)")
+
+
+def run(args) -> str:
+    from ..readers_amazon import prepare
+
+    start = time.time()
+    for flag in ("k_core", "workers"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")
+    if args.retries < 0 or args.timeout <= 0:
+        raise ValueError(
+            f"--retries and --timeout: expected 0 or more and above 0, got {args.retries}, {args.timeout}."
+        )
+    output = make_output(args.output)
+    done = prepare(args.format, split_inputs(args.input), output, args.k_core)
+    photos = "" if args.no_images else fetch_photos(output, args)
+    left_out = {
+        "items without metadata": done.without_metadata,
+        "repeats": done.repeats,
+        "outside the core": done.outside_core,
+    }
+    found = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    return (
+        f"{done.num_users:,} users, {done.num_items:,} items{photos}, {done.num_interactions:,} interactions"
+        + (f" (left out: {found})" if found else "")
+        + f" in {seconds_since(start)}: {output}"
+    )
+
+
+def split_inputs(inputs: list[str]) -> list[str]:
+    """Paths; a list of a YAML file arrives as one word with commas."""
+    return [path for word in inputs for path in ([word] if Path(word).exists() else word.split(","))]
+
+
+def fetch_photos(output: Path, args) -> str:
+    """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
+    from ..image_download import download_images
+
+    urls = {row["item_id"]: row["image"] for row in read_rows(output / "items.jsonl") if row.get("image")}
+    failures = output / "failed_images.jsonl"
+    failures.unlink(missing_ok=True)
+    if not urls:
+        return ""
+    report = download_images(urls, output / "images", workers=args.workers, retries=args.retries, timeout=args.timeout)
+    beside = output / "items.jsonl.partial"
+    with open(beside, "w", encoding="utf-8") as file:
+        for row in read_rows(output / "items.jsonl"):
+            name = report.files.get(row["item_id"])
+            file.write(json.dumps({**row, "image": f"images/{name}" if name else None}, ensure_ascii=False) + "\n")
+    beside.replace(output / "items.jsonl")
+    if not report.failed:
+        return f" ({len(report.files):,} photos)"
+    with open(failures, "w", encoding="utf-8") as file:
+        for item, reason in report.failed.items():
+            file.write(json.dumps({"item_id": item, "url": urls[item], "reason": reason}, ensure_ascii=False) + "\n")
+    return f" ({len(report.files):,} photos, {len(report.failed):,} failed: {failures.name}; run again to retry)"
+
+
+def read_rows(path: Path):
+    """The rows of a jsonl, one at a time."""
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from transformers import Seq2SeqTrainingArguments, TrainerCallback
+
+from macrec_hf import (
+    MacRecConfig,
+    MacRecForConditionalGeneration,
+    MacRecTrainer,
+    RecommendationTasksBuilder,
+    SemanticIdTable,
+    SemanticIdTokenizer,
+    SemanticIdTrie,
+    exact_scores,
+)
+
+NUM_ITEMS, NUM_USERS, LEVELS, SIZE = 14, 12, 3, 5
+TINY = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_decoder_layers=1, num_heads=2, num_levels=LEVELS)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A shop of 14 items, 12 users; its table, tokenizer and tasks."""
+    folder = tmp_path_factory.mktemp("shop")
+    random = np.random.default_rng(0)
+    items = [f"{row:03}" for row in range(NUM_ITEMS)]
+    codes = {}
+    for name in ("text", "image"):
+        distinct = random.permutation(SIZE**LEVELS)[:NUM_ITEMS]
+        codes[name] = torch.from_numpy(np.stack(np.unravel_index(distinct, (SIZE,) * LEVELS), axis=1))
+    table = SemanticIdTable(items, codes, codebook_size=SIZE)
+    table.save_pretrained(folder / "ids")
+    lines = ["user_id,item_id,timestamp"]
+    for user in range(NUM_USERS):
+        start = random.integers(NUM_ITEMS)
+        lines += [f"u{user},{items[(start + step) % NUM_ITEMS]},{step}" for step in range(random.integers(4, 8))]
+    (folder / "interactions.csv").write_text("\n".join(lines))
+    builder = RecommendationTasksBuilder(folder / "interactions.csv", folder / "ids", cache_dir=folder / "cache")
+    builder.download_and_prepare()
+    return table, SemanticIdTokenizer.from_table(table), builder.as_dataset()
+
+
+def make_trainer(shop, folder, callbacks=None, model_changes=None, num_eval_users=None, **changes):
+    table, tokenizer, tasks = shop
+    torch.manual_seed(0)
+    model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **(TINY | (model_changes or {}))))
+    settings = dict(
+        output_dir=str(folder), num_train_epochs=2, per_device_train_batch_size=16, learning_rate=1e-2, logging_steps=2,
+        eval_strategy="epoch", save_strategy="epoch", report_to="none", disable_tqdm=True, use_cpu=True,
+        train_sampling_strategy="group_by_length", generation_num_beams=NUM_ITEMS, per_device_eval_batch_size=5,
+    )  # fmt: skip
+    return MacRecTrainer(
+        model,
+        Seq2SeqTrainingArguments(**(settings | changes)),
+        train_dataset=tasks["train"],
+        eval_dataset=tasks["validation"],
+        processing_class=tokenizer,
+        table=table,
+        callbacks=callbacks,
+        num_eval_users=num_eval_users,
+    )
+
+
+def test_ranking_is_the_brute_force_ranking_of_the_whole_catalogue(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path)
+    table, tokenizer, tasks = shop
+    metrics = trainer.evaluate()
+    rows = [row for row in tasks["validation"] if row["task"] == 0]
+    images = {row["user"]: row for row in tasks["validation"] if row["task"] == 1}
+    model = trainer.model.eval()
+    tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
+    hits = {"text": [], "image": [], "ensemble": []}
+    for row in rows:
+        scores = {}
+        for name, source in (("text", row), ("image", images[row["user"]])):
+            ids = torch.tensor([source["input_ids"]])
+            scores[name] = exact_scores(model, ids, torch.ones_like(ids), tries[name])[0]
+        scores["ensemble"] = (scores["text"] + scores["image"]) / 2
+        for name, values in scores.items():
+            hits[name].append(float((values > values[row["item"]]).sum() < 5))
+    assert metrics["eval_hr@5"] == pytest.approx(np.mean(hits["ensemble"]))
+    assert metrics["eval_text_hr@5"] == pytest.approx(np.mean(hits["text"]))
+    assert metrics["eval_image_hr@5"] == pytest.approx(np.mean(hits["image"]))
+
+
+def test_training_lowers_the_loss_logs_its_parts_and_keeps_the_best_checkpoint(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path, num_train_epochs=8, load_best_model_at_end=True, save_total_limit=1)
+    trainer.train()
+    steps = [line for line in trainer.state.log_history if "loss" in line]
+    assert steps[-1]["loss"] < 0.85 * steps[0]["loss"]
+    for line in steps:
+        assert line["loss"] == pytest.approx(line["generation_loss"] + 0.01 * line["alignment_loss"], rel=1e-3)
+    evaluations = [line["eval_ndcg@10"] for line in trainer.state.log_history if "eval_ndcg@10" in line]
+    assert len(evaluations) == 8 and trainer.state.best_metric == max(evaluations)
+    assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(max(evaluations))
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.epoch >= self.epoch
+
+
+def test_resume_goes_on_bit_for_bit(shop, tmp_path):
+    whole = make_trainer(shop, tmp_path / "a")
+    whole.train()
+    make_trainer(shop, tmp_path / "b", callbacks=[StopAfter(1)]).train()
+    rest = make_trainer(shop, tmp_path / "b")
+    rest.train(resume_from_checkpoint=True)
+    assert rest.state.global_step == whole.state.global_step
+    for (name, a), (_, b) in zip(whole.model.named_parameters(), rest.model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_accumulation_averages_the_generation_loss(shop, tmp_path):
+    # 1 × 16 and 4 × 4 see the same rows of one length; without the alignment both steps are the same mean.
+    weights = []
+    for size, accumulation in ((16, 1), (4, 4)):
+        trainer = make_trainer(
+            shop, tmp_path / str(size), model_changes={"implicit_alignment_weight": 0.0, "dropout_rate": 0.0}, max_steps=1,
+            per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, eval_strategy="no",
+            train_sampling_strategy="sequential", max_grad_norm=0.0, optim="sgd", learning_rate=1.0,
+        )  # fmt: skip
+        before = trainer.model.shared.weight.detach().clone()
+        trainer.train()
+        weights.append(trainer.model.shared.weight.detach() - before)
+    assert weights[0].abs().max() > 1e-3
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_some_users_only_and_no_table(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path, num_eval_users=3)
+    assert {round(trainer.ranking(shop[2]["validation"])["hr@10"] * 3, 6)} <= {0.0, 1.0, 2.0, 3.0}
+    plain = MacRecTrainer(
+        trainer.model, Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
+        eval_dataset=shop[2]["validation"], data_collator=trainer.data_collator,
+    )  # fmt: skip
+    assert "eval_loss" in plain.evaluate() and not any("hr@" in name for name in plain.evaluate())
+
+
+def test_what_is_missing_is_named(shop, tmp_path):
+    table, _, tasks = shop
+    with pytest.raises(ValueError, match="expected the SemanticIdTokenizer"):
+        MacRecTrainer(make_trainer(shop, tmp_path).model, None, table=table)
+    trainer = make_trainer(shop, tmp_path)
+    with pytest.raises(ValueError, match=r"found no \['user'\]"):
+        trainer.evaluate(tasks["validation"].remove_columns("user"))
