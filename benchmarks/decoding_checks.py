@@ -61,7 +61,9 @@ def scale(model, args):
         tries[num_items] = build(codes)
         seconds = time.perf_counter() - start
         widths = tries[num_items].max_children
-        print(f"{num_items:>12,} items: built in {seconds:6.2f} s, {size_of(tries[num_items]) / 2**20:7.1f} MiB, {widths=}")
+        print(
+            f"{num_items:>12,} items: built in {seconds:6.2f} s, {size_of(tries[num_items]) / 2**20:7.1f} MiB, {widths=}"
+        )
     seconds = {num_items: [] for num_items in tries}
     for repeat in range(args.repeats + 1):
         for num_items, trie in tries.items():
@@ -84,11 +86,11 @@ def places(model, args):
         share = float(np.random.default_rng(seen).choice([0.002, 0.02, 0.3, 1.0]))
         allowed = torch.rand(args.users, trie.num_items) < share
         excluded = torch.randint(-1, trie.num_items, (args.users, 20))
-        leaves = beam_search(
-            model, histories, None, trie, 50, allowed_items=allowed, excluded_items=excluded
-        ).leaves
+        leaves = beam_search(model, histories, None, trie, 50, allowed_items=allowed, excluded_items=excluded).leaves
         left = allowed & has_id
-        left[torch.arange(args.users).repeat_interleave(20), excluded.clamp(min=0).flatten()] &= (excluded < 0).flatten()
+        left[torch.arange(args.users).repeat_interleave(20), excluded.clamp(min=0).flatten()] &= (
+            excluded < 0
+        ).flatten()
         open_leaves = torch.zeros(args.users, trie.num_leaves, dtype=torch.bool)
         user, item = torch.nonzero(left, as_tuple=True)
         open_leaves[user, trie.item_leaf[item]] = True

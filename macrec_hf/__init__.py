@@ -49,7 +49,32 @@ _HOMES = {
     "semantic_id_beam_search": "beam_search",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "EmbeddingStore",
+    "InteractionsBuilder",
+    "ItemsBuilder",
+    "MacRecConfig",
+    "MacRecForConditionalGeneration",
+    "MacRecOutput",
+    "MacRecQuantizer",
+    "MacRecQuantizerConfig",
+    "MacRecQuantizerOutput",
+    "MacRecQuantizerTrainer",
+    "MacRecRecommender",
+    "MacRecTrainer",
+    "RankingMetrics",
+    "RecommendationCollator",
+    "RecommendationTasksBuilder",
+    "SemanticIdLogitsProcessor",
+    "SemanticIdTable",
+    "SemanticIdTokenizer",
+    "SemanticIdTrie",
+    "add_items",
+    "build_semantic_ids",
+    "exact_scores",
+    "remove_items",
+    "semantic_id_beam_search",
+]
 
 
 def __getattr__(name: str):

@@ -35,7 +35,11 @@ def kmeans(points: np.ndarray, num_clusters: int, seed: int = 0, num_init: int =
 
 
 def pseudo_labels(
-    embeddings: np.ndarray, num_clusters: int, present: np.ndarray | None = None, seed: int = 0, name: str = "embeddings"
+    embeddings: np.ndarray,
+    num_clusters: int,
+    present: np.ndarray | None = None,
+    seed: int = 0,
+    name: str = "embeddings",
 ) -> np.ndarray:
     """Eq. 1: the k-means cluster of each item in one modality.
 
@@ -55,8 +59,11 @@ def pseudo_labels(
     if num_clusters > num_present:
         logger.warning(
             "%s: %d pseudo-label clusters were asked for, but only %d items are there; using %d clusters.",
-            name, num_clusters, num_present, num_present,
-        )  # fmt: skip
+            name,
+            num_clusters,
+            num_present,
+            num_present,
+        )
         num_clusters = num_present
     points = embeddings if num_present == len(embeddings) else embeddings[present]
     labels[present] = kmeans(points, num_clusters, seed)[1]

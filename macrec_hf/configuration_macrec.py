@@ -18,8 +18,8 @@ class MacRecQuantizerConfig(PreTrainedConfig):
     """Configuration of [`MacRecQuantizer`].
 
     Args:
-        modalities: `{name: embedding size}` or `((name, size), ...)`. Kept as pairs because `config.json` sorts its keys
-            and the order decides the tokens: the first modality is written `<a_0>`, the second `<A_0>`.
+        modalities: `{name: embedding size}` or `((name, size), ...)`. Kept as pairs because `config.json` sorts its
+            keys and the order decides the tokens: the first modality is written `<a_0>`, the second `<A_0>`.
         contrastive_weights: one weight per level for eq. 6. `None` gives the paper's rule: 0 for the first two levels,
             0.1 from the third on.
 
@@ -105,7 +105,9 @@ class MacRecQuantizerConfig(PreTrainedConfig):
                 "None for the paper's rule (0 for the first two levels, 0.1 from the third on)."
             )
         if not self.contrastive_temperature > 0:
-            raise ValueError(f"contrastive_temperature: expected a number above 0, got {self.contrastive_temperature}.")
+            raise ValueError(
+                f"contrastive_temperature: expected a number above 0, got {self.contrastive_temperature}."
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a number in [0, 1), got {self.dropout}.")
         for name in ("commitment_weight", "alignment_weight"):

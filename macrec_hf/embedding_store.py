@@ -109,7 +109,7 @@ class EmbeddingStore:
         return EmbeddingStore({name: self.arrays[name] for name in modalities}, self.item_ids, missing, encoders)
 
     def fingerprint(self) -> str:
-        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: tells whether two catalogues are the same."""
+        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: whether two catalogues are the same."""
         digest = hashlib.sha256(json.dumps([self.item_ids, list(self.modalities.items())]).encode())
         rows = np.unique(np.linspace(0, len(self) - 1, 4096).astype(np.int64))
         for name in self.arrays:
@@ -151,18 +151,20 @@ class EmbeddingStore:
         if not ids_file.is_file():
             raise FileNotFoundError(
                 f"{directory}: expected a folder of embeddings with item_ids.json and one <modality>.npy each, "
-                f"{'found no item_ids.json' if directory.is_dir() else 'found no such folder'}. `macrec embed` writes one."
+                f"{'found no item_ids.json' if directory.is_dir() else 'found no such folder'}. "
+                "`macrec embed` writes one."
             )
         item_ids = json.loads(ids_file.read_text())
         meta_file = directory / "meta.json"
         meta = json.loads(meta_file.read_text()) if meta_file.is_file() else {}
         if meta.get("format_version", 1) > FORMAT_VERSION:
             raise ValueError(
-                f"{meta_file}: expected format_version up to {FORMAT_VERSION}, got {meta['format_version']}. The folder "
-                "was written by a newer macrec_hf: upgrade the package."
+                f"{meta_file}: expected format_version up to {FORMAT_VERSION}, got {meta['format_version']}. The "
+                "folder was written by a newer macrec_hf: upgrade the package."
             )
         names = meta.get("modality_order") or sorted(
-            (path.stem for path in directory.glob("*.npy")), key=lambda name: ({"text": 0, "image": 1}.get(name, 2), name)
+            (path.stem for path in directory.glob("*.npy")),
+            key=lambda name: ({"text": 0, "image": 1}.get(name, 2), name),
         )
         about = meta.get("modalities", {})
         return cls.from_files({name: directory / f"{name}.npy" for name in names}, item_ids, about)

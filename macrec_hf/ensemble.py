@@ -240,7 +240,5 @@ def _exact(model: torch.nn.Module, catalogue: IndexedTrie, decoded: _Decoded, ke
     leaves = np.full((len(decoded.served), counts.max()), -1, dtype=np.int64)
     leaves[users, place] = keys % catalogue.num_leaves
     on_device = torch.from_numpy(leaves).to(decoded.encoder_hidden_states.device)
-    scores = candidate_scores(
-        model, decoded.encoder_hidden_states, decoded.attention_mask, catalogue.trie, on_device
-    )
+    scores = candidate_scores(model, decoded.encoder_hidden_states, decoded.attention_mask, catalogue.trie, on_device)
     return scores.cpu().numpy()[users, place]

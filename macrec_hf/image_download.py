@@ -129,9 +129,7 @@ def _save(url: str, target: Path, timeout: float) -> None:
         content = answer.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise _NoPictureError(f"larger than {MAX_BYTES:,} bytes")
-        if not answer.length or answer.length <= 0:
-            pass
-        else:
+        if answer.length:  # what is still to come, although the connection is at its end
             raise http.client.IncompleteRead(content, answer.length)
         if not content.startswith(SIGNATURES):
             raise _NoPictureError(f"no picture but {answer.headers.get_content_type()}, {len(content):,} bytes")

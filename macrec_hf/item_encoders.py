@@ -126,7 +126,9 @@ class EmbeddedCatalogue:
         return directory
 
 
-def make_encoders(text_model=OFFLINE, image_model=OFFLINE, pooling=None, max_length=256, device=None, seed=0, standardize=True) -> dict:
+def make_encoders(
+    text_model=OFFLINE, image_model=OFFLINE, pooling=None, max_length=256, device=None, seed=0, standardize=True
+) -> dict:
     """`{modality: encoder}` by name, path or `"offline"`; `None` leaves a modality out."""
     encoders = {}
     if text_model == OFFLINE:

@@ -44,8 +44,8 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
     """
 
     config: MacRecConfig
-    # Labels all have the same length and the alignment is a mean over the batch: Trainer must average over accumulation
-    # steps and processes. T5's `forward(**kwargs)` would make it believe that the model normalises by itself.
+    # Labels all have the same length and the alignment is a mean over the batch: Trainer must average over
+    # accumulation steps and processes. T5's `forward(**kwargs)` would make it believe that the model normalises by itself.
     accepts_loss_kwargs = False
 
     def __init__(self, config: MacRecConfig):
@@ -73,8 +73,8 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
             input_ids: long, (batch_size, source_length), codes of the history, then `</s>`.
             attention_mask: (batch_size, source_length), 1 = a token, 0 = padding.
             labels: long, (batch_size, num_levels), the target's codes; −100 is ignored.
-            alignment_input_ids: long, (num_modalities, num_items, num_levels), semantic IDs of the batch's unique target
-                items in each modality; a row of padding = the item has none there. `None`: no alignment loss.
+            alignment_input_ids: long, (num_modalities, num_items, num_levels), semantic IDs of the batch's unique
+                target items in each modality; a row of padding = the item has none there. `None`: no alignment loss.
             kwargs: whatever [`~transformers.T5ForConditionalGeneration`] takes.
         """
         return_dict = kwargs.pop("return_dict", None)

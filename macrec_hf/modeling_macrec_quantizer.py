@@ -84,8 +84,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
     Each modality has an MLP encoder and decoder and `num_levels` residual codebooks. Cross-modal terms tie them
     together: a class-contrastive loss on the residuals of every level whose positives share the other modality's
-    pseudo-label (eq. 4-6), and an alignment of the quantized sums (eq. 7-9). With more than two modalities every ordered
-    pair adds its term.
+    pseudo-label (eq. 4-6), and an alignment of the quantized sums (eq. 7-9). With more than two modalities every
+    ordered pair adds its term.
 
     Example:
 
@@ -169,7 +169,9 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
             self.train(was_training)
         masks = self._masks(embeddings, modality_mask)
         return {
-            name: residual_quantize(latent, self.quantizers[name].codebooks).codes.masked_fill(~masks[name][:, None], -1)
+            name: residual_quantize(latent, self.quantizers[name].codebooks).codes.masked_fill(
+                ~masks[name][:, None], -1
+            )
             for name, latent in latents.items()
         }
 
@@ -249,8 +251,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     def _check_modality(self, name: str, argument: str):
         if name not in self.quantizers:
             raise ValueError(
-                f"{argument}: expected the modalities {list(self.quantizers)}, got {name!r}. The quantizer was made for "
-                "another catalogue, or the modality is spelt differently."
+                f"{argument}: expected the modalities {list(self.quantizers)}, got {name!r}. The quantizer was made "
+                "for another catalogue, or the modality is spelt differently."
             )
 
     def _check_embeddings(self, embeddings: Mapping[str, torch.Tensor], complete: bool = False):

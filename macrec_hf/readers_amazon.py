@@ -1,26 +1,20 @@
-"""Research data as it is published → `items.jsonl` and `interactions.csv`: Amazon reviews, RecBole, MQL4GRec.
+"""Research data as it is published, row by row: Amazon reviews and metadata, RecBole, MQL4GRec.
 
-Files are read line by line, gzipped or not. Of the interactions only three numbers each stay in memory, of the items
-only their ids, so that dumps of many gigabytes fit. `docs/data_formats.md` shows every layout; the readers of the
-Amazon layouts were verified on fixtures written by hand.
+A layout turns files, gzipped or not, into `(user, item, time)` triples and rows of items without ever holding a whole
+file. `docs/data_formats.md` shows every layout; Amazon and RecBole readers were verified on fixtures written by hand.
 """
 
 import ast
-import csv
 import gzip
 import html
 import json
 import logging
 import math
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -44,62 +38,6 @@ class Layout:
     read_interactions: Callable[[Path], Iterable[Triple]]
     read_items: Callable[[Path], Iterable[dict[str, Any]]]
     k_core: int = K_CORE
-
-
-@dataclass
-class Prepared:
-    """What `prepare` wrote and what it left out."""
-
-    num_users: int
-    num_items: int
-    num_interactions: int
-    without_metadata: int
-    repeats: int
-    outside_core: int
-
-
-def prepare(layout: str, inputs: list[str | Path], output: str | Path, k_core: int | None = None) -> Prepared:
-    """Reads published data and writes `items.jsonl` and `interactions.csv` into a folder.
-
-    Interactions with items that the metadata lack are left out, then exact repeats (same user, item and time), then
-    whatever is outside the k-core. Rows are written by user and time, so that the next stage need not sort.
-
-    Args:
-        layout: a key of `LAYOUTS`.
-        inputs: a folder, or the file of interactions and, if there is one, that of items.
-        output: folder, made if need be; both files appear in it when they are complete.
-        k_core: every user and item kept has at least so many interactions; 1 keeps all. Default: the layout's.
-
-    Raises:
-        FileNotFoundError: no interactions among the inputs.
-        ValueError: unknown layout, several files that fit, lines in another layout, nothing left after filtering.
-    """
-    if layout not in LAYOUTS:
-        raise ValueError(f"format: expected one of {list(LAYOUTS)}, got {layout!r}.")
-    chosen, output = LAYOUTS[layout], Path(output)
-    least = chosen.k_core if k_core is None else k_core
-    if least < 1:
-        raise ValueError(f"k-core: expected at least 1, got {least}.")
-    interactions_path, items_path = find_files(layout, inputs)
-    output.mkdir(parents=True, exist_ok=True)
-    everything = output / ".all_items.partial"
-    try:
-        known = _spool(chosen.read_items(items_path), everything) if items_path else None
-        table, strangers = _collect(chosen.read_interactions(interactions_path), known)
-        table, repeats = _drop_repeats(table)
-        kept = k_core_mask(table.users, table.items, least)
-        if not kept.any():
-            raise ValueError(
-                f"{interactions_path}: nothing is left of {len(kept):,} interactions ({strangers:,} more name items "
-                f"without metadata): none is in the {least}-core. Do both files belong together? Lower --k-core?"
-            )
-        _write_interactions(table, kept, output / "interactions.csv")
-        wanted = {table.item_ids[item] for item in np.unique(table.items[kept])}
-        _write_items(everything if items_path else None, wanted, output / "items.jsonl")
-    finally:
-        everything.unlink(missing_ok=True)
-    users = len(np.unique(table.users[kept]))
-    return Prepared(users, len(wanted), int(kept.sum()), strangers, repeats, int((~kept).sum()))
 
 
 def find_files(layout: str, inputs: list[str | Path]) -> tuple[Path, Path | None]:
@@ -128,106 +66,12 @@ def find_files(layout: str, inputs: list[str | Path]) -> tuple[Path, Path | None
     return found[0], found[1]
 
 
-def k_core_mask(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Which interactions are in the k-core: the largest part in which every user and every item has k of them.
-
-    Args:
-        users, items: non-negative integers, (num_interactions,).
-
-    Returns:
-        bool, (num_interactions,).
-    """
-    kept = np.ones(len(users), dtype=bool)
-    while kept.any():
-        user_counts, item_counts = np.bincount(users[kept]), np.bincount(items[kept])
-        good = np.zeros_like(kept)
-        good[kept] = (user_counts[users[kept]] >= k) & (item_counts[items[kept]] >= k)
-        if (good == kept).all():
-            break
-        kept = good
-    return kept
-
-
-@dataclass
-class _Table:
-    user_ids: list[str]
-    item_ids: list[str]
-    users: np.ndarray
-    items: np.ndarray
-    times: np.ndarray
-
-
-def _collect(triples: Iterable[Triple], known: set[str] | None) -> tuple[_Table, int]:
-    """All interactions with known items as three arrays (16 bytes each), and how many name other items."""
-    user_rows: dict[str, int] = {}
-    item_rows: dict[str, int] = {}
-    users, items, times, strangers = array("i"), array("i"), array("d"), 0
-    for user, item, moment in tqdm(triples, desc="interactions", unit=" rows", unit_scale=True):
-        if known is not None and item not in known:
-            strangers += 1
-            continue
-        users.append(user_rows.setdefault(user, len(user_rows)))
-        items.append(item_rows.setdefault(item, len(item_rows)))
-        times.append(moment)
-    if strangers:
-        logger.warning(f"Left out {strangers:,} interactions with items that the metadata lack.")
-    columns = np.array(users, dtype=np.int32), np.array(items, dtype=np.int32), np.array(times, dtype=np.float64)
-    return _Table(list(user_rows), list(item_rows), *columns), strangers
-
-
-def _drop_repeats(table: _Table) -> tuple[_Table, int]:
-    order = np.lexsort((table.times, table.items, table.users))  # stable: the first of equal rows stays
-    same = np.ones(max(len(order) - 1, 0), dtype=bool)
-    for column in (table.users, table.items, table.times):
-        same &= np.diff(column[order]) == 0
-    first = np.ones(len(order), dtype=bool)
-    first[order[1:]] = ~same
-    columns = (table.users[first], table.items[first], table.times[first])
-    return _Table(table.user_ids, table.item_ids, *columns), int(same.sum())
-
-
-def _write_interactions(table: _Table, kept: np.ndarray, path: Path) -> None:
-    rows = np.flatnonzero(kept)
-    rows = rows[np.lexsort((table.times[rows], table.users[rows]))]  # stable within equal times
-    beside = path.with_name(path.name + ".partial")
-    with open(beside, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["user_id", "item_id", "timestamp"])
-        for row in rows:
-            moment = table.times[row]
-            moment = int(moment) if moment.is_integer() else float(moment)
-            writer.writerow([table.user_ids[table.users[row]], table.item_ids[table.items[row]], moment])
-    beside.replace(path)
-
-
-def _spool(rows: Iterable[dict[str, Any]], path: Path) -> set[str]:
-    """Writes all items, the first of each id, to be filtered when the core is known: metadata are parsed only once."""
-    known: set[str] = set()
-    with open(path, "w", encoding="utf-8") as file:
-        for row in tqdm(rows, desc="items", unit=" rows", unit_scale=True):
-            if row["item_id"] not in known:
-                known.add(row["item_id"])
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return known
-
-
-def _write_items(spooled: Path | None, wanted: set[str], path: Path) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with open(beside, "w", encoding="utf-8") as file:
-        if spooled is None:
-            file.writelines(json.dumps({"item_id": item}, ensure_ascii=False) + "\n" for item in sorted(wanted))
-        else:
-            with open(spooled, encoding="utf-8") as lines:
-                file.writelines(line for line in lines if json.loads(line)["item_id"] in wanted)
-    beside.replace(path)
-
-
 # Lines
 
 
 def _rows(path: Path, parse: Callable[[str], Any], needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Lines as dicts that have all needed fields. Some broken lines are counted and skipped, many are an error."""
-    good = broken = 0
+    good, broken, first = 0, 0, (0, "")
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -238,7 +82,7 @@ def _rows(path: Path, parse: Callable[[str], Any], needed: tuple[str, ...]) -> I
                 yield row
                 continue
             broken += 1
-            first = (number, line[:80]) if broken == 1 else first
+            first = first if broken > 1 else (number, line[:80])
             if broken > 100 + good // 100:
                 break
     if not good or broken > 100 + good // 100:
@@ -357,20 +201,25 @@ def _large(images: Any) -> str | None:
 
 
 def _atomic(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Rows with the needed columns and all that hold words: prices and ranks say little as text."""
     with _open(path) as lines:
-        header = [column.split(":")[0] for column in next(lines, "").rstrip("\r\n").split("\t")]
-    lacking = [name for name in needed if name not in header]
+        header = [column.partition(":")[::2] for column in next(lines, "").rstrip("\r\n").split("\t")]
+    names = [name for name, _ in header]
+    lacking = [name for name in needed if name not in names]
     if lacking:
         why = " Without it the order of the interactions is unknown." if "timestamp" in lacking else ""
-        raise ValueError(f"{path}: expected the columns {', '.join(needed)}, got {header}.{why}")
-    rows = _rows(path, lambda line: _split(line, header), needed)
+        raise ValueError(f"{path}: expected the columns {', '.join(needed)}, got {names}.{why}")
+    wanted = [name in needed or not kind.startswith("float") for name, kind in header]
+
+    def parse(line: str) -> dict[str, str] | None:
+        values = line.rstrip("\r\n").split("\t")
+        if len(values) != len(names):
+            return None
+        return {name: value for name, value, use in zip(names, values, wanted, strict=True) if use}
+
+    rows = _rows(path, parse, needed)
     next(rows)  # the header itself
     return rows
-
-
-def _split(line: str, header: list[str]) -> dict[str, str] | None:
-    values = line.rstrip("\r\n").split("\t")
-    return dict(zip(header, values, strict=True)) if len(values) == len(header) else None
 
 
 def _interactions_recbole(path: Path) -> Iterator[Triple]:

@@ -22,8 +22,8 @@ class MacRecTrainer(Seq2SeqTrainer):
     """[`~transformers.Seq2SeqTrainer`] for [`MacRecForConditionalGeneration`].
 
     With a `table` each evaluation also ranks the whole catalogue for every user of the evaluation set by constrained
-    beams and reports `eval_hr@K` and `eval_ndcg@K` (of the ensemble, where there is more than one modality) and the same
-    per modality, `eval_text_hr@10`. `metric_for_best_model` is then `ndcg@10` unless the arguments name another.
+    beams and reports `eval_hr@K` and `eval_ndcg@K` (of the ensemble, where there is more than one modality) and the
+    same per modality, `eval_text_hr@10`. `metric_for_best_model` is then `ndcg@10` unless the arguments name another.
 
     Args:
         processing_class: the [`SemanticIdTokenizer`].
@@ -69,9 +69,11 @@ class MacRecTrainer(Seq2SeqTrainer):
             if processing_class is None:
                 raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
             self.tries = {name: SemanticIdTrie.from_table(table, processing_class, name) for name in table.modalities}
-            if data_collator is None:
-                tokens = np.stack([processing_class.item_token_ids(table, name) for name in table.modalities])
-                data_collator = RecommendationCollator(tokens, pad_token_id=processing_class.pad_token_id)
+        if data_collator is None:
+            names = () if table is None else table.modalities
+            tokens = [processing_class.item_token_ids(table, name) for name in names]
+            # Without a table nothing can be aligned: one modality of no items.
+            data_collator = RecommendationCollator(np.stack(tokens) if tokens else np.zeros((1, 0, 1), dtype=np.int32))
         self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
@@ -97,7 +99,8 @@ class MacRecTrainer(Seq2SeqTrainer):
         if (kind == "eval" or "loss" in logs) and self._parts[kind]:
             prefix = "eval_" if kind == "eval" else ""
             means = {
-                prefix + name: round(float(torch.stack(values).mean()), 6) for name, values in self._parts[kind].items()
+                prefix + name: round(float(torch.stack(values).mean()), 6)
+                for name, values in self._parts[kind].items()
             }
             self._parts[kind].clear()
             logs = {**logs, **means}
@@ -139,8 +142,8 @@ class MacRecTrainer(Seq2SeqTrainer):
         lacking = [name for name in ("user", "task", "item") if name not in dataset.column_names]
         if lacking:
             raise ValueError(
-                f"eval_dataset: expected the columns of RecommendationTasksBuilder, found no {lacking}. Give one of its "
-                "splits, or leave `table` out to evaluate losses only."
+                f"eval_dataset: expected the columns of RecommendationTasksBuilder, found no {lacking}. Give one of "
+                "its splits, or leave `table` out to evaluate losses only."
             )
         columns = dataset.select_columns(["user", "task", "item"]).with_format("numpy")[:]
         names = task_names(self.table.modalities)

@@ -75,8 +75,9 @@ class MacRecQuantizerTrainer(Trainer):
     collision rate (lower is better) unless the arguments name another.
 
     Args:
-        train_dataset: an [`EmbeddingStore`], a dict `{modality: float array (num_items, embedding_size)}`, or a
-            `datasets.Dataset` with a column per modality.
+        train_dataset: an [`EmbeddingStore`] (read memory-mapped, a batch at a time), a dict `{modality: float array
+            (num_items, embedding_size)}`, a `datasets.Dataset` with a column per modality, or any dataset of rows
+            `{modality: vector}`.
         eval_dataset: the same; the training catalogue if left out.
 
     The other arguments are [`~transformers.Trainer`]'s.
@@ -298,16 +299,21 @@ def as_rows(dataset, model: MacRecQuantizer | None = None) -> CatalogueRows:
     if hasattr(dataset, "column_names"):
         names = list(expected or dataset.column_names)
         dataset = {name: np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float32) for name in names}
+    elif not isinstance(dataset, Mapping | EmbeddingStore) and len(dataset) and isinstance(dataset[0], Mapping):
+        rows = [row.get("embeddings", row) for row in (dataset[index] for index in range(len(dataset)))]
+        dataset = {
+            name: np.stack([np.asarray(row[name], dtype=np.float32) for row in rows]) for name in expected or rows[0]
+        }
     if isinstance(dataset, Mapping):
         dataset = EmbeddingStore(dataset)
     if not isinstance(dataset, EmbeddingStore):
         raise TypeError(
-            "train_dataset: expected an EmbeddingStore, a dict {modality: array} or a datasets.Dataset with a column per "
-            f"modality, got {type(dataset).__name__}."
+            "train_dataset: expected an EmbeddingStore, a dict {modality: array} or a dataset of rows {modality: "
+            f"vector}, got {type(dataset).__name__}."
         )
     if expected is not None and dataset.modalities != expected:
         raise ValueError(
-            f"train_dataset: expected the quantizer's modalities {expected}, got {dataset.modalities}. The quantizer was "
-            "configured for other embeddings: make MacRecQuantizerConfig(modalities=store.modalities)."
+            f"train_dataset: expected the quantizer's modalities {expected}, got {dataset.modalities}. The quantizer "
+            "was configured for other embeddings: make MacRecQuantizerConfig(modalities=store.modalities)."
         )
     return CatalogueRows(dataset)

@@ -44,7 +44,12 @@ def losses(model, embeddings, labels, masks, *, alpha, weights, align_weight, te
     for name, (encoder, decoder, codebooks) in model.items():
         x = embeddings[name][masks[name]]
         codes, entering, chosen = quantize(mlp(encoder, x), codebooks)
-        found[name] = {"codes": codes, "entering": entering, "quantized": sum(chosen), "rows": np.flatnonzero(masks[name])}
+        found[name] = {
+            "codes": codes,
+            "entering": entering,
+            "quantized": sum(chosen),
+            "rows": np.flatnonzero(masks[name]),
+        }
         reconstruction += ((mlp(decoder, sum(chosen)) - x) ** 2).mean()
         for residual, word in zip(entering, chosen, strict=True):
             quantization += ((residual - word) ** 2).mean() * (1 + alpha)

@@ -9,8 +9,12 @@ from macrec_hf import EmbeddingStore, MacRecRecommender, SemanticIdTable, Semant
 from macrec_hf.cli import main
 from macrec_hf.cli.common import read_bool, read_numbers, read_pairs
 
-QUANTIZER = "--codebook-size 8 --num-levels 3 --codebook-dim 4 --hidden-sizes 16 --num-pseudo-labels 6 --batch-size 16".split()
-RECOMMENDER = "--d-model 16 --d-kv 8 --d-ff 24 --num-layers 1 --num-decoder-layers 1 --num-heads 2 --batch-size 32".split()
+QUANTIZER = (
+    "--codebook-size 8 --num-levels 3 --codebook-dim 4 --hidden-sizes 16 --num-pseudo-labels 6 --batch-size 16".split()
+)
+RECOMMENDER = (
+    "--d-model 16 --d-kv 8 --d-ff 24 --num-layers 1 --num-decoder-layers 1 --num-heads 2 --batch-size 32".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,10 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     random = np.random.default_rng(0)
     items = [f"{row:04}" for row in range(30)]
-    arrays = {"text": random.standard_normal((30, 6)).astype("f4"), "image": random.standard_normal((30, 5)).astype("f4")}
+    arrays = {
+        "text": random.standard_normal((30, 6)).astype("f4"),
+        "image": random.standard_normal((30, 5)).astype("f4"),
+    }
     EmbeddingStore(arrays, items, missing={"image": ["0007"]}).save(folder / "emb")
     lines = ["user_id,item_id,timestamp"]
     for user in range(20):
@@ -136,7 +143,10 @@ def test_help_version_and_unknown_verbs(capsys):
     assert main(["--help"]) == 0 and "macrec VERB" in capsys.readouterr().out
     assert main(["--version"]) == 0 and "macrec_hf 0." in capsys.readouterr().out
     assert main(["bake"]) == 2 and "'bake' is no verb" in capsys.readouterr().err
-    for verb, words in {"quantize": ["default: 256; paper: M = 256"], "train": ["default: 128; authors' code"]}.items():
+    for verb, words in {
+        "quantize": ["default: 256; paper: M = 256"],
+        "train": ["default: 128; authors' code"],
+    }.items():
         with pytest.raises(SystemExit) as stopped:
             main([verb, "--help"])
         shown = " ".join(capsys.readouterr().out.split())

@@ -35,7 +35,7 @@ def test_positives_are_uniform_over_the_other_members():
 
 
 def test_info_nce_by_hand():
-    # scores of the first anchor: 1, 0 at τ = 0.5 → 2, 0; −log(e² / (e² + 1)) = log(1 + e⁻²); the second: 0, 1, target 0:
+    # scores of the first anchor: 1, 0 at τ = 0.5 → 2, 0; −log(e² / (e² + 1)) = log(1 + e⁻²); of the second: 0, 1 → 0, 2:
     # −log(1 / (1 + e²)) = log(1 + e²).
     anchors = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     candidates = torch.tensor([[5.0, 0.0], [0.0, 1.0]])
@@ -70,7 +70,9 @@ def test_reconstruction_and_quantization_by_hand():
 
 def test_empty_batches_are_zero_and_differentiable():
     empty = torch.zeros(0, 4, requires_grad=True)
-    total = info_nce(empty, empty, torch.zeros(0, dtype=torch.long), 0.1) + reconstruction_loss(empty, torch.zeros(0, 4))
+    total = info_nce(empty, empty, torch.zeros(0, dtype=torch.long), 0.1) + reconstruction_loss(
+        empty, torch.zeros(0, 4)
+    )
     total = total + quantization_loss(empty[None], empty[None], 0.25)
     total.backward()
     assert float(total) == 0.0

@@ -61,7 +61,9 @@ def test_alignment_needs_its_items_and_its_weight():
 def test_alignment_trains_the_encoder_only():
     model = make_model()
     model.implicit_alignment_loss(make_batch()[3]).backward()
-    assert all(weight.grad.abs().sum() > 0 for name, weight in model.encoder.named_parameters() if "relative" not in name)
+    assert all(
+        weight.grad.abs().sum() > 0 for name, weight in model.encoder.named_parameters() if "relative" not in name
+    )
     assert all(w.grad is None for n, w in model.decoder.named_parameters() if "embed_tokens" not in n)
 
 

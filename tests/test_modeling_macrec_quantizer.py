@@ -50,7 +50,11 @@ def as_reference(quantizer):
 def test_every_loss_agrees_with_the_independent_reference(names, masked, normalize):
     weights = (0.2, 0.0, 0.1)
     quantizer = make_quantizer(
-        names, contrastive_weights=weights, alignment_weight=0.05, contrastive_normalize=normalize, contrastive_temperature=0.3
+        names,
+        contrastive_weights=weights,
+        alignment_weight=0.05,
+        contrastive_normalize=normalize,
+        contrastive_temperature=0.3,
     )
     embeddings, labels = make_batch(names)
     masks = {name: torch.ones(8, dtype=torch.bool) for name in names}
@@ -63,8 +67,12 @@ def test_every_loss_agrees_with_the_independent_reference(names, masked, normali
         {name: rows.numpy() for name, rows in embeddings.items()},
         {name: values.numpy() for name, values in labels.items()},
         {name: mask.numpy() for name, mask in masks.items()},
-        alpha=0.25, weights=weights, align_weight=0.05, temperature=0.3, normalize=normalize,
-    )  # fmt: skip
+        alpha=0.25,
+        weights=weights,
+        align_weight=0.05,
+        temperature=0.3,
+        normalize=normalize,
+    )
     for name, value in expected.items():
         np.testing.assert_allclose(out[name].detach().numpy(), value, rtol=1e-6, atol=1e-12, err_msg=name)
     for name in names:
@@ -205,7 +213,12 @@ def test_encode_leaves_no_trace():
         ({"text": torch.zeros(2, 9), "sound": torch.zeros(2, 7)}, None, None, "expected the modalities"),
         ({"text": torch.zeros(2, 8), "image": torch.zeros(2, 7)}, None, None, r"expected shape \(batch_size, 9\)"),
         ({"text": torch.zeros(2, 9), "image": torch.zeros(3, 7)}, None, None, "the same items"),
-        ({"text": torch.zeros(2, 9), "image": torch.zeros(2, 7)}, {"text": torch.zeros(2)}, None, r"pseudo_labels\['image'\]"),
+        (
+            {"text": torch.zeros(2, 9), "image": torch.zeros(2, 7)},
+            {"text": torch.zeros(2)},
+            None,
+            r"pseudo_labels\['image'\]",
+        ),
         ({"text": torch.zeros(2, 9), "image": torch.zeros(2, 7)}, None, {"image": torch.ones(3)}, "modality_mask"),
     ],
 )

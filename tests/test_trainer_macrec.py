@@ -45,10 +45,20 @@ def make_trainer(shop, folder, callbacks=None, model_changes=None, num_eval_user
     torch.manual_seed(0)
     model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **(TINY | (model_changes or {}))))
     settings = dict(
-        output_dir=str(folder), num_train_epochs=2, per_device_train_batch_size=16, learning_rate=1e-2, logging_steps=2,
-        eval_strategy="epoch", save_strategy="epoch", report_to="none", disable_tqdm=True, use_cpu=True,
-        train_sampling_strategy="group_by_length", generation_num_beams=NUM_ITEMS, per_device_eval_batch_size=5,
-    )  # fmt: skip
+        output_dir=str(folder),
+        num_train_epochs=2,
+        per_device_train_batch_size=16,
+        learning_rate=1e-2,
+        logging_steps=2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        train_sampling_strategy="group_by_length",
+        generation_num_beams=NUM_ITEMS,
+        per_device_eval_batch_size=5,
+    )
     return MacRecTrainer(
         model,
         Seq2SeqTrainingArguments(**(settings | changes)),
@@ -119,10 +129,18 @@ def test_accumulation_averages_the_generation_loss(shop, tmp_path):
     weights = []
     for size, accumulation in ((16, 1), (4, 4)):
         trainer = make_trainer(
-            shop, tmp_path / str(size), model_changes={"implicit_alignment_weight": 0.0, "dropout_rate": 0.0}, max_steps=1,
-            per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, eval_strategy="no",
-            train_sampling_strategy="sequential", max_grad_norm=0.0, optim="sgd", learning_rate=1.0,
-        )  # fmt: skip
+            shop,
+            tmp_path / str(size),
+            model_changes={"implicit_alignment_weight": 0.0, "dropout_rate": 0.0},
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            eval_strategy="no",
+            train_sampling_strategy="sequential",
+            max_grad_norm=0.0,
+            optim="sgd",
+            learning_rate=1.0,
+        )
         before = trainer.model.shared.weight.detach().clone()
         trainer.train()
         weights.append(trainer.model.shared.weight.detach() - before)
@@ -134,9 +152,10 @@ def test_some_users_only_and_no_table(shop, tmp_path):
     trainer = make_trainer(shop, tmp_path, num_eval_users=3)
     assert {round(trainer.ranking(shop[2]["validation"])["hr@10"] * 3, 6)} <= {0.0, 1.0, 2.0, 3.0}
     plain = MacRecTrainer(
-        trainer.model, Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
-        eval_dataset=shop[2]["validation"], data_collator=trainer.data_collator,
-    )  # fmt: skip
+        trainer.model,
+        Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
+        eval_dataset=shop[2]["validation"],
+    )
     assert "eval_loss" in plain.evaluate() and not any("hr@" in name for name in plain.evaluate())
 
 

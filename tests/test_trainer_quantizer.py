@@ -14,7 +14,9 @@ def make_store(num_items=96, missing=()):
     random = np.random.default_rng(0)
     centres = random.standard_normal((12, 10))
     arrays = {
-        name: (centres[random.integers(12, size=num_items)] + 0.3 * random.standard_normal((num_items, 10))).astype("f4")
+        name: (centres[random.integers(12, size=num_items)] + 0.3 * random.standard_normal((num_items, 10))).astype(
+            "f4"
+        )
         for name in ("text", "image")
     }
     return EmbeddingStore(arrays, missing={"image": [str(row) for row in missing]})
@@ -26,9 +28,18 @@ def make_trainer(tmp_path, store=None, model=None, callbacks=None, model_changes
     settings = dict(num_levels=3, codebook_size=8, codebook_dim=4, hidden_sizes=(16,), num_pseudo_labels=12)
     config = MacRecQuantizerConfig(modalities={"text": 10, "image": 10}, **(settings | (model_changes or {})))
     arguments = dict(
-        output_dir=str(tmp_path), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=1e-2, logging_steps=1,
-        eval_strategy="epoch", save_strategy="epoch", report_to="none", disable_tqdm=True, use_cpu=True, seed=0,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        num_train_epochs=3,
+        per_device_train_batch_size=32,
+        learning_rate=1e-2,
+        logging_steps=1,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=0,
+    )
     args = TrainingArguments(**(arguments | changes))
     return MacRecQuantizerTrainer(model or MacRecQuantizer(config), args, train_dataset=store, callbacks=callbacks)
 
@@ -40,7 +51,13 @@ def test_training_lowers_its_losses_and_logs_every_part_and_the_codebooks_health
     steps = [line for line in history if "loss" in line]
     assert steps[-1]["reconstruction_loss"] < 0.8 * steps[0]["reconstruction_loss"]
     assert steps[-1]["contrastive_loss_3"] < 0.8 * steps[0]["contrastive_loss_3"]
-    parts = ("reconstruction_loss", "quantization_loss", "alignment_loss", "contrastive_loss_3", "without_partner_text")
+    parts = (
+        "reconstruction_loss",
+        "quantization_loss",
+        "alignment_loss",
+        "contrastive_loss_3",
+        "without_partner_text",
+    )
     assert all(part in steps[0] for part in parts)
     line = steps[4]  # the line is the equation of its own parts
     total = line["reconstruction_loss"] + line["quantization_loss"] + 0.001 * line["alignment_loss"]
@@ -112,10 +129,16 @@ class StopAfter(EarlyStoppingCallback):
 
 def test_early_stopping_watches_the_collision_rate(tmp_path):
     trainer = make_trainer(
-        tmp_path, callbacks=[EarlyStoppingCallback(2)], num_train_epochs=40, learning_rate=0.0, load_best_model_at_end=True
+        tmp_path,
+        callbacks=[EarlyStoppingCallback(2)],
+        num_train_epochs=40,
+        learning_rate=0.0,
+        load_best_model_at_end=True,
     )
     trainer.train()  # nothing changes, so the first evaluation stays the best
-    assert trainer.state.epoch == 3 and trainer.state.best_metric == trainer.state.log_history[3]["eval_collision_rate"]
+    assert (
+        trainer.state.epoch == 3 and trainer.state.best_metric == trainer.state.log_history[3]["eval_collision_rate"]
+    )
 
 
 def test_missing_items_and_other_kinds_of_dataset(tmp_path):
@@ -126,11 +149,11 @@ def test_missing_items_and_other_kinds_of_dataset(tmp_path):
     arrays = make_store().arrays
     rows = datasets.Dataset.from_dict({name: list(values) for name, values in arrays.items()})
     codes = []
-    for number, dataset in enumerate((arrays, rows)):
+    for number, dataset in enumerate((arrays, rows, [{"embeddings": row} for row in rows])):
         trainer = make_trainer(tmp_path / str(number), store=dataset, num_train_epochs=1)
         trainer.train()
         codes.append(trainer.model.encode({name: torch.from_numpy(values) for name, values in arrays.items()})["text"])
-    assert torch.equal(*codes)
+    assert torch.equal(codes[0], codes[1]) and torch.equal(codes[0], codes[2])
 
 
 def test_a_warning_when_most_items_have_no_partner(tmp_path, caplog):
@@ -140,7 +163,10 @@ def test_a_warning_when_most_items_have_no_partner(tmp_path, caplog):
         trainer.train()
     alone = [line["without_partner_text"] for line in trainer.state.log_history if "without_partner_text" in line]
     assert min(alone) > 0.3
-    assert any("larger batch or fewer pseudo-labels" in str(record.message) for record in caplog.records) or trainer._warned
+    assert (
+        any("larger batch or fewer pseudo-labels" in str(record.message) for record in caplog.records)
+        or trainer._warned
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,13 @@ import math
 
 import torch
 
-from macrec_hf.vector_quantization import codebook_health, collision_rate, nearest_code, residual_quantize, straight_through
+from macrec_hf.vector_quantization import (
+    codebook_health,
+    collision_rate,
+    nearest_code,
+    residual_quantize,
+    straight_through,
+)
 
 
 def test_nearest_code_is_brute_forces_argmin():

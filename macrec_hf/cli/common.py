@@ -103,16 +103,25 @@ def add_training_flags(parser, *, epochs: int, epochs_source: str, batch_size: i
     """The flags that both training verbs have."""
     group = parser.add_argument_group("training")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=float, default=None, help=f"passes over the data (default: {epochs}; {epochs_source})")
-    length.add_argument("--max-steps", type=int, default=None, help="optimizer steps instead of epochs (default: none)")
+    length.add_argument(
+        "--epochs", type=float, default=None, help=f"passes over the data (default: {epochs}; {epochs_source})"
+    )
+    length.add_argument(
+        "--max-steps", type=int, default=None, help="optimizer steps instead of epochs (default: none)"
+    )
     group.add_argument(
-        "--batch-size", type=int, default=batch_size, help=f"rows per step and process (default: {batch_size}; {batch_source})"
+        "--batch-size",
+        type=int,
+        default=batch_size,
+        help=f"rows per step and process (default: {batch_size}; {batch_source})",
     )
     group.add_argument(
         "--learning-rate", type=float, default=rate, help=f"AdamW's learning rate (default: {rate}; {rate_source})"
     )
     group.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
-    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)")
+    group.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)"
+    )
     group.set_defaults(default_epochs=epochs)
 
 

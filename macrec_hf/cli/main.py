@@ -30,7 +30,9 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
         prog=f"macrec {verb}", description=module.HELP, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     module.add_arguments(parser)
-    parser.add_argument("--config", metavar="FILE.yaml", help="YAML file with any of these flags; the command line wins")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="YAML file with any of these flags; the command line wins"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the libraries' log lines and full error traces")
     parser.set_defaults(run=module.run)
     return parser
@@ -72,7 +74,14 @@ def yaml_arguments(path: str, parser: argparse.ArgumentParser) -> list[str]:
 def _usage() -> str:
     lines = [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
     return "\n".join(
-        ["usage: macrec VERB [flags]", "", "verbs:", *lines, "", "`macrec VERB --help` lists a verb's flags with their defaults."]
+        [
+            "usage: macrec VERB [flags]",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "`macrec VERB --help` lists a verb's flags with their defaults.",
+        ]
     )
 
 
@@ -94,7 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser(verb)
     verbose = "--verbose" in words
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     try:
         if "--config" in words and words.index("--config") + 1 < len(words):

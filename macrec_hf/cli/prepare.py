@@ -46,7 +46,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> str:
-    from ..readers_amazon import prepare
+    from ..prepare_data import prepare
 
     start = time.time()
     for flag in ("k_core", "workers"):

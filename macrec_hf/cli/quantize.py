@@ -20,25 +20,43 @@ from .common import (
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 FIELDS = (
-    "num_levels", "codebook_size", "codebook_dim", "hidden_sizes", "dropout", "num_pseudo_labels", "commitment_weight",
-    "contrastive_weights", "alignment_weight", "contrastive_temperature", "contrastive_normalize",
-)  # fmt: skip
+    "num_levels",
+    "codebook_size",
+    "codebook_dim",
+    "hidden_sizes",
+    "dropout",
+    "num_pseudo_labels",
+    "commitment_weight",
+    "contrastive_weights",
+    "alignment_weight",
+    "contrastive_temperature",
+    "contrastive_normalize",
+)
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--embeddings", required=True, help="folder of `macrec embed`, or text=a.npy,image=b.npy")
     parser.add_argument("--item-ids", help="JSON list of item ids, a row each, for .npy files (default: the folder's)")
     parser.add_argument("--output", required=True, help="folder for the semantic IDs and the quantizer")
-    parser.add_argument("--modalities", help="use only these, in this order: text,image (default: all of --embeddings)")
     parser.add_argument(
-        "--patience", type=int, default=0,
+        "--modalities", help="use only these, in this order: text,image (default: all of --embeddings)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=0,
         help="stop after so many evaluations without a lower collision rate (default: 0 = never; ours)",
-    )  # fmt: skip
+    )
     parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
     add_training_flags(
-        parser, epochs=1000, epochs_source="authors' code", batch_size=1024, batch_source="paper", rate=1e-3,
+        parser,
+        epochs=1000,
+        epochs_source="authors' code",
+        batch_size=1024,
+        batch_source="paper",
+        rate=1e-3,
         rate_source="paper",
-    )  # fmt: skip
+    )
     add_config_flags(parser, _config_class(), FIELDS, "quantizer")
 
 
@@ -76,11 +94,15 @@ def run(args) -> str:
     store = open_embeddings(args)
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
-    trainer = MacRecQuantizerTrainer(MacRecQuantizer(config), training_arguments(args, len(store), output), train_dataset=store)
+    trainer = MacRecQuantizerTrainer(
+        MacRecQuantizer(config), training_arguments(args, len(store), output), train_dataset=store
+    )
     progress_callback(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"])
     if args.patience:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
-    logging.getLogger(__name__).info("%d weights on %d items", sum(w.numel() for w in trainer.model.parameters()), len(store))
+    logging.getLogger(__name__).info(
+        "%d weights on %d items", sum(w.numel() for w in trainer.model.parameters()), len(store)
+    )
     trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints", args.resume))
     quantizer = trainer.model.eval()
     if not trainer.is_world_process_zero():

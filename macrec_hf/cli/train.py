@@ -18,39 +18,67 @@ from .common import (
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 FIELDS = (
-    "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate",
-    "implicit_alignment_weight", "alignment_temperature",
-)  # fmt: skip
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "dropout_rate",
+    "implicit_alignment_weight",
+    "alignment_temperature",
+)
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
     parser.add_argument(
-        "--semantic-ids", required=True, help="folder of `macrec quantize`, or text=X.index_lemb.json,image=X.index_vitemb.json"
+        "--semantic-ids",
+        required=True,
+        help="folder of `macrec quantize`, or text=X.index_lemb.json,image=X.index_vitemb.json",
     )
     parser.add_argument("--output", required=True, help="folder for the model directory")
     parser.add_argument("--items", help="items.jsonl, to name titles in the model card (default: none)")
-    parser.add_argument("--tasks", help="names with commas between them (default: all; for two modalities the paper's six)")
-    parser.add_argument("--max-history", type=int, default=20, help="items of a history that are read (default: 20; authors' code)")
     parser.add_argument(
-        "--patience", type=int, default=10,
+        "--tasks", help="names with commas between them (default: all; for two modalities the paper's six)"
+    )
+    parser.add_argument(
+        "--max-history", type=int, default=20, help="items of a history that are read (default: 20; authors' code)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=10,
         help="stop after so many evaluations without a better NDCG@10; 0 = never (default: 10; authors' code)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--eval-every", type=float, default=1.0, help="epochs between evaluations on the validation items (default: 1; ours)"
     )
     parser.add_argument(
-        "--eval-users", type=int, default=2000, help="validation users to rank, evenly spaced; 0 = all (default: 2000; ours)"
+        "--eval-every",
+        type=float,
+        default=1.0,
+        help="epochs between evaluations on the validation items (default: 1; ours)",
     )
-    parser.add_argument("--num-beams", type=int, default=20, help="beam width of the evaluations (default: 20; authors' code)")
     parser.add_argument(
-        "--weight-decay", type=float, default=0.01, help="AdamW's weight decay (default: 0.01; ours)"
+        "--eval-users",
+        type=int,
+        default=2000,
+        help="validation users to rank, evenly spaced; 0 = all (default: 2000; ours)",
     )
-    parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps with a rising rate (default: 0.05; ours)")
+    parser.add_argument(
+        "--num-beams", type=int, default=20, help="beam width of the evaluations (default: 20; authors' code)"
+    )
+    parser.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's weight decay (default: 0.01; ours)")
+    parser.add_argument(
+        "--warmup", type=float, default=0.05, help="share of the steps with a rising rate (default: 0.05; ours)"
+    )
     add_training_flags(
-        parser, epochs=200, epochs_source="authors' code, at most", batch_size=256, batch_source="ours", rate=1e-3,
+        parser,
+        epochs=200,
+        epochs_source="authors' code, at most",
+        batch_size=256,
+        batch_source="ours",
+        rate=1e-3,
         rate_source="ours",
-    )  # fmt: skip
+    )
     add_config_flags(parser, _config_class(), FIELDS, "recommender")
 
 
@@ -80,7 +108,12 @@ def run(args) -> str:
     tokenizer = SemanticIdTokenizer.from_table(table)
     tasks = build_tasks(args, table, output)
     set_seed(args.seed)
-    config = _config_class()(vocab_size=len(tokenizer), num_levels=table.num_levels, max_history=args.max_history, **chosen_fields(args, FIELDS))
+    config = _config_class()(
+        vocab_size=len(tokenizer),
+        num_levels=table.num_levels,
+        max_history=args.max_history,
+        **chosen_fields(args, FIELDS),
+    )
     trainer = MacRecTrainer(
         MacRecForConditionalGeneration(config),
         training_arguments(args, len(tasks["train"]), output),
@@ -99,7 +132,9 @@ def run(args) -> str:
     write_model(args, trainer, table, tokenizer, output)
     best = trainer.state.best_metric
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
-    return f"{len(tasks['train'])} examples, {trainer.state.global_step} steps in {seconds_since(start)}{found}: {output}"
+    return (
+        f"{len(tasks['train'])} examples, {trainer.state.global_step} steps in {seconds_since(start)}{found}: {output}"
+    )
 
 
 def build_tasks(args, table, output: Path):
