@@ -45,7 +45,7 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
 
     config: MacRecConfig
     # Labels all have the same length and the alignment is a mean over the batch: Trainer must average over
-    # accumulation steps and processes. T5's `forward(**kwargs)` would make it believe that the model normalises by itself.
+    # accumulation steps and processes. T5's `forward(**kwargs)` would make it believe that the model does so.
     accepts_loss_kwargs = False
 
     def __init__(self, config: MacRecConfig):

@@ -308,8 +308,8 @@ def as_rows(dataset, model: MacRecQuantizer | None = None) -> CatalogueRows:
         dataset = EmbeddingStore(dataset)
     if not isinstance(dataset, EmbeddingStore):
         raise TypeError(
-            "train_dataset: expected an EmbeddingStore, a dict {modality: array} or a dataset of rows {modality: "
-            f"vector}, got {type(dataset).__name__}."
+            "train_dataset: expected an EmbeddingStore, a dict {modality: array} or a dataset of rows "
+            f"{{modality: vector}}, got {type(dataset).__name__}."
         )
     if expected is not None and dataset.modalities != expected:
         raise ValueError(

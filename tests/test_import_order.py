@@ -17,7 +17,7 @@ def planned_order() -> dict[str, tuple[int, int]]:
     for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
         if heading := re.match(r"\s+floor (\d+):", line):
             floor = int(heading[1])
-        elif floor >= 0 and (entry := re.match(r"\s+((?:cli/)?\w+\.py)\s", line)):
+        elif floor >= 0 and (entry := re.match(r" {8}((?:cli/)?\w+\.py)\s", line)):
             order.setdefault(entry[1], (floor, len(order)))
     return order
 
