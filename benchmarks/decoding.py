@@ -55,7 +55,8 @@ def main():
     users = draw_users(histories, args)
     print(
         f"{origin}: {len(codes):,} items, {trie.num_leaves:,} IDs, {args.users} users x {args.repeats} repeats, batch "
-        f"{args.batch_size}, {args.num_beams} beams, {torch.get_num_threads()} threads, {args.clock} clock, torch {torch.__version__}"
+        f"{args.batch_size}, {args.num_beams} beams, {torch.get_num_threads()} threads, {args.clock} clock, "
+        f"torch {torch.__version__}"
     )
     seconds, machine = measure(sides, users, histories, codes, field_offsets, clock, args)
     for name, speed in machine.items():
@@ -258,7 +259,8 @@ def measure(sides, users, histories, codes, field_offsets, clock, args):
         for repeat, chosen in enumerate(users):
             compact_sources = [(codes[histories[user]] + level_offsets(COMPACT_OFFSET)).ravel() for user in chosen]
             field_sources = [(codes[histories[user]] + field_offsets).ravel() for user in chosen]
-            for side in args.sides:
+            turn = repeat % len(args.sides)  # each side comes first in turn
+            for side in args.sides[turn:] + args.sides[:turn]:
                 sources = field_sources if side == "a" else compact_sources
                 if repeat == 0:
                     sides[side](sources[:8])

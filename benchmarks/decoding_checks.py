@@ -1,7 +1,7 @@
 """What the decoder's lists are worth, and how it grows: `python benchmarks/decoding_checks.py scale|places|survival`.
 
-    scale     builds tries of 10 K to 10 M random distinct IDs (4 levels x 256 codes), with the memory of their tensors, and
-              times the beam search of the same users on each, interleaved
+    scale     builds tries of 10 K to 10 M random distinct IDs (4 levels x 256 codes), with the memory of their
+              tensors, and times the beam search of the same users on each, interleaved
     places    decodes a million list places under random limits and counts those that are invalid or repeated
     survival  how much of the exact first ten of each user 5, 10, 20 and 50 beams find
 

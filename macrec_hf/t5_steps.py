@@ -129,6 +129,7 @@ class DecoderSteps:
     def __init__(self, model, encoder_hidden_states, attention_mask=None):
         self.model, self.decoder = model, model.decoder
         self.batch_size = len(encoder_hidden_states)
+        self.score_dtype = score_dtype(encoder_hidden_states.dtype)
         self.head = _Head(model)
         self.mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
         self.self_states, self.cross_states = [], []

@@ -42,6 +42,14 @@ class TrieLimits:
             counts = mask.cumsum(dim=1, dtype=torch.int32)
             self._running_count = torch.nn.functional.pad(counts, (1, 0))
 
+    def select(self, users):
+        """The limits of some of the requests: long `(n,)`."""
+        chosen = object.__new__(type(self))
+        for name, value in vars(self).items():
+            per_user = isinstance(value, torch.Tensor) and len(value) > 1
+            setattr(chosen, name, value[users] if per_user else value)
+        return chosen
+
     def open(self, depth, nodes):
         """Which nodes of one depth (at least 1) have an allowed item below: long `(batch_size, ...)` to bool."""
         trie = self.trie

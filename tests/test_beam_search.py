@@ -228,3 +228,23 @@ def test_refuses_misfits():
     model.generation_config.decoder_start_token_id = None
     with pytest.raises(ValueError, match="decoder_start_token_id: expected a token id"):
         beam_search(model, *batch, trie, 2)
+
+
+@pytest.mark.parametrize("left", [(), tuple(range(0, 70, 2))])
+def test_large_batches_are_decoded_in_parts(left):
+    trie, model = random_trie(num_items=60), tiny_model(dtype=torch.float64)
+    lengths = torch.randint(1, 12, (70,), generator=torch.Generator().manual_seed(0)).tolist()
+    input_ids, attention_mask = padded_batch(lengths, left=left)
+    excluded = torch.randint(-1, 60, (70, 4), generator=torch.Generator().manual_seed(1))
+    result = beam_search(model, input_ids, attention_mask, trie, 9, excluded_items=excluded)
+    for users in (slice(0, 20), slice(50, 70)):
+        few = beam_search(model, input_ids[users], attention_mask[users], trie, 9, excluded_items=excluded[users])
+        assert torch.equal(few.leaves, result.leaves[users])
+        torch.testing.assert_close(few.scores, result.scores[users], atol=1e-9, rtol=0)
+    states = model.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+    seen = attention_mask.bool()
+    torch.testing.assert_close(result.encoder_hidden_states[seen], states[seen], atol=1e-9, rtol=0)
+    again = beam_search(model, None, attention_mask, trie, 9, encoder_outputs=(states,), excluded_items=excluded)
+    assert torch.equal(again.leaves, result.leaves)
+    unmasked = beam_search(model, input_ids, None, trie, 9)
+    assert torch.equal(unmasked.leaves[40], beam_search(model, input_ids[40:41], None, trie, 9).leaves[0])

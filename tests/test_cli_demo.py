@@ -76,9 +76,13 @@ def test_page_marks_the_purchase_that_was_found(shop, tmp_path):
     found = {"name": "c1", "history": [mug], "target": lamp, "recommended": [odd, lamp]}
     missed = {"name": "c2", "history": [mug], "target": lamp, "recommended": [odd]}
     page = write_page(
-        tmp_path / "a.html", customers=[found, missed], metrics=METRICS, curves={"Loss": {"training": [(1, 2.0), (5, 1.0)]}},
-        facts=["One & two"], commands=[("macrec embed", 3.4)],
-    ).read_text()  # fmt: skip
+        tmp_path / "a.html",
+        customers=[found, missed],
+        metrics=METRICS,
+        curves={"Loss": {"training": [(1, 2.0), (5, 1.0)]}},
+        facts=["One & two"],
+        commands=[("macrec embed", 3.4)],
+    ).read_text()
     assert page.count("<figure class=hit>") == 1 and page.count("<figure>") == 6
     assert "<b>Cap</b>" not in page and "&lt;b&gt;Cap&lt;/b&gt; &amp; co" in page and "One &amp; two" in page
     assert page.count("data:image/jpeg;base64,") == 7 and "macrec embed    # 3 s" in page

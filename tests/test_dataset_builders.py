@@ -142,7 +142,7 @@ def test_one_and_three_modalities(shop):
 
 
 def test_builders_of_one_module_do_not_share_a_folder(shop):
-    """One cache, one input file name for all: without dataset_name the second would return the first one's rows."""
+    """One cache for all: named after the module alone, the second would return the first one's rows."""
     cache = shop / "cache"
     builders = [
         InteractionsBuilder(shop / "interactions.csv", cache),
@@ -152,6 +152,7 @@ def test_builders_of_one_module_do_not_share_a_folder(shop):
     folders = {builder.cache_dir for builder in builders}
     columns = [tuple(prepared(builder)["train"].column_names) for builder in builders]
     assert len(folders) == len(set(columns)) == 3
+    assert len({builder.dataset_name for builder in builders}) == 3
 
 
 @pytest.mark.parametrize("builder", [InteractionsBuilder, RecommendationTasksBuilder])

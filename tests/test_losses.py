@@ -35,9 +35,8 @@ def test_positives_are_uniform_over_the_other_members():
 
 
 def test_info_nce_by_hand():
-    # scores of the first anchor: 1, 0 at τ = 0.5 → 2, 0; −log(e² / (e² + 1)) = log(1 + e⁻²); of the second:
-    # 0, 2;
-    # −log(1 / (1 + e²)) = log(1 + e²).
+    # scores of the first anchor: 1, 0 at τ = 0.5 → 2, 0; −log(e² / (e² + 1)) = log(1 + e⁻²); of the second,
+    # whose target is 0 too: 0, 2; −log(1 / (1 + e²)) = log(1 + e²).
     anchors = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     candidates = torch.tensor([[5.0, 0.0], [0.0, 1.0]])
     expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2

@@ -74,10 +74,6 @@ def test_equal_times_keep_the_order_of_the_file(tmp_path):
 
 
 def test_ids_that_csv_must_quote(tmp_path):
-    write(tmp_path / "X.inter.json", json.dumps({'a,"b"': ["i 1", "07"], "": ["07"]}))
-    with pytest.raises(ValueError, match="'user_id' in every row"):  # an empty id is no user
-        prepare("mql4grec", [tmp_path], tmp_path / "out")
-        story(tmp_path / "out")
     write(tmp_path / "X.inter.json", json.dumps({'a,"b"': ["i 1", "07"]}))
     prepare("mql4grec", [tmp_path], tmp_path / "out")
     assert story(tmp_path / "out") == [('a,"b"', "i 1", 0), ('a,"b"', "07", 1)]

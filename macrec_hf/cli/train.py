@@ -141,10 +141,9 @@ def build_tasks(args, table, output: Path):
     """Train and validation examples as token ids, cached under the output folder."""
     from ..dataset_builders import RecommendationTasksBuilder
 
-    table.save_pretrained(output / "semantic_ids_of_tasks")
     builder = RecommendationTasksBuilder(
         interactions=args.interactions,
-        semantic_ids=str(output / "semantic_ids_of_tasks"),
+        semantic_ids=table,
         tasks=args.tasks.split(",") if args.tasks else None,
         max_history=args.max_history,
         cache_dir=str(output / "cache"),
