@@ -60,10 +60,8 @@ def scale(model, args):
         start = time.perf_counter()
         tries[num_items] = build(codes)
         seconds = time.perf_counter() - start
-        widths = tries[num_items].max_children
-        print(
-            f"{num_items:>12,} items: built in {seconds:6.2f} s, {size_of(tries[num_items]) / 2**20:7.1f} MiB, {widths=}"
-        )
+        size = size_of(tries[num_items]) / 2**20
+        print(f"{num_items:>12,} items: built in {seconds:6.2f} s, {size:7.1f} MiB")
     seconds = {num_items: [] for num_items in tries}
     for repeat in range(args.repeats + 1):
         for num_items, trie in tries.items():

@@ -4,12 +4,14 @@
     tokenizer.json, tokenizer_config.json                    its tokens
     semantic_ids.safetensors, semantic_ids.json              the catalogue: which item has which codes
     item_counts.safetensors                                  how often each item was taken, for people without a past
+    item_titles.json                                         what people call the items
     quantizer/                                               what gave the items their codes, to add items later
     README.md                                                the model card
 
-Counts and quantizer may be absent. Nothing is a pickle. Files are written beside and moved into place when complete.
+Counts, titles and quantizer may be absent. Nothing is a pickle. Files are written beside and moved into place when complete.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,7 @@ from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer
 
 ITEM_COUNTS_NAME = "item_counts.safetensors"
+ITEM_TITLES_NAME = "item_titles.json"
 QUANTIZER_FOLDER = "quantizer"
 _PARTS = {
     "config.json": "the model's configuration",
@@ -46,6 +49,7 @@ class ModelParts:
     Attributes:
         model: in eval mode, on the CPU.
         item_counts: long, `(num_items,)`, or None.
+        item_titles: `{item_id: title}`, empty where none were kept.
         directory: where it was read from.
     """
 
@@ -53,6 +57,7 @@ class ModelParts:
     tokenizer: SemanticIdTokenizer
     table: SemanticIdTable
     item_counts: torch.Tensor | None
+    item_titles: dict[str, str]
     directory: Path
 
     def load_quantizer(self):
@@ -73,6 +78,7 @@ def save_model_directory(
     table: SemanticIdTable,
     quantizer=None,
     item_counts: torch.Tensor | None = None,
+    item_titles: Mapping[str, str] | None = None,
     metrics: Mapping[str, Mapping[str, float]] | None = None,
     card: str | None = None,
 ) -> Path:
@@ -82,6 +88,7 @@ def save_model_directory(
         directory: made if it does not exist.
         quantizer: a `MacRecQuantizer`; None: none is kept, and one of an earlier save is removed.
         item_counts: integers, `(num_items,)`: how often each item was taken.
+        item_titles: `{item_id: title}`, to show beside the ids.
         metrics: `{"ensemble": {"hr@10": …}, …}` as `evaluation.ranking_metrics` gives them, for the model card.
         card: text of `README.md`; None: a card is written.
 
@@ -99,6 +106,9 @@ def save_model_directory(
         table.save_pretrained(beside)
         if counts is not None:
             save_file({"item_counts": counts}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
+        if item_titles:
+            titles = {item: item_titles[item] for item in table.item_ids if item_titles.get(item)}
+            (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
         if quantizer is not None:
             quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
         text = card if card is not None else model_card(model, table, quantizer, metrics)
@@ -126,7 +136,9 @@ def load_model_directory(name_or_path: str | Path, **hub_kwargs) -> ModelParts:
     check_parts(model, tokenizer, table)
     counts_path = directory / ITEM_COUNTS_NAME
     counts = load_file(counts_path)["item_counts"] if counts_path.is_file() else None
-    return ModelParts(model, tokenizer, table, check_item_counts(counts, table), directory)
+    titles_path = directory / ITEM_TITLES_NAME
+    titles = json.loads(titles_path.read_text(encoding="utf-8")) if titles_path.is_file() else {}
+    return ModelParts(model, tokenizer, table, check_item_counts(counts, table), titles, directory)
 
 
 def check_parts(model, tokenizer, table) -> None:
@@ -209,7 +221,7 @@ def _moved_into_place(directory: Path) -> Iterator[Path]:
 
 def _replace_files(beside: Path, directory: Path) -> None:
     written = {path.name for path in beside.iterdir()}
-    ours = [ITEM_COUNTS_NAME, QUANTIZER_FOLDER, *(path.name for path in directory.glob("model*.safetensors*"))]
+    ours = [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, QUANTIZER_FOLDER, *(path.name for path in directory.glob("model*.safetensors*"))]
     for name in ours:  # of an earlier save: weights in another number of files, a quantizer of other codes
         stale = directory / name
         if name not in written and stale.is_file():

@@ -1,6 +1,6 @@
 """The front door: item ids in, ranked item ids with scores out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,6 +33,7 @@ class MacRecRecommender:
         quantizer: what made them, kept so that items can be added later; not needed to recommend.
         item_counts: integers, `(num_items,)`, how often each item was taken: with them, a user without a usable
             history gets the most popular items.
+        item_titles: `{item_id: title}`, kept beside the model to be shown.
         max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
 
     Attributes:
@@ -59,11 +60,13 @@ class MacRecRecommender:
         table: SemanticIdTable,
         quantizer=None,
         item_counts: torch.Tensor | None = None,
+        item_titles: Mapping[str, str] | None = None,
         max_history: int | None = None,
     ):
         check_parts(model, tokenizer, table)
         self.model, self.tokenizer, self.table = model.eval(), tokenizer, table
         self.item_counts = check_item_counts(item_counts, table)
+        self.item_titles = dict(item_titles or {})
         self._quantizer, self._load_quantizer = quantizer, None
         tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
         self.tries = {name: trie.to(model.device) for name, trie in tries.items()}
@@ -96,6 +99,7 @@ class MacRecRecommender:
             tokenizer=parts.tokenizer,
             table=parts.table,
             item_counts=parts.item_counts,
+            item_titles=parts.item_titles,
             max_history=max_history,
         )
         recommender._load_quantizer = parts.load_quantizer
@@ -189,6 +193,7 @@ class MacRecRecommender:
             table=self.table,
             quantizer=self.quantizer,
             item_counts=self.item_counts,
+            item_titles=self.item_titles,
             **kwargs,
         )
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -84,6 +85,13 @@ class MacRecTrainer(Seq2SeqTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            # Left as a column of the dataset, each length is read from Arrow one by one, again in every epoch.
+            sampler.lengths = list(sampler.lengths[:])
+        return sampler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)

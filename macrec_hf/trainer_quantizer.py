@@ -144,8 +144,7 @@ class MacRecQuantizerTrainer(Trainer):
                     if str(saved["key"]) == key:
                         return {name: saved[name] for name, _ in config.modalities}
             labels = {}
-            for name, _ in config.modalities:
-                logger.info("Computing pseudo-labels of %s (eq. 1)", name)
+            for name, _ in logging.tqdm(config.modalities, desc="pseudo-labels", unit="modality"):
                 labels[name] = pseudo_labels(
                     store.arrays[name], config.num_pseudo_labels, store.present[name], self.args.seed, name
                 )
@@ -160,16 +159,18 @@ class MacRecQuantizerTrainer(Trainer):
         """Level by level: k-means over the residuals that enter it, then the residuals of the next."""
         config, store, seeds = quantizer.config, self.train_dataset.store, {}
         latents = self._latents(quantizer, store)
+        progress = logging.tqdm(total=len(latents) * config.num_levels, desc="seeding codebooks", unit="codebook")
         for name, residual in latents.items():
             levels = []
             for level in range(config.num_levels):
-                logger.info("Seeding codebook %d of %s", level + 1, name)
                 codebook = torch.from_numpy(
                     codebook_seeds(residual.numpy(), config.codebook_size, self.args.seed + level)
                 ).to(residual.dtype)
                 residual = residual - codebook[nearest_code(residual, codebook)]
                 levels.append(codebook)
+                progress.update()
             seeds[name] = torch.stack(levels)
+        progress.close()
         return seeds
 
     def _latents(self, quantizer: MacRecQuantizer, store: EmbeddingStore) -> dict[str, torch.Tensor]:

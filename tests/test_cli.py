@@ -32,6 +32,7 @@ def shop(tmp_path_factory):
         bought = random.permutation(30)[: random.integers(3, 8)]
         lines += [f"{user:02},{items[item]},2020-01-{day + 1:02}" for day, item in enumerate(bought)]
     (folder / "interactions.csv").write_text("\n".join(lines))
+    (folder / "items.csv").write_text("\n".join(["item_id,title", *(f"{item},Thing {item}" for item in items)]))
     return folder
 
 
@@ -45,7 +46,10 @@ def ids(shop):
 @pytest.fixture(scope="module")
 def model(shop, ids):
     words = ["train", "--interactions", shop / "interactions.csv", "--semantic-ids", ids, "--output", shop / "model"]
-    assert main(list(map(str, [*words, "--epochs", 2, "--num-beams", 5, *RECOMMENDER]))) == 0
+    assert (
+        main(list(map(str, [*words, "--epochs", 2, "--items", shop / "items.csv", "--num-beams", 5, *RECOMMENDER])))
+        == 0
+    )
     return shop / "model"
 
 
@@ -84,7 +88,7 @@ def test_evaluate_and_recommend_take_the_directory(shop, model, capsys):
     assert main(["recommend", "--model", str(model), "--history", "0001,0007", "--top-k", "3", "--json"]) == 0
     out = capsys.readouterr().out
     expected = MacRecRecommender.from_pretrained(model).recommend([["0001", "0007"]], top_k=3)[0]
-    assert all(item in out for item, _ in expected) and len(expected) == 3
+    assert all(f"Thing {item}" in out for item, _ in expected) and len(expected) == 3
 
 
 def test_flags_may_stand_in_yaml_and_the_command_line_wins(shop, capsys):

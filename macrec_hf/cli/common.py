@@ -92,6 +92,16 @@ def write_json(path: Path, content) -> None:
     beside.replace(path)
 
 
+def read_titles(path: str | None) -> dict[str, str]:
+    """`{item_id: title}` of an items file; empty without one."""
+    if path is None:
+        return {}
+    from ..readers import read_items
+
+    items = read_items(path)
+    return dict(zip(items["item_id"], items["title"], strict=True))
+
+
 def seconds_since(start: float) -> str:
     """`3.2 s`, `4 min 10 s`."""
     seconds = time.time() - start

@@ -10,11 +10,20 @@ from .common import make_output, seconds_since
 
 HELP = "Makes a small shop, runs every verb on it with reduced widths, and writes a page that shows the result."
 # Three levels of 64 codes name 300 products well; short histories hold the tastes of the shop's customers.
-QUANTIZE_WIDTHS = ["--num-levels", "3", "--codebook-size", "64", "--hidden-sizes", "256,128", "--num-pseudo-labels", "64"]
+QUANTIZE_WIDTHS = [
+    "--num-levels",
+    "3",
+    "--codebook-size",
+    "64",
+    "--hidden-sizes",
+    "256,128",
+    "--num-pseudo-labels",
+    "64",
+]
 QUANTIZE_WIDTHS += ["--contrastive-weights", "0,0.1,0.1", "--epochs", "200", "--evaluations", "4"]
 TRAIN_WIDTHS = ["--d-model", "64", "--d-kv", "16", "--d-ff", "256", "--num-heads", "4", "--num-layers", "2"]
 TRAIN_WIDTHS += ["--num-decoder-layers", "2", "--dropout-rate", "0", "--max-history", "5", "--batch-size", "64"]
-TRAIN_WIDTHS += ["--learning-rate", "0.004", "--epochs", "12", "--eval-every", "3"]
+TRAIN_WIDTHS += ["--learning-rate", "0.004", "--epochs", "10", "--eval-every", "2"]
 SHOWN_CUSTOMERS = 5
 SHOWN_HISTORY = 7
 SHOWN_ITEMS = 8

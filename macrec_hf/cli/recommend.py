@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from .common import seconds_since
+from .common import read_titles, seconds_since
 from .evaluate import add_decoding_arguments, check_writable
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
@@ -24,7 +24,9 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--modality", default="ensemble", help="ensemble, or one modality's name (default: ensemble; paper)"
     )
-    parser.add_argument("--items", metavar="ITEMS.jsonl", help="to show titles beside the ids (default: ids only)")
+    parser.add_argument(
+        "--items", metavar="ITEMS.jsonl", help="titles to show (default: those that the model directory keeps)"
+    )
     parser.add_argument(
         "--exclude-history", action="store_true",
         help="leave out what the user has taken (default: keep, people buy again)",
@@ -44,9 +46,9 @@ def run(args) -> str:
     start = time.time()
     check_writable(args.output)
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
-    titles = _titles(args.items)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
+    titles = read_titles(args.items) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
         top_k=args.top_k,
@@ -112,15 +114,6 @@ def _user(line: str, where: str) -> tuple[str, list[str]]:
 
 def _one_user(history: str) -> list[tuple[None, list[str]]]:
     return [(None, [item.strip() for item in history.split(",") if item.strip()])]
-
-
-def _titles(path: str | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    from ..readers import read_items
-
-    items = read_items(path)
-    return dict(zip(items["item_id"], items["title"], strict=True))
 
 
 def _answer(user: str | None, ranked: list[tuple[str, float]], titles: dict[str, str]) -> dict:

@@ -12,6 +12,7 @@ from .common import (
     make_output,
     progress_callback,
     read_pairs,
+    read_titles,
     seconds_since,
     write_json,
 )
@@ -38,7 +39,9 @@ def add_arguments(parser) -> None:
         help="folder of `macrec quantize`, or text=X.index_lemb.json,image=X.index_vitemb.json",
     )
     parser.add_argument("--output", required=True, help="folder for the model directory")
-    parser.add_argument("--items", help="items.jsonl, to name titles in the model card (default: none)")
+    parser.add_argument(
+        "--items", help="items.jsonl, whose titles the model directory keeps to show them (default: none)"
+    )
     parser.add_argument(
         "--tasks", help="names with commas between them (default: all; for two modalities the paper's six)"
     )
@@ -104,7 +107,7 @@ def run(args) -> str:
     from ..trainer_macrec import MacRecTrainer
 
     start, output = time.time(), make_output(args.output)
-    table = open_semantic_ids(args.semantic_ids)
+    table, titles = open_semantic_ids(args.semantic_ids), read_titles(args.items)
     tokenizer = SemanticIdTokenizer.from_table(table)
     tasks = build_tasks(args, table, output)
     set_seed(args.seed)
@@ -129,7 +132,7 @@ def run(args) -> str:
     trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints", args.resume))
     if not trainer.is_world_process_zero():
         return ""
-    write_model(args, trainer, table, tokenizer, output)
+    write_model(args, trainer, table, tokenizer, titles, output)
     best = trainer.state.best_metric
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
@@ -187,7 +190,7 @@ def training_arguments(args, num_examples: int, output: Path):
     )
 
 
-def write_model(args, trainer, table, tokenizer, output: Path) -> None:
+def write_model(args, trainer, table, tokenizer, titles, output: Path) -> None:
     """The whole model directory, the quantizer beside it where `--semantic-ids` has one."""
     import numpy as np
 
@@ -201,6 +204,12 @@ def write_model(args, trainer, table, tokenizer, output: Path) -> None:
     known, _ = leave_one_out(histories, "test")
     counts = np.bincount(np.concatenate(known), minlength=table.num_items)
     save_model_directory(
-        output, model=trainer.model.eval(), tokenizer=tokenizer, table=table, quantizer=quantizer, item_counts=counts
+        output,
+        model=trainer.model.eval(),
+        tokenizer=tokenizer,
+        table=table,
+        quantizer=quantizer,
+        item_counts=counts,
+        item_titles=titles,
     )
     write_json(output / "training_log.json", trainer.state.log_history)
