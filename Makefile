@@ -18,8 +18,9 @@ $(READY): constraints.txt setup.py
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e ".[dev]"
 	touch $(READY)
 
+# Waiting threads sleep instead of spinning: beside other work on the same cores, spinning makes small steps many times slower.
 demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/index.html
-	$(BIN)/macrec demo --output demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/macrec demo --output demo
 
 # The models of the tests are tiny: one thread each and two workers are several times faster than threads of their own.
 test: $(READY) ## all tests

@@ -31,7 +31,7 @@ def test_whole_demo_on_a_tiny_shop(tmp_path, capfd):
     assert verbs == ["embed", "quantize", "train", "evaluate", "recommend"]
     assert "Reduced widths" in out and out.splitlines()[-1].endswith("index.html")
     page = (tmp_path / "demo" / "index.html").read_text()
-    assert page.count("<figure") >= 5 * (1 + 7) and page.count("<svg") == 4
+    assert page.count("<figure") >= 6 * (1 + 10) and page.count("<svg") == 4
     assert "Nothing was logged" not in page
     assert "http" not in re.sub(r'src="data:[^"]*"', "", page), "the page must not load anything"
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
@@ -47,7 +47,7 @@ def test_customers_histories_stop_before_their_last_purchase(shop, tmp_path):
         user, item, _ = line.split(",")
         bought.setdefault(user, []).append(item)
     users = [json.loads(line) for line in (tmp_path / "users.jsonl").read_text().splitlines()]
-    assert len(examples) == len(users) == 5
+    assert len(examples) == len(users) == 6
     for example, user in zip(examples, users, strict=True):
         assert [*example["history"], example["target"]] == bought[example["user_id"]]
         assert user == {"user_id": example["user_id"], "history": example["history"]}

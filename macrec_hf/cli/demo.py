@@ -23,10 +23,10 @@ QUANTIZE_WIDTHS = [
 QUANTIZE_WIDTHS += ["--contrastive-weights", "0,0.1,0.1", "--epochs", "200", "--evaluations", "4"]
 TRAIN_WIDTHS = ["--d-model", "64", "--d-kv", "16", "--d-ff", "256", "--num-heads", "4", "--num-layers", "2"]
 TRAIN_WIDTHS += ["--num-decoder-layers", "2", "--dropout-rate", "0", "--max-history", "5", "--batch-size", "64"]
-TRAIN_WIDTHS += ["--learning-rate", "0.004", "--epochs", "10", "--eval-every", "2"]
-SHOWN_CUSTOMERS = 5
-SHOWN_HISTORY = 7
-SHOWN_ITEMS = 8
+TRAIN_WIDTHS += ["--learning-rate", "0.004", "--epochs", "8", "--eval-every", "2"]
+SHOWN_CUSTOMERS = 6
+SHOWN_HISTORY = 9
+SHOWN_ITEMS = 10
 
 
 def add_arguments(parser) -> None:
@@ -135,8 +135,8 @@ def write_demo_page(shop, output: Path, examples, commands, start) -> Path:
     }
     found, popular = metrics["ensemble"]["hr@10"], metrics["popularity"]["hr@10"]
     facts = [
-        f"{len(items)} products and {metrics['num_users']} customers made from a seed, and every stage of macrec_hf run "
-        f"on them with reduced widths, in {seconds_since(start)}.",
+        f"{len(items)} products and {metrics['num_users']} customers made from a seed, and every stage of macrec_hf "
+        f"run on them with reduced widths, in {seconds_since(start)}.",
         f"Ten recommendations hold a customer's next purchase {found:.0%} of the time; the ten best sellers "
         f"{popular:.0%}.",
     ]
