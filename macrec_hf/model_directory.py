@@ -8,7 +8,8 @@
     quantizer/                                               what gave the items their codes, to add items later
     README.md                                                the model card
 
-Counts, titles and quantizer may be absent. Nothing is a pickle. Files are written beside and moved into place when complete.
+Counts, titles and quantizer may be absent. Nothing is a pickle. Files are written beside and moved into place when
+complete.
 """
 
 import json
@@ -221,7 +222,8 @@ def _moved_into_place(directory: Path) -> Iterator[Path]:
 
 def _replace_files(beside: Path, directory: Path) -> None:
     written = {path.name for path in beside.iterdir()}
-    ours = [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, QUANTIZER_FOLDER, *(path.name for path in directory.glob("model*.safetensors*"))]
+    ours = [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, QUANTIZER_FOLDER]
+    ours += [path.name for path in directory.glob("model*.safetensors*")]
     for name in ours:  # of an earlier save: weights in another number of files, a quantizer of other codes
         stale = directory / name
         if name not in written and stale.is_file():

@@ -192,9 +192,7 @@ def test_unknown_items(shop, capsys):
 def test_broken_files_of_users(shop, capsys, tmp_path, line, message):
     folder, _, _ = shop
     (tmp_path / "users.jsonl").write_text('{"user_id": "a", "history": ["01"]}\n' + line + "\n")
-    status, _, err = run(
-        capsys, "recommend", "--model", folder / "model", "--histories", tmp_path / "users.jsonl"
-    )
+    status, _, err = run(capsys, "recommend", "--model", folder / "model", "--histories", tmp_path / "users.jsonl")
     assert status == 1
     with pytest.raises(ValueError, match=message):
         raise ValueError(err)

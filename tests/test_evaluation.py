@@ -278,9 +278,7 @@ def _ranked_by_two_processes(path):
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this session may have set it
     accelerator = Accelerator(cpu=True)
     shop = Shop()
-    lists = rank_catalogue(
-        shop.model, shop.tries, shop.sources, num_beams=6, batch_size=3, accelerator=accelerator
-    )
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=6, batch_size=3, accelerator=accelerator)
     found = {name: (ranked.items, ranked.scores) for name, ranked in lists.items()}
     torch.save(found, f"{path}.{accelerator.process_index}")
 
