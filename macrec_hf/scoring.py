@@ -33,9 +33,9 @@ def exact_scores(model, input_ids, attention_mask, trie: SemanticIdTrie, *, max_
     leaf_scores = torch.empty(batch_size, trie.num_leaves, dtype=dtype, device=trie.device)
     block = max(1, max_rows // batch_size)
     tokens, past = steps.start()
-    todo = [(0, 0, 1, tokens, leaf_scores.new_zeros(batch_size, 1), past, tokens.new_zeros(1))]
-    while todo:
-        depth, low, high, tokens, scores, past, parents = todo.pop()
+    pending = [(0, 0, 1, tokens, leaf_scores.new_zeros(batch_size, 1), past, tokens.new_zeros(1))]
+    while pending:
+        depth, low, high, tokens, scores, past, parents = pending.pop()
         hidden, past = steps.step(tokens, past.reorder(parents))
         first, last = int(trie.child_start[depth][low]), int(trie.child_start[depth][high])
         children = torch.arange(first, last, device=trie.device)
@@ -49,7 +49,7 @@ def exact_scores(model, input_ids, attention_mask, trie: SemanticIdTrie, *, max_
             part = slice(begin, begin + block)
             nodes = first + begin, min(first + begin + block, last)
             block_tokens = child_tokens[part].expand(batch_size, -1)
-            todo.append((depth + 1, *nodes, block_tokens, scores[:, part], past, parents[part]))
+            pending.append((depth + 1, *nodes, block_tokens, scores[:, part], past, parents[part]))
     return _leaves_to_items(leaf_scores, trie)
 
 
