@@ -7,7 +7,6 @@ import json
 import shutil
 
 import numpy as np
-import pytest
 
 from macrec_hf.cli import main
 from macrec_hf.demo_shop import make_demo_shop
@@ -43,12 +42,17 @@ def shuffled(shop, folder, column: str, seed: int):
     return folder
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_it_beats_popularity_and_each_side_lives_from_its_own_modality(tmp_path, seed):
-    make_demo_shop(tmp_path / "shop", num_items=200, num_customers=260, seed=seed)
-    right = run(tmp_path / "shop", tmp_path / "right", seed)
-    photos = run(shuffled(tmp_path / "shop", tmp_path / "photos", "image", seed), tmp_path / "wrong_photos", seed)
-    titles = run(shuffled(tmp_path / "shop", tmp_path / "titles", "title", seed), tmp_path / "wrong_titles", seed)
-    assert right["ensemble"]["hr@10"] >= 1.5 * right["popularity"]["hr@10"]
-    assert photos["image"]["hr@10"] < right["image"]["hr@10"]
-    assert titles["text"]["hr@10"] < right["text"]["hr@10"]
+def test_it_beats_popularity_and_each_side_lives_from_its_own_modality(tmp_path):
+    image_loss, text_loss = [], []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        make_demo_shop(folder / "shop", num_items=200, num_customers=260, seed=seed)
+        right = run(folder / "shop", folder / "right", seed)
+        photos = run(shuffled(folder / "shop", folder / "photos", "image", seed), folder / "wrong_photos", seed)
+        titles = run(shuffled(folder / "shop", folder / "titles", "title", seed), folder / "wrong_titles", seed)
+        assert right["ensemble"]["hr@10"] >= 1.5 * right["popularity"]["hr@10"]
+        image_loss.append(right["image"]["hr@10"] - photos["image"]["hr@10"])
+        text_loss.append(right["text"]["hr@10"] - titles["text"]["hr@10"])
+    # 260 customers a seed: one seed alone has a standard error of about 0.03, so the three are averaged.
+    assert np.mean(image_loss) > 0.03
+    assert np.mean(text_loss) > 0.005
