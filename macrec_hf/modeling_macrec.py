@@ -6,8 +6,10 @@ from itertools import combinations
 import torch
 from transformers import GenerationConfig, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
+from .byte_dropout import use_byte_dropout
 from .configuration_macrec import MacRecConfig
 from .logits_process import SemanticIdLogitsProcessor  # noqa: F401
 from .losses import alignment_loss
@@ -50,6 +52,11 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
 
     def __init__(self, config: MacRecConfig):
         super().__init__(config)
+        use_byte_dropout(self)
+        if config.attention_dropout_rate is not None:
+            for module in self.modules():
+                if isinstance(module, T5Attention):
+                    module.dropout = config.attention_dropout_rate
         self.generation_config = GenerationConfig(
             max_new_tokens=config.num_levels,
             length_penalty=0.0,

@@ -26,6 +26,7 @@ FIELDS = (
     "num_decoder_layers",
     "num_heads",
     "dropout_rate",
+    "attention_dropout_rate",
     "implicit_alignment_weight",
     "alignment_temperature",
 )
