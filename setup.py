@@ -40,6 +40,8 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "test": TEST,
+        "tensorboard": ["tensorboard>=2.21.0"],
+        "trackio": ["trackio>=0.43.0"],
         "dev": [*TEST, "ruff>=0.17.6"],
     },
     entry_points={"console_scripts": ["macrec = macrec_hf.cli:main"]},

@@ -116,12 +116,11 @@ def level_offsets(first):
     return [first + level * CODEBOOK_SIZE for level in range(NUM_LEVELS)]
 
 
-def build_model(vocab_size):
+def build_model(vocab_size, **sizes):
+    """Randomly initialised, of the paper's size unless `sizes` say otherwise."""
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=vocab_size, d_model=128, d_ff=1024, num_layers=4, num_heads=6, d_kv=64, decoder_start_token_id=PAD
-    )
-    return T5ForConditionalGeneration(config).eval()
+    sizes = {"d_model": 128, "d_ff": 1024, "num_layers": 4, "num_heads": 6, "d_kv": 64, **sizes}
+    return T5ForConditionalGeneration(T5Config(vocab_size=vocab_size, decoder_start_token_id=PAD, **sizes)).eval()
 
 
 def draw_users(histories, args):

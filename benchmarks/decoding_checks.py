@@ -5,7 +5,8 @@
     places    decodes a million list places under random limits and counts those that are invalid or repeated
     survival  how much of the exact first ten of each user 5, 10, 20 and 50 beams find
 
-The model is randomly initialised at the paper's size, as in `decoding.py`, whose data these commands use too.
+The data are those of `decoding.py`. The model is randomly initialised, at the paper's size, or far smaller for
+`places`, where only the limits are on trial. `survival --model DIR` takes a trained model, with its own catalogue.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 from decoding import CODEBOOK_SIZE, COMPACT_OFFSET, NUM_LEVELS, build_model, level_offsets
 
 from macrec_hf.beam_search import beam_search
+from macrec_hf.model_directory import load_model_directory
 from macrec_hf.scoring import exact_scores
 from macrec_hf.semantic_id_trie import SemanticIdTrie
 
@@ -29,8 +31,12 @@ def main():
     parser.add_argument("--users", type=int, default=64, help="users of a batch (default 64)")
     parser.add_argument("--repeats", type=int, default=5, help="scale: timings of each size (default 5)")
     parser.add_argument("--places", type=int, default=1_000_000, help="places to decode (default 1,000,000)")
+    parser.add_argument("--model", help="survival: a model directory (default: random weights)")
+    parser.add_argument("--modality", default="text", help="survival: whose IDs (default text)")
     args = parser.parse_args()
-    model = build_model(COMPACT_OFFSET + 2 * NUM_LEVELS * CODEBOOK_SIZE)
+    vocab_size = COMPACT_OFFSET + 2 * NUM_LEVELS * CODEBOOK_SIZE
+    small = {"d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8} if args.check == "places" else {}
+    model = build_model(vocab_size, **small)
     with torch.no_grad():
         {"scale": scale, "places": places, "survival": survival}[args.check](model, args)
 
@@ -102,21 +108,37 @@ def places(model, args):
 
 
 def survival(model, args):
-    codes, histories, origin = decoding.load_data("text")
-    trie = build(torch.from_numpy(codes))
-    chosen = np.random.default_rng(0).permutation(len(histories))[: args.users]
+    codes, histories, origin = decoding.load_data(args.modality)
+    if args.model:
+        model, trie, sources = load_trained(args, histories)
+        origin = f"{origin}, {args.model}"
+    else:
+        trie = build(torch.from_numpy(codes))
+        sources = [(codes[history] + level_offsets(COMPACT_OFFSET)).ravel() for history in histories]
+    chosen = np.random.default_rng(0).permutation(len(sources))[: args.users]
     overlap = {num_beams: [] for num_beams in (5, 10, 20, 50)}
     for user in chosen:
-        source = decoding.pad([(codes[histories[user]] + level_offsets(COMPACT_OFFSET)).ravel()])
+        source = decoding.pad([sources[user]])
         scores = exact_scores(model, *source, trie)[0]
         by_leaf = scores[trie.leaf_rows[trie.leaf_start[:-1]]]
-        best = set(by_leaf.topk(10).indices.tolist())
+        best = by_leaf.topk(10).indices.tolist()
         for num_beams, shares in overlap.items():
             found = beam_search(model, *source, trie, num_beams).leaves[0, :10].tolist()
-            shares.append(len(best & set(found)) / 10)
-    print(f"{origin}, {len(chosen)} users: share of the exact first ten IDs among the first ten of the beams")
+            shares.append((len(set(best) & set(found)) / 10, best[0] in found))
+    print(f"{origin}, {len(chosen)} users: share of the exact first ten IDs among the first ten of the beams, and of")
+    print("the users whose exact first ID is among them")
     for num_beams, shares in overlap.items():
-        print(f"{num_beams:>4} beams: {statistics.mean(shares):.3f}")
+        tens, firsts = zip(*shares, strict=True)
+        print(f"{num_beams:>4} beams: {statistics.mean(tens):.3f} {statistics.mean(firsts):.3f}")
+
+
+def load_trained(args, histories):
+    """The model, its trie, and the token ids of the histories without `</s>`; its items must be those of the data."""
+    parts = load_model_directory(args.model)
+    trie = SemanticIdTrie.from_table(parts.table, parts.tokenizer, modality=args.modality)
+    tokens = parts.tokenizer.item_token_ids(parts.table, args.modality)
+    rows = np.array([parts.table.row_of[str(item)] for item in range(parts.table.num_items)])
+    return parts.model.eval(), trie, [tokens[rows[history]].ravel().astype(np.int64) for history in histories]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_macrec import MacRecConfig, MacRecQuantizerConfig
 from .modeling_macrec import MacRecForConditionalGeneration
@@ -20,9 +21,16 @@ AutoConfig.register(MacRecConfig.model_type, MacRecConfig, exist_ok=True)
 AutoModel.register(MacRecQuantizerConfig, MacRecQuantizer, exist_ok=True)
 AutoModelForSeq2SeqLM.register(MacRecConfig, MacRecForConditionalGeneration, exist_ok=True)
 AutoTokenizer.register(MacRecConfig, tokenizer_class=SemanticIdTokenizer, exist_ok=True)
+# As transformers registers its own tasks: the class is named, and imported when a pipeline is made.
+PIPELINE_REGISTRY.supported_tasks["semantic-id-recommendation"] = {
+    "impl": f"{__name__}.pipeline_recommendation.SemanticIdRecommendationPipeline",
+    "pt": (AutoModelForSeq2SeqLM,),
+    "type": "multimodal",
+}
 
 # name → the file that holds it
 _HOMES = {
+    "CodebookHealthCallback": "trainer_codebook_health",
     "EmbeddingStore": "embedding_store",
     "InteractionsBuilder": "dataset_builders",
     "ItemsBuilder": "dataset_builders",
@@ -39,17 +47,20 @@ _HOMES = {
     "RecommendationCollator": "data_collator",
     "RecommendationTasksBuilder": "dataset_builders",
     "SemanticIdLogitsProcessor": "logits_process",
+    "SemanticIdRecommendationPipeline": "pipeline_recommendation",
     "SemanticIdTable": "semantic_ids",
     "SemanticIdTokenizer": "tokenization_macrec",
     "SemanticIdTrie": "semantic_id_trie",
     "add_items": "indexing",
     "build_semantic_ids": "indexing",
+    "codebook_report": "codebook_figures",
     "exact_scores": "scoring",
     "remove_items": "indexing",
     "semantic_id_beam_search": "beam_search",
 }
 
 __all__ = [
+    "CodebookHealthCallback",
     "EmbeddingStore",
     "InteractionsBuilder",
     "ItemsBuilder",
@@ -66,11 +77,13 @@ __all__ = [
     "RecommendationCollator",
     "RecommendationTasksBuilder",
     "SemanticIdLogitsProcessor",
+    "SemanticIdRecommendationPipeline",
     "SemanticIdTable",
     "SemanticIdTokenizer",
     "SemanticIdTrie",
     "add_items",
     "build_semantic_ids",
+    "codebook_report",
     "exact_scores",
     "remove_items",
     "semantic_id_beam_search",
@@ -89,6 +102,7 @@ def __dir__():
 
 if TYPE_CHECKING:
     from .beam_search import semantic_id_beam_search
+    from .codebook_figures import codebook_report
     from .data_collator import RecommendationCollator
     from .dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
     from .embedding_store import EmbeddingStore
@@ -97,9 +111,11 @@ if TYPE_CHECKING:
     from .metrics import RankingMetrics
     from .modeling_macrec import MacRecOutput
     from .modeling_macrec_quantizer import MacRecQuantizerOutput
+    from .pipeline_recommendation import SemanticIdRecommendationPipeline
     from .recommender import MacRecRecommender
     from .scoring import exact_scores
     from .semantic_id_trie import SemanticIdTrie
     from .semantic_ids import SemanticIdTable
+    from .trainer_codebook_health import CodebookHealthCallback
     from .trainer_macrec import MacRecTrainer
     from .trainer_quantizer import MacRecQuantizerTrainer

@@ -71,7 +71,7 @@ def resolve_collisions(
     stays = torch.ones(len(codes), dtype=torch.bool)
     stays[rows_moved] = False
     occupied = _distinct(torch.cat([codes[stays], taken]), codebook_size)
-    _check_space(len(movers), len(occupied), num_levels, codebook_size)
+    check_space(len(movers), len(occupied), num_levels, codebook_size)
     resolved = codes.clone()
     resolved[rows_moved] = _place(codes[rows_moved], latents[movers], codebooks, occupied)
     after = quantization_distance(latents[movers], resolved[rows_moved], codebooks)
@@ -131,7 +131,8 @@ def _distinct(codes: torch.Tensor, codebook_size: int) -> torch.Tensor:
     return codes[order[_rank_in_run(keys) == 0]]
 
 
-def _check_space(num_movers: int, num_occupied: int, num_levels: int, codebook_size: int) -> None:
+def check_space(num_movers: int, num_occupied: int, num_levels: int, codebook_size: int) -> None:
+    """Raises ValueError where the movers cannot all get an ID of their own beside the occupied ones."""
     missing = num_movers - (codebook_size**num_levels - num_occupied)
     if missing > 0:
         raise ValueError(

@@ -9,6 +9,21 @@ from dataclasses import field
 
 from transformers import PreTrainedConfig, T5Config
 
+# In a process without the package, transformers makes modules of the code that a repository carries.
+_INSTALLED = not __name__.startswith("transformers_modules.")
+
+
+def _without_remote_code(arguments: dict) -> dict:
+    """What a configuration says of code beside the model counts only where the package is absent.
+
+    Else `pipeline` would run that code rather than ours, and a model saved anew would name code that is not there.
+    """
+    return {
+        name: value
+        for name, value in arguments.items()
+        if not (_INSTALLED and name in ("auto_map", "custom_pipelines"))
+    }
+
 
 def _default(value, meaning: str, source: str):
     return field(default=value, metadata={"help": meaning, "source": source})
@@ -75,7 +90,7 @@ class MacRecQuantizerConfig(PreTrainedConfig):
             self.contrastive_weights = tuple(0.0 if level < 2 else 0.1 for level in range(self.num_levels))
         self.contrastive_weights = tuple(float(weight) for weight in self.contrastive_weights)
         self._check()
-        super().__post_init__(**kwargs)
+        super().__post_init__(**_without_remote_code(kwargs))
 
     def _check(self):
         names = [name for name, _ in self.modalities]
@@ -154,11 +169,19 @@ class MacRecConfig(T5Config):
     decoder_start_token_id: int | None = _default(0, "first token of the decoder", "T5: the pad token")
     num_levels: int = _default(4, "codes of a semantic ID, so tokens to generate", "paper: 4 levels")
     max_history: int = _default(20, "items of a history that are read, the last ones", "authors' code")
+    history_dropout_rate: float = _default(
+        0.0, "share of a history's items that each training step leaves out at random", "ours; for small data"
+    )
     implicit_alignment_weight: float = _default(0.01, "lambda_implicit of eq. 19", "paper")
     alignment_temperature: float = _default(0.1, "tau of eq. 16-17", "paper: 0.1")
 
     def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+        super().__post_init__(**_without_remote_code(kwargs))
+        if not 0 <= self.history_dropout_rate < 1 or (self.history_dropout_rate and self.num_levels < 2):
+            raise ValueError(
+                "history_dropout_rate: expected a number in [0, 1), and 0 where num_levels is 1 (an item cannot be "
+                f"told from a task token there), got {self.history_dropout_rate} with num_levels {self.num_levels}."
+            )
         if self.attention_dropout_rate is not None and not 0 <= self.attention_dropout_rate < 1:
             raise ValueError(
                 f"attention_dropout_rate: expected a number in [0, 1) or None, got {self.attention_dropout_rate}."

@@ -16,13 +16,14 @@ class RecommendationCollator:
         item_token_ids: int32 (num_modalities, num_items, num_levels): every item's codes as token ids, pad where the
             item has no ID in that modality (`TaskEncoder.item_token_ids`).
         pad_token_id: fills the ends of shorter sources. Default 0, the tokenizer's `<pad>`.
-        max_alignment_items: at most so many items are aligned, drawn at random from the batch's; `None` takes all,
-            as the paper's equations 16-18 do.
+        max_alignment_items: at most so many items are aligned, drawn at random from the batch's (of each process's
+            part, where there are several); `None` takes all, as the paper's equations 16-18 do.
 
     Returns (from a call with a list of rows):
         `input_ids` and `attention_mask`, long (batch_size, longest source); `labels`, long (batch_size, num_levels);
         `alignment_input_ids`, long (num_modalities, num_unique_items, num_levels): the batch's target items, each
-        once, in table order; absent with one modality, where there is nothing to align.
+        once, in table order; absent with one modality, where there is nothing to align. Items that share their ID in
+        every modality stand there as one: the model could not tell them apart.
 
     Raises:
         ValueError: a row lacks a column that the batch needs.
@@ -60,6 +61,12 @@ class RecommendationCollator:
     pad_token_id: int = 0
     max_alignment_items: int | None = None
 
+    def __post_init__(self):
+        rows = np.concatenate(list(self.item_token_ids), axis=1)
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        # The first item with the same IDs; None where every item is the first.
+        self._first_alike = None if len(first) == len(rows) else first[inverse.reshape(-1)]
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         align = len(self.item_token_ids) > 1
         for column in ("input_ids", "labels") + ("item",) * align:
@@ -75,7 +82,8 @@ class RecommendationCollator:
             "labels": torch.from_numpy(np.array([row["labels"] for row in rows], dtype=np.int64)),
         }
         if align:
-            items = self._choose(np.unique(np.array([row["item"] for row in rows], dtype=np.int64)))
+            items = np.array([row["item"] for row in rows], dtype=np.int64)
+            items = self._choose(np.unique(items if self._first_alike is None else self._first_alike[items]))
             batch["alignment_input_ids"] = torch.from_numpy(self.item_token_ids[:, items].astype(np.int64))
         return batch
 

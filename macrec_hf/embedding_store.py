@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,15 @@ class EmbeddingStore:
             raise ValueError("embeddings: expected at least one modality, got none.")
         self.arrays = {name: _as_array(name, array) for name, array in arrays.items()}
         num_rows = len(next(iter(self.arrays.values())))
-        self.item_ids = [str(row) for row in range(num_rows)] if item_ids is None else [str(item) for item in item_ids]
+        self.item_ids = [str(row) for row in range(num_rows)] if item_ids is None else _as_ids(item_ids)
         self.encoders = dict(encoders or {})
         self._check_rows()
         self.present = {name: np.ones(len(self), dtype=bool) for name in self.arrays}
         self._mark_missing(missing or {})
 
     def _check_rows(self):
+        if not self.item_ids:
+            raise ValueError("embeddings: expected at least one item, got an empty catalogue.")
         for name, array in self.arrays.items():
             if len(array) != len(self.item_ids):
                 raise ValueError(
@@ -53,8 +56,6 @@ class EmbeddingStore:
             seen: set[str] = set()
             twice = next(item for item in self.item_ids if item in seen or seen.add(item))
             raise ValueError(f"item_ids: expected each id once, got {twice!r} again. Remove the repeated row.")
-        if not self.item_ids:
-            raise ValueError("embeddings: expected at least one item, got an empty catalogue.")
 
     def _mark_missing(self, missing):
         row_of = {item: row for row, item in enumerate(self.item_ids)}
@@ -154,9 +155,8 @@ class EmbeddingStore:
                 f"{'found no item_ids.json' if directory.is_dir() else 'found no such folder'}. "
                 "`macrec embed` writes one."
             )
-        item_ids = json.loads(ids_file.read_text())
         meta_file = directory / "meta.json"
-        meta = json.loads(meta_file.read_text()) if meta_file.is_file() else {}
+        meta = _read_json(meta_file, dict) if meta_file.is_file() else {}
         if meta.get("format_version", 1) > FORMAT_VERSION:
             raise ValueError(
                 f"{meta_file}: expected format_version up to {FORMAT_VERSION}, got {meta['format_version']}. The "
@@ -167,23 +167,73 @@ class EmbeddingStore:
             key=lambda name: ({"text": 0, "image": 1}.get(name, 2), name),
         )
         about = meta.get("modalities", {})
-        return cls.from_files({name: directory / f"{name}.npy" for name in names}, item_ids, about)
+        return cls.from_files({name: directory / f"{name}.npy" for name in names}, ids_file, about)
 
     @classmethod
-    def from_files(cls, paths: Mapping[str, str | Path], item_ids: list[str], about: Mapping[str, dict] | None = None):
-        """Opens `{modality: file.npy}` memory-mapped, for embeddings made elsewhere."""
+    def from_files(
+        cls,
+        paths: Mapping[str, str | Path],
+        item_ids: list[str] | str | Path,
+        about: Mapping[str, dict] | None = None,
+    ):
+        """Opens `{modality: file.npy}` memory-mapped, for embeddings made elsewhere.
+
+        Args:
+            item_ids: one string per row, or a JSON file with a list of them.
+            about: `{modality: {"missing": [item ids], "encoder": name}}`, as in `meta.json`.
+
+        Raises:
+            FileNotFoundError: a file that is not there.
+            ValueError: a file that is no `.npy` of numbers or no JSON, and all that the class raises.
+        """
         about = about or {}
-        arrays = {}
-        for name, path in paths.items():
-            if not Path(path).is_file():
-                raise FileNotFoundError(f"embeddings[{name!r}]: expected a .npy file at {path}, found none.")
-            arrays[name] = np.load(path, mmap_mode="r")
+        if isinstance(item_ids, str | Path):
+            item_ids = _read_json(Path(item_ids), list)
+        arrays = {name: _open_array(name, path) for name, path in paths.items()}
         return cls(
             arrays,
             item_ids,
             missing={name: entry.get("missing", []) for name, entry in about.items() if name in arrays},
             encoders={name: entry["encoder"] for name, entry in about.items() if entry.get("encoder")},
         )
+
+
+def _read_json(path: Path, kind: type):
+    """The list or object of a JSON file."""
+    what = {list: 'a list of item ids, such as ["i1", "i2"]', dict: "an object"}[kind]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a JSON file with {what}, found none.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, {what}, got something else: {error}. Was it cut off?") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path}: expected {what}, got a JSON {type(content).__name__}.")
+    return content
+
+
+def _open_array(name: str, path: str | Path) -> np.ndarray:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"embeddings[{name!r}]: expected a .npy file at {path}, found none.")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"embeddings[{name!r}]: expected {path} to be a .npy file of floating point numbers, but it cannot be "
+            f"read as one: {str(error).split('.')[0]}. Was it cut off? np.save(path, array.astype('float32')) writes "
+            "one."
+        ) from error
+
+
+def _as_ids(item_ids) -> list[str]:
+    ids = list(item_ids)
+    for row, item in enumerate(ids):
+        if isinstance(item, bool) or not isinstance(item, str | Integral):
+            raise ValueError(
+                f"item_ids: expected strings or whole numbers, got {item!r} in row {row}. Is there a gap in the "
+                "column of ids? A column with gaps is read as floating point numbers."
+            )
+    return [str(item) for item in ids]
 
 
 def _as_array(name, array) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers.utils import logging
 
 from .collision_resolution import CollisionResolution, quantization_distance, resolve_collisions, shared_rows
@@ -24,6 +26,7 @@ def build_semantic_ids(
     *,
     modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
     batch_size: int = 1024,
+    accelerator: Any = None,
 ) -> SemanticIdTable:
     """Semantic IDs of a whole catalogue, no two items alike in any modality (paper section 3.1).
 
@@ -38,6 +41,8 @@ def build_semantic_ids(
         modality_mask: `{modality: bool (num_items,)}`, False = the item has none and gets no ID there. A store knows
             this by itself.
         batch_size: items encoded at a time. Default 1024 (paper, implementation details).
+        accelerator: an `accelerate.Accelerator`: its processes share the encoding, the main one resolves and returns
+            the table, the others None.
 
     Returns:
         The table, in the order of the rows. `table.report[modality]` holds `num_items` (that have an ID),
@@ -58,7 +63,9 @@ def build_semantic_ids(
     nothing = {
         m: torch.empty(0, quantizer.config.num_levels, dtype=torch.long) for m, _ in quantizer.config.modalities
     }
-    codes, report = _new_codes(quantizer, store, nothing, batch_size)
+    codes, report = _new_codes(quantizer, store, nothing, batch_size, accelerator)
+    if codes is None:
+        return None
     table = SemanticIdTable(store.item_ids, codes, quantizer.config.codebook_size)
     table.report = report
     return table
@@ -127,6 +134,22 @@ def remove_items(table: SemanticIdTable, item_ids: Iterable[str]) -> SemanticIdT
     return SemanticIdTable([table.item_ids[row] for row in rows.tolist()], codes, table.codebook_size)
 
 
+def encode_catalogue(
+    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int = 1024
+) -> dict[str, torch.Tensor]:
+    """The quantizer's own codes of every item, those that items share included.
+
+    Returns:
+        `{modality: long (num_items, num_levels)}` on the CPU, rows of -1 where an item has no embedding.
+
+    Raises:
+        ValueError: modalities or sizes that are not the quantizer's, NaN.
+    """
+    _check_modalities_of(store, quantizer)
+    with _inference(quantizer):
+        return _encode(quantizer, store, batch_size)
+
+
 def _as_store(embeddings, item_ids, modality_mask, quantizer: MacRecQuantizer) -> EmbeddingStore:
     """The embeddings as a store whose modalities are the quantizer's."""
     if item_ids is not None:
@@ -191,12 +214,23 @@ def _inference(quantizer: MacRecQuantizer):
         quantizer.train(was_training)
 
 
-def _new_codes(quantizer: MacRecQuantizer, store: EmbeddingStore, taken: Mapping[str, torch.Tensor], batch_size: int):
-    """Codes of the store's items, distinct and apart from the `taken` ones: `({modality: codes}, report)`."""
+def _new_codes(
+    quantizer: MacRecQuantizer,
+    store: EmbeddingStore,
+    taken: Mapping[str, torch.Tensor],
+    batch_size: int,
+    accelerator: Any = None,
+):
+    """Codes of the store's items, distinct and apart from the `taken` ones: `({modality: codes}, report)`.
+
+    `(None, {})` in other processes than the main one.
+    """
     if batch_size < 1:
         raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
     with _inference(quantizer):
-        codes = _encode(quantizer, store, batch_size)
+        codes = _encode(quantizer, store, batch_size, accelerator)
+        if accelerator is not None and not accelerator.is_main_process:
+            return None, {}
         report = {}
         for modality, given in codes.items():
             present = torch.from_numpy(np.flatnonzero(store.present[modality]))
@@ -208,16 +242,22 @@ def _new_codes(quantizer: MacRecQuantizer, store: EmbeddingStore, taken: Mapping
     return codes, report
 
 
-def _encode(quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int) -> dict[str, torch.Tensor]:
+def _encode(
+    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int, accelerator: Any = None
+) -> dict[str, torch.Tensor]:
     """`{modality: long (num_items, num_levels)}` on the CPU, in the quantizer's order, -1 for missing ones."""
     names = [name for name, _ in quantizer.config.modalities]
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    for rows in _batches(np.arange(len(store)), batch_size, "Encoding items"):
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    # Whole batches in turn: the codes are then those of one process, to the bit.
+    mine = np.array_split(np.arange(len(store)), range(batch_size, len(store), batch_size))[rank::processes]
+    parts = []
+    for rows in logging.tqdm(mine, desc="Encoding items", unit="batch", disable=len(mine) < _SHOW_PROGRESS_FROM):
         batch = {name: _rows(quantizer, store, name, rows) for name in names}
         mask = {name: torch.from_numpy(store.present[name][rows]).to(quantizer.device) for name in names}
-        for name, codes in quantizer.encode(batch, modality_mask=mask).items():
-            parts[name].append(codes.cpu())
-    return {name: torch.cat(parts[name]) for name in names}
+        codes = quantizer.encode(batch, modality_mask=mask)
+        parts.append((int(rows[0]), {name: values.cpu() for name, values in codes.items()}))
+    parts = sorted(parts if processes == 1 else gather_object(parts), key=lambda part: part[0])
+    return {name: torch.cat([codes[name] for _, codes in parts]) for name in names}
 
 
 def _resolve(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+from accelerate.utils import gather_object
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
@@ -27,10 +28,13 @@ SETTINGS = ("pooling", "max_length", "seed", "standardize")  # what make_encoder
 TEXT_COLUMNS = ("title", "brand", "category", "text")
 
 
-def encode_texts(texts: list[str], encoder, batch_size: int = 32, progress: bool = True):
+def encode_texts(texts: list[str], encoder, batch_size: int = 32, progress: bool = True, accelerator=None):
     """Encodes texts, long ones first so that batches are of even length.
 
-    Returns:
+    Args:
+        accelerator: an `accelerate.Accelerator`: its processes take the batches in turn.
+
+    Returns (None in other processes than the main one):
         embeddings: float32 (num_items, embedding_size), zeros where missing.
         reasons: `{row: why it is missing}`.
 
@@ -39,23 +43,45 @@ def encode_texts(texts: list[str], encoder, batch_size: int = 32, progress: bool
     """
     reasons = {row: "empty text" for row, text in enumerate(texts) if not text.strip()}
     rows = sorted((row for row in range(len(texts)) if row not in reasons), key=lambda row: -len(texts[row]))
-    features = []
-    for start in logging.tqdm(range(0, len(rows), batch_size), desc="text", unit="batch", disable=not progress):
-        features.append(encoder.batch_features([texts[row] for row in rows[start : start + batch_size]]))
-    return _collect(encoder, rows, features, len(texts), reasons, "text")
+    features = _in_turns(
+        range(0, len(rows), batch_size),
+        lambda start: encoder.batch_features([texts[row] for row in rows[start : start + batch_size]]),
+        "text",
+        progress,
+        accelerator,
+    )
+    return None if features is None else _collect(encoder, rows, features, len(texts), reasons, "text")
 
 
-def encode_photos(paths: list, encoder, batch_size: int = 32, progress: bool = True):
+def _in_turns(starts, encode, title: str, progress: bool, accelerator) -> list | None:
+    """`encode(start)` of every batch, in order, shared among the processes; None in others than the main one."""
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    mine = logging.tqdm(list(starts)[rank::processes], desc=title, unit="batch", disable=not progress or rank > 0)
+    done = [(start, encode(start)) for start in mine]
+    if processes > 1:
+        done = sorted(gather_object(done), key=lambda pair: pair[0])
+    return None if rank else [features for _, features in done]
+
+
+def encode_photos(paths: list, encoder, batch_size: int = 32, progress: bool = True, accelerator=None):
     """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing."""
     reasons, rows, features = {}, [], []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for start in logging.tqdm(range(0, len(paths), batch_size), desc="image", unit="batch", disable=not progress):
+
+        def encode(start):
             opened = list(pool.map(_open_photo, paths[start : start + batch_size]))
             good = [offset for offset, photo in enumerate(opened) if not isinstance(photo, str)]
-            reasons.update({start + o: text for o, text in enumerate(opened) if isinstance(text, str)})
-            if good:
-                features.append(encoder.batch_features([opened[offset] for offset in good]))
-                rows += [start + offset for offset in good]
+            bad = {start + offset: text for offset, text in enumerate(opened) if isinstance(text, str)}
+            encoded = encoder.batch_features([opened[offset] for offset in good]) if good else None
+            return [start + offset for offset in good], bad, encoded
+
+        parts = _in_turns(range(0, len(paths), batch_size), encode, "image", progress, accelerator)
+    if parts is None:
+        return None
+    for good, bad, encoded in parts:
+        rows += good
+        reasons |= bad
+        features += [encoded] if good else []
     return _collect(encoder, rows, features, len(paths), reasons, "image")
 
 
@@ -197,7 +223,9 @@ def _other(modality):
     return "image" if modality == "text" else "text"
 
 
-def embed_items(items, encoders, *, text_columns=None, batch_size=32, progress=True) -> EmbeddedCatalogue:
+def embed_items(
+    items, encoders, *, text_columns=None, batch_size=32, progress=True, accelerator=None
+) -> EmbeddedCatalogue | None:
     """Embeds an items table with `encoders` (of `make_encoders` or `load_encoders`), in their order.
 
     Args:
@@ -205,6 +233,8 @@ def embed_items(items, encoders, *, text_columns=None, batch_size=32, progress=T
         encoders: `{"text": ..., "image": ...}`. A modality that no item has (no `image` at all, every text empty) is
             left out.
         text_columns: see `item_texts`.
+        accelerator: an `accelerate.Accelerator`: its processes share the work; the main one returns the catalogue,
+            the others None.
 
     Raises:
         ValueError: nothing to embed, or items that name photos of which not one can be read.
@@ -223,9 +253,14 @@ def embed_items(items, encoders, *, text_columns=None, batch_size=32, progress=T
     encode = {"text": encode_texts, "image": encode_photos}
     arrays, reasons = {}, {}
     for modality, encoder in encoders.items():
-        arrays[modality], missing = encode[modality](inputs[modality], encoder, batch_size, progress)
+        encoded = encode[modality](inputs[modality], encoder, batch_size, progress, accelerator)
+        if encoded is None:
+            continue
+        arrays[modality], missing = encoded
         reasons[modality] = {str(items["item_id"].iloc[row]): reason for row, reason in missing.items()}
         _report_missing(modality, reasons[modality])
+    if not arrays:  # another process than the main one
+        return None
     names = {modality: encoder.name for modality, encoder in encoders.items()}
     store = EmbeddingStore(arrays, items["item_id"].tolist(), {m: list(r) for m, r in reasons.items()}, names)
     return EmbeddedCatalogue(store, encoders, reasons)

@@ -6,10 +6,11 @@
     item_counts.safetensors                                  how often each item was taken, for people without a past
     item_titles.json                                         what people call the items
     quantizer/                                               what gave the items their codes, to add items later
-    README.md                                                the model card
+    README.md, code_usage.png                                the model card and its picture
+    *.py                                                     the model's code, for `trust_remote_code=True` alone
 
-Counts, titles and quantizer may be absent. Nothing is a pickle. Files are written beside and moved into place when
-complete.
+Counts, titles, quantizer, picture and code may be absent. Nothing is a pickle, and nothing of it is run by this
+package: the code is for processes that lack it. Files are written beside and moved into place when complete.
 """
 
 import json
@@ -19,46 +20,52 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .model_card import model_card
+from .code_usage_picture import code_usage_picture
+from .configuration_macrec import MacRecConfig
+from .model_card import PICTURE_NAME, model_card, with_results
 from .modeling_macrec import MacRecForConditionalGeneration
+from .remote_code import code_files, write_code
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer
 
 ITEM_COUNTS_NAME = "item_counts.safetensors"
 ITEM_TITLES_NAME = "item_titles.json"
+CARD_NAME = "README.md"
 QUANTIZER_FOLDER = "quantizer"
 _PARTS = {
     "config.json": "the model's configuration",
     "model.safetensors": "the weights",
     "tokenizer.json": "the tokenizer",
+    "tokenizer_config.json": "the tokenizer's modalities",
     "semantic_ids.safetensors": "the items' codes",
     "semantic_ids.json": "the items' ids",
 }
-_PATTERNS = ["*.json", "*.safetensors", "README.md"]  # what is fetched from the Hub: no code
+_PATTERNS = ["*.json", "*.safetensors", CARD_NAME]  # what is fetched from the Hub: no code
 _NOT_OURS = ["checkpoint*"]  # folders that a Trainer may have left beside the model
 
 
 @dataclass
-class ModelParts:
-    """What a model directory holds.
+class Catalogue:
+    """What a model directory holds beside the model.
 
     Attributes:
-        model: in eval mode, on the CPU.
         item_counts: long, `(num_items,)`, or None.
         item_titles: `{item_id: title}`, empty where none were kept.
+        card: text of the model card, None where there is none.
         directory: where it was read from.
     """
 
-    model: MacRecForConditionalGeneration
-    tokenizer: SemanticIdTokenizer
     table: SemanticIdTable
     item_counts: torch.Tensor | None
     item_titles: dict[str, str]
+    card: str | None
     directory: Path
 
     def load_quantizer(self):
@@ -71,6 +78,18 @@ class ModelParts:
         return MacRecQuantizer.from_pretrained(folder).eval()
 
 
+@dataclass
+class ModelParts(Catalogue):
+    """What a model directory holds.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+    """
+
+    model: MacRecForConditionalGeneration
+    tokenizer: SemanticIdTokenizer
+
+
 def save_model_directory(
     directory: str | Path,
     *,
@@ -80,8 +99,11 @@ def save_model_directory(
     quantizer=None,
     item_counts: torch.Tensor | None = None,
     item_titles: Mapping[str, str] | None = None,
-    metrics: Mapping[str, Mapping[str, float]] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    license: str = "unknown",
     card: str | None = None,
+    include_code: bool = True,
 ) -> Path:
     """Writes a whole model directory. Files of other purposes that are there already stay.
 
@@ -90,8 +112,13 @@ def save_model_directory(
         quantizer: a `MacRecQuantizer`; None: none is kept, and one of an earlier save is removed.
         item_counts: integers, `(num_items,)`: how often each item was taken.
         item_titles: `{item_id: title}`, to show beside the ids.
-        metrics: `{"ensemble": {"hr@10": …}, …}` as `evaluation.ranking_metrics` gives them, for the model card.
-        card: text of `README.md`; None: a card is written.
+        metrics: `{"ensemble": {"hr@10": …}, …}` as `evaluation.ranking_metrics` gives them, or the report of
+            `macrec evaluate`, for the model card.
+        training: what made the model, for the card: see `model_card.model_card`.
+        license: of the weights, an identifier of the Hub such as `apache-2.0`, for the card.
+        card: text of `README.md`, into which `metrics` are put; None: a card is written.
+        include_code: whether the model's code goes along, so that `trust_remote_code=True` loads every part where
+            `macrec_hf` is not installed.
 
     Returns:
         The directory.
@@ -112,8 +139,14 @@ def save_model_directory(
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
         if quantizer is not None:
             quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
-        text = card if card is not None else model_card(model, table, quantizer, metrics)
-        (beside / "README.md").write_text(text, encoding="utf-8")
+        write_code(beside, include_code)
+        picture = code_usage_picture(table)
+        if picture:
+            (beside / PICTURE_NAME).write_bytes(picture)
+        if card is None:
+            shown, told = PICTURE_NAME if picture else None, {"training": training, "license": license}
+            card = model_card(model, table, quantizer, picture=shown, code=include_code, **told)
+        (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
     return Path(directory)
 
 
@@ -127,19 +160,47 @@ def load_model_directory(name_or_path: str | Path, **hub_kwargs) -> ModelParts:
     Raises:
         FileNotFoundError: a directory that lacks a part.
         OSError: neither a directory nor a repository that can be reached.
-        ValueError: parts that do not belong together, or that a newer release wrote.
+        ValueError: parts that are cut off, that do not belong together, or that a newer release wrote.
     """
+    catalogue = load_catalogue(name_or_path, **hub_kwargs)  # first: the table knows whether a newer release wrote it
+    directory, table = catalogue.directory, catalogue.table
+    tokenizer = SemanticIdTokenizer.from_pretrained(directory)
+    try:
+        model = MacRecForConditionalGeneration.from_pretrained(directory).eval()
+    except RuntimeError as error:  # transformers has logged which weights do not fit
+        raise ValueError(
+            f"Expected weights of the sizes that {directory / 'config.json'} names, got others. Were the two files "
+            "copied from different models?"
+        ) from error
+    check_parts(model, tokenizer, table)
+    return ModelParts(**vars(catalogue), model=model, tokenizer=tokenizer)
+
+
+def load_catalogue(name_or_path: str | Path, **hub_kwargs) -> Catalogue:
+    """Reads a model directory without its model; arguments and errors are those of `load_model_directory`."""
     directory = _local_directory(name_or_path, hub_kwargs)
     _check_complete(directory)
-    table = SemanticIdTable.from_pretrained(directory)  # first: it knows whether a newer release wrote it
-    tokenizer = SemanticIdTokenizer.from_pretrained(directory)
-    model = MacRecForConditionalGeneration.from_pretrained(directory).eval()
-    check_parts(model, tokenizer, table)
-    counts_path = directory / ITEM_COUNTS_NAME
+    _check_readable(directory)
+    table = SemanticIdTable.from_pretrained(directory)
+    counts_path, titles_path, card_path = (
+        directory / name for name in (ITEM_COUNTS_NAME, ITEM_TITLES_NAME, CARD_NAME)
+    )
     counts = load_file(counts_path)["item_counts"] if counts_path.is_file() else None
-    titles_path = directory / ITEM_TITLES_NAME
     titles = json.loads(titles_path.read_text(encoding="utf-8")) if titles_path.is_file() else {}
-    return ModelParts(model, tokenizer, table, check_item_counts(counts, table), titles, directory)
+    card = card_path.read_text(encoding="utf-8") if card_path.is_file() else None
+    return Catalogue(table, check_item_counts(counts, table), titles, card, directory)
+
+
+def update_model_card(directory: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Puts results into the card of a model directory, in place of those before; the rest of the card stays.
+
+    Raises:
+        OSError: there is no card, or it cannot be written.
+    """
+    path = Path(directory) / CARD_NAME
+    beside = path.with_name(f".{CARD_NAME}.partial")
+    beside.write_text(with_results(path.read_text(encoding="utf-8"), metrics), encoding="utf-8")
+    beside.replace(path)
 
 
 def check_parts(model, tokenizer, table) -> None:
@@ -201,6 +262,33 @@ def _check_complete(directory: Path) -> None:
         )
 
 
+def _check_readable(directory: Path) -> None:
+    """Reads JSON files and the heads of the weights: files cut off in a copy are found before anything is built."""
+    for path in sorted([*directory.glob("*.json"), *directory.glob("*.safetensors")]):
+        try:
+            if path.suffix == ".json":
+                content = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                with safe_open(path, "pt"):
+                    pass
+        except (ValueError, SafetensorError) as error:
+            raise ValueError(
+                f"{path}: expected a part of a model directory, but it cannot be read: {error}. Was it cut off while "
+                "it was copied? Copy it again."
+            ) from error
+        if path.name == "config.json" and content.get("model_type") != MacRecConfig.model_type:
+            raise ValueError(
+                f"{path}: expected model_type {MacRecConfig.model_type!r}, got {content.get('model_type')!r}: another "
+                "kind of model, or one of a newer release. Upgrade macrec_hf, or name a folder of `macrec train`."
+            )
+
+
+def parts_that_may_be_absent() -> list[str]:
+    """Patterns of what a new save must not leave of an earlier one, such as a quantizer of other codes."""
+    code = [path.name for path in code_files()]
+    return [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, PICTURE_NAME, QUANTIZER_FOLDER, "model*.safetensors*", *code]
+
+
 @contextmanager
 def _moved_into_place(directory: Path) -> Iterator[Path]:
     """A folder to write into that becomes `directory` at the end, or leaves no trace if an error ends it."""
@@ -222,10 +310,8 @@ def _moved_into_place(directory: Path) -> Iterator[Path]:
 
 def _replace_files(beside: Path, directory: Path) -> None:
     written = {path.name for path in beside.iterdir()}
-    ours = [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, QUANTIZER_FOLDER]
-    ours += [path.name for path in directory.glob("model*.safetensors*")]
-    for name in ours:  # of an earlier save: weights in another number of files, a quantizer of other codes
-        stale = directory / name
+    for stale in [path for pattern in parts_that_may_be_absent() for path in directory.glob(pattern)]:
+        name = stale.name
         if name not in written and stale.is_file():
             stale.unlink()
         elif stale.is_dir():

@@ -11,6 +11,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .byte_dropout import use_byte_dropout
 from .configuration_macrec import MacRecConfig
+from .distributed import Everyone, num_processes
 from .logits_process import SemanticIdLogitsProcessor  # noqa: F401
 from .losses import alignment_loss
 from .semantic_id_trie import SemanticIdTrie  # noqa: F401
@@ -24,6 +25,9 @@ class MacRecOutput(Seq2SeqLMOutput):
         loss: scalar, eq. 19.
         generation_loss: scalar, cross-entropy, mean over target tokens.
         alignment_loss: scalar, eq. 18 before its weight.
+
+    In training mode on several processes each loss is the process's share: their mean over the processes is the loss
+    of the whole batch, in which alignment compares the items of all processes.
     """
 
     generation_loss: torch.Tensor | None = None
@@ -66,6 +70,18 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
             eos_token_id=config.eos_token_id,
         )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """[`~transformers.PreTrainedModel.from_pretrained`]; the model remembers how to reach the place it came from.
+
+        `pipeline` hands over a loaded model, not the revision and token that it was loaded with.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
+        names = ("revision", "token", "cache_dir", "local_files_only")
+        model.hub_kwargs = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        return loaded
+
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -85,10 +101,14 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
             kwargs: whatever [`~transformers.T5ForConditionalGeneration`] takes.
         """
         return_dict = kwargs.pop("return_dict", None)
+        if self.training and self.config.history_dropout_rate and input_ids is not None:
+            attention_mask = self._history_dropout(input_ids, attention_mask)
         outputs = super().forward(
             input_ids=input_ids, attention_mask=attention_mask, labels=labels, return_dict=True, **kwargs
         )
         loss, generation_loss, alignment = outputs.loss, outputs.loss, None
+        if loss is not None and self.training:
+            loss = generation_loss = self._share_of_tokens(loss, labels)
         if alignment_input_ids is not None and self.config.implicit_alignment_weight:
             alignment = self.implicit_alignment_loss(alignment_input_ids)
             if loss is not None:
@@ -96,6 +116,25 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         values = {**outputs, "loss": loss, "generation_loss": generation_loss, "alignment_loss": alignment}
         output = MacRecOutput(**values)
         return output if return_dict is not False else output.to_tuple()
+
+    def _history_dropout(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """An attention mask without a random share of each history's items, whole items at a time.
+
+        A task token at the start, the `</s>` at the end and an only item always stay.
+
+        Args:
+            input_ids: long, (batch_size, source_length).
+            attention_mask: (batch_size, source_length), right-padded; `None`: no padding.
+        """
+        levels = self.config.num_levels
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        last = mask.sum(dim=1, keepdim=True) - 1  # the place of </s>
+        places = torch.arange(mask.shape[1], device=mask.device) - last % levels
+        item = places.div(levels, rounding_mode="floor")
+        draws = torch.rand(len(mask), mask.shape[1] // levels + 2, device=mask.device)
+        dropped = (draws < self.config.history_dropout_rate).gather(1, item.clamp(min=0))
+        dropped &= (places >= 0) & (places + last % levels < last) & (last >= 2 * levels)
+        return mask.masked_fill(dropped, 0)
 
     def implicit_alignment_loss(self, alignment_input_ids: torch.LongTensor) -> torch.Tensor:
         """Eq. 14-18: mean-pooled encoder states of an item's ID in each modality, pulled together.
@@ -112,17 +151,52 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
                 f"{tuple(alignment_input_ids.shape)}."
             )
         num_modalities, num_items, num_levels = alignment_input_ids.shape
-        tokens = alignment_input_ids.reshape(-1, num_levels)
+        everyone = Everyone.around(self, num_items, alignment_input_ids.device)
+        if not everyone.alone:
+            # The same item may be a target of several processes: each is encoded once, by one of them.
+            rows = everyone.gather(alignment_input_ids.transpose(0, 1).reshape(num_items, -1)).unique(dim=0)
+            alignment_input_ids = rows.view(-1, num_modalities, num_levels).transpose(0, 1)
+            everyone = everyone.parts_of(len(rows))
         present = (alignment_input_ids != self.config.pad_token_id).all(dim=-1)
-        # A padding row would leave its attention without any key; it is encoded like the rest and left out afterwards.
-        states = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
-        pooled = states.mean(dim=1).view(num_modalities, num_items, -1)
-        loss = pooled.sum() * 0.0
-        everyone = bool(present.all())
+        pooled = self._mean_states(alignment_input_ids[:, everyone.mine])
+        # One exchange for all modalities: (num_items, num_modalities, d_model) of all processes.
+        everything = pooled if everyone.alone else everyone.gather(pooled.transpose(0, 1)).transpose(0, 1)
+        loss = (pooled.sum() + everything.sum()) * 0.0
+        everybody = bool(present.all())
         for first, second in combinations(range(num_modalities), 2):
-            both = slice(None) if everyone else present[first] & present[second]
-            loss = loss + alignment_loss(pooled[first, both], pooled[second, both], self.config.alignment_temperature)
+            both = slice(None) if everybody else present[first] & present[second]
+            offset, mine, count, total = 0, both, num_items, num_items
+            if not everyone.alone:
+                chosen = torch.ones_like(present[0]) if everybody else both
+                mine = chosen[everyone.mine]
+                offset = chosen[: everyone.mine.start].sum()
+                count, total = mine.sum(), chosen.sum()
+            aligned = alignment_loss(
+                pooled[first, mine],
+                pooled[second, mine],
+                self.config.alignment_temperature,
+                (everything[first, both], everything[second, both]),
+                offset,
+            )
+            loss = loss + everyone.share(aligned, count, total)
         return loss
+
+    def _mean_states(self, items: torch.LongTensor) -> torch.Tensor:
+        """Eq. 14-15: (num_modalities, num_items, num_levels) → (num_modalities, num_items, d_model), in one pass."""
+        tokens = items.reshape(-1, items.shape[-1])
+        if not len(tokens):  # more processes than items
+            tokens = tokens.new_full((1, items.shape[-1]), self.config.pad_token_id)
+        # A padding row would leave its attention without any key; it is encoded like the rest and left out afterwards.
+        states = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0].mean(dim=1)
+        return states[: items.shape[0] * items.shape[1]].view(*items.shape[:2], -1)
+
+    def _share_of_tokens(self, loss: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+        """The mean over our target tokens as our share of the mean over those of all processes."""
+        if num_processes() == 1:
+            return loss
+        own = int((labels != -100).sum())
+        everyone = Everyone.around(self, own, labels.device)
+        return everyone.share(loss, own, sum(everyone.counts))
 
     def _reorder_cache(self, past_key_values, beam_idx):
         """Beams stay within their user, whose cross-attention keys and values are the same for all of them."""

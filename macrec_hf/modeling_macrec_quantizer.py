@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_macrec import MacRecQuantizerConfig
+from .distributed import Everyone
 from .losses import alignment_loss, contrastive_loss, draw_positives, quantization_loss, reconstruction_loss
 from .semantic_ids import code_tokens
 from .vector_quantization import ResidualQuantization, residual_quantize, straight_through
@@ -27,6 +28,9 @@ class MacRecQuantizerOutput(ModelOutput):
         contrastive_losses: (num_levels,), eq. 6 before its weight; 0 where the weight is 0 or no labels were given.
         alignment_loss: scalar, eq. 9 before its weight.
         codes: `{modality: long (batch_size, num_levels)}`, −1 where the item lacks the modality.
+
+    In training mode on several processes each loss is the process's share: their mean over the processes is the loss
+    of the whole batch, in which items are compared with those of all processes.
     """
 
     loss: torch.Tensor | None = None
@@ -195,57 +199,89 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         """
         self._check_embeddings(embeddings, complete=True)
         masks = self._masks(embeddings, modality_mask)
+        if pseudo_labels is not None:
+            self._check_labels(pseudo_labels, masks)
         full = {name: modality_mask is None or name not in modality_mask or bool(masks[name].all()) for name in masks}
         rows = {name: embeddings[name] if full[name] else embeddings[name][masks[name]] for name in masks}
         latents = {name: self.quantizers[name].encoder(rows[name]) for name in masks}
         parts = {name: residual_quantize(latents[name], self.quantizers[name].codebooks) for name in masks}
-        reconstruction, quantization = self._own_losses(rows, latents, parts)
-        contrastive, alignment = self._cross_modal_losses(parts, masks, full, pseudo_labels)
+        first = next(iter(masks.values()))
+        everyone = Everyone.around(self, len(first), first.device)
+        every_mask = masks if everyone.alone else everyone.gather(torch.stack(list(masks.values()), dim=1))
+        if not everyone.alone:
+            every_mask = dict(zip(masks, every_mask.unbind(dim=1), strict=True))
+        reconstruction, quantization = self._own_losses(rows, latents, parts, everyone, every_mask)
+        contrastive, alignment = self._cross_modal_losses(parts, masks, full, pseudo_labels, everyone, every_mask)
         weights = contrastive.new_tensor(self.config.contrastive_weights)
         loss = reconstruction + quantization + (weights * contrastive).sum() + self.config.alignment_weight * alignment
-        codes = {name: _scatter_codes(parts[name].codes, masks[name], full[name]) for name in masks}
+        codes = {name: _scatter(parts[name].codes, masks[name], full[name], -1) for name in masks}
         output = MacRecQuantizerOutput(loss, reconstruction, quantization, contrastive, alignment, codes)
         return output if return_dict is not False else output.to_tuple()
 
-    def _own_losses(self, rows, latents, parts: dict[str, ResidualQuantization]):
+    def _own_losses(self, rows, latents, parts: dict[str, ResidualQuantization], everyone: Everyone, every_mask):
         """Eq. 10-12: each modality by itself."""
         reconstruction, quantization = 0.0, 0.0
         for name, part in parts.items():
+            counts = (len(rows[name]), len(rows[name]) if everyone.alone else every_mask[name].sum())
             decoded = self.quantizers[name].decoder(straight_through(latents[name], part.quantized))
-            reconstruction = reconstruction + reconstruction_loss(decoded, rows[name])
-            quantization = quantization + quantization_loss(
-                part.residuals, part.codewords, self.config.commitment_weight
-            )
+            own = reconstruction_loss(decoded, rows[name])
+            reconstruction = reconstruction + everyone.share(own, *counts)
+            own = quantization_loss(part.residuals, part.codewords, self.config.commitment_weight)
+            quantization = quantization + everyone.share(own, *counts)
         return reconstruction, quantization
 
-    def _cross_modal_losses(self, parts: dict[str, ResidualQuantization], masks, full, pseudo_labels):
-        """Eq. 4-9 over every ordered pair; a loss whose weight is 0 is not computed, but for the alignment."""
-        config = self.config
-        zero = sum(part.quantized.sum() for part in parts.values()) * 0.0
-        contrastive = [zero] * config.num_levels
-        alignment = zero
-        if pseudo_labels is not None:
-            self._check_labels(pseudo_labels, masks)
-        for name, other in permutations(parts, 2):
-            # Rows of `name`, and of `other`, that have both modalities; None: all of them.
-            both = None if full[name] and full[other] else (masks[name] & masks[other])
-            mine = None if both is None else both[masks[name]]
-            theirs = None if both is None else both[masks[other]]
-            if pseudo_labels is not None and any(config.contrastive_weights):
-                labels = pseudo_labels[other].to(parts[name].codes.device)
-                positives = draw_positives(labels if both is None else labels[both])
-                for level, weight in enumerate(config.contrastive_weights):
-                    if weight:
-                        residuals = _pick(parts[name].residuals[level], mine)
-                        contrastive[level] = contrastive[level] + contrastive_loss(
-                            residuals, positives, config.contrastive_temperature, config.contrastive_normalize
-                        )
-            if list(parts).index(name) < list(parts).index(other):
-                alignment = alignment + alignment_loss(
-                    _pick(parts[name].quantized, mine),
-                    _pick(parts[other].quantized, theirs),
+    def _cross_modal_losses(self, parts, masks, full, pseudo_labels, everyone: Everyone, every_mask):
+        """Eq. 4-9 over every ordered pair; a loss whose weight is 0 is not computed, but for the alignment.
+
+        Anchors are the rows of this process, candidates those of all.
+        """
+        config, names = self.config, list(parts)
+        levels = [level for level, weight in enumerate(config.contrastive_weights) if weight and pseudo_labels]
+        # (batch_size, used levels + 1, codebook_dim): the residuals and the quantized sum, each row at its place.
+        own = {
+            name: _scatter(
+                torch.stack([*(part.residuals[level] for level in levels), part.quantized], dim=1),
+                masks[name],
+                full[name],
+                0.0,
+            )
+            for name, part in parts.items()
+        }
+        # One exchange for all of it, after the decoders' forward: backward then meets it before any weight of theirs,
+        # in every process, and never crosses the exchange of gradients.
+        everything = own if everyone.alone else _unpack(everyone.gather(torch.cat(list(own.values()), dim=1)), own)
+        labels = {name: everyone.gather(pseudo_labels[name].to(masks[name].device)) for name in names if levels}
+        generator = everyone.generator(next(iter(own.values())).device) if levels else None
+        contrastive = [sum(part.quantized.sum() for part in parts.values()) * 0.0] * config.num_levels
+        alignment = contrastive[0]
+        for name, other in permutations(names, 2):
+            # Rows that have both modalities, of all processes and of ours; None: all of them.
+            both = None if everyone.alone and full[name] and full[other] else every_mask[name] & every_mask[other]
+            mine = None if both is None else both[everyone.mine]
+            offset = 0 if both is None else both[: everyone.mine.start].sum()
+            counts = (0, 0) if everyone.alone else (mine.sum(), both.sum())
+            anchors, candidates = _pick(own[name], mine), _pick(everything[name], both)
+            if levels:
+                positives = draw_positives(_pick(labels[other], both), generator)
+                positives = positives if everyone.alone else positives[offset : offset + len(anchors)]
+                for place, level in enumerate(levels):
+                    loss = contrastive_loss(
+                        anchors[:, place],
+                        positives,
+                        config.contrastive_temperature,
+                        config.contrastive_normalize,
+                        candidates[:, place],
+                    )
+                    contrastive[level] = contrastive[level] + everyone.share(loss, *counts)
+            if names.index(name) < names.index(other):
+                loss = alignment_loss(
+                    anchors[:, -1],
+                    _pick(own[other], mine)[:, -1],
                     config.contrastive_temperature,
+                    (candidates[:, -1], _pick(everything[other], both)[:, -1]),
+                    offset,
                 )
+                alignment = alignment + everyone.share(loss, *counts)
         return torch.stack(contrastive), alignment
 
     def _check_modality(self, name: str, argument: str):
@@ -301,9 +337,15 @@ def _pick(rows: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
     return rows if chosen is None else rows[chosen]
 
 
-def _scatter_codes(codes: torch.Tensor, mask: torch.Tensor, full: bool) -> torch.Tensor:
+def _scatter(values: torch.Tensor, mask: torch.Tensor, full: bool, fill: float) -> torch.Tensor:
+    """Values of the rows inside the mask → values of all rows, `fill` outside."""
     if full:
-        return codes
-    scattered = codes.new_full((len(mask), codes.shape[1]), -1)
-    scattered[mask] = codes
+        return values
+    scattered = values.new_full((len(mask), *values.shape[1:]), fill)
+    scattered[mask] = values
     return scattered
+
+
+def _unpack(packed: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undoes `torch.cat(list(like.values()), dim=1)`."""
+    return dict(zip(like, packed.split([values.shape[1] for values in like.values()], dim=1), strict=True))

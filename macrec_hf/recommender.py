@@ -10,7 +10,14 @@ from huggingface_hub import HfApi
 from transformers.utils import logging
 
 from .evaluation import ENSEMBLE, NUM_BEAMS, history_sources, rank_catalogue
-from .model_directory import check_item_counts, check_parts, load_model_directory, save_model_directory
+from .model_directory import (
+    Catalogue,
+    check_item_counts,
+    check_parts,
+    load_model_directory,
+    parts_that_may_be_absent,
+    save_model_directory,
+)
 from .modeling_macrec import MacRecForConditionalGeneration
 from .ranking import RankedLists, sort_lists
 from .semantic_id_trie import SemanticIdTrie
@@ -67,7 +74,7 @@ class MacRecRecommender:
         self.model, self.tokenizer, self.table = model.eval(), tokenizer, table
         self.item_counts = check_item_counts(item_counts, table)
         self.item_titles = dict(item_titles or {})
-        self._quantizer, self._load_quantizer = quantizer, None
+        self._quantizer, self._load_quantizer, self._card = quantizer, None, None
         tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
         self.tries = {name: trie.to(model.device) for name, trie in tries.items()}
         max_history = model.config.max_history if max_history is None else max_history
@@ -94,16 +101,21 @@ class MacRecRecommender:
             FileNotFoundError, OSError, ValueError: see `model_directory.load_model_directory`.
         """
         parts = load_model_directory(name_or_path, **hub_kwargs)
+        return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history).to(device)
+
+    @classmethod
+    def _of_catalogue(cls, model, tokenizer, catalogue: Catalogue, max_history=None) -> "MacRecRecommender":
+        """A model that was loaded already, with what stands beside it in its directory."""
         recommender = cls(
-            model=parts.model,
-            tokenizer=parts.tokenizer,
-            table=parts.table,
-            item_counts=parts.item_counts,
-            item_titles=parts.item_titles,
+            model=model,
+            tokenizer=tokenizer,
+            table=catalogue.table,
+            item_counts=catalogue.item_counts,
+            item_titles=catalogue.item_titles,
             max_history=max_history,
         )
-        recommender._load_quantizer = parts.load_quantizer
-        return recommender.to(device)
+        recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
+        return recommender
 
     @property
     def quantizer(self):
@@ -179,13 +191,21 @@ class MacRecRecommender:
             **limits,
         )[modality]
         unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
+        self._say(histories, rows, unread)
         found = self._named(lists)
         for user in unread:
             found[user] = self._popular(user, top_k, allowed and allowed[user], excluded and excluded[user])
         return found
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> Path:
-        """Writes a whole model directory; `kwargs` (`metrics`, `card`) as in `save_model_directory`."""
+        """Writes a whole model directory.
+
+        Args:
+            **kwargs: `include_code`, `metrics`, `training`, `license` and `card` as in `save_model_directory`; the
+                card of the directory that the recommender came from goes along unless they name another.
+        """
+        if self._card is not None and not {"training", "license"} & set(kwargs):
+            kwargs.setdefault("card", self._card)
         return save_model_directory(
             save_directory,
             model=self.model,
@@ -222,7 +242,12 @@ class MacRecRecommender:
         with TemporaryDirectory() as folder:
             directory = self.save_pretrained(Path(folder) / "model", **kwargs)
             return api.upload_folder(
-                repo_id=repo_id, folder_path=directory, revision=revision, commit_message=commit_message
+                repo_id=repo_id,
+                folder_path=directory,
+                revision=revision,
+                commit_message=commit_message,
+                # What the repository has of these and the folder has not.
+                delete_patterns=[name for part in parts_that_may_be_absent() for name in (part, f"{part}/*")],
             )
 
     def _check(self, histories, top_k, num_beams, on_unknown) -> None:
@@ -247,6 +272,17 @@ class MacRecRecommender:
                 "table. Ids are strings, leading zeros count. on_unknown='skip' leaves such items out."
             )
         return np.array([self.table.row_of[item] for item in items if item in self.table.row_of], dtype=np.int64)
+
+    def _say(self, histories, rows, unread: list[int]) -> None:
+        """Notices of what was left out, and of who is answered by popularity."""
+        skipped = [item for history in histories for item in history if item not in self.table.row_of]
+        if skipped:
+            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
+        if unread and self.item_counts is not None:
+            logger.warning(
+                f"{len(unread):,} of {len(rows):,} histories hold no item that the model can read, such as history "
+                f"{unread[0]}: recommending what is popular there."
+            )
 
     def _limit(self, items, name: str, num_users: int, skip: bool) -> list[np.ndarray] | None:
         """One array of rows a user, or None for no limit."""
@@ -276,7 +312,6 @@ class MacRecRecommender:
                 f"History {user} holds no item that the model can read, and the recommender does not know what is "
                 "popular. Leave the user out, or pass item_counts when the recommender is made or saved."
             )
-        logger.warning_once("A history holds no item that the model can read: recommending what is popular.")
         counts = self.item_counts.numpy() + 1.0
         scores = np.log(counts / counts.sum())
         may_appear = np.full(len(scores), allowed is None)

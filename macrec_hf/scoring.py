@@ -27,7 +27,8 @@ def exact_scores(model, input_ids, attention_mask, trie: SemanticIdTrie, *, max_
         each normalised over the whole vocabulary; -inf where the item has no ID.
     """
     encoder_hidden_states = encode(model, input_ids, attention_mask)
-    steps = DecoderSteps(model, encoder_hidden_states, attention_mask)
+    rows = sum(trie.num_nodes[: trie.num_levels])
+    steps = DecoderSteps(model, encoder_hidden_states, attention_mask, expected_rows=rows)
     batch_size = len(encoder_hidden_states)
     dtype = score_dtype(encoder_hidden_states.dtype)
     leaf_scores = torch.empty(batch_size, trie.num_leaves, dtype=dtype, device=trie.device)
@@ -72,7 +73,8 @@ def candidate_scores(model, encoder_hidden_states, attention_mask, trie: Semanti
             f"leaves: expected shape ({len(encoder_hidden_states)}, num_candidates), one row for each user, got "
             f"{tuple(leaves.shape)}."
         )
-    steps = DecoderSteps(model, encoder_hidden_states, attention_mask)
+    rows = 1 + (trie.num_levels - 1) * leaves.shape[1]
+    steps = DecoderSteps(model, encoder_hidden_states, attention_mask, expected_rows=rows)
     inputs, past = steps.start()
     scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):

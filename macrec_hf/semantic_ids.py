@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
@@ -92,7 +93,8 @@ class SemanticIdTable:
         codebook_size: codes per level; every code is below it. Default 256 (paper section 4.1).
 
     Attributes:
-        report: what `build_semantic_ids` and `add_items` found, per modality; empty for any other table. Not saved.
+        report: what `build_semantic_ids` and `add_items` found, per modality; empty for any other table. Saved with
+            the table, but no part of what makes two tables equal.
 
     Raises:
         ValueError: item ids repeat; shapes differ between modalities or from the items; a code is out of range.
@@ -205,14 +207,20 @@ class SemanticIdTable:
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {m: self.codes[m].to(torch.int32).contiguous() for m in self.modalities}
-        save_file(tensors, directory / TENSORS_NAME, metadata={"format": "pt"})
+        # Beside and moved into place, the items last: without them the directory is incomplete, not wrong.
+        tensors_beside, items_beside = (directory / f".partial-{name}" for name in (TENSORS_NAME, ITEMS_NAME))
+        save_file(tensors, tensors_beside, metadata={"format": "pt"})
         head = {
             "format_version": FORMAT_VERSION,
             "modalities": list(self.modalities),
             "codebook_size": self.codebook_size,
             "item_ids": self.item_ids,
+            "report": self.report,
         }
-        (directory / ITEMS_NAME).write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
+        items_beside.write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
+        (directory / ITEMS_NAME).unlink(missing_ok=True)
+        tensors_beside.replace(directory / TENSORS_NAME)
+        items_beside.replace(directory / ITEMS_NAME)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, subfolder: str = "", **hub_kwargs) -> "SemanticIdTable":
@@ -231,19 +239,26 @@ class SemanticIdTable:
         items_path, tensors_path = (
             _find_file(name_or_path, name, subfolder, hub_kwargs) for name in (ITEMS_NAME, TENSORS_NAME)
         )
-        head = json.loads(items_path.read_text(encoding="utf-8"))
+        try:
+            head, tensors = json.loads(items_path.read_text(encoding="utf-8")), load_file(tensors_path)
+        except (ValueError, SafetensorError) as error:
+            raise ValueError(
+                f"Expected {items_path} and {TENSORS_NAME} to hold a saved SemanticIdTable, but they cannot be read: "
+                f"{error}. Were they cut off while they were copied? Copy them again."
+            ) from error
         if head.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"Expected format_version {FORMAT_VERSION} in {items_path}, got {head.get('format_version')!r}: "
                 "another release of macrec_hf wrote it. Upgrade macrec_hf, or write the table again with this one."
             )
-        tensors = load_file(tensors_path)
         if set(tensors) != set(head["modalities"]):
             raise ValueError(
                 f"Expected codes for {head['modalities']} in {tensors_path}, got {sorted(tensors)}: the two files are "
                 "not from the same table. Copy both from where it was saved."
             )
-        return cls(head["item_ids"], {m: tensors[m] for m in head["modalities"]}, head["codebook_size"])
+        table = cls(head["item_ids"], {m: tensors[m] for m in head["modalities"]}, head["codebook_size"])
+        table.report = head.get("report", {})
+        return table
 
     def _codes_of(self, modality: str) -> torch.Tensor:
         if modality not in self.codes:
@@ -319,6 +334,8 @@ def _check_codes(codes, modality: str, num_items: int, codebook_size: int) -> to
 
 
 def _read_index_json(path: str | Path, modality_index: int, modality: str) -> dict[str, list[int]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected an index.json of modality {modality!r} at {path}, found none.")
     try:
         pairs = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=tuple)
     except json.JSONDecodeError as error:

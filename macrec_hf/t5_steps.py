@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+_MERGED_SPEED = 1.3  # by timing 0 (never), 1.3 and no limit: 96, 104 and 91 users a second on one core
 _HEAD_ROWS = 512  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
 
@@ -31,16 +33,24 @@ def start_token(model):
 
 
 class _Joined:
-    """Linear maps of the same input as one product: their outputs side by side on the last axis."""
+    """Linear maps of the same input as one product: their outputs side by side on the last axis.
 
-    def __init__(self, *modules):
-        self.modules = modules
-        self.weight = torch.cat([module.weight for module in modules]) if all(map(_is_plain, modules)) else None
+    With a norm, of what that norm gives: its weight is then part of the product's, see [`_folds`].
+    """
+
+    def __init__(self, *modules, norm=None):
+        self.modules, self.norm, self.weight = modules, norm, None
+        if all(map(_is_plain, modules)):
+            weight = torch.cat([module.weight for module in modules]) if len(modules) > 1 else modules[0].weight
+            self.weight = _folded(norm, weight)
 
     def __call__(self, hidden):
-        if self.weight is None:
-            return torch.cat([module(hidden) for module in self.modules], dim=-1)
-        return nn.functional.linear(hidden, self.weight)
+        """Of states that [`_normed`] has seen, if there is a norm."""
+        if self.weight is not None:
+            return nn.functional.linear(hidden, self.weight)
+        if _folds(self.norm):
+            hidden = hidden * self.norm.weight
+        return torch.cat([module(hidden) for module in self.modules], dim=-1)
 
 
 class _Head:
@@ -68,8 +78,32 @@ class _Head:
 
 def _is_plain(module):
     """Whether calling the module is one product with its weight."""
-    called_as_is = "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks
-    return type(module) is nn.Linear and module.bias is None and called_as_is
+    return type(module) is nn.Linear and module.bias is None and _is_called_as_is(module)
+
+
+def _is_called_as_is(module):
+    return "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks
+
+
+def _folds(norm):
+    """Whether the norm's weight may be multiplied into that of the product behind it.
+
+    In float32 alone: narrower types would notice that the weight is rounded once more, and of a float64 model T5 takes
+    the variance in float32, which is only followed by calling the norm.
+    """
+    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32 and _is_called_as_is(norm)
+
+
+def _folded(norm, weight):
+    return weight * norm.weight if _folds(norm) else weight
+
+
+def _normed(norm, hidden):
+    """What the norm gives, without the factor of its weight where [`_folds`]."""
+    if not _folds(norm):
+        return norm(hidden)
+    scale = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
+    return hidden * scale.add_(norm.variance_epsilon).rsqrt_()
 
 
 def encode(model, input_ids, attention_mask=None):
@@ -91,14 +125,12 @@ def encode(model, input_ids, attention_mask=None):
     bias = bias if mask is None else bias + mask
     for block in encoder.block:
         layer, dense_layer = block.layer
-        attention = layer.SelfAttention
-        projected = _Joined(attention.q, attention.k, attention.v)(layer.layer_norm(hidden))
+        attention, norm = layer.SelfAttention, layer.layer_norm
+        projected = _Joined(attention.q, attention.k, attention.v, norm=norm)(_normed(norm, hidden))
         queries, keys, values = _by_head(projected, attention, 3)
-        scores = torch.bmm(queries, keys.transpose(1, 2))
-        scores.view(-1, attention.n_heads, length, length).add_(bias)
-        attended = torch.bmm(_softmax(scores), values)
-        hidden = _added(hidden, attention.o(_rows(attended, attention.n_heads)))
-        hidden = _added(hidden, _dense(dense_layer.DenseReluDense, dense_layer.layer_norm(hidden)))
+        attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
+        hidden = _add_product(hidden, attention.o, attended.transpose(1, 2).flatten(2))
+        hidden = _Dense(dense_layer).added(hidden)
     return encoder.final_layer_norm(hidden)
 
 
@@ -118,32 +150,35 @@ class DecoderPast:
 
 
 class DecoderSteps:
-    """The decoder of one batch of users: cross-attention keys and values computed once.
+    """The decoder of one batch of users: what cross-attention reads of the encoder's states is computed once.
 
     Args:
         model: any `T5ForConditionalGeneration`.
         encoder_hidden_states: float, `(batch_size, sequence_length, d_model)`.
         attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
+        expected_rows: rows of a user in all steps together, to choose the cheaper form of cross-attention.
     """
 
-    def __init__(self, model, encoder_hidden_states, attention_mask=None):
+    def __init__(self, model, encoder_hidden_states, attention_mask=None, expected_rows=1):
         self.model, self.decoder = model, model.decoder
-        self.batch_size = len(encoder_hidden_states)
+        self.batch_size, self.device = len(encoder_hidden_states), encoder_hidden_states.device
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
         self.head = _Head(model)
-        self.mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
-        self.self_states, self.cross_states = [], []
+        mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
+        self.layers = []
         for block in self.decoder.block:
-            attention, cross_attention = block.layer[0].SelfAttention, block.layer[1].EncDecAttention
-            self.self_states.append(_Joined(attention.k, attention.v))
-            cross_states = _Joined(cross_attention.k, cross_attention.v)(encoder_hidden_states)
-            keys, values = _by_head(cross_states, cross_attention, 2)
-            self.cross_states.append((keys.transpose(1, 2).contiguous(), values.contiguous()))
+            layer, cross_layer, dense_layer = block.layer
+            attention, norm = layer.SelfAttention, layer.layer_norm
+            merged = _merging_pays(cross_layer, encoder_hidden_states, expected_rows)
+            cross = (_MergedCrossAttention if merged else _CrossAttention)(cross_layer, encoder_hidden_states, mask)
+            queries = _Joined(attention.q, norm=norm)
+            states = _Joined(attention.k, attention.v, norm=norm)
+            self.layers.append((norm, queries, states, attention, cross, _Dense(dense_layer)))
 
     def start(self):
         """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past."""
-        tokens = torch.full((self.batch_size, 1), start_token(self.model), device=self.cross_states[0][0].device)
-        return tokens, DecoderPast([[] for _ in self.decoder.block])
+        tokens = torch.full((self.batch_size, 1), start_token(self.model), device=self.device)
+        return tokens, DecoderPast([[] for _ in self.layers])
 
     def step(self, tokens, past):
         """Reads one more token of each row.
@@ -159,18 +194,27 @@ class DecoderSteps:
         place = len(past.layers[0])
         bias = self.decoder.block[0].layer[0].SelfAttention.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0]
         layers = []
-        for number, (block, positions) in enumerate(zip(self.decoder.block, past.layers, strict=True)):
-            self_layer, cross_layer, dense_layer = block.layer
-            normed = self_layer.layer_norm(hidden)
-            attention = self_layer.SelfAttention
-            shape = (*tokens.shape, 2, attention.n_heads, attention.key_value_proj_dim)
-            positions = [*positions, self.self_states[number](normed).view(shape)]
+        for (norm, to_queries, to_states, attention, cross, dense), positions in zip(
+            self.layers, past.layers, strict=True
+        ):
+            shape = attention.n_heads, attention.key_value_proj_dim
+            if layers:
+                normed = _normed(norm, hidden)
+                queries, states = to_queries(normed), to_states(normed)
+            else:
+                queries, states = self._of_tokens(tokens, norm, to_queries, to_states)
+            positions = [*positions, states.view(*tokens.shape, 2, *shape)]
             layers.append(positions)
-            hidden = _added(hidden, _self_attention(attention, normed, positions, bias))
-            normed = cross_layer.layer_norm(hidden)
-            hidden = _added(hidden, self._cross_attention(cross_layer.EncDecAttention, normed, number))
-            hidden = _added(hidden, _dense(dense_layer.DenseReluDense, dense_layer.layer_norm(hidden)))
+            attended = _self_attention(queries.view(*tokens.shape, *shape), positions, bias)
+            hidden = _add_product(hidden, attention.o, attended)
+            hidden = dense.added(cross.added(hidden))
         return self.decoder.final_layer_norm(hidden), DecoderPast(layers)
+
+    def _of_tokens(self, tokens, norm, to_queries, to_states):
+        """The first layer reads tokens alone: each distinct one is projected once."""
+        distinct, places = tokens.unique(return_inverse=True)
+        normed = _normed(norm, self.decoder.embed_tokens(distinct))
+        return [to(normed).index_select(0, places.flatten()) for to in (to_queries, to_states)]
 
     def log_probs(self, hidden):
         """Log-probabilities of the next token, `(batch_size, rows, vocab_size or more)`, see [`_Head`]."""
@@ -186,13 +230,84 @@ class DecoderSteps:
         parts = zip(hidden.split(rows), tokens.split(rows), strict=True)
         return torch.cat([self.head.log_probs(part).gather(-1, wanted) for part, wanted in parts])
 
-    def _cross_attention(self, attention, hidden, number):
-        keys, values = self.cross_states[number]
-        (queries,) = _by_head(attention.q(hidden), attention, 1)
-        scores = torch.bmm(queries, keys)
+
+class _CrossAttention:
+    """Cross-attention as T5 writes it, with keys and values projected once."""
+
+    def __init__(self, layer, states, mask):
+        self.norm, self.attention, self.mask = layer.layer_norm, layer.EncDecAttention, mask
+        self.to_queries = _Joined(self.attention.q, norm=self.norm)
+        projected = _Joined(self.attention.k, self.attention.v)(states)
+        keys, values = _by_head(projected, self.attention, 2).flatten(1, 2)
+        self.keys, self.values = keys.transpose(1, 2).contiguous(), values.contiguous()
+
+    def added(self, hidden):
+        attention = self.attention
+        queries = _by_head(self.to_queries(_normed(self.norm, hidden)), attention, 1)[0].flatten(0, 1)
+        scores = torch.bmm(queries, self.keys).unflatten(0, (-1, attention.n_heads))
         if self.mask is not None:
-            scores.view(len(hidden), attention.n_heads, *scores.shape[1:]).add_(self.mask)
-        return attention.o(_rows(torch.bmm(_softmax(scores), values), attention.n_heads))
+            scores.add_(self.mask)
+        attended = torch.bmm(_softmax(scores).flatten(0, 1), self.values).unflatten(0, (-1, attention.n_heads))
+        return _add_product(hidden, attention.o, attended.transpose(1, 2).flatten(2))
+
+
+class _MergedCrossAttention:
+    """Cross-attention whose query and output projections are applied to the keys and values instead.
+
+    The score of head h, `(Q_h x)·(K_h e)`, is `x·(Q_h' K_h e)`, and what it adds, `O_h (V_h e)`, is `(O_h V_h) e`. So
+    one product of each user's rows with `num_heads * sequence_length` vectors gives the scores of all heads, and a
+    second one their sum: fewer, larger products than two projections of every row and two small ones a head.
+    """
+
+    def __init__(self, layer, states, mask):
+        self.norm, attention = layer.layer_norm, layer.EncDecAttention
+        self.num_heads, (batch_size, length, d_model) = attention.n_heads, states.shape
+        heads = (self.num_heads, attention.key_value_proj_dim, d_model)
+        queries = _folded(self.norm, attention.q.weight).view(heads)
+        keys, values = attention.k.weight.view(heads), attention.v.weight.view(heads)
+        outputs = attention.o.weight.t().view(heads)
+        weight = torch.cat([torch.bmm(keys.mT, queries), torch.bmm(values.mT, outputs)])  # heads, encoder, decoder
+        merged = states.flatten(0, 1) @ weight.transpose(0, 1).flatten(1)
+        merged = merged.view(batch_size, length, 2, -1, d_model).permute(2, 0, 3, 1, 4).contiguous()
+        self.keys, self.values = merged[0].flatten(1, 2).mT, merged[1].flatten(1, 2)
+        self.mask = None if mask is None else mask.expand(-1, -1, self.num_heads, -1).flatten(2)
+
+    def added(self, hidden):
+        normed = _normed(self.norm, hidden)
+        scores = torch.bmm(normed, self.keys) if self.mask is None else self.mask.baddbmm(normed, self.keys)
+        weights = _softmax(scores.unflatten(-1, (self.num_heads, -1))).flatten(2)
+        return hidden.baddbmm_(weights, self.values)
+
+
+def _merging_pays(layer, states, rows):
+    """By the products of both forms; in float32 and float64 alone, because merged weights are rounded once more."""
+    attention, (_, length, d_model) = layer.EncDecAttention, states.shape
+    modules = attention.q, attention.k, attention.v, attention.o
+    exact = states.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(states.device.type)
+    if not exact or not all(map(_is_plain, modules)):
+        return False
+    wide = attention.n_heads * d_model
+    merged = length * wide * (d_model + rows)
+    separate = (rows + length) * d_model * attention.inner_dim + rows * length * attention.inner_dim
+    return merged < _MERGED_SPEED * separate
+
+
+class _Dense:
+    """The feed-forward layer."""
+
+    def __init__(self, layer):
+        self.norm, self.dense = layer.layer_norm, layer.DenseReluDense
+        self.gated = hasattr(self.dense, "wi_0")  # T5 v1.1: one of two input layers gates the other
+        first = (self.dense.wi_0, self.dense.wi_1) if self.gated else (self.dense.wi,)
+        self.first = [_Joined(module, norm=self.norm) for module in first]
+
+    def added(self, hidden):
+        dense, normed = self.dense, _normed(self.norm, hidden)
+        inner = self.first[0](normed)
+        inner = inner.relu_() if isinstance(dense.act, nn.ReLU) else dense.act(inner)
+        if self.gated:
+            inner = inner * self.first[1](normed)
+        return _add_product(hidden, dense.wo, inner.to(dense.wo.weight.dtype))  # float16 models keep it in float32
 
 
 def _additive_mask(attention_mask, dtype):
@@ -205,39 +320,31 @@ def _additive_mask(attention_mask, dtype):
 
 
 def _by_head(projected, attention, parts):
-    """`parts` tensors `(batch_size * num_heads, length, d_kv)` of one `(batch_size, length, parts * inner)`."""
+    """`(parts, batch_size, num_heads, length, d_kv)` of `(batch_size, length, parts * inner)`."""
     batch_size, length, _ = projected.shape
     split = projected.view(batch_size, length, parts, attention.n_heads, attention.key_value_proj_dim)
-    return split.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+    return split.permute(2, 0, 3, 1, 4)
 
 
-def _rows(attended, num_heads):
-    """`(batch_size, length, inner)` of `(batch_size * num_heads, length, d_kv)`."""
-    return attended.unflatten(0, (-1, num_heads)).transpose(1, 2).flatten(2)
-
-
-def _self_attention(attention, hidden, positions, bias):
+def _self_attention(queries, positions, bias):
     """Each row attends to the few positions before it and to itself; a product per position beats tiny matrices."""
-    queries = attention.q(hidden).view(*hidden.shape[:2], attention.n_heads, attention.key_value_proj_dim)
-    weights = _softmax(torch.stack([(queries * state[:, :, 0]).sum(-1) for state in positions], dim=-1) + bias)
-    attended = weights[..., 0, None] * positions[0][:, :, 1]
-    for place, state in enumerate(positions[1:], start=1):
-        attended.addcmul_(weights[..., place, None], state[:, :, 1])
-    return attention.o(attended.flatten(2))
+    product = torch.empty_like(queries)
+    scores = queries.new_empty(*queries.shape[:-1], len(positions))
+    for place, states in enumerate(positions):
+        torch.sum(torch.mul(queries, states[:, :, 0], out=product), -1, out=scores[..., place])
+    weights = _softmax(scores.add_(bias)).unsqueeze(-1)
+    attended = torch.mul(weights[..., 0, :], positions[0][:, :, 1], out=product)
+    for place, states in enumerate(positions[1:], start=1):
+        attended.addcmul_(weights[..., place, :], states[:, :, 1])
+    return attended.flatten(2)
 
 
-def _dense(dense, hidden):
-    if hasattr(dense, "wi_0"):  # T5 v1.1: one of two input layers gates the other
-        hidden = dense.act(dense.wi_0(hidden)) * dense.wi_1(hidden)
-    elif isinstance(dense.act, nn.ReLU):
-        hidden = dense.wi(hidden).relu_()
-    else:
-        hidden = dense.act(dense.wi(hidden))
-    return dense.wo(hidden.to(dense.wo.weight.dtype))  # float16 models keep this one in float32
-
-
-def _added(hidden, change):
-    hidden = hidden + change
+def _add_product(hidden, module, change):
+    """`hidden + module(change)`, written to `hidden` where one product can add to it."""
+    if _is_plain(module) and hidden.dtype == change.dtype == module.weight.dtype != torch.float16:
+        hidden.view(-1, hidden.shape[-1]).addmm_(change.flatten(0, 1), module.weight.t())
+        return hidden
+    hidden = hidden + module(change)
     if hidden.dtype == torch.float16:  # T5 keeps float16 finite this way
         limit = torch.finfo(hidden.dtype).max - 1000
         hidden = hidden.clamp(-limit, limit)

@@ -1,25 +1,27 @@
 """Trains the recommender: Seq2SeqTrainer + HR and NDCG by constrained beams over the whole catalogue."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from .data_collator import RecommendationCollator
 from .evaluation import rank_catalogue, ranking_metrics
+from .model_card import model_card, trainer_facts
 from .modeling_macrec import MacRecForConditionalGeneration
 from .semantic_id_trie import SemanticIdTrie
 from .semantic_ids import SemanticIdTable
 from .tasks import task_names
+from .trainer_common import MacRecTrainerBase
 
 logger = logging.get_logger(__name__)
 
 
-class MacRecTrainer(Seq2SeqTrainer):
+class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
     """[`~transformers.Seq2SeqTrainer`] for [`MacRecForConditionalGeneration`].
 
     With a `table` each evaluation also ranks the whole catalogue for every user of the evaluation set by constrained
@@ -32,6 +34,9 @@ class MacRecTrainer(Seq2SeqTrainer):
         train_dataset, eval_dataset: splits of [`RecommendationTasksBuilder`].
         data_collator: [`RecommendationCollator`] of the table if left out.
         num_eval_users: rank so many users of the evaluation set at most, evenly spaced; `None`: all.
+        embedding_learning_rate: of the token embeddings, without weight decay; `None`: `args.learning_rate`. T5's
+            embeddings start with a standard deviation of 1 and its matrices with one of `d_model ** -0.5`, while
+            AdamW moves both by the same amount; ten times the learning rate evens that out.
 
     `args.generation_num_beams` is the beam width (20 if unset, authors' code). The other arguments are
     [`~transformers.Seq2SeqTrainer`]'s.
@@ -57,6 +62,7 @@ class MacRecTrainer(Seq2SeqTrainer):
         *,
         table: SemanticIdTable | None = None,
         num_eval_users: int | None = None,
+        embedding_learning_rate: float | None = None,
         **kwargs,
     ):
         args = args if args is not None else Seq2SeqTrainingArguments("macrec")
@@ -66,6 +72,7 @@ class MacRecTrainer(Seq2SeqTrainer):
         if table is not None and args.metric_for_best_model in (None, "loss"):
             args.metric_for_best_model, args.greater_is_better = "ndcg@10", True
         self.table, self.num_eval_users, self.tries = table, num_eval_users, {}
+        self.embedding_learning_rate = embedding_learning_rate
         if table is not None:
             if processing_class is None:
                 raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
@@ -86,12 +93,28 @@ class MacRecTrainer(Seq2SeqTrainer):
             **kwargs,
         )
 
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            # Left as a column of the dataset, each length is read from Arrow one by one, again in every epoch.
-            sampler.lengths = list(sampler.lengths[:])
-        return sampler
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        model = self.accelerator.unwrap_model(self.model)
+        aligned = model.config.implicit_alignment_weight and len(getattr(self.table, "modalities", ())) > 1
+        self.warn_of_accumulation(["the implicit alignment"] if aligned else [])
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _row_lengths(self, dataset):
+        name = self.args.length_column_name
+        if name in getattr(dataset, "column_names", ()):
+            # As a list: left in the dataset, each length is read from Arrow one by one, again in every epoch.
+            return list(dataset[name][:])
+        return [len(row["input_ids"]) for row in dataset]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and self.embedding_learning_rate is not None:
+            weight = (self.model if model is None else model).get_input_embeddings().weight
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if parameter is not weight]
+            optimizer.add_param_group({"params": [weight], "lr": self.embedding_learning_rate, "weight_decay": 0.0})
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
@@ -106,13 +129,19 @@ class MacRecTrainer(Seq2SeqTrainer):
         kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
         if (kind == "eval" or "loss" in logs) and self._parts[kind]:
             prefix = "eval_" if kind == "eval" else ""
-            means = {
-                prefix + name: round(float(torch.stack(values).mean()), 6)
-                for name, values in self._parts[kind].items()
-            }
+            means = {prefix + name: round(value, 6) for name, value in self.means(self._parts[kind]).items()}
             self._parts[kind].clear()
             logs = {**logs, **means}
         super().log(logs, start_time, **kwargs)
+
+    def create_model_card(self, language=None, license: str | None = None, *args, **kwargs) -> None:
+        """The card of a model directory, in the output folder; Trainer's own where there is no table."""
+        if self.table is None:
+            return super().create_model_card(language, license, *args, **kwargs)
+        if self.is_world_process_zero():
+            model = self.accelerator.unwrap_model(self.model)
+            text = model_card(model, self.table, training=trainer_facts(self), license=license or "unknown")
+            (Path(self.args.output_dir) / "README.md").write_text(text, encoding="utf-8")
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from .clustering import codebook_seeds, pseudo_labels
+from .distributed import Everyone
 from .embedding_store import EmbeddingStore
 from .modeling_macrec_quantizer import MacRecQuantizer
+from .trainer_common import MacRecTrainerBase
 from .vector_quantization import codebook_health, collision_rate, nearest_code
 
 logger = logging.get_logger(__name__)
@@ -66,7 +69,7 @@ class CatalogueCollator:
         return batch
 
 
-class MacRecQuantizerTrainer(Trainer):
+class MacRecQuantizerTrainer(MacRecTrainerBase):
     """[`~transformers.Trainer`] for [`MacRecQuantizer`].
 
     Before the first step it computes the pseudo-labels (eq. 1) and seeds the codebooks by k-means over the catalogue's
@@ -120,38 +123,50 @@ class MacRecQuantizerTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """[`~transformers.Trainer.train`], after pseudo-labels and codebook seeds."""
-        self.prepare_catalogue()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.prepare_catalogue(seed_codebooks=not resume_from_checkpoint)
+        config = self.accelerator.unwrap_model(self.model).config
+        if len(config.modalities) > 1:
+            weights = {"the contrastive losses": any(config.contrastive_weights), "alignment": config.alignment_weight}
+            self.warn_of_accumulation([name for name, weight in weights.items() if weight])
+        return super().train(resume_from_checkpoint, **kwargs)
 
-    def prepare_catalogue(self) -> None:
-        """Pseudo-labels and codebook seeds, once; both are read back where an earlier start computed them."""
+    def prepare_catalogue(self, seed_codebooks: bool = True) -> None:
+        """Pseudo-labels and codebook seeds: computed once, by the main process, and sent to the others.
+
+        Args:
+            seed_codebooks: False where a checkpoint brings codebooks along.
+        """
         if isinstance(self.data_collator, CatalogueCollator) and self.data_collator.labels is None:
-            self.data_collator.labels = self._pseudo_labels()
+            self.data_collator.labels = self._from_main(self._pseudo_labels)
         quantizer = self.accelerator.unwrap_model(self.model)
-        if not quantizer.codebooks_seeded:
-            quantizer.set_codebooks(self._seeds(quantizer))
+        if seed_codebooks and not quantizer.codebooks_seeded:
+            quantizer.set_codebooks(self._from_main(lambda: self._seeds(quantizer)))
+
+    def _from_main(self, compute):
+        """What the main process computes, in every process."""
+        result = [compute() if self.accelerator.is_main_process else None]
+        return (broadcast_object_list(result) if self.accelerator.num_processes > 1 else result)[0]
 
     def _pseudo_labels(self) -> dict[str, np.ndarray] | None:
-        """Eq. 1, once: the main process computes and writes them, the others (and a resumed run) read them."""
+        """Eq. 1, once: written into the output folder, where a resumed run reads them back."""
         store, config = self.train_dataset.store, self.accelerator.unwrap_model(self.model).config
         if len(config.modalities) < 2 or not any(config.contrastive_weights):
             return None
         key = f"{store.fingerprint()}-{config.num_pseudo_labels}-{self.args.seed}"
         path = Path(self.args.output_dir) / "pseudo_labels.npz"
-        with self.accelerator.main_process_first():
-            if path.is_file():
-                with np.load(path) as saved:
-                    if str(saved["key"]) == key:
-                        return {name: saved[name] for name, _ in config.modalities}
-            labels = {}
-            for name, _ in logging.tqdm(config.modalities, desc="pseudo-labels", unit="modality"):
-                labels[name] = pseudo_labels(
-                    store.arrays[name], config.num_pseudo_labels, store.present[name], self.args.seed, name
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name("pseudo_labels.partial.npz")
-            np.savez(beside, key=key, **labels)
-            beside.replace(path)
+        if path.is_file():
+            with np.load(path) as saved:
+                if str(saved["key"]) == key:
+                    return {name: saved[name] for name, _ in config.modalities}
+        labels = {}
+        for name, _ in logging.tqdm(config.modalities, desc="pseudo-labels", unit="modality"):
+            labels[name] = pseudo_labels(
+                store.arrays[name], config.num_pseudo_labels, store.present[name], self.args.seed, name
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name("pseudo_labels.partial.npz")
+        np.savez(beside, key=key, **labels)
+        beside.replace(path)
         return labels
 
     @torch.no_grad()
@@ -202,17 +217,21 @@ class MacRecQuantizerTrainer(Trainer):
         for level, value in enumerate(outputs.contrastive_losses):
             self._note(f"contrastive_loss_{level + 1}", value)
         if "pseudo_labels" in inputs:
-            self._note_partners(inputs)
+            self._note_partners(model, inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _note(self, name: str, value: torch.Tensor) -> None:
         self._parts[name].append(value.detach())
 
-    def _note_partners(self, inputs) -> None:
+    def _note_partners(self, model, inputs) -> None:
         """The share of items whose pseudo-label nobody else in the batch has: their positive is themselves."""
+        with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
+            device = next(iter(inputs["pseudo_labels"].values())).device
+            everyone = Everyone.around(model, len(next(iter(inputs["pseudo_labels"].values()))), device)
         for name, labels in inputs["pseudo_labels"].items():
-            mask = inputs.get("modality_mask", {}).get(name)
-            labels = labels if mask is None else labels[mask]
+            # Where the item lacks the modality its label is −1.
+            labels = everyone.gather(labels)
+            labels = labels[labels >= 0]
             _, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
             alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
             self._note(f"without_partner_{name}", alone)
@@ -220,11 +239,15 @@ class MacRecQuantizerTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs) -> None:
         """Adds the means of the loss parts since the last log line."""
         if "loss" in logs and self._parts:
-            means = {name: float(torch.stack(values).mean()) for name, values in self._parts.items()}
+            means = self.means(self._parts)
             self._parts.clear()
             logs = {**logs, **{name: round(value, 6) for name, value in means.items()}}
             alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}
-            if not self._warned and any(value > WITHOUT_PARTNER_WARNING for value in alone.values()):
+            if (
+                self.is_world_process_zero()
+                and not self._warned
+                and any(value > WITHOUT_PARTNER_WARNING for value in alone.values())
+            ):
                 self._warned = True
                 logger.warning(
                     "Share of items without a partner in their batch: %s. Above %.0f %% the contrastive loss mostly "
@@ -250,25 +273,20 @@ class MacRecQuantizerTrainer(Trainer):
 
     @torch.no_grad()
     def _encode_catalogue(self, quantizer, collator, num_items: int):
-        """Sums of the losses over items, and all codes; each process reads its slice."""
-        sums: dict[str, float] = defaultdict(float)
-        codes: dict[str, list[torch.Tensor]] = defaultdict(list)
-        with self.accelerator.split_between_processes(torch.arange(num_items)) as mine:
-            for start in range(0, len(mine), self.args.eval_batch_size):
-                rows = mine[start : start + self.args.eval_batch_size].numpy()
-                outputs = quantizer(**self._prepare_inputs(collator(rows)))
-                for name in ("loss", "reconstruction_loss", "quantization_loss"):
-                    sums[name] += float(outputs[name]) * len(rows)
-                for name, values in outputs.codes.items():
-                    codes[name].append(values.cpu())
-        mine_done = {name: torch.cat(values) for name, values in codes.items()}
-        if self.accelerator.num_processes == 1:
-            return sums, mine_done
-        from accelerate.utils import gather_object
-
-        gathered = gather_object([(dict(sums), mine_done)])
-        total = {name: sum(part[0].get(name, 0.0) for part in gathered) for name in sums}
-        return total, {name: torch.cat([part[1][name] for part in gathered if name in part[1]]) for name in mine_done}
+        """Sums of the losses over items, and all codes; the processes share the batches."""
+        size, processes = self.args.eval_batch_size, self.accelerator.num_processes
+        batches = [np.arange(start, min(start + size, num_items)) for start in range(0, num_items, size)]
+        done = []
+        for rows in batches[self.accelerator.process_index :: processes]:
+            outputs = quantizer(**self._prepare_inputs(collator(rows)))
+            losses = {
+                name: float(outputs[name]) * len(rows) for name in ("loss", "reconstruction_loss", "quantization_loss")
+            }
+            done.append((int(rows[0]), losses, {name: values.cpu() for name, values in outputs.codes.items()}))
+        # In the order of the rows, whoever encoded them: every item counts once.
+        done = sorted(done if processes == 1 else gather_object(done), key=lambda part: part[0])
+        sums = {name: sum(losses[name] for _, losses, _ in done) for name in done[0][1]}
+        return sums, {name: torch.cat([codes[name] for _, _, codes in done]) for name in done[0][2]}
 
 
 def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> dict[str, float]:

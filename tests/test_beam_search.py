@@ -248,3 +248,23 @@ def test_large_batches_are_decoded_in_parts(left):
     assert torch.equal(again.leaves, result.leaves)
     unmasked = beam_search(model, input_ids, None, trie, 9)
     assert torch.equal(unmasked.leaves[40], beam_search(model, input_ids[40:41], None, trie, 9).leaves[0])
+
+
+def test_under_autocast():
+    trie, model, batch = random_trie(), tiny_model(), padded_batch([7, 3, 5])
+    expected = beam_search(model, *batch, trie, trie.num_leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = beam_search(model, *batch, trie, trie.num_leaves)
+    torch.testing.assert_close(result.scores, expected.scores, atol=0.1, rtol=0)
+    assert not torch.equal(result.scores, expected.scores)
+
+
+def test_parts_are_smaller_for_long_histories():
+    trie, model = random_trie(num_items=60), tiny_model(dtype=torch.float64)
+    input_ids, attention_mask = padded_batch([300, 290, 2, 280, 1, 270, 3], left=(1, 4))
+    result = beam_search(model, input_ids, attention_mask, trie, 9)
+    for user in range(7):
+        seen = attention_mask[user : user + 1].bool()
+        alone = beam_search(model, input_ids[user : user + 1][seen].unsqueeze(0), None, trie, 9)
+        assert torch.equal(alone.leaves[0], result.leaves[user])
+        torch.testing.assert_close(alone.scores[0], result.scores[user], atol=1e-9, rtol=0)

@@ -15,6 +15,7 @@ QUANTIZER = (
 RECOMMENDER = (
     "--d-model 16 --d-kv 8 --d-ff 24 --num-layers 1 --num-decoder-layers 1 --num-heads 2 --batch-size 32".split()
 )
+SMALL = ["--codebook-size", "2", "--num-levels", "2", "--contrastive-weights", "0,0"]  # four IDs
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,16 @@ def test_quantize_resumes_bit_for_bit(shop, ids):
     assert last[0]["eval_reconstruction_loss"] == last[1]["eval_reconstruction_loss"]
 
 
+def test_resuming_with_other_settings_is_refused(shop, ids, model, capsys):
+    words = ["quantize", "--embeddings", str(shop / "emb"), "--output", str(ids), *QUANTIZER, "--resume"]
+    assert main([*words, "--hidden-sizes", "8"]) == 1
+    error = capsys.readouterr().err
+    assert "expected the settings that" in error and "hidden_sizes was [16], is [8]. Repeat the flags" in error
+    words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(ids), *RECOMMENDER]
+    assert main([*words, "--output", str(model), "--resume", "--d-ff", "12"]) == 1
+    assert "d_ff was 24, is 12" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -129,6 +140,12 @@ def test_quantize_resumes_bit_for_bit(shop, ids):
         (["quantize", "--embeddings", "text=a.npy", "--output", "{out}"], "needs --item-ids"),
         (["quantize", "--embeddings", "{emb}", "--output", "{out}", "--modalities", "sound"], "expected some of"),
         (["quantize", "--embeddings", "{emb}", "--output", "{file}/below"], "expected a folder that can be written"),
+        (["quantize", "--embeddings", "{emb}", "--output", "{out}", *SMALL], "4 IDs, and 26 of 30 items are left"),
+        (
+            ["quantize", "--embeddings", "text=a.npy,b.npy", "--output", "{out}"],
+            "Expected pairs such as text=a,image=b",
+        ),
+        (["quantize", "--embeddings", "text=a,text=b", "--output", "{out}"], "each name once"),
         (["quantize", "--config", "nowhere.yaml"], "expected a YAML file"),
         (["quantize", "--config", "{yaml}"], "'colour' is no flag of macrec quantize"),
         (["train", "--interactions", "nowhere.csv", "--semantic-ids", "{out}", "--output", "{out}"], "semantic_ids"),
@@ -140,6 +157,8 @@ def test_one_clear_error(shop, tmp_path, capsys, words, message):
     places = dict(out=tmp_path / "out", emb=shop / "emb", file=tmp_path / "file", yaml=tmp_path / "bad.yaml")
     assert main([word.format(**places) for word in words]) == 1
     error = capsys.readouterr().err
+    assert error.count("\n") == 1, "expected one line"
+    assert not list((tmp_path / "out").glob("*")), "expected the error before any work"
     assert message in error and f"macrec {words[0]}: error:" in error and "Traceback" not in error
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from macrec_hf.cli import main
 from macrec_hf.cli.demo import choose_customers, log_lines, read_recommendations, run_verb, stages
-from macrec_hf.cli.demo_page import _round_scale, line_chart, metrics_table, write_page
+from macrec_hf.cli.demo_page import metrics_table, write_page
 from macrec_hf.demo_shop import make_demo_shop
 
 METRICS = {
@@ -93,22 +93,6 @@ def test_metrics_table_is_sorted_and_holds_only_rows_of_figures():
     assert re.findall(r"<td>(\w+)</td>", table) == ["ensemble", "text", "popularity"]
     assert re.findall(r"width:([\d.]+)%", table) == ["100.0", "50.0", "10.0"]
     assert table.count('class="ours"') == 2 and "7 customers" in table
-
-
-def test_line_chart_puts_points_where_they_belong():
-    chart = line_chart({"a": [(0, 0.0), (10, 4.0)], "b": [(5, 2.0)]}, width=100, height=100)
-    # The plot spans x 44 … 88 and y 12 … 56; the axis ends at 4.
-    assert re.findall(r'points="([^"]*)"', chart) == ["44.0,56.0 88.0,12.0", "66.0,34.0"]
-    assert ">a 4<" in chart and ">b 2<" in chart and ">10 steps<" in chart
-    assert "Nothing was logged" in line_chart({})
-
-
-@pytest.mark.parametrize(
-    ("highest", "scale"),
-    [(4, (4, 1)), (4.2, (5, 1)), (0.3, (0.3, 0.1)), (0.62, (0.8, 0.2)), (17, (20, 5)), (0, (1, 0.5))],
-)
-def test_axes_end_at_round_numbers(highest, scale):
-    assert _round_scale(highest) == pytest.approx(scale)
 
 
 def test_log_and_recommendations_are_read(tmp_path):

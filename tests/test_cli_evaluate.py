@@ -211,6 +211,8 @@ def test_what_cannot_work_is_said_at_once(shop, capsys, tmp_path):
             "found none: make it",
         ),
         (("evaluate", "--model", model, "--interactions", interactions, "--output", tmp_path), "got a folder"),
+        (("evaluate", "--model", model, "--interactions", interactions, "--output", "/proc/m.json"), "can be written"),
+        (("recommend", "--model", model, "--history", "01", "--output", "/proc/r.jsonl"), "can be written"),
         (("recommend", "--model", model, "--histories", tmp_path / "no.jsonl"), "one user a line, found none"),
         (("recommend", "--model", model, "--histories", tmp_path / "empty.jsonl"), "got an empty file"),
         (("recommend", "--model", model, "--history", "01", "--modality", "sound"), "modality must be"),

@@ -61,6 +61,8 @@ def test_nan_in_a_present_row_is_named_and_in_a_missing_row_is_not_looked_at():
     [
         ({"item_ids": list("abcde")}, "one row for each of the 5 item ids, got 6 rows"),
         ({"item_ids": list("abcdea")}, "'a' again"),
+        ({"item_ids": ["a", None, *"cdef"]}, "strings or whole numbers, got None in row 1. Is there a gap"),
+        ({"item_ids": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}, "got 1.0 in row 0.*read as floating point numbers"),
         ({"arrays": {}}, "at least one modality"),
         ({"arrays": {"text": np.zeros((0, 3))}, "item_ids": [], "missing": {}}, "empty catalogue"),
         ({"arrays": {"text": np.zeros(6)}, "missing": {}}, "expected shape"),
@@ -84,3 +86,37 @@ def test_a_folder_that_is_none_and_one_from_the_future_are_named(tmp_path):
         EmbeddingStore.open(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"embeddings\['text'\]"):
         EmbeddingStore.from_files({"text": tmp_path / "absent.npy"}, ["a"])
+
+
+@pytest.mark.parametrize("content", [b"", b"no array at all", "cut off", "pickled"])
+def test_a_file_that_is_no_array_is_named(tmp_path, content):
+    path = tmp_path / "text.npy"
+    np.save(path, np.zeros((6, 4)) if content == "cut off" else np.array([{}], dtype=object), allow_pickle=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "cut off":
+        path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"embeddings\['text'\]: expected .*text.npy to be a .npy file of floating"):
+        EmbeddingStore.from_files({"text": path}, list("abcdef"))
+
+
+def test_ids_come_from_a_json_list(tmp_path):
+    store, ids = make_store(), tmp_path / "ids.json"
+    np.save(tmp_path / "text.npy", store.arrays["text"])
+    files = {"text": tmp_path / "text.npy"}
+    ids.write_text(json.dumps([1, 2, 3, "04", "e", "f"]))
+    assert EmbeddingStore.from_files(files, ids).item_ids == ["1", "2", "3", "04", "e", "f"]
+    ids.write_text(json.dumps(dict.fromkeys("abcdef")))
+    with pytest.raises(
+        ValueError, match=r'ids.json: expected a list of item ids, such as \["i1", "i2"\], got .* dict'
+    ):
+        EmbeddingStore.from_files(files, ids)
+    ids.write_text("a\nb\n")
+    with pytest.raises(ValueError, match="ids.json: expected JSON, .*Was it cut off"):
+        EmbeddingStore.from_files(files, ids)
+    with pytest.raises(FileNotFoundError, match="absent.json: expected a JSON file with a list of item ids"):
+        EmbeddingStore.from_files(files, tmp_path / "absent.json")
+    store.save(tmp_path)
+    (tmp_path / "meta.json").write_text("{")
+    with pytest.raises(ValueError, match="meta.json: expected JSON, an object"):
+        EmbeddingStore.open(tmp_path)

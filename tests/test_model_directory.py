@@ -70,7 +70,7 @@ def test_generation_config_is_that_of_semantic_ids(tmp_path):
 def test_nothing_is_a_pickle(tmp_path, quantizer):
     save_model_directory(tmp_path / "model", **make_parts(), quantizer=quantizer, item_counts=np.arange(6))
     files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".safetensors", ".md"}
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md", ".png", ".py"}
     for path in files:
         assert not zipfile.is_zipfile(path)
         with pytest.raises(ValueError):
@@ -136,6 +136,7 @@ def test_weights_in_several_files(tmp_path):
         ("config.json", "the model's configuration"),
         ("model.safetensors", "the weights"),
         ("tokenizer.json", "the tokenizer"),
+        ("tokenizer_config.json", "the tokenizer's modalities"),
         ("semantic_ids.safetensors", "the items' codes"),
         ("semantic_ids.json", "the items' ids"),
     ],
@@ -152,6 +153,30 @@ def test_a_newer_format_is_refused(tmp_path):
     path = tmp_path / "model" / "semantic_ids.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
     with pytest.raises(ValueError, match="(?s)99.*[Uu]pgrade macrec_hf"):
+        load_model_directory(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["config.json", "semantic_ids.json", "model.safetensors", "semantic_ids.safetensors"])
+def test_a_part_that_was_cut_off_is_named(tmp_path, name):
+    save_model_directory(tmp_path / "model", **make_parts())
+    path = tmp_path / "model" / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=rf"{name}: expected a part .* cannot be read.*cut off"):
+        load_model_directory(tmp_path / "model")
+    if name.startswith("semantic_ids"):
+        with pytest.raises(ValueError, match="to hold a saved SemanticIdTable, but they cannot be read.*cut off"):
+            SemanticIdTable.from_pretrained(tmp_path / "model")
+
+
+def test_another_kind_of_model_and_other_sizes_are_refused(tmp_path):
+    save_model_directory(tmp_path / "model", **make_parts())
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"d_ff": 99}))
+    with pytest.raises(ValueError, match="weights of the sizes that .*config.json names, got others"):
+        load_model_directory(tmp_path / "model")
+    path.write_text(json.dumps(config | {"model_type": "macrec9"}))
+    with pytest.raises(ValueError, match="expected model_type 'macrec', got 'macrec9'.*newer release. Upgrade"):
         load_model_directory(tmp_path / "model")
 
 

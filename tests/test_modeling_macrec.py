@@ -108,3 +108,41 @@ def test_defaults_are_the_papers_size():
     assert (config.num_layers, config.num_decoder_layers, config.num_heads, config.d_kv) == (4, 4, 6, 64)
     assert (config.implicit_alignment_weight, config.alignment_temperature) == (0.01, 0.1)
     assert MacRecForConditionalGeneration.accepts_loss_kwargs is False
+
+
+def test_history_dropout_leaves_out_whole_items_and_nothing_else():
+    model = make_model(history_dropout_rate=0.5)
+    input_ids = torch.tensor(
+        [
+            [5, 6, 7, 8, 9, 10, 11, 12, 13, 1, 0],  # three items
+            [3, 5, 6, 7, 8, 9, 10, 1, 0, 0, 0],  # a task token, two items
+            [4, 5, 6, 7, 1, 0, 0, 0, 0, 0, 0],  # a task token, one item, which is never left out
+        ]
+    )
+    mask = (input_ids != 0).long()
+    torch.manual_seed(0)
+    draws = torch.stack([model._history_dropout(input_ids, mask) for _ in range(2000)])
+    always = [[9], [0, 7], [0, 1, 2, 3, 4]]
+    items = [[(0, 3), (3, 6), (6, 9)], [(1, 4), (4, 7)], []]
+    for row, (stay, spans) in enumerate(zip(always, items, strict=True)):
+        assert draws[:, row, stay].all()
+        assert not draws[:, row, int(mask[row].sum()) :].any()
+        for start, stop in spans:
+            kept = draws[:, row, start:stop]
+            assert torch.equal(kept.amin(-1), kept.amax(-1))
+            assert kept.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    pairs = draws[:, 0, 0] * draws[:, 0, 3]  # items fall independently
+    assert pairs.float().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+def test_history_dropout_is_for_training_alone():
+    input_ids, mask, labels, _ = make_batch()
+    plain, model = make_model(), make_model(history_dropout_rate=0.9)
+    torch.testing.assert_close(model(input_ids, mask, labels).loss, plain(input_ids, mask, labels).loss)
+    model.train()
+    torch.manual_seed(0)
+    assert not torch.equal(model(input_ids, mask, labels).loss, plain(input_ids, mask, labels).loss)
+    with pytest.raises(ValueError, match=r"history_dropout_rate: expected a number in \[0, 1\)"):
+        MacRecConfig(history_dropout_rate=1.0)
+    with pytest.raises(ValueError, match="0 where num_levels is 1"):
+        MacRecConfig(history_dropout_rate=0.1, num_levels=1)

@@ -11,6 +11,7 @@ from macrec_hf.ranking import (
     fuse,
     hit_rate,
     ndcg,
+    paired_bootstrap,
     sort_lists,
     tied_ranks,
     unique_rows,
@@ -132,3 +133,31 @@ def test_refusals():
         fuse(np.zeros((2, 3)), "borda")
     with pytest.raises(ValueError, match="at least one user"):
         bootstrap_interval(np.zeros(0))
+    with pytest.raises(ValueError, match=r"one figure a user from either method, got shapes \(3,\) and \(4,\)"):
+        paired_bootstrap(np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match="at least one user"):
+        paired_bootstrap(np.zeros(0), np.zeros(0))
+
+
+def test_paired_bootstrap_agrees_with_all_resamples_of_three_users():
+    first, second = np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
+    # The mean difference is 1/3; of the 27 equally likely resamples of (1, 1, -1) the means are 1 (8 of them), 1/3
+    # (12), -1/3 (6) and -1 (1). Means at least 1/3 away from 1/3: 1, -1/3 and -1, so 15 of 27.
+    found = paired_bootstrap(first, second, num_resamples=40_000)
+    assert found.difference == pytest.approx(1 / 3) and (found.low, found.high) == (-1.0, 1.0)
+    assert found.p_value == pytest.approx(15 / 27, abs=0.01)
+
+
+def test_paired_bootstrap_is_close_to_the_paired_t_test():
+    random = np.random.default_rng(0)
+    easy = random.normal(0, 3, 2000)  # what both methods share hides the difference unless users are paired
+    first, second = easy + random.normal(0.05, 0.5, 2000), easy + random.normal(0, 0.5, 2000)
+    gaps = first - second
+    error = gaps.std(ddof=1) / math.sqrt(len(gaps))
+    found = paired_bootstrap(first, second, seed=1)
+    assert (found.low, found.high) == pytest.approx((gaps.mean() - 1.96 * error, gaps.mean() + 1.96 * error), abs=2e-3)
+    assert found.p_value == pytest.approx(math.erfc(gaps.mean() / error / math.sqrt(2)), rel=0.3, abs=2e-3)
+    back = paired_bootstrap(second, first, seed=1)
+    assert (back.difference, back.low, back.p_value) == pytest.approx((-found.difference, -found.high, found.p_value))
+    same = paired_bootstrap(first, first)
+    assert same == (0.0, 0.0, 0.0, 1.0)

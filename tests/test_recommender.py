@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from local_hub import local_hub
+from hub_tools import tiny_recommender
+from huggingface_hub import HfApi
+from local_hub import TOKEN, local_hub
+from transformers import pipeline
 
 from macrec_hf.configuration_macrec import MacRecConfig
 from macrec_hf.evaluation import history_sources, rank_catalogue
@@ -124,6 +127,20 @@ def test_unknown_items(recommender):
     assert found == recommender.recommend([["i1", "i7"]])
 
 
+def test_what_was_left_out_and_who_gets_what_is_popular_is_said_each_time(caplog):
+    recommender = make_recommender(torch.arange(NUM_ITEMS))
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            recommender.recommend([["i1", "x"], ["nobody"], []], on_unknown="skip", num_beams=2, top_k=2)
+        assert "Left out 2 unknown items of the histories, such as ['x', 'nobody']" in caplog.text
+        assert "2 of 3 histories hold no item that the model can read, such as history 1" in caplog.text
+        assert "recommending what is popular there" in caplog.text
+    caplog.clear()
+    recommender.recommend([["i1"]], num_beams=2, top_k=2)
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("history", [[], ["nobody"], ["i20"]])
 def test_nothing_to_read_is_answered_by_popularity(history):
     counts = torch.zeros(NUM_ITEMS, dtype=torch.long)
@@ -197,14 +214,65 @@ def test_refusals(recommender):
 
 def test_it_comes_back_from_the_hub(tmp_path, monkeypatch):
     recommender = make_recommender(torch.arange(NUM_ITEMS), seed=3)
-    with local_hub(monkeypatch, tmp_path) as repositories:
-        recommender.push_to_hub("somebody/shop", token="hf_local", card="Mine.")
-        files = repositories["somebody/shop"]
+    with local_hub(monkeypatch, tmp_path) as hub:
+        recommender.push_to_hub("somebody/shop", token=TOKEN, card="Mine.")
+        files = hub["somebody/shop"].files()
         assert {"config.json", "model.safetensors", "semantic_ids.json", "README.md"} <= set(files)
         assert files["README.md"] == b"Mine." and not any("partial" in name for name in files)
-        files["checkpoint-9/optimizer.pt"] = files["checkpoints/model.safetensors"] = b"not ours to fetch"
+        not_ours = dict.fromkeys(["checkpoint-9/optimizer.pt", "checkpoints/model.safetensors"], b"not ours to fetch")
+        hub["somebody/shop"].add(not_ours)
         loaded = MacRecRecommender.from_pretrained("somebody/shop", cache_dir=tmp_path)
         with pytest.raises(OSError, match="'somebody/else' to be a model directory or a repository of the Hub"):
             MacRecRecommender.from_pretrained("somebody/else", cache_dir=tmp_path)
     assert loaded.recommend(HISTORIES) == recommender.recommend(HISTORIES)
-    assert not list(tmp_path.rglob("checkpoint*")) and not list(tmp_path.rglob("*.pt"))
+    assert not [path for name in ("checkpoint*", "*.pt", "*.py") for path in tmp_path.rglob(name)]
+
+
+def test_revisions_private_repositories_and_the_cache(tmp_path, monkeypatch):
+    first, second = make_recommender(seed=3), make_recommender(seed=4)
+    with local_hub(monkeypatch, tmp_path) as hub:
+        with pytest.raises(OSError, match="a token is needed|401"):
+            first.push_to_hub("somebody/shop")
+        commit = first.push_to_hub("somebody/shop", token=TOKEN, private=True).oid
+        HfApi(token=TOKEN).create_branch("somebody/shop", branch="next")
+        second.push_to_hub("somebody/shop", token=TOKEN, revision="next")
+        assert hub["somebody/shop"].private and hub["somebody/shop"].sha("main") == commit
+        with pytest.raises(OSError, match="'somebody/shop' to be a model directory or a repository of the Hub"):
+            MacRecRecommender.from_pretrained("somebody/shop")
+        for revision, recommender in ((None, first), (commit, first), ("next", second)):
+            where = {"token": TOKEN, "revision": revision}
+            assert MacRecRecommender.from_pretrained("somebody/shop", **where).recommend(HISTORIES) == (
+                recommender.recommend(HISTORIES)
+            )
+            assert SemanticIdTable.from_pretrained("somebody/shop", **where) == recommender.table
+        pipe = pipeline("semantic-id-recommendation", model="somebody/shop", revision="next", token=TOKEN)
+        assert [place["item_id"] for place in pipe(HISTORIES[0])] == [
+            item for item, _ in second.recommend(HISTORIES[:1])[0]
+        ]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    offline = MacRecRecommender.from_pretrained("somebody/shop", revision="next")
+    assert offline.recommend(HISTORIES) == second.recommend(HISTORIES)
+
+
+def test_a_new_push_leaves_nothing_of_the_old_and_all_of_others(tmp_path, monkeypatch):
+    whole, bare = tiny_recommender(item_counts=torch.ones(30, dtype=torch.long)), make_recommender(seed=4)
+    with local_hub(monkeypatch, tmp_path) as hub:
+        whole.push_to_hub("somebody/shop", token=TOKEN)
+        hub["somebody/shop"].add({"notes/quantizer.txt": b"theirs", "notes.py": b"theirs"})
+        before = set(hub["somebody/shop"].files())
+        assert {"quantizer/config.json", "item_counts.safetensors", "recommender.py"} <= before
+        bare.push_to_hub("somebody/shop", token=TOKEN, include_code=False)
+        code = {name for name in before if name.endswith(".py")} - {"notes.py"}
+        gone = {"quantizer/config.json", "quantizer/model.safetensors", "item_counts.safetensors", *code}
+        assert before - set(hub["somebody/shop"].files()) == gone
+        assert MacRecRecommender.from_pretrained("somebody/shop").recommend(HISTORIES) == bare.recommend(HISTORIES)
+
+
+def test_the_card_goes_along(tmp_path):
+    recommender = make_recommender(seed=3)
+    recommender.save_pretrained(tmp_path / "first", card="Ours, by hand.")
+    loaded = MacRecRecommender.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / "README.md").read_text() == "Ours, by hand."
+    loaded.save_pretrained(tmp_path / "third", license="mit")
+    assert "license: mit" in (tmp_path / "third" / "README.md").read_text()

@@ -221,7 +221,7 @@ def test_index_json_files_that_do_not_fit(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
         SemanticIdTable.from_index_json(text=tmp_path / "broken.json")
-    with pytest.raises(FileNotFoundError, match="absent.json"):
+    with pytest.raises(FileNotFoundError, match="index.json of modality 'text' at .*absent.json, found none"):
         SemanticIdTable.from_index_json(text=tmp_path / "absent.json")
     with pytest.raises(ValueError, match="at least one modality"):
         SemanticIdTable.from_index_json()

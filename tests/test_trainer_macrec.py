@@ -40,7 +40,9 @@ def shop(tmp_path_factory):
     return table, SemanticIdTokenizer.from_table(table), builder.as_dataset()
 
 
-def make_trainer(shop, folder, callbacks=None, model_changes=None, num_eval_users=None, **changes):
+def make_trainer(
+    shop, folder, callbacks=None, model_changes=None, num_eval_users=None, embedding_learning_rate=None, **changes
+):
     table, tokenizer, tasks = shop
     torch.manual_seed(0)
     model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **(TINY | (model_changes or {}))))
@@ -68,6 +70,7 @@ def make_trainer(shop, folder, callbacks=None, model_changes=None, num_eval_user
         table=table,
         callbacks=callbacks,
         num_eval_users=num_eval_users,
+        embedding_learning_rate=embedding_learning_rate,
     )
 
 
@@ -166,3 +169,15 @@ def test_what_is_missing_is_named(shop, tmp_path):
     trainer = make_trainer(shop, tmp_path)
     with pytest.raises(ValueError, match=r"found no \['user'\]"):
         trainer.evaluate(tasks["validation"].remove_columns("user"))
+
+
+def test_embeddings_may_learn_at_a_rate_of_their_own(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path, embedding_learning_rate=0.5)
+    optimizer = trainer.create_optimizer()
+    weight = trainer.model.get_input_embeddings().weight
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == len(list(trainer.model.parameters()))
+    assert rates.pop(id(weight)) == (0.5, 0.0)
+    assert {rate for rate, _ in rates.values()} == {trainer.args.learning_rate}
+    trainer.train()
+    assert trainer.optimizer.param_groups[-1]["lr"] < 0.5  # the schedule moves it too

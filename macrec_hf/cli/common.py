@@ -3,9 +3,12 @@
 import argparse
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from .tracking import add_tracking_flag
 
 
 def add_config_flags(parser: argparse.ArgumentParser, config_class, names: Iterable[str], title: str) -> None:
@@ -16,14 +19,15 @@ def add_config_flags(parser: argparse.ArgumentParser, config_class, names: Itera
         field = fields[name]
         meaning, source = field.metadata["help"], field.metadata["source"]
         shown = "see there" if field.default is None else field.default
+        is_list = "tuple" in str(field.type)
         if isinstance(field.default, tuple):
             shown = ",".join(map(str, field.default))
         group.add_argument(
             "--" + name.replace("_", "-"),
             dest=name,
-            type=_reader(field.default),
+            type=read_numbers if is_list else _reader(field.default),
             default=None,
-            metavar="LIST" if field.default is None or isinstance(field.default, tuple) else "VALUE",
+            metavar="LIST" if is_list else "VALUE",
             help=f"{meaning} (default: {shown}; {source})",
         )
 
@@ -31,9 +35,7 @@ def add_config_flags(parser: argparse.ArgumentParser, config_class, names: Itera
 def _reader(default):
     if isinstance(default, bool):
         return read_bool
-    if isinstance(default, tuple) or default is None:
-        return read_numbers
-    return type(default)
+    return float if default is None else type(default)
 
 
 def read_bool(text: str) -> bool:
@@ -62,8 +64,10 @@ def read_pairs(text: str) -> dict[str, str] | None:
     """`text=a.npy,image=b.npy` → a dict in that order; None where it is a plain path."""
     if "=" not in text:
         return None
-    pairs = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    return {name.strip(): path.strip() for name, path in pairs.items()}
+    pairs = [[word.strip() for word in part.partition("=")] for part in text.split(",")]
+    if not all(name and path for name, _, path in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise ValueError(f"Expected pairs such as text=a,image=b, each name once, got {text!r}.")
+    return {name: path for name, _, path in pairs}
 
 
 def make_output(path: str) -> Path:
@@ -75,7 +79,7 @@ def make_output(path: str) -> Path:
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
+        probe = directory / f".writable-{os.getpid()}"  # a name of its own: other processes probe too
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -83,6 +87,28 @@ def make_output(path: str) -> Path:
             f"--output {path}: expected a folder that can be written, got: {error}. Choose another place or free it."
         ) from error
     return directory
+
+
+def check_writable(path: str | None) -> None:
+    """Finds out before the work whether a file can be written at its end.
+
+    Raises:
+        FileNotFoundError: no folder to write it into.
+        ValueError: the path of a folder.
+        OSError: a place that cannot be written.
+    """
+    if path is None:
+        return
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected a folder {Path(path).parent} to write into, found none: make it.")
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: expected the name of a file to write, got a folder.")
+    beside = Path(str(path) + ".partial")
+    try:
+        beside.touch()
+        beside.unlink(missing_ok=True)  # another process may have probed it too
+    except OSError as error:
+        raise OSError(f"{path}: expected a place that can be written, got: {error}. Choose another place.") from error
 
 
 def write_json(path: Path, content) -> None:
@@ -132,14 +158,44 @@ def add_training_flags(parser, *, epochs: int, epochs_source: str, batch_size: i
     group.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)"
     )
+    add_tracking_flag(group)
     group.set_defaults(default_epochs=epochs)
 
 
-def last_checkpoint(directory: Path, resume: bool) -> str | None:
-    """The newest checkpoint if `--resume` asks for one and there is one."""
-    from transformers.trainer_utils import get_last_checkpoint
+def last_checkpoint(directory: Path, resume: bool, config, names: Iterable[str]) -> str | None:
+    """The newest whole checkpoint if `--resume` asks for one and there is one.
 
-    return get_last_checkpoint(str(directory)) if resume and directory.is_dir() else None
+    Args:
+        config: of the run that goes on.
+        names: fields of it that must be those of the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint was made with other settings, or none is whole.
+    """
+    from ..checkpoints import last_intact_checkpoint
+
+    found = last_intact_checkpoint(directory) if resume and directory.is_dir() else None
+    checkpoint = str(found) if found else None
+    if checkpoint is not None and (Path(checkpoint) / "config.json").is_file():
+        before = json.loads((Path(checkpoint) / "config.json").read_text())
+        now = json.loads(json.dumps({name: getattr(config, name) for name in names}))
+        known = [name for name in now if name in before]  # a field of a later release was not there yet
+        changed = [f"{name} was {before[name]}, is {now[name]}" for name in known if before[name] != now[name]]
+        if changed:
+            raise ValueError(
+                f"--resume: expected the settings that {checkpoint} was made with, got others: {'; '.join(changed)}. "
+                "Repeat the flags of the run that goes on, or leave --resume out to start anew."
+            )
+    return checkpoint
+
+
+def process_state():
+    """This process among those of `accelerate launch`; alone without it."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
 def progress_callback(trainer, shown: Iterable[str]) -> None:

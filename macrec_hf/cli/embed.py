@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from .common import make_output, seconds_since
+from .common import make_output, process_state, seconds_since
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
@@ -62,7 +62,9 @@ def run(args) -> str:
 
     started = time.time()
     _check(args)
-    output = make_output(args.output)
+    output, state = make_output(args.output), process_state()
+    if args.device is None and state.num_processes > 1:
+        args.device = str(state.device)
     items = read_items(args.items)
     if args.like:
         encoders = load_encoders(args.like, device=args.device)
@@ -77,7 +79,9 @@ def run(args) -> str:
             args.standardize,
         )
     columns = args.text_columns.split(",") if args.text_columns else None
-    embedded = embed_items(items, encoders, text_columns=columns, batch_size=args.batch_size)
+    embedded = embed_items(items, encoders, text_columns=columns, batch_size=args.batch_size, accelerator=state)
+    if embedded is None:  # not the main process
+        return ""
     embedded.save(output)
     parts = [
         f"{modality} {size} by {embedded.encoders[modality].name}"

@@ -5,7 +5,9 @@ import logging
 import time
 from pathlib import Path
 
-from .common import seconds_since, write_json
+from .card import add_results
+from .common import check_writable, seconds_since, write_json
+from .seeds import mean_report, seed_folders
 
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
 ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not hidden."""
@@ -16,13 +18,22 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--model", required=True, help="model directory of `macrec train`, or a repository of the Hub")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="model directory of `macrec train`, the folder of its --seeds (mean ± sd), or a repository of the Hub",
+    )
     parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
     parser.add_argument(
         "--split", choices=("test", "validation"), default="test", help="which items to predict (default: test; paper)"
     )
     parser.add_argument("--output", metavar="FILE.json", help="where the figures go (default: shown only)")
     parser.add_argument("--predictions", metavar="FILE.jsonl", help="where each user's lists go (default: nowhere)")
+    parser.add_argument(
+        "--no-card",
+        action="store_true",
+        help="leave the model card alone, which else takes up test results of all users",
+    )
     add_decoding_arguments(parser)
     parser.add_argument(
         "--limit-users", type=int, help="evaluate so many users, evenly spaced (default: all; for a quick look)"
@@ -51,45 +62,55 @@ def run(args) -> str:
     import torch
     from accelerate import Accelerator
 
-    from ..evaluation import baseline_lists, evaluation_report
-    from ..recommender import MacRecRecommender
-
     start = time.time()
     for path in (args.output, args.predictions):
         check_writable(path)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    recommender = MacRecRecommender.from_pretrained(
-        args.model, device=accelerator.device, max_history=args.max_history
+    seeds = seed_folders(args.model)
+    predictions = Path(args.predictions) if args.predictions else None
+    if seeds:
+        reports = {}
+        for seed, folder in seeds.items():
+            lists = predictions and predictions.with_suffix(f".seed-{seed}{predictions.suffix}")
+            reports[seed] = evaluate_model(args, folder, lists, accelerator)
+            if accelerator.is_main_process:
+                add_results(args, folder, reports[seed])
+        report = mean_report(reports) if accelerator.is_main_process else {}
+    else:
+        report = evaluate_model(args, args.model, predictions, accelerator)
+        if accelerator.is_main_process:
+            add_results(args, args.model, report)
+    if not accelerator.is_main_process:
+        return ""
+    if args.output:
+        write_json(Path(args.output), report | {"seconds": round(time.time() - start, 1)})
+    print_table(report)
+    written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
+    best, models = report["ensemble"], f" of {len(seeds)} models" if seeds else ""
+    return (
+        f"{report['num_users']} users, {args.split}: ensemble HR@10 {best['hr@10']:.4f}, NDCG@10 "
+        f"{best['ndcg@10']:.4f}{models} in {seconds_since(start)}{written}"
     )
+
+
+def evaluate_model(args, name: str | Path, predictions: Path | None, accelerator) -> dict:
+    """The report of one model directory, whose lists go into `predictions`; empty in other processes than the main."""
+    from ..evaluation import baseline_lists, evaluation_report
+    from ..recommender import MacRecRecommender
+
+    recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
     users, train, histories, targets = _split(args, recommender.table)
     lists = _ranked(args, recommender, histories, accelerator)
     if not accelerator.is_main_process:
-        return ""
+        return {}
     num_items = recommender.table.num_items
     lists |= baseline_lists(train, histories, num_items, LISTED, args.seed)
+    if predictions:
+        _write_predictions(predictions, users, targets, lists, recommender.table)
     report = evaluation_report(lists, targets, num_items, seed=args.seed)
     settings = {name: getattr(args, name) for name in ("num_beams", "fusion", "limit_users", "seed")}
     settings["max_history"] = recommender.task_encoder.max_history
-    report = {"split": args.split, "num_users": len(users), **report, "num_items": num_items, "settings": settings}
-    if args.output:
-        write_json(Path(args.output), report | {"seconds": round(time.time() - start, 1)})
-    if args.predictions:
-        _write_predictions(Path(args.predictions), users, targets, lists, recommender.table)
-    print_table(report, list(lists))
-    written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
-    best = report["ensemble"]
-    return (
-        f"{len(users)} users, {args.split}: ensemble HR@10 {best['hr@10']:.4f}, NDCG@10 {best['ndcg@10']:.4f} in "
-        f"{seconds_since(start)}{written}"
-    )
-
-
-def check_writable(path: str | None) -> None:
-    """Finds out before the work whether a file can be written at its end."""
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected a folder {Path(path).parent} to write into, found none: make it.")
-    if path is not None and Path(path).is_dir():
-        raise ValueError(f"{path}: expected the name of a file to write, got a folder.")
+    return {"split": args.split, "num_users": len(users), **report, "num_items": num_items, "settings": settings}
 
 
 def _split(args, table):
@@ -137,17 +158,24 @@ def _write_predictions(path: Path, users, targets, lists, table) -> None:
     beside.replace(path)
 
 
-def print_table(report: dict, names: list[str]) -> None:
-    """Writes the figures to stdout: value, half width of its interval, and the coverage."""
+def print_table(report: dict) -> None:
+    """Writes the figures to stdout: value, its uncertainty, and the coverage."""
     import sys
 
+    names = list(report["coverage"])
     width = max(len(name) for name in names)
     lines = [" " * width + "".join(f"{column:>17}" for column in COLUMNS) + f"{'coverage':>10}"]
     for name in names:
-        cells = []
-        for column in COLUMNS:
-            low, high = report["intervals"][name][column]
-            cells.append(f"{report[name][column]:.4f} ± {(high - low) / 2:.4f}".rjust(17))
+        cells = [f"{report[name][column]:.4f}{_uncertainty(report, name, column)}".rjust(17) for column in COLUMNS]
         lines.append(f"{name:<{width}}{''.join(cells)}{report['coverage'][name]:>10.3f}")
-    lines.append("± half of the 95 % bootstrap interval over users; coverage: share of the items in somebody's top 10")
+    what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
+    lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _uncertainty(report: dict, name: str, column: str) -> str:
+    if "sd" in report:
+        deviation = report["sd"][name][column]
+        return "" if deviation is None else f" ± {deviation:.4f}"
+    low, high = report["intervals"][name][column]
+    return f" ± {(high - low) / 2:.4f}"

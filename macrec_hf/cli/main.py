@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import shlex
 import sys
 import traceback
 from importlib import import_module
@@ -14,6 +16,7 @@ VERBS = {
     "train": "interactions + semantic IDs → a recommender",
     "evaluate": "a recommender + interactions → HR@K, NDCG@K by full ranking",
     "recommend": "histories → ranked items",
+    "doctor": "semantic IDs → a page that says how healthy they are",
     "demo": "all of it on a shop made from a seed",
 }
 
@@ -85,6 +88,15 @@ def _usage() -> str:
     )
 
 
+def _be_quiet() -> None:
+    """Of many processes one shows progress and warnings; errors come from whoever has them."""
+    from transformers.utils import logging as library
+
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -102,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     parser = build_parser(verb)
     verbose = "--verbose" in words
+    if os.environ.get("RANK", "0") != "0":
+        _be_quiet()
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -111,12 +125,13 @@ def main(argv: list[str] | None = None) -> int:
         if "--config" in words and words.index("--config") + 1 < len(words):
             words = yaml_arguments(words[words.index("--config") + 1], parser) + words
         args = parser.parse_args(words)
+        args.command = shlex.join(["macrec", *argv])
         summary = args.run(args)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         if verbose:
             traceback.print_exc()
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"macrec {verb}: error: {message}\n")
+        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        sys.stderr.write(f"macrec {verb}: error: {' '.join(message.split())}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"macrec {verb}: stopped.\n")

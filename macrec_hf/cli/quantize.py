@@ -1,10 +1,11 @@
 """`macrec quantize`: trains the quantizer, resolves collisions, writes the table and the quantizer."""
 
-import json
 import logging
 import math
 import time
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .common import (
     add_config_flags,
@@ -17,6 +18,7 @@ from .common import (
     seconds_since,
     write_json,
 )
+from .tracking import tracking_arguments
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 FIELDS = (
@@ -76,7 +78,7 @@ def open_embeddings(args):
     elif args.item_ids is None:
         raise ValueError("--embeddings text=….npy needs --item-ids: a JSON list with the item id of each row.")
     else:
-        store = EmbeddingStore.from_files(pairs, json.loads(Path(args.item_ids).read_text()))
+        store = EmbeddingStore.from_files(pairs, args.item_ids)
     if args.modalities:
         store = store.select(args.modalities.split(","))
     return store.check_finite()
@@ -86,6 +88,7 @@ def run(args) -> str:
     import torch
     from transformers import EarlyStoppingCallback, set_seed
 
+    from ..collision_resolution import check_space
     from ..indexing import build_semantic_ids
     from ..modeling_macrec_quantizer import MacRecQuantizer
     from ..trainer_quantizer import MacRecQuantizerTrainer
@@ -94,6 +97,9 @@ def run(args) -> str:
     store = open_embeddings(args)
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
+    for name in store.modalities:  # before the training rather than after it
+        check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
+    checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, ("modalities", *FIELDS))
     trainer = MacRecQuantizerTrainer(
         MacRecQuantizer(config), training_arguments(args, len(store), output), train_dataset=store
     )
@@ -103,19 +109,43 @@ def run(args) -> str:
     logging.getLogger(__name__).info(
         "%d weights on %d items", sum(w.numel() for w in trainer.model.parameters()), len(store)
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints", args.resume))
-    quantizer = trainer.model.eval()
-    if not trainer.is_world_process_zero():
-        return ""
+    trainer.train(resume_from_checkpoint=checkpoint)
+    quantizer = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():
-        table = build_semantic_ids(quantizer, store, None)
-    table.save_pretrained(output)
+        table = build_semantic_ids(quantizer, store, None, accelerator=trainer.accelerator)
+    if table is None:  # not the main process
+        return ""
     quantizer.config.embeddings_fingerprint = store.fingerprint()
     quantizer.config.encoders = store.encoders
-    quantizer.save_pretrained(output / "quantizer")
+    write_ids(output, table, quantizer)
     write_json(output / "training_log.json", trainer.state.log_history)
     write_json(output / "report.json", {"collisions": table.report, "best_metric": trainer.state.best_metric})
     return summary(table, output, start)
+
+
+def write_ids(output: Path, table, quantizer) -> None:
+    """Table and quantizer, written beside and moved into place; the table's list of items comes last.
+
+    Until it is there the folder counts as incomplete, so that codes and quantizer of two runs are never mixed up.
+    """
+    from ..checkpoints import discard, move_into_place
+    from ..semantic_ids import ITEMS_NAME
+
+    beside = output / ".partial"
+    try:
+        discard(beside)
+        table.save_pretrained(beside)
+        quantizer.save_pretrained(beside / "quantizer")
+        (output / ITEMS_NAME).unlink(missing_ok=True)
+        for path in sorted(beside.iterdir(), key=lambda path: path.name == ITEMS_NAME):
+            move_into_place(path, output / path.name)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{output}: the semantic IDs could not be written: {error}. Is the disk full? The checkpoints are whole: "
+            "--resume goes on from the last."
+        ) from error
+    finally:
+        discard(beside)
 
 
 def training_arguments(args, num_items: int, output: Path):
@@ -143,7 +173,7 @@ def training_arguments(args, num_items: int, output: Path):
         load_best_model_at_end=True,
         metric_for_best_model="collision_rate",
         greater_is_better=False,
-        report_to="none",
+        **tracking_arguments(args, output),
         dataloader_pin_memory=False,
     )
 

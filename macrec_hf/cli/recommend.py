@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from .common import read_titles, seconds_since
-from .evaluate import add_decoding_arguments, check_writable
+from .common import check_writable, read_titles, seconds_since
+from .evaluate import add_decoding_arguments
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
 

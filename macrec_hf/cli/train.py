@@ -1,21 +1,26 @@
 """`macrec train`: fine-tunes the recommender on the six tasks and writes a whole model directory."""
 
+import argparse
 import math
 import time
 from pathlib import Path
 
+from .card import training_facts
 from .common import (
     add_config_flags,
     add_training_flags,
     chosen_fields,
     last_checkpoint,
     make_output,
+    process_state,
     progress_callback,
     read_pairs,
     read_titles,
     seconds_since,
     write_json,
 )
+from .seeds import FINISHED, is_finished, seed_folder
+from .tracking import tracking_arguments
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 FIELDS = (
@@ -27,6 +32,7 @@ FIELDS = (
     "num_heads",
     "dropout_rate",
     "attention_dropout_rate",
+    "history_dropout_rate",
     "implicit_alignment_weight",
     "alignment_temperature",
 )
@@ -42,6 +48,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--output", required=True, help="folder for the model directory")
     parser.add_argument(
         "--items", help="items.jsonl, whose titles the model directory keeps to show them (default: none)"
+    )
+    parser.add_argument(
+        "--start-from",
+        metavar="MODEL",
+        help="model directory whose weights to fine-tune, its catalogue grown or not (default: new weights)",
     )
     parser.add_argument(
         "--tasks", help="names with commas between them (default: all; for two modalities the paper's six)"
@@ -70,9 +81,22 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--num-beams", type=int, default=20, help="beam width of the evaluations (default: 20; authors' code)"
     )
+    parser.add_argument(
+        "--embedding-learning-rate", type=float, help="of the token embeddings (default: --learning-rate)"
+    )
     parser.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's weight decay (default: 0.01; ours)")
     parser.add_argument(
         "--warmup", type=float, default=0.05, help="share of the steps with a rising rate (default: 0.05; ours)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="train N models with seeds --seed, --seed + 1, … into seed-<s>/ of --output; with --resume finished ones "
+        "are left as they are (default: one model, in --output itself; the paper averages five)",
+    )
+    parser.add_argument(
+        "--license", default="unknown", help="of the weights, for the model card, such as mit (default: unknown)"
     )
     add_training_flags(
         parser,
@@ -101,36 +125,55 @@ def open_semantic_ids(argument: str):
 
 
 def run(args) -> str:
+    start, output = time.time(), make_output(args.output)
+    if args.seeds is None:
+        return train_model(args, output, output / "cache")
+    if args.seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {args.seeds}.")
+    summaries = []
+    for seed in range(args.seed, args.seed + args.seeds):
+        folder = make_output(seed_folder(output, seed))
+        if not args.resume:
+            (folder / FINISHED).unlink(missing_ok=True)
+        if not is_finished(folder):
+            of_seed = argparse.Namespace(**{**vars(args), "seed": seed})
+            summaries.append(train_model(of_seed, folder, output / "cache"))
+    if summaries and not summaries[-1]:  # not the main process
+        return ""
+    kept = f" ({args.seeds - len(summaries)} were finished)" if len(summaries) < args.seeds else ""
+    return f"{args.seeds} models{kept} in {seconds_since(start)}: {output}"
+
+
+def train_model(args, output: Path, cache: Path) -> str:
+    """Trains one model into `output`; returns the summary line, empty in other processes than the main one."""
     from transformers import EarlyStoppingCallback, set_seed
 
-    from ..modeling_macrec import MacRecForConditionalGeneration
     from ..tokenization_macrec import SemanticIdTokenizer
     from ..trainer_macrec import MacRecTrainer
 
-    start, output = time.time(), make_output(args.output)
+    start = time.time()
     table, titles = open_semantic_ids(args.semantic_ids), read_titles(args.items)
     tokenizer = SemanticIdTokenizer.from_table(table)
-    tasks = build_tasks(args, table, output)
+    tasks = build_tasks(args, table, cache)
     set_seed(args.seed)
-    config = _config_class()(
-        vocab_size=len(tokenizer),
-        num_levels=table.num_levels,
-        max_history=args.max_history,
-        **chosen_fields(args, FIELDS),
-    )
+    model = first_model(args, tokenizer, table)
+    config = model.config
+    fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
+    checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, fixed)
     trainer = MacRecTrainer(
-        MacRecForConditionalGeneration(config),
+        model,
         training_arguments(args, len(tasks["train"]), output),
         train_dataset=tasks["train"],
         eval_dataset=tasks["validation"],
         processing_class=tokenizer,
         table=table,
         num_eval_users=args.eval_users or None,
+        embedding_learning_rate=args.embedding_learning_rate,
     )
     progress_callback(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"])
     if args.patience:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints", args.resume))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return ""
     write_model(args, trainer, table, tokenizer, titles, output)
@@ -141,8 +184,33 @@ def run(args) -> str:
     )
 
 
-def build_tasks(args, table, output: Path):
-    """Train and validation examples as token ids, cached under the output folder."""
+def first_model(args, tokenizer, table):
+    """The model to train: new, or that of `--start-from`."""
+    from ..modeling_macrec import MacRecForConditionalGeneration
+
+    chosen = chosen_fields(args, FIELDS)
+    if args.start_from is None:
+        config = _config_class()(
+            vocab_size=len(tokenizer), num_levels=table.num_levels, max_history=args.max_history, **chosen
+        )
+        return MacRecForConditionalGeneration(config)
+    if chosen:
+        flags = ", ".join("--" + name.replace("_", "-") for name in chosen)
+        raise ValueError(
+            f"--start-from takes its sizes and rates from the model: expected none of its own, got {flags}."
+        )
+    model = MacRecForConditionalGeneration.from_pretrained(args.start_from)
+    if (model.config.vocab_size, model.config.num_levels) != (len(tokenizer), table.num_levels):
+        raise ValueError(
+            f"--start-from {args.start_from}: expected semantic IDs of the same kind as the model's "
+            f"({model.config.vocab_size} tokens, {model.config.num_levels} levels), got {len(tokenizer)} tokens and "
+            f"{table.num_levels} levels. IDs of another quantizer need a model of their own: leave --start-from away."
+        )
+    return model
+
+
+def build_tasks(args, table, cache: Path):
+    """Train and validation examples as token ids, cached."""
     from ..dataset_builders import RecommendationTasksBuilder
 
     builder = RecommendationTasksBuilder(
@@ -150,9 +218,10 @@ def build_tasks(args, table, output: Path):
         semantic_ids=table,
         tasks=args.tasks.split(",") if args.tasks else None,
         max_history=args.max_history,
-        cache_dir=str(output / "cache"),
+        cache_dir=str(cache),
     )
-    builder.download_and_prepare()
+    with process_state().main_process_first():  # the others read what the main process has cached
+        builder.download_and_prepare()
     return builder.as_dataset()
 
 
@@ -186,7 +255,7 @@ def training_arguments(args, num_examples: int, output: Path):
         metric_for_best_model="ndcg@10",
         greater_is_better=True,
         generation_num_beams=args.num_beams,
-        report_to="none",
+        **tracking_arguments(args, output),
         dataloader_pin_memory=False,
     )
 
@@ -212,5 +281,7 @@ def write_model(args, trainer, table, tokenizer, titles, output: Path) -> None:
         quantizer=quantizer,
         item_counts=counts,
         item_titles=titles,
+        training=training_facts(args, trainer, histories),
+        license=args.license,
     )
-    write_json(output / "training_log.json", trainer.state.log_history)
+    write_json(output / FINISHED, trainer.state.log_history)

@@ -1,0 +1,85 @@
+"""The paper's Tables 3 and 4, with TIGER and MQL4GRec beside them, on the demo shop.
+
+python examples/5_ablations.py
+
+On a shop of your own, with flags of `macrec quantize` and `macrec train`, and a row that lacks a fifth of the photos:
+python examples/5_ablations.py --data shop/ --embeddings emb/ --train "--epochs 16 --patience 3" --drop-photos 0.2
+
+Every finished step is kept in --output: the same command again goes on where it stopped.
+"""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from ablation_steps import demo_shop, embeddings_without_photos, run_step, write_tables
+
+from macrec_hf.cli.demo import QUANTIZE_WIDTHS, TRAIN_WIDTHS
+
+# A row is a quantizer and flags of `macrec train`. The four rows after MACRec are the paper's Table 3, the quantizers
+# "cross-modal" and "independent" its Table 4.
+NO_CONTRASTIVE, NO_ALIGNMENT = ["--contrastive-weights", "{zeros}"], ["--alignment-weight", "0"]
+QUANTIZERS = {
+    "cross-modal": [],
+    "without L_con": NO_CONTRASTIVE,
+    "without L_align": NO_ALIGNMENT,
+    "independent": NO_CONTRASTIVE + NO_ALIGNMENT,
+    "text": ["--modalities", "text"],
+    "image": ["--modalities", "image"],
+    "photos missing": [],
+}
+NO_IMPLICIT = ["--implicit-alignment-weight", "0"]
+ROWS = {
+    "MACRec": ("cross-modal", []),
+    "without L_con": ("without L_con", []),
+    "without L_align": ("without L_align", []),
+    "without L_implicit": ("cross-modal", NO_IMPLICIT),
+    "without explicit alignment": ("cross-modal", ["--tasks", "text_to_text,image_to_image"]),
+    "MQL4GRec": ("independent", NO_IMPLICIT),
+    "TIGER (text)": ("text", []),
+    "TIGER (image)": ("image", []),
+    "photos missing": ("photos missing", []),  # with --drop-photos
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("examples_output/ablations"))
+    parser.add_argument("--data", type=Path, help="folder with items.jsonl and interactions.csv (default: demo shop)")
+    parser.add_argument("--embeddings", type=Path, help="folder of `macrec embed` (default: by the offline encoders)")
+    parser.add_argument("--quantize", type=shlex.split, default=QUANTIZE_WIDTHS, help="flags (default: the demo's)")
+    parser.add_argument("--train", type=shlex.split, default=TRAIN_WIDTHS, help="flags (default: the demo's)")
+    parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="(default: all)")
+    parser.add_argument("--drop-photos", type=float, default=0.0, help="share that is missing in the last row")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="recommenders of a row, their figures averaged")
+    parser.add_argument("--items", type=int, default=300, help="of the demo shop")
+    parser.add_argument("--customers", type=int, default=600, help="of the demo shop")
+    args = parser.parse_args()
+
+    # 1. The shop, its embeddings, and the same with photos missing.
+    shop = args.data or demo_shop(args.output, args.items, args.customers, args.seed)
+    emb = args.embeddings or run_step(args.output / "emb", ["embed", "--items", shop / "items.jsonl"])
+    embeddings = dict.fromkeys(QUANTIZERS, emb)
+    if args.drop_photos:
+        embeddings["photos missing"] = embeddings_without_photos(emb, args.drop_photos, args.seed, args.output)
+    rows = {name: ROWS[name] for name in args.rows if name != "photos missing" or args.drop_photos}
+
+    # 2. Row by row: semantic IDs, recommender, lists of every user; the tables grow with the rows.
+    levels = int(args.quantize[args.quantize.index("--num-levels") + 1]) if "--num-levels" in args.quantize else 4
+    data, seed = ["--interactions", shop / "interactions.csv"], ["--seed", args.seed]
+    seeds = [*seed, "--seeds", args.seeds] if args.seeds > 1 else seed
+    tests, tables = {}, {}
+    for name, (quantizer, train_flags) in rows.items():
+        flags = [flag.format(zeros=",".join("0" * levels)) for flag in QUANTIZERS[quantizer]]  # the last flag wins
+        words = ["quantize", "--embeddings", embeddings[quantizer], *args.quantize, *flags, *seed]
+        tables[quantizer] = run_step(args.output / "ids" / quantizer, words)
+        words = ["train", *data, "--semantic-ids", tables[quantizer], *args.train, *train_flags, *seeds]
+        model = run_step(args.output / "models" / name, words)
+        tests[name] = run_step(model / "test", ["evaluate", *data, "--model", model])
+        text = write_tables(args.output, tests, tables)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

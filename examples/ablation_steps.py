@@ -1,0 +1,130 @@
+"""What 5_ablations.py is made of: verbs that run once, and tables of what they left."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+
+from macrec_hf import EmbeddingStore
+from macrec_hf.cli import main
+from macrec_hf.demo_shop import make_demo_shop
+from macrec_hf.ranking import TiedRanks, bootstrap_interval, hit_rate, ndcg, paired_bootstrap
+
+METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+COMPARED = ("hr@10", "ndcg@10")
+
+
+def run_step(folder: Path, words: list) -> Path:
+    """Runs `macrec VERB …` into `folder`, which it returns: only once, and on from where it was stopped."""
+    verb = words[0]
+    lists = ["--output", folder / "metrics.json", "--predictions", folder / "lists.jsonl"]
+    words = [str(word) for word in [*words, *(lists if verb == "evaluate" else ["--output", folder])]]
+    folder.mkdir(parents=True, exist_ok=True)
+    record, command = folder / f"{verb}_step.json", shlex.join(["macrec", *words])
+    begun = record.is_file()
+    before = json.loads(record.read_text()) if begun else {"command": command, "finished": False}
+    if before["command"] != command:
+        raise SystemExit(
+            f"{folder}: expected what `{command}` makes, found what `{before['command']}` made. Choose another "
+            "--output, or remove the folder."
+        )
+    if not before["finished"]:
+        record.write_text(json.dumps(before))
+        print(f"\n$ {command}", flush=True)
+        if main(words + ["--resume"] * (begun and verb in ("quantize", "train"))):
+            raise SystemExit(f"`{command}` failed; its error stands above.")
+        record.write_text(json.dumps(before | {"finished": True}))
+    return folder
+
+
+def demo_shop(output: Path, num_items: int, num_customers: int, seed: int) -> Path:
+    """The folder of a demo shop of this size below `output`, made if it is not there."""
+    folder = output / f"shop_{num_items}_{num_customers}_{seed}"
+    if not (folder / "interactions.csv").is_file():
+        make_demo_shop(folder, num_items, num_customers, seed)
+    return folder
+
+
+def embeddings_without_photos(embeddings: Path, share: float, seed: int, output: Path) -> Path:
+    """A copy of the embeddings, below `output`, in which this share of the photos, drawn at random, is missing."""
+    if not 0 < share < 1:
+        raise SystemExit(f"--drop-photos: expected a share between 0 and 1, got {share}.")
+    store = EmbeddingStore.open(embeddings)
+    have = np.flatnonzero(store.present["image"])
+    gone = np.random.default_rng(seed).choice(have, round(share * len(have)), replace=False)
+    missing = {name: [store.item_ids[row] for row in np.flatnonzero(~here)] for name, here in store.present.items()}
+    missing["image"] += [store.item_ids[row] for row in sorted(gone)]
+    return EmbeddingStore(store.arrays, store.item_ids, missing, store.encoders).save(output / f"emb_without_{share}")
+
+
+def user_figures(test: Path) -> np.ndarray:
+    """Each user's figures of the ensemble, `(num_users, num_metrics)`, the mean where there are several seeds."""
+    of_seeds = []
+    for path in sorted(test.glob("lists*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lists = [[item for item, _ in row["ensemble"]] for row in rows]
+        places = [[item == row["target"] for item in items] for items, row in zip(lists, rows, strict=True)]
+        above = np.array([found.index(True) if True in found else 0 for found in places])
+        ranks = TiedRanks(above, np.array([int(True in found) for found in places]))  # distinct IDs: no ties
+        figures = [(hit_rate if name.startswith("hr") else ndcg)(ranks, int(name.split("@")[1])) for name in METRICS]
+        of_seeds.append(np.stack(figures, axis=1))
+    return np.mean(of_seeds, axis=0)
+
+
+def row_report(figures: np.ndarray, full: np.ndarray | None) -> dict:
+    """A row: value and 95 % interval of each metric, and its paired difference to the first row."""
+    low, high = bootstrap_interval(figures)
+    report = {
+        name: {"value": figures[:, place].mean(), "low": low[place], "high": high[place]}
+        for place, name in enumerate(METRICS)
+    }
+    pairs = () if full is None else ((name, METRICS.index(name)) for name in COMPARED)
+    against = {name: paired_bootstrap(figures[:, place], full[:, place])._asdict() for name, place in pairs}
+    return {"metrics": report, "against_first": against}
+
+
+def write_tables(output: Path, tests: dict[str, Path], quantizers: dict[str, Path]) -> str:
+    """Writes `ablations.json` and `ablations.md` into `output`; returns the latter's text."""
+    figures = {name: user_figures(test) for name, test in tests.items()}
+    first = next(iter(figures))
+    rows = {name: row_report(values, None if name == first else figures[first]) for name, values in figures.items()}
+    collisions = {}
+    for name, folder in quantizers.items():
+        report = json.loads((folder / "report.json").read_text())["collisions"]
+        collisions[name] = {m: [one["collision_rate_before"], one["num_items"]] for m, one in report.items()}
+    (output / "ablations.json").write_text(json.dumps({"rows": rows, "collision_rates": collisions}, indent=2))
+    lines = [f"Test split, {len(figures[first])} users, ensemble, 95 % bootstrap intervals over users.", ""]
+    differences = [f"{name.upper()} − {first}" for name in COMPARED]
+    lines += markdown_head(["", *(name.upper() for name in METRICS), *differences])
+    lines += [markdown_row([name, *metric_cells(row)]) for name, row in rows.items()]
+    lines += [
+        "",
+        "Differences: paired bootstrap over the same users, two-sided p, not corrected for their number.",
+        "",
+    ]
+    modalities = list(dict.fromkeys(modality for rates in collisions.values() for modality in rates))
+    lines += markdown_head(["collision rate before resolution", *modalities])
+    for name, rates in collisions.items():
+        cells = ["{:.2%} of {:,} items".format(*rates[m]) if m in rates else "" for m in modalities]
+        lines.append(markdown_row([name, *cells]))
+    text = "\n".join(lines) + "\n"
+    (output / "ablations.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def metric_cells(row: dict) -> list[str]:
+    cells = [f"{one['value']:.4f} ({one['low']:.3f}–{one['high']:.3f})" for one in row["metrics"].values()]
+    differences = [
+        f"{one['difference']:+.4f} ({one['low']:+.3f} to {one['high']:+.3f}), p {one['p_value']:.3f}"
+        for one in row["against_first"].values()
+    ]
+    return cells + (differences or [""] * len(COMPARED))
+
+
+def markdown_head(cells: list[str]) -> list[str]:
+    return [markdown_row(cells), "|" + "---|" * len(cells)]
+
+
+def markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

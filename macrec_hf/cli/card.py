@@ -1,0 +1,50 @@
+"""What `macrec train` and `macrec evaluate` tell the model card."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def training_facts(args, trainer, histories) -> dict[str, Any]:
+    """What made a model, as `model_card.model_card` takes it.
+
+    Args:
+        args: of `macrec train`.
+        trainer: after its training.
+        histories: everybody's `readers.Histories`.
+    """
+    from ..model_card import last_losses, trainer_facts
+
+    told = trainer_facts(trainer)
+    data = {
+        "interactions file": Path(args.interactions).name,
+        "users": len(histories.user_ids),
+        "interactions": sum(len(items) for items in histories.items),
+    }
+    log = Path(args.semantic_ids) / "training_log.json"
+    first_stage = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []
+    return told | {
+        "command": getattr(args, "command", None),
+        "data": data | told["data"],
+        "settings": told["settings"] | {"tasks": args.tasks or "all"},
+        "quantizer_losses": last_losses(first_stage),
+    }
+
+
+def add_results(args, model: str | Path, report: dict) -> None:
+    """Puts a report of `macrec evaluate` into the card of the model directory that it is about.
+
+    Only of all users' test items, and of a directory: a repository of the Hub gets its card with the next push.
+    """
+    from ..model_directory import CARD_NAME, update_model_card
+
+    whole = report.get("split") == "test" and args.limit_users is None
+    if args.no_card or not whole or not (Path(model) / CARD_NAME).is_file():
+        return
+    try:
+        update_model_card(model, report)
+    except OSError as error:
+        logger.warning("The model card in %s was left as it is: %s", model, error)

@@ -1,0 +1,146 @@
+"""`macrec doctor`: how healthy semantic IDs are, as a page for people and as JSON."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from .common import check_writable, read_pairs, seconds_since
+from .quantize import open_embeddings
+from .train import open_semantic_ids
+
+HELP = """Examines semantic IDs: use of the codes, collisions, agreement of the modalities, whether items that share a
+prefix look alike; with advice. Writes one HTML page that needs nothing else. --embeddings and --items show more."""
+DEFAULT_OUTPUT = "report.html"
+MAPS = ("tsne", "pca", "none")
+_PATTERNS = ["semantic_ids.*", "item_titles.json", "quantizer/*.json", "quantizer/*.safetensors"]
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument(
+        "semantic_ids",
+        metavar="MODEL_OR_IDS",
+        help="folder of `macrec train` or `macrec quantize`, a repository of the Hub, or "
+        "text=X.index_lemb.json,image=X.index_vitemb.json",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE.html", help=f"the page (default: {DEFAULT_OUTPUT}; none with --json alone)"
+    )
+    parser.add_argument("--json", action="store_true", help="show all figures as JSON (default: one line)")
+    parser.add_argument(
+        "--embeddings",
+        help="folder of `macrec embed`, or text=a.npy,image=b.npy: likeness and maps (default: neither)",
+    )
+    parser.add_argument("--item-ids", help="JSON list of item ids, a row each, for .npy files (default: the folder's)")
+    parser.add_argument(
+        "--items", metavar="ITEMS.jsonl", help="titles and photos to show (default: titles of the model directory)"
+    )
+    parser.add_argument(
+        "--map", choices=MAPS, default="tsne", help="how maps are drawn: t-SNE takes seconds (default: tsne; ours)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the maps and of the items shown (default: 0; ours)")
+    parser.set_defaults(modalities=None)  # of --embeddings: all
+
+
+def run(args) -> str:
+    from ..codebook_advice import findings
+    from ..codebook_figures import codebook_report
+
+    start = time.time()
+    output = args.output or (None if args.json else DEFAULT_OUTPUT)
+    check_writable(output)
+    folder = _local_folder(args.semantic_ids)
+    table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
+    store = open_embeddings(args) if args.embeddings else None
+    report = codebook_report(table, store, before=table.report or _before(folder, table, store))
+    found = findings(report)
+    if output:
+        _write_page(Path(output), args, report, table, store, _known_items(args.items, folder))
+    if args.json:
+        return json.dumps(report | {"checks": found}, indent=2, ensure_ascii=False)
+    problems = [finding["title"] for finding in found if finding["status"] == "warning"]
+    said = f"{len(problems)} to look at ({'; '.join(problems)})" if problems else "nothing to mend"
+    return f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(start)}: {output}"
+
+
+def _local_folder(argument: str) -> Path | None:
+    """The folder behind MODEL_OR_IDS, fetched from the Hub where it is none here; None for index.json files.
+
+    Raises:
+        OSError: neither a folder nor a repository that can be reached.
+    """
+    if read_pairs(argument) is not None:
+        return None
+    if Path(argument).is_dir():
+        return Path(argument)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(argument, allow_patterns=_PATTERNS))
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"Expected {argument!r} to be a folder, a repository of the Hub or text=X.json,image=Y.json; there is no "
+            f"such folder, and the Hub said: {error}"
+        ) from error
+
+
+def _before(folder: Path | None, table, store) -> dict:
+    """Collisions of the quantizer's own codes, where the folder has it and these are its embeddings."""
+    if folder is None or store is None or not (folder / "quantizer").is_dir():
+        return {}
+    from ..codebook_figures import store_rows
+    from ..indexing import encode_catalogue
+    from ..modeling_macrec_quantizer import MacRecQuantizer
+    from ..vector_quantization import collision_rate
+
+    quantizer = MacRecQuantizer.from_pretrained(folder / "quantizer").eval()
+    learned, given = quantizer.config.embeddings_fingerprint, store.fingerprint()
+    if learned and learned != given:
+        logger.warning(
+            "--embeddings: expected those that the quantizer was trained on (%s), got others (%s): collisions before "
+            "resolution are left out, and likeness may say little.",
+            learned,
+            given,
+        )
+        return {}
+    raw, found = encode_catalogue(quantizer, store), {}
+    in_table, in_store = store_rows(table, store)
+    for name in table.modalities:
+        codes, now = raw[name][in_store], table.codes[name][in_table]
+        present = codes[:, 0] >= 0
+        moved = int((codes != now).any(1)[present].sum())
+        found[name] = {"collision_rate_before": collision_rate(codes[present]), "num_moved": moved}
+    return found
+
+
+def _known_items(path: str | None, folder: Path | None) -> dict[str, dict]:
+    """`{item id: {"title", "image" (path or None)}}`."""
+    if path is not None:
+        from ..readers import read_items
+
+        rows = read_items(path).itertuples()
+        return {row.item_id: {"title": row.title, "image": row.image} for row in rows}
+    titles = folder / "item_titles.json" if folder is not None else None
+    if titles is None or not titles.is_file():
+        return {}
+    content = json.loads(titles.read_text(encoding="utf-8"))
+    return {item: {"title": title, "image": None} for item, title in content.items()}
+
+
+def _write_page(output: Path, args, report, table, store, known) -> None:
+    from ..codebook_page import report_page
+    from ..codebook_pictures import embedding_maps, prefix_examples, shown_items
+    from ..html_page import write_whole
+
+    examples = prefix_examples(table, known, args.seed) if known else None
+    maps = embedding_maps(table, store, args.map, args.seed) if store is not None and args.map != "none" else None
+    facts = [
+        f"{args.semantic_ids}: {table.num_items:,} items, {' and '.join(table.modalities)}, {table.num_levels} levels "
+        f"of {table.codebook_size} codes."
+    ]
+    page = report_page(
+        report, facts=facts, examples=examples, items=shown_items(examples, known) if examples else None, maps=maps
+    )
+    write_whole(output, page)

@@ -1,0 +1,63 @@
+"""Several seeds of one training: a folder each, and mean ± standard deviation of their figures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+FINISHED = "training_log.json"  # what `macrec train` writes last
+
+
+def seed_folder(output: Path, seed: int) -> Path:
+    return output / f"seed-{seed}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `macrec train` got to its end there."""
+    return (folder / FINISHED).is_file()
+
+
+def seed_folders(model: str | Path) -> dict[int, Path]:
+    """`{seed: folder}` of what `macrec train --seeds` wrote, by rising seed; empty for a single model.
+
+    Raises:
+        ValueError: one of the seeds is not finished.
+    """
+    directory = Path(model)
+    if not directory.is_dir() or (directory / "config.json").is_file():
+        return {}
+    found = {int(match[1]): path for path in directory.iterdir() if (match := re.fullmatch(r"seed-(\d+)", path.name))}
+    unfinished = [path.name for _, path in sorted(found.items()) if not is_finished(path)]
+    if unfinished:
+        raise ValueError(
+            f"{directory}: expected finished trainings, but {', '.join(unfinished)} is not. Run `macrec train` again "
+            "with the same --seeds and --resume, or remove the folder."
+        )
+    return dict(sorted(found.items()))
+
+
+def mean_report(reports: Mapping[int, Mapping]) -> dict:
+    """The reports of `macrec evaluate` for several seeds as one.
+
+    Args:
+        reports: `{seed: report}`, all of the same lists and metrics.
+
+    Returns:
+        A report whose figures are means over the seeds, with "sd", the sample standard deviations (n - 1) in the same
+        form, `None` for a single seed, and "seeds", the reports themselves. It has no "intervals": those are over
+        users, and stay with the seeds' own reports.
+    """
+    first = next(iter(reports.values()))
+    lists = list(first["coverage"])
+    gathered = {
+        name: {metric: [report[name][metric] for report in reports.values()] for metric in first[name]}
+        for name in [*lists, "coverage"]
+    }
+    means, deviations = ({name: {metric: function(values) for metric, values in metrics.items()}
+                          for name, metrics in gathered.items()} for function in (mean, _deviation))  # fmt: skip
+    report = {key: means.get(key, value) for key, value in first.items() if key != "intervals"}
+    return report | {"sd": deviations, "seeds": [{"seed": seed, **report} for seed, report in reports.items()]}
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None

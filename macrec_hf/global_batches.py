@@ -1,0 +1,73 @@
+"""Batches cut from one order of the rows that all processes agree on, a function of seed and epoch alone."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """Our part of every batch; the parts of all processes are the batch that one process alone would see.
+
+    Every row comes once an epoch, on any number of processes: the last, smaller batch is split too. (Where it has
+    fewer rows than there are processes, those without one repeat its last.) The order needs no random state of the
+    process, so that a resumed run finds its place by the number of the epoch.
+
+    Args:
+        num_rows: rows of the dataset.
+        batch_size: rows per batch and process.
+        seed: of the order; the epoch is added.
+        rank, num_processes: which part is ours.
+        accumulation: batches per optimizer step; length groups are formed over the whole step.
+        lengths: of each row: batches of like length, in random order. `None`: any rows together.
+        shuffle: False keeps the order of the dataset.
+        drop_last: leave out a last batch that is not full.
+
+    Example:
+
+    ```python
+    >>> list(GlobalBatches(6, batch_size=2, num_processes=2, rank=1, shuffle=False))
+    [[2, 3], [5]]
+    ```
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
+        accumulation: int = 1,
+        lengths: Sequence[int] | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ):
+        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+        self.rank, self.num_processes = rank, num_processes
+        self.lengths, self.shuffle, self.drop_last = lengths, shuffle, drop_last
+        self.global_size = batch_size * num_processes
+        self.group_size = self.global_size * accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_rows // self.global_size if self.drop_last else -(-self.num_rows // self.global_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order()
+        for start in range(0, len(self) * self.global_size, self.global_size):
+            batch = order[start : start + self.global_size]
+            first, last = (len(batch) * place // self.num_processes for place in (self.rank, self.rank + 1))
+            yield batch[first:last] or batch[-1:]
+
+    def _order(self) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.num_rows))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.lengths is not None:
+            return get_length_grouped_indices(self.lengths, self.group_size, generator=generator)
+        return torch.randperm(self.num_rows, generator=generator).tolist()

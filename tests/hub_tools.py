@@ -1,0 +1,95 @@
+"""A tiny recommender with all its parts, a tiny shop for the command line, and an environment without `macrec_hf`."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from macrec_hf.cli.main import main
+from macrec_hf.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
+from macrec_hf.embedding_store import EmbeddingStore
+from macrec_hf.modeling_macrec import MacRecForConditionalGeneration
+from macrec_hf.modeling_macrec_quantizer import MacRecQuantizer
+from macrec_hf.recommender import MacRecRecommender
+from macrec_hf.semantic_ids import SemanticIdTable
+from macrec_hf.tokenization_macrec import SemanticIdTokenizer
+
+NUM_ITEMS = 30
+MODALITIES = ("text", "image")
+
+
+def tiny_recommender(seed: int = 0, item_counts=None) -> MacRecRecommender:
+    """30 items with IDs of 3 codes from 4, drawn weights, and a quantizer of the same shape."""
+    generator = np.random.default_rng(seed)
+    codes = {}
+    for name in MODALITIES:
+        numbers = generator.permutation(64)[:NUM_ITEMS]
+        codes[name] = torch.from_numpy(np.stack(np.unravel_index(numbers, (4, 4, 4)), axis=1))
+    table = SemanticIdTable([f"i{row}" for row in range(NUM_ITEMS)], codes, codebook_size=4)
+    tokenizer = SemanticIdTokenizer.from_table(table)
+    torch.manual_seed(seed)
+    config = MacRecConfig(
+        vocab_size=len(tokenizer), num_levels=3, max_history=5, d_model=16, d_kv=8, d_ff=32, num_heads=2,
+        num_layers=1, num_decoder_layers=1, initializer_factor=0.5,
+    )  # fmt: skip
+    sizes = {"text": 6, "image": 5}
+    quantizer = MacRecQuantizer(
+        MacRecQuantizerConfig(modalities=sizes, num_levels=3, codebook_size=4, codebook_dim=4, hidden_sizes=(8,))
+    ).eval()
+    quantizer.set_codebooks({name: torch.randn(3, 4, 4) for name in sizes})
+    model = MacRecForConditionalGeneration(config)
+    return MacRecRecommender(
+        model=model, tokenizer=tokenizer, table=table, quantizer=quantizer, item_counts=item_counts
+    )
+
+
+def drawn_histories(count: int, seed: int = 0) -> list[list[str]]:
+    generator = np.random.default_rng(seed)
+    return [[f"i{item}" for item in generator.integers(0, NUM_ITEMS, generator.integers(1, 8))] for _ in range(count)]
+
+
+def tiny_shop(folder: Path) -> Path:
+    """24 items, 12 people with 6 interactions each, embeddings of both modalities."""
+    random = np.random.default_rng(0)
+    arrays = {name: random.standard_normal((24, size)).astype("float32") for name, size in (("text", 6), ("image", 5))}
+    EmbeddingStore(arrays, [f"i{row}" for row in range(24)]).save(folder / "emb")
+    rows = [f"u{user},i{item},{time}" for user in range(12) for time, item in enumerate(random.integers(0, 24, 6))]
+    (folder / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    return folder
+
+
+def quantize(shop: Path, *more: str) -> int:
+    sizes = ["--hidden-sizes", "8", "--codebook-size", "8", "--codebook-dim", "4", "--num-pseudo-labels", "4"]
+    return main(["quantize", "--embeddings", str(shop / "emb"), "--output", str(shop / "ids"), *sizes,
+                 "--max-steps", "6", "--evaluations", "1", *more])  # fmt: skip
+
+
+def train(shop: Path, *more: str) -> int:
+    sizes = ["--d-model", "8", "--d-kv", "4", "--d-ff", "8", "--num-layers", "1", "--num-decoder-layers", "1"]
+    return main(["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(shop / "ids"),
+                 "--output", str(shop / "model"), *sizes, "--num-heads", "2", "--max-steps", "4", "--num-beams", "2",
+                 "--batch-size", "32", *more])  # fmt: skip
+
+
+def clean_python(folder: Path) -> Path:
+    """The interpreter of a new virtual environment with everything that is installed here except `macrec_hf`."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    asked = [python, "-Ic", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        # .pth files would bring an editable installation along.
+        if "macrec" not in path.name.lower() and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+    return python
+
+
+def run_clean(python: Path, script: str, *arguments: str, env: dict[str, str], cwd: Path) -> None:
+    done = subprocess.run(
+        [python, "-I", "-c", script, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:] or sys.executable

@@ -1,0 +1,181 @@
+"""Kills a verb with `kill -9` again and again, resumes it, and compares what it ends with to an uninterrupted run.
+
+`python tests/killing.py quantize|train FOLDER KILLS IN_SAVES IN_IDS` prints where every kill landed, judged by what it
+left behind. One process imports everything; every attempt is a fork of it, killed by the parent.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import macrec_hf
+from macrec_hf.checkpoints import SAVING, checkpoints_in
+from macrec_hf.cli.main import main
+
+NUM_ITEMS, STEPS, EVERY = 60, 24, 3
+LOADED = [getattr(macrec_hf, name) for name in macrec_hf.__all__]  # imported before the forks
+
+
+def make_inputs(folder: Path) -> None:
+    draw = np.random.default_rng(0)
+    centres = draw.standard_normal((8, 12))
+    cluster = draw.integers(8, size=NUM_ITEMS)
+    arrays = {m: (centres[cluster] + 0.2 * draw.standard_normal((NUM_ITEMS, 12))).astype("f4") for m in "ab"}
+    ids = [f"i{row}" for row in range(NUM_ITEMS)]
+    macrec_hf.EmbeddingStore({"text": arrays["a"], "image": arrays["b"]}, ids).save(folder / "emb")
+    codes = torch.cartesian_prod(*[torch.arange(4)] * 3)[:NUM_ITEMS]
+    table = macrec_hf.SemanticIdTable(ids, {"text": codes, "image": codes.flip(0)}, codebook_size=4)
+    table.save_pretrained(folder / "ids")
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{user},i{(user * 7 + step) % NUM_ITEMS},{step}" for user in range(24) for step in range(6)]
+    (folder / "interactions.csv").write_text("\n".join(lines))
+
+
+def words(stage: str, folder: Path, output: Path) -> list[str]:
+    length = ["--max-steps", str(STEPS), "--output", str(output), "--patience", "0", "--resume"]
+    if stage == "quantize":
+        small = "--hidden-sizes 16 --codebook-size 8 --codebook-dim 4 --num-levels 3 --num-pseudo-labels 6"
+        every = f"--dropout 0.1 --batch-size 16 --contrastive-weights 0,0.1,0.1 --evaluations {STEPS // EVERY}"
+        return ["quantize", "--embeddings", str(folder / "emb"), *small.split(), *every.split(), *length]
+    small = "--d-model 16 --d-kv 8 --d-ff 16 --num-layers 1 --num-decoder-layers 1 --num-heads 2 --num-beams 4"
+    every = f"--batch-size 32 --eval-every {EVERY / 19:.3f} --eval-users 8"
+    inputs = ["--interactions", str(folder / "interactions.csv"), "--semantic-ids", str(folder / "ids")]
+    return ["train", *inputs, *small.split(), *every.split(), *length]
+
+
+def start(arguments: list[str], log: Path) -> int:
+    """Forks; the child runs the verb."""
+    child = os.fork()
+    if child == 0:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            status = main(arguments)
+            sys.stdout.flush()
+            os._exit(status)
+    return child
+
+
+def finished(child: int) -> int | None:
+    done, status = os.waitpid(child, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def debris(output: Path) -> dict[str, tuple]:
+    """What is being written: `{place: identity}`."""
+    found = {}
+    for what, path in (("save", output / "checkpoints" / SAVING), ("ids", output / ".partial")):
+        try:
+            inner = sorted(path.rglob("*"))
+            if inner:
+                found[what] = (path.stat().st_ino, path.stat().st_mtime_ns, len(inner))
+        except FileNotFoundError:
+            pass
+    if output.is_dir() and (output / "quantizer").is_dir() and not (output / "semantic_ids.json").is_file():
+        found["ids"] = ("moving",)
+    return found
+
+
+def kill_once(arguments, output: Path, log: Path, target: str, duration: float, chance: random.Random) -> str | None:
+    """One attempt; where the kill landed, or None where the run ended before it."""
+    before, begun = debris(output), time.time()
+    child, seen, wait_for = start(arguments, log), set(), chance.randint(1, 2)
+    delay = chance.uniform(0.0, duration)
+    while True:
+        status = finished(child)
+        if status is not None:
+            if status:
+                raise RuntimeError(f"the verb failed: {log.read_text()[-2000:]}")
+            return None
+        now = debris(output)
+        if target in now and now[target][:1] != before.get(target, ())[:1]:
+            seen.add(now[target][0])
+            if len(seen) >= (wait_for if target == "save" else 1):
+                time.sleep(chance.uniform(0.0, 0.004))
+                break
+        if target == "any" and time.time() - begun > delay:
+            break
+        time.sleep(0.0002)
+    os.kill(child, signal.SIGKILL)
+    if os.WIFEXITED(os.waitpid(child, 0)[1]):
+        return None
+    after = debris(output)
+    last = [path.name for path in checkpoints_in(output / "checkpoints")][:1] or ["no checkpoint"]
+    for what, text in (("ids", "while IDs were written"), ("save", "inside a checkpoint save")):
+        if what in after and after[what] != before.get(what):
+            return f"{text} (newest whole: {last[0]})"
+    return f"between saves, after {last[0]}"
+
+
+def compare(whole: Path, part: Path, stage: str) -> None:
+    names = ["model.safetensors"]
+    if stage == "quantize":
+        names = ["semantic_ids.safetensors", "semantic_ids.json", "quantizer/model.safetensors", "report.json"]
+    for name in names:
+        if (whole / name).read_bytes() != (part / name).read_bytes():
+            raise RuntimeError(f"{part / name} differs from that of the uninterrupted run")
+    ends = [checkpoints_in(path / "checkpoints")[0] for path in (whole, part)]
+    states = [
+        {name: torch.load(end / name, weights_only=False) for name in ("optimizer.pt", "scheduler.pt")} for end in ends
+    ]
+    flat = [torch.utils._pytree.tree_leaves(state) for state in states]
+    for a, b in zip(*flat, strict=True):
+        if not (torch.equal(a, b) if torch.is_tensor(a) else a == b):
+            raise RuntimeError(f"{part}: the optimizer ends in another state")
+
+
+def run(stage: str, folder: Path, kills: int, in_saves: int, in_ids: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    make_inputs(folder)
+    log, chance, begun = folder / "log.txt", random.Random(0), time.time()
+    child = start(words(stage, folder, folder / "whole"), log)
+    while (status := finished(child)) is None:
+        time.sleep(0.01)
+    if status:
+        raise RuntimeError(log.read_text()[-2000:])
+    duration, landed, number, rounds = time.time() - begun, [], 0, 0
+    while len(landed) < kills or rounds == 0:
+        rounds += 1
+        if rounds > 10:
+            raise RuntimeError(f"kills do not land: {landed}")
+        output, labels = folder / f"part{rounds}", None
+        arguments = words(stage, folder, output)
+        while True:
+            in_place = [sum(text.startswith(what) for text in landed) for what in ("inside", "while")]
+            rest = kills - len(landed)
+            target = "any"
+            if in_saves - in_place[0] >= rest - (in_ids - in_place[1]) or chance.random() < 0.4:
+                target = "save"
+            if in_ids > in_place[1] and chance.random() < 0.5:
+                target = "ids"
+            where = kill_once(arguments, output, log, target if rest > 0 else "never", duration, chance)
+            file = output / "checkpoints" / "pseudo_labels.npz"
+            if labels is not None and labels != file.stat().st_mtime_ns:
+                raise RuntimeError("the pseudo-labels were computed again")
+            labels = file.stat().st_mtime_ns if file.is_file() else None
+            if where is None:
+                break
+            number += 1
+            landed.append(where)
+            sys.stdout.write(f"{stage} kill {number:2}: {where}\n")
+            sys.stdout.flush()
+        compare(folder / "whole", output, stage)
+        sys.stdout.write(f"{stage}: {output.name} ended bit-identical to the uninterrupted run\n")
+    counts = [sum(text.startswith(what) for text in landed) for what in ("inside", "while")]
+    if counts[0] < in_saves or counts[1] < in_ids:
+        raise RuntimeError(f"expected {in_saves} kills inside saves and {in_ids} while IDs are written, got {counts}")
+    sys.stdout.write(f"{stage}: {len(landed)} kills, {counts[0]} inside a save, {counts[1]} while IDs were written\n")
+    passed = log.read_text().count("cut short")
+    sys.stdout.write(f"{stage}: {passed} warnings of a half-written checkpoint\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6]))
+    os._exit(0)
