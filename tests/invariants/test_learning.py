@@ -14,7 +14,7 @@ from macrec_hf.demo_shop import make_demo_shop
 QUANTIZE = "--num-levels 3 --codebook-size 32 --hidden-sizes 128 --num-pseudo-labels 32 --epochs 60 --evaluations 2"
 TRAIN = (
     "--d-model 48 --d-kv 12 --d-ff 128 --num-heads 4 --num-layers 1 --num-decoder-layers 1 --dropout-rate 0 "
-    "--max-history 4 --batch-size 64 --learning-rate 0.005 --epochs 8 --eval-every 8"
+    "--max-history 4 --batch-size 64 --learning-rate 0.003 --embedding-learning-rate 0.03 --epochs 8 --eval-every 8"
 )
 
 
