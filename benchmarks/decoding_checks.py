@@ -1,9 +1,13 @@
-"""What the decoder's lists are worth, and how it grows: `python benchmarks/decoding_checks.py scale|places|survival`.
+"""What the decoder's lists are worth, and how it grows.
+
+`python benchmarks/decoding_checks.py scale|places|survival|joint`
 
     scale     builds tries of 10 K to 10 M random distinct IDs (4 levels x 256 codes), with the memory of their
-              tensors, and times the beam search of the same users on each, interleaved
+              tensors and the most that building took beside the codes (Linux), and times the beam search of the same
+              users on each, interleaved
     places    decodes a million list places under random limits and counts those that are invalid or repeated
     survival  how much of the exact first ten of each user 5, 10, 20 and 50 beams find
+    joint     both modalities' beams in one batch against one batch after the other, for 1 to 64 users
 
 The data are those of `decoding.py`. The model is randomly initialised, at the paper's size, or far smaller for
 `places`, where only the limits are on trial. `survival --model DIR` takes a trained model, with its own catalogue.
@@ -12,13 +16,14 @@ The data are those of `decoding.py`. The model is randomly initialised, at the p
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import decoding
 import numpy as np
 import torch
 from decoding import CODEBOOK_SIZE, COMPACT_OFFSET, NUM_LEVELS, build_model, level_offsets
 
-from macrec_hf.beam_search import beam_search
+from macrec_hf.beam_search import BeamRequest, beam_search, joint_beam_search
 from macrec_hf.model_directory import load_model_directory
 from macrec_hf.scoring import exact_scores
 from macrec_hf.semantic_id_trie import SemanticIdTrie
@@ -26,7 +31,7 @@ from macrec_hf.semantic_id_trie import SemanticIdTrie
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("check", choices=["scale", "places", "survival"])
+    parser.add_argument("check", choices=["scale", "places", "survival", "joint"])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000], help="scale")
     parser.add_argument("--users", type=int, default=64, help="users of a batch (default 64)")
     parser.add_argument("--repeats", type=int, default=5, help="scale: timings of each size (default 5)")
@@ -38,7 +43,7 @@ def main():
     small = {"d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8} if args.check == "places" else {}
     model = build_model(vocab_size, **small)
     with torch.no_grad():
-        {"scale": scale, "places": places, "survival": survival}[args.check](model, args)
+        {"scale": scale, "places": places, "survival": survival, "joint": joint}[args.check](model, args)
 
 
 def distinct_codes(num_items):
@@ -57,17 +62,29 @@ def size_of(trie):
     return sum(tensor.nbytes for tensor in distinct.values())
 
 
+def resident(reset=False):
+    """KiB of memory: with `reset` those now, and the peak is counted anew; else the peak. 0 without /proc."""
+    status, peak = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not peak.exists():
+        return 0
+    if reset:
+        peak.write_text("5")
+    name = "VmRSS" if reset else "VmHWM"
+    return int(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+
+
 def scale(model, args):
     torch.manual_seed(0)
     histories = torch.randint(COMPACT_OFFSET, model.config.vocab_size, (args.users, 29))
     tries = {}
     for num_items in args.items:
         codes = distinct_codes(num_items)
+        before = resident(reset=True)
         start = time.perf_counter()
         tries[num_items] = build(codes)
         seconds = time.perf_counter() - start
-        size = size_of(tries[num_items]) / 2**20
-        print(f"{num_items:>12,} items: built in {seconds:6.2f} s, {size:7.1f} MiB")
+        size, peak = size_of(tries[num_items]) / 2**20, (resident() - before) / 2**10
+        print(f"{num_items:>12,} items: built in {seconds:6.2f} s, {size:7.1f} MiB, {peak:7.0f} MiB while building")
     seconds = {num_items: [] for num_items in tries}
     for repeat in range(args.repeats + 1):
         for num_items, trie in tries.items():
@@ -130,6 +147,39 @@ def survival(model, args):
     for num_beams, shares in overlap.items():
         tens, firsts = zip(*shares, strict=True)
         print(f"{num_beams:>4} beams: {statistics.mean(tens):.3f} {statistics.mean(firsts):.3f}")
+
+
+def joint(model, args):
+    codes, histories, origin = decoding.load_data("text")
+    offsets = {"text": COMPACT_OFFSET, "image": COMPACT_OFFSET + NUM_LEVELS * CODEBOOK_SIZE}
+    codes = {"text": codes, "image": decoding.load_data("image")[0]}
+    tries = {
+        name: SemanticIdTrie(torch.from_numpy(codes[name]), CODEBOOK_SIZE, level_offsets(offsets[name]))
+        for name in offsets
+    }
+    generator = np.random.default_rng(0)
+    print(f"{origin} and image, {torch.get_num_threads()} threads, {args.repeats} repeats: milliseconds, medians")
+    for num_users in (1, 4, 16, 64):
+        seconds = {"apart": [], "joint": []}
+        for repeat in range(args.repeats + 1):
+            chosen = sorted(generator.choice(len(histories), num_users), key=lambda user: -len(histories[user]))
+            batches = {
+                name: decoding.pad(
+                    [(codes[name][histories[user]] + level_offsets(offsets[name])).ravel() for user in chosen]
+                )
+                for name in tries
+            }
+            for way in ("apart", "joint") if repeat % 2 else ("joint", "apart"):
+                start = time.perf_counter()
+                if way == "apart":
+                    for name, batch in batches.items():
+                        beam_search(model, *batch, tries[name], 20)
+                else:
+                    joint_beam_search(model, [BeamRequest(*batches[name], tries[name]) for name in tries], 20)
+                if repeat:
+                    seconds[way].append(time.perf_counter() - start)
+        apart, together = (statistics.median(seconds[way]) * 1e3 for way in ("apart", "joint"))
+        print(f"{num_users:>4} users: apart {apart:7.1f}, in one batch {together:7.1f}, ratio {apart / together:.2f}")
 
 
 def load_trained(args, histories):

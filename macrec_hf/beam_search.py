@@ -1,10 +1,13 @@
 """Beam search over a catalogue's semantic IDs, with the lists of `generate` at a fraction of its time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 
+from .cpu_threads import map_parts
 from .logits_process import SemanticIdLogitsProcessor
 from .semantic_id_trie import SemanticIdTrie
 from .t5_steps import DecoderSteps, encode, score_dtype, start_token
@@ -13,6 +16,7 @@ from .trie_limits import TrieLimits
 _DEFAULT_NUM_BEAMS = 20  # authors' code
 # By timing 8 to 64 users of 20 beams on two cores: more outgrow the caches, fewer wait for Python and for each other.
 _CPU_USERS = 32
+_FEWEST_CPU_USERS = 16  # of a part that is this small so that every thread has two of them
 _CPU_TOKENS = 1024  # the padded tokens of a part, so that long histories do not outgrow what the users' number allows
 _PAGES = 31 * 2**20  # bytes; glibc learns from freed blocks of up to 32 MiB
 
@@ -30,6 +34,22 @@ class BeamResult:
     leaves: torch.Tensor
     scores: torch.Tensor
     encoder_hidden_states: torch.Tensor
+
+
+@dataclass
+class BeamRequest:
+    """Users of one modality, for [`joint_beam_search`]; the fields are arguments of [`beam_search`]."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    trie: SemanticIdTrie
+    allowed_items: torch.Tensor | None = None
+    excluded_items: torch.Tensor | None = None
+
+    def limits(self):
+        if self.allowed_items is None and self.excluded_items is None:
+            return None
+        return TrieLimits(self.trie, len(self.input_ids), self.allowed_items, self.excluded_items)
 
 
 @torch.no_grad()
@@ -65,33 +85,100 @@ def beam_search(
     Raises:
         ValueError: `num_beams` below 1, a trie on another device or of another vocabulary, limits of another shape.
     """
-    _check_num_beams(num_beams)
-    _check_trie(model, trie)
     states = None if encoder_outputs is None else encoder_outputs[0]
-    batch_size, length = (input_ids if states is None else states).shape[:2]
-    limits = None
-    if allowed_items is not None or excluded_items is not None:
-        limits = TrieLimits(trie, batch_size, allowed_items, excluded_items)
-    leaves = torch.full((batch_size, num_beams), -1, device=trie.device)
-    scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=trie.device)
+    users = input_ids if states is None else states
+    request = BeamRequest(users, attention_mask, trie, allowed_items, excluded_items)
+    return _decode(model, [request], num_beams, states)[0]
+
+
+@torch.no_grad()
+def joint_beam_search(model, requests: Sequence[BeamRequest], num_beams: int) -> list[BeamResult]:
+    """[`beam_search`] of several modalities, or of several catalogues, in one batch.
+
+    Each request keeps its trie, its limits and its results; the encoder and the decoder see all users together, which
+    for a few users takes hardly longer than one request alone.
+
+    Args:
+        model: any `T5ForConditionalGeneration`.
+        requests: [`BeamRequest`]s; their tries have one number of levels.
+        num_beams: beams, and the length of the lists.
+
+    Returns:
+        A [`BeamResult`] for each request, in order.
+
+    Raises:
+        ValueError: tries of different depths, and what [`beam_search`] raises.
+    """
+    depths = {request.trie.num_levels for request in requests}
+    if len(depths) > 1:
+        raise ValueError(f"requests: expected tries of one number of levels, got {sorted(depths)}. Search them apart.")
+    return _decode(model, requests, num_beams) if requests else []
+
+
+def _decode(model, requests, num_beams, states=None):
+    """The results of all requests; `states` are the encoder's, of a single request, where they exist already."""
+    _check_num_beams(num_beams)
+    for request in requests:
+        _check_trie(model, request.trie)
+    device, trie = model.device, requests[0].trie
+    sizes = [len(request.input_ids) for request in requests]
+    length = max(request.input_ids.shape[1] for request in requests)
+    input_ids, attention_mask = _stacked(requests, length) if states is None else (None, requests[0].attention_mask)
+    limits = [request.limits() for request in requests]
+    leaves = torch.full((sum(sizes), num_beams), -1, device=device)
+    scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=device)
     hidden = states
     if hidden is None:
-        hidden = torch.zeros(batch_size, length, model.config.d_model, dtype=model.dtype, device=trie.device)
-    if trie.device.type == "cpu":
+        hidden = torch.zeros(sum(sizes), length, model.config.d_model, dtype=model.dtype, device=device)
+
+    def search(part):
+        users, columns = part
+        mask = None if attention_mask is None else attention_mask[users, columns]
+        encoded = encode(model, input_ids[users, columns], mask) if states is None else states[users, columns]
+        steps = DecoderSteps(model, encoded, mask, expected_rows=1 + (trie.num_levels - 1) * num_beams)
+        groups = _groups(requests, limits, sizes, users)
+        found, found_scores = _search(steps, groups, num_beams)
+        leaves[users, : found.shape[1]], scores[users, : found.shape[1]] = found, found_scores
+        if states is None:
+            hidden[users, columns] = encoded
+
+    parts = _parts(attention_mask, sum(sizes), length, device)
+    if device.type == "cpu":
         # glibc gives back to the system what exceeds twice the largest block that was ever freed, and gets it anew for
         # the next part: about 200 page faults a user. After one freed block that nobody wrote to they are fewer than
         # 20, and 3 % of the processor time is saved.
         torch.empty(_PAGES, dtype=torch.uint8)
-    for users, columns in _parts(attention_mask, batch_size, length, trie.device):
-        mask = None if attention_mask is None else attention_mask[users, columns]
-        part = encode(model, input_ids[users, columns], mask) if states is None else states[users, columns]
-        part_limits = limits.select(users) if limits and len(users) < batch_size else limits
-        steps = DecoderSteps(model, part, mask, expected_rows=1 + (trie.num_levels - 1) * num_beams)
-        found, found_scores = _search(steps, trie, num_beams, part_limits)
-        leaves[users, : found.shape[1]], scores[users, : found.shape[1]] = found, found_scores
-        if states is None:
-            hidden[users, columns] = part
-    return BeamResult(leaves=leaves, scores=scores, encoder_hidden_states=hidden)
+        map_parts(search, parts)
+    else:
+        search(parts[0])
+    widths = [request.input_ids.shape[1] for request in requests]
+    each = zip(leaves.split(sizes), scores.split(sizes), hidden.split(sizes), widths, strict=True)
+    return [BeamResult(*result, states[:, :width]) for *result, states, width in each]
+
+
+def _stacked(requests, length):
+    """`input_ids` and `attention_mask` (`None` without padding) of all requests, padded to one length."""
+    if len(requests) == 1:
+        return requests[0].input_ids, requests[0].attention_mask
+    ids, masks = [], []
+    for request in requests:
+        mask, missing = request.attention_mask, length - request.input_ids.shape[1]
+        mask = torch.ones_like(request.input_ids) if mask is None else mask
+        ids.append(nn.functional.pad(request.input_ids, (0, missing)))
+        masks.append(nn.functional.pad(mask, (0, missing)))
+    return torch.cat(ids), torch.cat(masks)
+
+
+def _groups(requests, limits, sizes, users):
+    """For each request that has users in a part: where in the part (they are contiguous), its trie, its limits."""
+    groups, first, place = [], 0, 0
+    for request, limit, size in zip(requests, limits, sizes, strict=True):
+        own = users if size == len(users) else users[(users >= first) & (users < first + size)] - first
+        if len(own):
+            limit = limit if limit is None or len(own) == size else limit.select(own)
+            groups.append((slice(place, place + len(own)), request.trie, limit))
+        first, place = first + size, place + len(own)
+    return groups
 
 
 def _parts(attention_mask, batch_size, length, device):
@@ -99,12 +186,15 @@ def _parts(attention_mask, batch_size, length, device):
     everyone = torch.arange(batch_size, device=device)
     if device.type != "cpu":
         return [(everyone, slice(length))]
+    most = _CPU_USERS
+    if (threads := torch.get_num_threads()) > 1:
+        most = max(_FEWEST_CPU_USERS, min(_CPU_USERS, -(-batch_size // (2 * threads))))
     if attention_mask is None:
-        return [(users, slice(length)) for users in everyone.split(_part_size(length))]
+        return [(users, slice(length)) for users in everyone.split(_part_size(length, most))]
     counts, order = attention_mask.sum(dim=1).sort(stable=True, descending=True)
     parts, first = [], 0
     while first < batch_size:
-        users = order[first : first + _part_size(int(counts[first]))].sort().values
+        users = order[first : first + _part_size(int(counts[first]), most)].sort().values
         used = torch.nonzero(attention_mask[users].any(dim=0)).flatten()
         columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(length)
         parts.append((users, columns))
@@ -112,29 +202,55 @@ def _parts(attention_mask, batch_size, length, device):
     return parts
 
 
-def _part_size(length):
-    return max(1, min(_CPU_USERS, _CPU_TOKENS // max(length, 1)))
+def _part_size(length, most):
+    return max(1, min(most, _CPU_TOKENS // max(length, 1)))
 
 
-def _search(steps, trie, num_beams, limits):
+def _search(steps, groups, num_beams):
     """Leaves (-1 in places without a result) and scores, `(batch_size, num_beams or fewer)`, best first."""
     tokens, past = steps.start()
     nodes = torch.zeros_like(tokens)
     scores = torch.zeros_like(tokens, dtype=steps.score_dtype)
-    for depth in range(trie.num_levels):
+    num_levels = groups[0][1].num_levels
+    for depth in range(num_levels):
         hidden, past = steps.step(tokens, past)
-        children, exists = trie.children(depth, nodes)
-        child_tokens = trie.child_tokens(depth, children)
-        child_scores = scores.unsqueeze(-1) + steps.token_log_probs(hidden, child_tokens)
-        if limits is not None:
-            exists = exists & limits.open(depth + 1, children)
-        child_scores = child_scores.masked_fill(~exists, -torch.inf).flatten(1)
-        width = min(num_beams, child_scores.shape[1], trie.num_nodes[depth + 1])
-        scores, best = child_scores.topk(width)
-        nodes, tokens = children.flatten(1).gather(1, best), child_tokens.flatten(1).gather(1, best)
-        if depth + 1 < trie.num_levels:
-            past = past.reorder(best // children.shape[-1])
+        grown = [
+            _grow(steps, hidden[users], nodes[users], scores[users], depth, trie, limits, num_beams)
+            for users, trie, limits in groups
+        ]
+        scores, nodes, tokens, parents = grown[0] if len(grown) == 1 else _beside(grown)
+        if depth + 1 < num_levels:
+            past = past.reorder(parents)
     return nodes.masked_fill(scores == -torch.inf, -1), scores
+
+
+def _grow(steps, hidden, nodes, scores, depth, trie, limits, num_beams):
+    """The best children of the live nodes: scores, nodes, their tokens, and the rows that they continue."""
+    children, exists = trie.children(depth, nodes)
+    child_tokens = trie.child_tokens(depth, children)
+    child_scores = scores.unsqueeze(-1) + steps.token_log_probs(hidden, child_tokens)
+    if limits is not None:
+        exists = exists & limits.open(depth + 1, children)
+    child_scores = child_scores.masked_fill(~exists, -torch.inf).flatten(1)
+    width = min(num_beams, child_scores.shape[1], trie.num_nodes[depth + 1])
+    scores, best = child_scores.topk(width)
+    return (
+        scores,
+        children.flatten(1).gather(1, best),
+        child_tokens.flatten(1).gather(1, best),
+        best // children.shape[-1],
+    )
+
+
+def _beside(grown):
+    """What several groups grew, one below the other; narrower ones get dead rows (node 0, the pad token)."""
+    width = max(scores.shape[1] for scores, *_ in grown)
+    padded = []
+    for scores, *rest in grown:
+        missing = (0, width - scores.shape[1])
+        dead = nn.functional.pad(scores, missing, value=-torch.inf)
+        padded.append((dead, *(nn.functional.pad(values, missing) for values in rest)))
+    return [torch.cat(values) for values in zip(*padded, strict=True)]
 
 
 @torch.no_grad()
@@ -215,7 +331,7 @@ def semantic_id_beam_search(
     )
     leaves = result.leaves[:, :num_return_sequences].flatten()
     codes = trie.leaf_tokens(leaves.clamp(min=0)).masked_fill((leaves < 0).unsqueeze(1), trie.pad_token_id)
-    sequences = torch.nn.functional.pad(codes, (1, 0), value=start_token(model))
+    sequences = nn.functional.pad(codes, (1, 0), value=start_token(model))
     if not return_dict:
         return sequences
     scores = result.scores[:, :num_return_sequences].flatten()

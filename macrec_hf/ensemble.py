@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers import T5ForConditionalGeneration
 
-from .beam_search import beam_search
+from .beam_search import BeamRequest, joint_beam_search
 from .ranking import RankedLists, fuse, sort_lists, unique_rows
 from .scoring import candidate_scores
 from .semantic_id_trie import SemanticIdTrie
@@ -106,11 +107,11 @@ class UserLimits:
     def _mask(self, limit: torch.Tensor, items: np.ndarray, users: np.ndarray) -> np.ndarray:
         if limit.ndim == 1:
             return limit.cpu().numpy()[items]
-        limit = limit[torch.from_numpy(users).to(limit.device)].cpu().numpy()
-        if limit.dtype != bool:  # lists: one number per user and row, so that nothing grows with the catalogue
+        chosen = limit[torch.from_numpy(users).to(limit.device)].cpu().numpy()
+        if limit.dtype != torch.bool:  # lists: one number per user and row, so that nothing grows with the catalogue
             first = np.arange(len(users))[:, None] * (self.num_items + 1) + 1
-            return np.isin(items + first, limit + first)
-        return np.take_along_axis(limit, np.maximum(items, 0), axis=1)
+            return np.isin(items + first, chosen + first)
+        return np.take_along_axis(chosen, np.maximum(items, 0), axis=1)
 
 
 @dataclass
@@ -138,9 +139,9 @@ def rank_batch(
 
     Args as in `evaluation.rank_catalogue`; `users` are int64 positions in `sources` and in the limits.
     """
-    lists, decoded, found = {}, {}, {}
+    lists, found = {}, {}
+    decoded = _decode(model, catalogues, sources, users, limits, num_beams)
     for name, catalogue in catalogues.items():
-        decoded[name] = _decode(model, catalogue, sources[name], users, limits, num_beams)
         found[name] = _expand_all(catalogue, decoded[name], users, limits)
         items, scores, places = sort_lists(*found[name], width=top_k)
         lists[name] = RankedLists(items, scores, places)
@@ -156,21 +157,29 @@ def rank_batch(
 
 def _decode(
     model: torch.nn.Module,
-    catalogue: IndexedTrie,
-    sources: Sequence[Sequence[int] | None],
+    catalogues: Mapping[str, IndexedTrie],
+    sources: Mapping[str, Sequence[Sequence[int] | None]],
     users: np.ndarray,
     limits: UserLimits,
     num_beams: int,
-) -> _Decoded:
-    served = np.array([place for place, user in enumerate(users) if sources[user]], dtype=np.int64)
-    if not len(served):
-        return _Decoded(served, np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), dtype=np.float32), None, None)
-    input_ids, attention_mask = _pad([sources[user] for user in users[served]], model.config.pad_token_id)
-    input_ids, attention_mask = input_ids.to(model.device), attention_mask.to(model.device)
-    limited = limits.of(users[served], model.device)
-    result = beam_search(model, input_ids, attention_mask, catalogue.trie, num_beams, **limited)
-    leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu().numpy()
-    return _Decoded(served, leaves, scores, result.encoder_hidden_states, attention_mask)
+) -> dict[str, _Decoded]:
+    """The beams of every modality, all in one batch; users without a source in a modality have none there."""
+    decoded, requests = {}, {}
+    for name, catalogue in catalogues.items():
+        served = np.array([place for place, user in enumerate(users) if sources[name][user]], dtype=np.int64)
+        decoded[name] = _Decoded(served, np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), np.float32), None, None)
+        if len(served):
+            padded = _pad([sources[name][user] for user in users[served]], model.config.pad_token_id)
+            input_ids, attention_mask = (tensor.to(model.device) for tensor in padded)
+            limited = limits.of(users[served], model.device)
+            requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, **limited)
+    results = joint_beam_search(model, list(requests.values()), num_beams)
+    for (name, request), result in zip(requests.items(), results, strict=True):
+        leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu().numpy()
+        decoded[name] = _Decoded(
+            decoded[name].served, leaves, scores, result.encoder_hidden_states, request.attention_mask
+        )
+    return decoded
 
 
 def _pad(sources: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
