@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := macrec_hf examples tests benchmarks setup.py
+SOURCES := macrec_hf examples tests benchmarks setup.py mkdocs_hooks.py mkdocs_docstrings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quality style
+.PHONY: help demo docs test test-slow quality style
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 # torch stands on the command itself as well as in the constraints: were it left to a dependency, pip could choose a newer CUDA build.
 $(READY): constraints.txt setup.py
@@ -22,13 +22,21 @@ $(READY): constraints.txt setup.py
 demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/index.html
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/macrec demo --output demo
 
+# Strict: a broken link or an unknown name ends it. The variable silences the theme's notice about its own future.
+docs: $(READY) ## the documentation as a site: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The models of the tests are tiny: one thread each and two workers are several times faster than threads of their own.
-test: $(READY) ## all tests
+test: $(READY) ## the fast lane of the tests: minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
-quality: $(READY) ## lint and formatting, changing nothing
+test-slow: $(READY) ## the rest of the tests: killed and launched processes, several seeds, a browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "slow or browser"
+
+quality: $(READY) ## lint, formatting and types, changing nothing
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
 
 style: $(READY) ## mend what `make quality` finds
 	$(BIN)/ruff check --fix $(SOURCES)

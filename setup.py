@@ -24,7 +24,16 @@ REQUIREMENTS = [
     "tqdm>=4.70.1",
 ]
 
-TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "hypothesis>=6.170.15"]
+APP = ["gradio>=6.31.0,<7"]
+TEST = ["pytest>=9.2.0", "pytest-xdist>=3.8.0", "hypothesis>=6.170.15", "tensorboard>=2.21.0"]
+QUALITY = [
+    "ruff>=0.17.6",
+    "mypy>=2.4.1",
+    "pandas-stubs>=3.1.0.261029",
+    "types-PyYAML>=6.0.12.20261113",
+    "types-tqdm>=4.70.0.20261106",
+]
+DOCS = ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.8.1,<10", "mkdocstrings>=1.0.8", "mkdocstrings-python>=2.0.11"]
 
 setup(
     name="macrec-hf",
@@ -39,10 +48,12 @@ setup(
     package_data={"macrec_hf": ["py.typed"]},
     install_requires=REQUIREMENTS,
     extras_require={
+        "app": APP,
         "test": TEST,
         "tensorboard": ["tensorboard>=2.21.0"],
         "trackio": ["trackio>=0.43.0"],
-        "dev": [*TEST, "ruff>=0.17.6"],
+        "docs": DOCS,
+        "dev": [*TEST, *APP, "playwright>=1.65.2", *QUALITY, *DOCS],
     },
     entry_points={"console_scripts": ["macrec = macrec_hf.cli:main"]},
     classifiers=[

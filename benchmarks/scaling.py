@@ -2,8 +2,10 @@
 
 Each size in a process of its own: embeddings of 256 + 128 dimensions are written to disk and read memory-mapped, then
 pseudo-labels, codebook seeds, quantizer (`--steps`), encoding, collision resolution, tokenizer and trie. One item in
-twenty is a copy of another, so that at least a tenth of the items share codes. Printed: seconds of each stage and
-the peak of the process's anonymous memory (pages of the mapped file can be dropped by the system and do not count).
+twenty is a copy of another, so that at least a tenth of the items share codes. Encoding and resolution run twice: with
+the codebooks as so few steps leave them, where nearly all items share codes, and with codebooks seeded anew. Printed:
+seconds of each stage and the peak of the process's anonymous memory (pages of the mapped file can be dropped by the
+system and do not count).
 
 `--collapsed` shows instead what happens when all items get the same code and the code space cannot hold them.
 """
@@ -85,13 +87,14 @@ def one_size(num_items, steps):
         result["codebook seeds, s"] = watch()
         trainer.train()
         result[f"{steps} steps of 1,024 items, s"] = watch()
-        encode_catalogue(quantizer, store)
-        result["encode, s"] = encoding = watch()
-        table = build_semantic_ids(quantizer, store)
-        result["resolve, s"] = round(watch() - encoding, 1)
-        report = table.report["text"]
-        result["items in shared IDs (text)"] = f"{report['num_shared']:,} ({report['num_shared'] / num_items:.0%})"
-        result["collision rate after"] = max(part["collision_rate_after"] for part in table.report.values())
+        resolve(quantizer, store, result, watch, "after training")
+        # So few steps move the latents away from their codebooks; seeded where the latents now are, the codebooks
+        # leave the copies alone in shared IDs, which is nearer to what a long training comes to.
+        for module in quantizer.quantizers.values():
+            module.codebooks_seeded.fill_(False)
+        trainer.prepare_catalogue()
+        watch()
+        table = resolve(quantizer, store, result, watch, "seeded again")
         table.save_pretrained(folder / "ids")
         tokenizer = SemanticIdTokenizer.from_table(table)
         tokenizer.save_pretrained(folder / "ids")
@@ -103,6 +106,18 @@ def one_size(num_items, steps):
         shutil.rmtree(folder)
     result["peak anonymous memory, MB"] = memory.stop()
     return result
+
+
+def resolve(quantizer, store, result, watch, when):
+    """Semantic IDs of the catalogue; into `result`: the times and the collisions."""
+    encode_catalogue(quantizer, store)
+    result[f"encode, {when}, s"] = encoding = watch()
+    table = build_semantic_ids(quantizer, store)
+    result[f"resolve, {when}, s"] = round(max(watch() - encoding, 0.0), 1)
+    shared = max(part["num_shared"] for part in table.report.values())
+    result[f"items in shared IDs, {when}"] = f"{shared:,} ({shared / len(store.item_ids):.0%})"
+    result[f"collision rate resolved, {when}"] = max(part["collision_rate_after"] for part in table.report.values())
+    return table
 
 
 def arguments(folder, steps):

@@ -1,12 +1,16 @@
 """Beam search over a catalogue's semantic IDs, with the lists of `generate` at a fraction of its time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, T5ForConditionalGeneration
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
+from transformers.utils import ModelOutput
 
+from .beam_parts import Part, split_users
 from .cpu_threads import map_parts
 from .logits_process import SemanticIdLogitsProcessor
 from .semantic_id_trie import SemanticIdTrie
@@ -14,11 +18,10 @@ from .t5_steps import DecoderSteps, encode, score_dtype, start_token
 from .trie_limits import TrieLimits
 
 _DEFAULT_NUM_BEAMS = 20  # authors' code
-# By timing 8 to 64 users of 20 beams on two cores: more outgrow the caches, fewer wait for Python and for each other.
-_CPU_USERS = 32
-_FEWEST_CPU_USERS = 16  # of a part that is this small so that every thread has two of them
-_CPU_TOKENS = 1024  # the padded tokens of a part, so that long histories do not outgrow what the users' number allows
 _PAGES = 31 * 2**20  # bytes; glibc learns from freed blocks of up to 32 MiB
+
+Group = tuple[slice, SemanticIdTrie, TrieLimits | None]  # a request's users in a part
+Grown = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # scores, nodes, tokens, parents
 
 
 @dataclass
@@ -46,7 +49,7 @@ class BeamRequest:
     allowed_items: torch.Tensor | None = None
     excluded_items: torch.Tensor | None = None
 
-    def limits(self):
+    def limits(self) -> TrieLimits | None:
         if self.allowed_items is None and self.excluded_items is None:
             return None
         return TrieLimits(self.trie, len(self.input_ids), self.allowed_items, self.excluded_items)
@@ -54,15 +57,15 @@ class BeamRequest:
 
 @torch.no_grad()
 def beam_search(
-    model,
-    input_ids,
-    attention_mask,
+    model: T5ForConditionalGeneration,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     trie: SemanticIdTrie,
     num_beams: int,
     *,
-    allowed_items=None,
-    excluded_items=None,
-    encoder_outputs=None,
+    allowed_items: torch.Tensor | None = None,
+    excluded_items: torch.Tensor | None = None,
+    encoder_outputs: Sequence[torch.Tensor] | ModelOutput | None = None,
 ) -> BeamResult:
     """The best semantic IDs of each user by beam search over the trie.
 
@@ -92,7 +95,9 @@ def beam_search(
 
 
 @torch.no_grad()
-def joint_beam_search(model, requests: Sequence[BeamRequest], num_beams: int) -> list[BeamResult]:
+def joint_beam_search(
+    model: T5ForConditionalGeneration, requests: Sequence[BeamRequest], num_beams: int
+) -> list[BeamResult]:
     """[`beam_search`] of several modalities, or of several catalogues, in one batch.
 
     Each request keeps its trie, its limits and its results; the encoder and the decoder see all users together, which
@@ -115,7 +120,12 @@ def joint_beam_search(model, requests: Sequence[BeamRequest], num_beams: int) ->
     return _decode(model, requests, num_beams) if requests else []
 
 
-def _decode(model, requests, num_beams, states=None):
+def _decode(
+    model: T5ForConditionalGeneration,
+    requests: Sequence[BeamRequest],
+    num_beams: int,
+    states: torch.Tensor | None = None,
+) -> list[BeamResult]:
     """The results of all requests; `states` are the encoder's, of a single request, where they exist already."""
     _check_num_beams(num_beams)
     for request in requests:
@@ -123,7 +133,7 @@ def _decode(model, requests, num_beams, states=None):
     device, trie = model.device, requests[0].trie
     sizes = [len(request.input_ids) for request in requests]
     length = max(request.input_ids.shape[1] for request in requests)
-    input_ids, attention_mask = _stacked(requests, length) if states is None else (None, requests[0].attention_mask)
+    input_ids, attention_mask = _stacked(requests, length)  # with `states` there is one request: nothing is copied
     limits = [request.limits() for request in requests]
     leaves = torch.full((sum(sizes), num_beams), -1, device=device)
     scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=device)
@@ -131,7 +141,7 @@ def _decode(model, requests, num_beams, states=None):
     if hidden is None:
         hidden = torch.zeros(sum(sizes), length, model.config.d_model, dtype=model.dtype, device=device)
 
-    def search(part):
+    def search(part: Part) -> None:
         users, columns = part
         mask = None if attention_mask is None else attention_mask[users, columns]
         encoded = encode(model, input_ids[users, columns], mask) if states is None else states[users, columns]
@@ -142,7 +152,7 @@ def _decode(model, requests, num_beams, states=None):
         if states is None:
             hidden[users, columns] = encoded
 
-    parts = _parts(attention_mask, sum(sizes), length, device)
+    parts = split_users(attention_mask, sum(sizes), length, device)
     if device.type == "cpu":
         # glibc gives back to the system what exceeds twice the largest block that was ever freed, and gets it anew for
         # the next part: about 200 page faults a user. After one freed block that nobody wrote to they are fewer than
@@ -153,10 +163,10 @@ def _decode(model, requests, num_beams, states=None):
         search(parts[0])
     widths = [request.input_ids.shape[1] for request in requests]
     each = zip(leaves.split(sizes), scores.split(sizes), hidden.split(sizes), widths, strict=True)
-    return [BeamResult(*result, states[:, :width]) for *result, states, width in each]
+    return [BeamResult(leaf, score, state[:, :width]) for leaf, score, state, width in each]
 
 
-def _stacked(requests, length):
+def _stacked(requests: Sequence[BeamRequest], length: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`input_ids` and `attention_mask` (`None` without padding) of all requests, padded to one length."""
     if len(requests) == 1:
         return requests[0].input_ids, requests[0].attention_mask
@@ -169,9 +179,12 @@ def _stacked(requests, length):
     return torch.cat(ids), torch.cat(masks)
 
 
-def _groups(requests, limits, sizes, users):
+def _groups(
+    requests: Sequence[BeamRequest], limits: Sequence[TrieLimits | None], sizes: Sequence[int], users: torch.Tensor
+) -> list[Group]:
     """For each request that has users in a part: where in the part (they are contiguous), its trie, its limits."""
-    groups, first, place = [], 0, 0
+    groups: list[Group] = []
+    first = place = 0
     for request, limit, size in zip(requests, limits, sizes, strict=True):
         own = users if size == len(users) else users[(users >= first) & (users < first + size)] - first
         if len(own):
@@ -181,32 +194,7 @@ def _groups(requests, limits, sizes, users):
     return groups
 
 
-def _parts(attention_mask, batch_size, length, device):
-    """Users that are decoded together, and the columns that they need: on the CPU a few at a time, of like lengths."""
-    everyone = torch.arange(batch_size, device=device)
-    if device.type != "cpu":
-        return [(everyone, slice(length))]
-    most = _CPU_USERS
-    if (threads := torch.get_num_threads()) > 1:
-        most = max(_FEWEST_CPU_USERS, min(_CPU_USERS, -(-batch_size // (2 * threads))))
-    if attention_mask is None:
-        return [(users, slice(length)) for users in everyone.split(_part_size(length, most))]
-    counts, order = attention_mask.sum(dim=1).sort(stable=True, descending=True)
-    parts, first = [], 0
-    while first < batch_size:
-        users = order[first : first + _part_size(int(counts[first]), most)].sort().values
-        used = torch.nonzero(attention_mask[users].any(dim=0)).flatten()
-        columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(length)
-        parts.append((users, columns))
-        first += len(users)
-    return parts
-
-
-def _part_size(length, most):
-    return max(1, min(most, _CPU_TOKENS // max(length, 1)))
-
-
-def _search(steps, groups, num_beams):
+def _search(steps: DecoderSteps, groups: Sequence[Group], num_beams: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Leaves (-1 in places without a result) and scores, `(batch_size, num_beams or fewer)`, best first."""
     tokens, past = steps.start()
     nodes = torch.zeros_like(tokens)
@@ -224,7 +212,16 @@ def _search(steps, groups, num_beams):
     return nodes.masked_fill(scores == -torch.inf, -1), scores
 
 
-def _grow(steps, hidden, nodes, scores, depth, trie, limits, num_beams):
+def _grow(
+    steps: DecoderSteps,
+    hidden: torch.Tensor,
+    nodes: torch.Tensor,
+    scores: torch.Tensor,
+    depth: int,
+    trie: SemanticIdTrie,
+    limits: TrieLimits | None,
+    num_beams: int,
+) -> Grown:
     """The best children of the live nodes: scores, nodes, their tokens, and the rows that they continue."""
     children, exists = trie.children(depth, nodes)
     child_tokens = trie.child_tokens(depth, children)
@@ -242,7 +239,7 @@ def _grow(steps, hidden, nodes, scores, depth, trie, limits, num_beams):
     )
 
 
-def _beside(grown):
+def _beside(grown: Sequence[Grown]) -> list[torch.Tensor]:
     """What several groups grew, one below the other; narrower ones get dead rows (node 0, the pad token)."""
     width = max(scores.shape[1] for scores, *_ in grown)
     padded = []
@@ -255,20 +252,20 @@ def _beside(grown):
 
 @torch.no_grad()
 def semantic_id_beam_search(
-    model,
-    input_ids,
-    logits_processor=None,
-    stopping_criteria=None,
-    generation_config=None,
+    model: T5ForConditionalGeneration,
+    input_ids: torch.Tensor,
+    logits_processor: Sequence[LogitsProcessor] | None = None,
+    stopping_criteria: Sequence[StoppingCriteria] | None = None,
+    generation_config: GenerationConfig | None = None,
     *,
-    trie,
-    inputs_tensor=None,
-    num_beams=None,
-    num_return_sequences=None,
-    allowed_items=None,
-    excluded_items=None,
-    **model_kwargs,
-):
+    trie: SemanticIdTrie,
+    inputs_tensor: torch.Tensor | None = None,
+    num_beams: int | None = None,
+    num_return_sequences: int | None = None,
+    allowed_items: torch.Tensor | None = None,
+    excluded_items: torch.Tensor | None = None,
+    **model_kwargs: Any,
+) -> torch.Tensor | GenerateBeamEncoderDecoderOutput:
     """[`beam_search`] as a `custom_generate` callable: the lists of `generate` with [`SemanticIdLogitsProcessor`].
 
     ```python
@@ -335,15 +332,17 @@ def semantic_id_beam_search(
     if not return_dict:
         return sequences
     scores = result.scores[:, :num_return_sequences].flatten()
-    return GenerateBeamEncoderDecoderOutput(sequences=sequences, sequences_scores=scores)
+    return GenerateBeamEncoderDecoderOutput(
+        sequences=cast(torch.LongTensor, sequences), sequences_scores=cast(torch.FloatTensor, scores)
+    )
 
 
-def _check_num_beams(num_beams):
+def _check_num_beams(num_beams: int | None) -> None:
     if num_beams is not None and (isinstance(num_beams, bool) or not isinstance(num_beams, int) or num_beams < 1):
         raise ValueError(f"num_beams: expected a whole number of at least 1, got {num_beams!r}.")
 
 
-def _check_trie(model, trie):
+def _check_trie(model: T5ForConditionalGeneration, trie: SemanticIdTrie) -> None:
     if trie.device != model.device:
         raise ValueError(
             f"trie: expected on the model's device ({model.device}), got {trie.device}. Pass trie.to(model.device)."
@@ -356,7 +355,12 @@ def _check_trie(model, trie):
         )
 
 
-def _check_settings(trie, generation_config, logits_processor, model_kwargs):
+def _check_settings(
+    trie: SemanticIdTrie,
+    generation_config: GenerationConfig | None,
+    logits_processor: Sequence[LogitsProcessor] | None,
+    model_kwargs: Mapping[str, Any],
+) -> bool:
     """Refuses what would otherwise be ignored; returns whether a dict is wanted."""
     if generation_config is not None and generation_config.do_sample:
         raise ValueError(

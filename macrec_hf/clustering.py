@@ -10,7 +10,9 @@ logger = logging.getLogger(__name__)
 MINI_BATCH_ABOVE = 50_000
 
 
-def kmeans(points: np.ndarray, num_clusters: int, seed: int = 0, num_init: int = 1, max_iter: int = 100):
+def kmeans(
+    points: np.ndarray, num_clusters: int, seed: int = 0, num_init: int = 1, max_iter: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
     """Fits k-means: `KMeans` up to 50,000 points, `MiniBatchKMeans` above.
 
     Args:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+Values = list[tuple[str, float]]  # (where, value)
 MIN_CODES_FOR_SHARES = 20  # with fewer codes even use gives one code more than a twentieth of the items
 
 
@@ -23,7 +24,7 @@ class Check:
     """
 
     title: str
-    measure: Callable[[Mapping], list[tuple[str, float]]]
+    measure: Callable[[Mapping], Values]
     figure: str
     limit: float
     too: str
@@ -36,7 +37,7 @@ class Check:
         return value < self.limit if self.too == "low" else value > self.limit
 
 
-def _levels(report: Mapping, value: Callable[[Mapping, Mapping], float]) -> list[tuple[str, float]]:
+def _levels(report: Mapping, value: Callable[[Mapping, Mapping], float]) -> Values:
     """A value of every level that any item has a code on."""
     return [
         (f"{name}, level {number}", value(level, modality))
@@ -46,68 +47,68 @@ def _levels(report: Mapping, value: Callable[[Mapping, Mapping], float]) -> list
     ]
 
 
-def _spread(report):
+def _spread(report: Mapping) -> Values:
     size = report["codebook_size"]
     return _levels(report, lambda level, modality: level["perplexity"] / min(size, modality["num_items"]))
 
 
-def _largest(report):
+def _largest(report: Mapping) -> Values:
     enough = report["codebook_size"] >= MIN_CODES_FOR_SHARES
     return _levels(report, lambda level, _: level["largest_share"]) if enough else []
 
 
-def _dead(report):
+def _dead(report: Mapping) -> Values:
     return _levels(report, lambda level, _: level["dead"] / report["codebook_size"])
 
 
-def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> list[tuple[str, float]]:
+def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Values:
     values = [(name, value(modality)) for name, modality in report["modalities"].items() if modality["num_items"]]
     return [(name, number) for name, number in values if number is not None]
 
 
-def _items_per_code(report):
+def _items_per_code(report: Mapping) -> Values:
     return _modalities(report, lambda modality: modality["num_items"] / report["codebook_size"])
 
 
-def _room(report):
+def _room(report: Mapping) -> Values:
     space = float(report["codebook_size"]) ** report["num_levels"]
     return _modalities(report, lambda modality: space / modality["num_items"])
 
 
-def _coverage(report):
+def _coverage(report: Mapping) -> Values:
     several = len(report["modalities"]) > 1
     items = max(1, report["num_items"])
     return [(name, value["num_items"] / items) for name, value in report["modalities"].items() if several]
 
 
-def _weakest(report):
+def _weakest(report: Mapping) -> Values:
     firsts = {name: value["levels"][0]["perplexity"] for name, value in report["modalities"].items()}
     best = max(firsts.values())
     return [(name, value / best) for name, value in firsts.items() if len(firsts) > 1 and best]
 
 
-def _gain(report, prefix: str, embedding: str) -> float | None:
+def _gain(report: Mapping, prefix: str, embedding: str) -> float | None:
     depths = report["similarity"].get(prefix, {}).get(embedding)
     return depths[0]["gain"] if depths else None
 
 
-def _own_gain(report):
+def _own_gain(report: Mapping) -> Values:
     gains = [(name, _gain(report, name, name)) for name in report["modalities"]]
     return [(name, gain) for name, gain in gains if gain is not None]
 
 
-def _own_beside_other(report):
+def _own_beside_other(report: Mapping) -> Values:
     """By how much a modality's own first code gathers its embeddings better than another modality's does."""
     found = []
     for name, own in _own_gain(report):
-        others = [_gain(report, other, name) for other in report["modalities"] if other != name]
-        others = [gain for gain in others if gain is not None]
+        gains = [_gain(report, other, name) for other in report["modalities"] if other != name]
+        others = [gain for gain in gains if gain is not None]
         if others:
             found.append((name, own - max(others)))
     return found
 
 
-def _shared_information(report):
+def _shared_information(report: Mapping) -> Values:
     pairs = [(" and ".join(pair["modalities"]), pair["depths"][0]) for pair in report["agreement"]]
     return [(names, d["mutual_information"]) for names, d in pairs if d["mutual_information"] is not None]
 

@@ -56,7 +56,7 @@ def codebook_report(
     ```
     """
     before = table.report if before is None else before
-    report = {
+    report: dict = {
         "num_items": table.num_items,
         "num_levels": table.num_levels,
         "codebook_size": table.codebook_size,
@@ -130,7 +130,7 @@ def prefix_groups(codes: torch.Tensor, depth: int, codebook_size: int) -> np.nda
     return np.unique(code_keys(codes[:, :depth], codebook_size).numpy(), return_inverse=True)[1]
 
 
-def num_pairs(sizes: np.ndarray) -> float:
+def num_pairs(sizes: np.ndarray | int) -> float:
     """Pairs of items inside groups of these sizes."""
     sizes = np.asarray(sizes, dtype=np.float64)
     return float((sizes * (sizes - 1)).sum() / 2)
@@ -190,7 +190,8 @@ def store_rows(table: SemanticIdTable, embeddings: EmbeddingStore) -> tuple[np.n
             f"embeddings: expected the items of the semantic IDs, such as {table.item_ids[:3]}, got others, such as "
             f"{embeddings.item_ids[:3]}. Another catalogue? Name the embeddings that the IDs were made from."
         )
-    return tuple(np.array(pairs, dtype=np.int64).T)
+    in_table, in_store = np.array(pairs, dtype=np.int64).T
+    return in_table, in_store
 
 
 def similarities(table: SemanticIdTable, embeddings: EmbeddingStore) -> dict[str, dict[str, list[dict]]]:
@@ -237,8 +238,9 @@ def likeness(codes: torch.Tensor, vectors: np.ndarray, codebook_size: int) -> li
     for depth in range(1, codes.shape[1] + 1):
         groups = prefix_groups(codes, depth, codebook_size)
         same = _mean_cosine(units, groups)
-        known = same is not None and random is not None and random < 1 - 1e-9
-        gain = (same - random) / (1 - random) if known else None
+        gain = None
+        if same is not None and random is not None and random < 1 - 1e-9:
+            gain = (same - random) / (1 - random)
         pairs = int(num_pairs(np.bincount(groups))) if len(groups) else 0
         found.append({"depth": depth, "pairs": pairs, "same": same, "random": random, "gain": gain})
     return found

@@ -215,7 +215,8 @@ def likeness_section(report: Mapping, examples: Mapping | None, items: Mapping) 
 
 def _likeness_table(report: Mapping) -> list[str]:
     depths = range(1, report["num_levels"] + 1)
-    rows, best = [], {}
+    rows: list[list[str]] = []
+    best: dict[str, float | None] = {}
     for name, by_embedding in report["similarity"].items():
         for seen, values in by_embedding.items():
             best.setdefault(seen, values[0]["random"])

@@ -43,7 +43,7 @@ def prefix_examples(table: SemanticIdTable, known: Mapping[str, object], seed: i
             f"{list(known)[:3]}. Is the file of another catalogue?"
         )
     drawn = np.random.default_rng(seed).permutation(rows)
-    examples = {"random": [table.item_ids[row] for row in drawn[:SHOWN_ITEMS]], "modalities": {}}
+    examples: dict = {"random": [table.item_ids[row] for row in drawn[:SHOWN_ITEMS]], "modalities": {}}
     for name in table.modalities:
         codes = table.codes[name]
         present = drawn[(codes[torch.from_numpy(drawn)][:, 0] >= 0).numpy()]

@@ -91,7 +91,9 @@ def _residual(latents: torch.Tensor, codes: torch.Tensor, codebooks: torch.Tenso
     return latents
 
 
-def _latents_of(shared: torch.Tensor, num_items: int, rows: torch.Tensor | None, latents: torch.Tensor):
+def _latents_of(
+    shared: torch.Tensor, num_items: int, rows: torch.Tensor | None, latents: torch.Tensor
+) -> torch.Tensor:
     """The latents of the rows that share an ID, at least float32."""
     num_rows = num_items if rows is None else len(rows)
     if len(latents) != num_rows:
@@ -111,7 +113,9 @@ def _latents_of(shared: torch.Tensor, num_items: int, rows: torch.Tensor | None,
     return latents if latents.dtype == torch.float64 else latents.float()
 
 
-def _movers(codes, shared, distances, taken, codebook_size) -> torch.Tensor:
+def _movers(
+    codes: torch.Tensor, shared: torch.Tensor, distances: torch.Tensor, taken: torch.Tensor, codebook_size: int
+) -> torch.Tensor:
     """Positions in `shared` of the items that have to move, nearest to its ID first."""
     if not len(shared):
         return shared
@@ -142,7 +146,9 @@ def check_space(num_movers: int, num_occupied: int, num_levels: int, codebook_si
         )
 
 
-def _place(codes: torch.Tensor, latents: torch.Tensor, codebooks: torch.Tensor, occupied: torch.Tensor):
+def _place(
+    codes: torch.Tensor, latents: torch.Tensor, codebooks: torch.Tensor, occupied: torch.Tensor
+) -> torch.Tensor:
     """New codes for the movers: (num_movers, num_levels), codes and latents in the order in which they are served."""
     num_levels = len(codebooks)
     placed = codes.clone()
@@ -161,7 +167,9 @@ def _place(codes: torch.Tensor, latents: torch.Tensor, codebooks: torch.Tensor, 
     return placed
 
 
-def _choose(latents: torch.Tensor, prefixes: torch.Tensor, codebooks: torch.Tensor, occupied: torch.Tensor):
+def _choose(
+    latents: torch.Tensor, prefixes: torch.Tensor, codebooks: torch.Tensor, occupied: torch.Tensor
+) -> torch.Tensor:
     """For each item the nearest code after its prefix that has room beneath it: long (num_items,), -1 if none has.
 
     Args:
@@ -191,7 +199,9 @@ def _choose(latents: torch.Tensor, prefixes: torch.Tensor, codebooks: torch.Tens
     return choice
 
 
-def _group_by_prefix(prefixes: torch.Tensor, occupied: torch.Tensor, codebook_size: int):
+def _group_by_prefix(
+    prefixes: torch.Tensor, occupied: torch.Tensor, codebook_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers the distinct prefixes, and finds the occupied IDs beneath them.
 
     Returns:
@@ -209,7 +219,9 @@ def _group_by_prefix(prefixes: torch.Tensor, occupied: torch.Tensor, codebook_si
     return group, (node * codebook_size + occupied[:, prefixes.shape[1]]).sort().values
 
 
-def _hand_out(residuals: torch.Tensor, codebook: torch.Tensor, group: torch.Tensor, room: torch.Tensor):
+def _hand_out(
+    residuals: torch.Tensor, codebook: torch.Tensor, group: torch.Tensor, room: torch.Tensor
+) -> torch.Tensor:
     """Rounds of asking: each item gets the nearest code of its group with room, `room` is lowered in place.
 
     Args:

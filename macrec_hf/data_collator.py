@@ -61,7 +61,7 @@ class RecommendationCollator:
     pad_token_id: int = 0
     max_alignment_items: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rows = np.concatenate(list(self.item_token_ids), axis=1)
         _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         # The first item with the same IDs; None where every item is the first.

@@ -43,7 +43,9 @@ class _Builder(datasets.ArrowBasedBuilder):
     while rows are made arrive wrapped in a `DatasetGenerationError`.
     """
 
-    def __init__(self, data_file: str | os.PathLike, settings: Mapping[str, Any], cache_dir: str | os.PathLike | None):
+    def __init__(
+        self, data_file: str | os.PathLike[str], settings: Mapping[str, Any], cache_dir: str | os.PathLike[str] | None
+    ):
         # No pathlib in this module: `datasets` replaces `Path` and `open` in the modules of builders once one is made.
         if not isinstance(data_file, (str, os.PathLike)):
             raise ValueError(
@@ -52,7 +54,7 @@ class _Builder(datasets.ArrowBasedBuilder):
             )
         self.data_file = data_file
         digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-        for path in (*(module.__file__ for module in SOURCES), data_file):
+        for path in (*(str(module.__file__) for module in SOURCES), data_file):
             digest.update(file_digest(path).encode())
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
@@ -60,7 +62,7 @@ class _Builder(datasets.ArrowBasedBuilder):
             hash=digest.hexdigest()[:32],
         )
 
-    def _as_dataset(self, split="train", in_memory=False) -> datasets.Dataset:
+    def _as_dataset(self, split: Any = "train", in_memory: bool = False) -> datasets.Dataset:
         # `datasets` refuses to open a split without rows; ours can be empty, where users have three interactions each
         if self.info.splits[str(split)].num_examples == 0:
             return datasets.Dataset.from_dict({name: [] for name in self.info.features}, features=self.info.features)
@@ -87,7 +89,7 @@ class ItemsBuilder(_Builder):
     ```
     """
 
-    def __init__(self, data_files: str | os.PathLike, cache_dir: str | os.PathLike | None = None):
+    def __init__(self, data_files: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
         # Photos are named relative to the file, so the same file elsewhere is another dataset.
         super().__init__(data_files, {"file": os.path.abspath(data_files)}, cache_dir)
 
@@ -95,7 +97,7 @@ class ItemsBuilder(_Builder):
         columns = {name: datasets.Value("string") for name in ("item_id", "title", "text")}
         return datasets.DatasetInfo(features=datasets.Features({**columns, "image": datasets.Image()}))
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         self._items = read_items(self.data_file)
         starts = list(range(0, len(self._items), ITEMS_AT_A_TIME))
         return [datasets.SplitGenerator(name="train", gen_kwargs={"starts": starts})]
@@ -133,7 +135,7 @@ class InteractionsBuilder(_Builder):
     ```
     """
 
-    def __init__(self, data_files: str | os.PathLike, cache_dir: str | os.PathLike | None = None):
+    def __init__(self, data_files: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
         super().__init__(data_files, {}, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -141,13 +143,13 @@ class InteractionsBuilder(_Builder):
         features = {"user_id": text, "history": datasets.List(text), "target": text}
         return datasets.DatasetInfo(features=datasets.Features(features))
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         interactions = read_interactions(self.data_file)
         self._item_ids = interactions["item_id"].unique().astype(object)
         self._histories = user_histories(interactions, {item: row for row, item in enumerate(self._item_ids)})
         return _user_shards(self._histories)
 
-    def _generate_tables(self, shards: list[tuple[str, int, int]]):
+    def _generate_tables(self, shards: list[tuple[str, int, int]]) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
         for number, (split, start, stop) in enumerate(shards):
             histories = _part(self._histories, start, stop)
             rows, targets = leave_one_out(histories, split)
@@ -199,14 +201,16 @@ class RecommendationTasksBuilder(_Builder):
 
     def __init__(
         self,
-        interactions: str | os.PathLike,
-        semantic_ids: str | os.PathLike | SemanticIdTable,
+        interactions: str | os.PathLike[str],
+        semantic_ids: str | os.PathLike[str] | SemanticIdTable,
         tasks: list[str] | None = None,
         max_history: int = MAX_HISTORY,
-        cache_dir: str | os.PathLike | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ):
-        given = isinstance(semantic_ids, SemanticIdTable)
-        table = semantic_ids if given else SemanticIdTable.from_pretrained(semantic_ids)
+        if isinstance(semantic_ids, SemanticIdTable):
+            table = semantic_ids
+        else:
+            table = SemanticIdTable.from_pretrained(semantic_ids)
         self._encoder = TaskEncoder(SemanticIdTokenizer.from_table(table), table, max_history)
         self._row_of = table.row_of
         self._names = list(self._encoder.tasks)
@@ -220,7 +224,7 @@ class RecommendationTasksBuilder(_Builder):
         columns |= {"task": datasets.Value("int16"), "user": number, "item": number}
         return datasets.DatasetInfo(features=datasets.Features(columns))
 
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         self._histories = user_histories(read_interactions(self.data_file), self._row_of)
         longest = max(len(items) for items in self._histories.items)
         if longest < 4 and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
@@ -239,7 +243,9 @@ class RecommendationTasksBuilder(_Builder):
             splits.append(datasets.SplitGenerator(name=users.name, gen_kwargs={"shards": shards}))
         return splits
 
-    def _generate_tables(self, shards: list[tuple[str, str, int, int]]):
+    def _generate_tables(
+        self, shards: list[tuple[str, str, int, int]]
+    ) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
         for number, (name, split, start, stop) in enumerate(shards):
             for part, examples in enumerate(self._examples(name, split, start, stop)):
                 yield datasets.builder.Key(number, part), _as_table(examples, self._names.index(name), start)

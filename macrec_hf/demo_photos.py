@@ -4,6 +4,7 @@ Each kind is drawn once, large, as a map of parts (body, seams, trim ...). A pho
 moved, with every part given its colour and light, on a pale ground with a soft shadow, then made small.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -32,14 +33,14 @@ _FIXED = {_DARK: (58, 50, 48), _CREAM: (244, 240, 230), _WOOD: (170, 120, 74), _
 class _Pen:
     """Draws parts in coordinates from 0 to 1, y downwards, onto a map of part numbers."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.map = Image.new("L", (_CANVAS, _CANVAS), _GROUND)
         self._draw = ImageDraw.Draw(self.map)
 
-    def shape(self, part, *points):
+    def shape(self, part: int, *points: Sequence[float]) -> None:
         self._draw.polygon([(x * _CANVAS, y * _CANVAS) for x, y in points], fill=part)
 
-    def blob(self, part, *points):
+    def blob(self, part: int, *points: Sequence[float]) -> None:
         """A closed smooth curve through `points` (Catmull-Rom)."""
         nodes = np.array(points)
         before, after, later = (np.roll(nodes, shift, axis=0) for shift in (1, -1, -2))
@@ -49,27 +50,29 @@ class _Pen:
         curve = curve + t**3 / 2 * (3 * nodes - before - 3 * after + later)
         self.shape(part, *curve.transpose(1, 0, 2).reshape(-1, 2).tolist())
 
-    def oval(self, part, left, top, right, bottom):
+    def oval(self, part: int, left: float, top: float, right: float, bottom: float) -> None:
         self._draw.ellipse([side * _CANVAS for side in (left, top, right, bottom)], fill=part)
 
-    def ring(self, part, left, top, right, bottom, width):
+    def ring(self, part: int, left: float, top: float, right: float, bottom: float, width: float) -> None:
         box = [side * _CANVAS for side in (left, top, right, bottom)]
         self._draw.ellipse(box, outline=part, width=round(width * _CANVAS))
 
-    def arc(self, part, left, top, right, bottom, start, end, width):
+    def arc(
+        self, part: int, left: float, top: float, right: float, bottom: float, start: float, end: float, width: float
+    ) -> None:
         box = [side * _CANVAS for side in (left, top, right, bottom)]
         self._draw.arc(box, start, end, fill=part, width=round(width * _CANVAS))
 
-    def box(self, part, left, top, right, bottom, radius=0.0):
+    def box(self, part: int, left: float, top: float, right: float, bottom: float, radius: float = 0.0) -> None:
         box = [side * _CANVAS for side in (left, top, right, bottom)]
         self._draw.rounded_rectangle(box, radius * _CANVAS, fill=part)
 
-    def line(self, part, width, *points):
+    def line(self, part: int, width: float, *points: Sequence[float]) -> None:
         scaled = [(x * _CANVAS, y * _CANVAS) for x, y in points]
         self._draw.line(scaled, fill=part, width=round(width * _CANVAS), joint="curve")
 
 
-def _t_shirt(pen):
+def _t_shirt(pen: _Pen) -> None:
     pen.shape(_BODY, (0.37, 0.18), (0.63, 0.18), (0.75, 0.23), (0.93, 0.42), (0.81, 0.53), (0.73, 0.45), (0.74, 0.86),
               (0.26, 0.86), (0.27, 0.45), (0.19, 0.53), (0.07, 0.42), (0.25, 0.23))  # fmt: skip
     pen.oval(_SEAM, 0.37, 0.09, 0.63, 0.29)
@@ -81,7 +84,7 @@ def _t_shirt(pen):
     pen.line(_SEAM, 0.009, (0.905, 0.39), (0.785, 0.50))
 
 
-def _mug(pen):
+def _mug(pen: _Pen) -> None:
     pen.ring(_SEAM, 0.54, 0.36, 0.88, 0.72, 0.065)
     pen.box(_BODY, 0.18, 0.27, 0.66, 0.84, 0.07)
     pen.oval(_BODY, 0.18, 0.19, 0.66, 0.35)
@@ -89,7 +92,7 @@ def _mug(pen):
     pen.oval(_DARK, 0.225, 0.235, 0.615, 0.333)
 
 
-def _backpack(pen):
+def _backpack(pen: _Pen) -> None:
     pen.ring(_SEAM, 0.41, 0.05, 0.59, 0.25, 0.035)
     pen.line(_SEAM, 0.06, (0.25, 0.30), (0.14, 0.50), (0.19, 0.78))
     pen.line(_SEAM, 0.06, (0.75, 0.30), (0.86, 0.50), (0.81, 0.78))
@@ -102,7 +105,7 @@ def _backpack(pen):
     pen.box(_METAL, 0.60, 0.585, 0.625, 0.655, 0.01)
 
 
-def _lamp(pen):
+def _lamp(pen: _Pen) -> None:
     pen.line(_METAL, 0.035, (0.5, 0.5), (0.5, 0.86))
     pen.oval(_METAL, 0.32, 0.82, 0.68, 0.92)
     pen.oval(_WOOD, 0.435, 0.60, 0.565, 0.80)
@@ -112,7 +115,7 @@ def _lamp(pen):
     pen.arc(_SEAM, 0.18, 0.50, 0.82, 0.58, 0, 180, 0.014)
 
 
-def _umbrella(pen):
+def _umbrella(pen: _Pen) -> None:
     pen.line(_METAL, 0.02, (0.5, 0.08), (0.5, 0.80))
     pen.arc(_WOOD, 0.5 - 0.01, 0.72, 0.64, 0.90, 0, 180, 0.035)
     pen.line(_WOOD, 0.035, (0.507, 0.62), (0.507, 0.81))
@@ -126,7 +129,7 @@ def _umbrella(pen):
     pen.line(_SEAM, 0.009, (0.5, 0.14), (0.5, 0.55))
 
 
-def _sneaker(pen):
+def _sneaker(pen: _Pen) -> None:
     pen.blob(_BODY, (0.10, 0.40), (0.16, 0.34), (0.27, 0.43), (0.40, 0.34), (0.47, 0.33), (0.60, 0.48), (0.80, 0.545),
              (0.90, 0.62), (0.91, 0.69), (0.5, 0.72), (0.09, 0.71), (0.08, 0.55))  # fmt: skip
     pen.blob(_CREAM, (0.80, 0.56), (0.91, 0.62), (0.945, 0.71), (0.86, 0.71), (0.74, 0.70), (0.75, 0.62))
@@ -138,7 +141,7 @@ def _sneaker(pen):
         pen.line(_CREAM, 0.019, (x - 0.055, y + 0.055), (x + 0.01, y - 0.01))
 
 
-def _armchair(pen):
+def _armchair(pen: _Pen) -> None:
     for x in (0.20, 0.74):
         pen.shape(_WOOD, (x, 0.80), (x + 0.06, 0.80), (x + 0.045, 0.93), (x + 0.015, 0.93))
     pen.box(_BODY, 0.20, 0.12, 0.80, 0.66, 0.13)
@@ -150,7 +153,7 @@ def _armchair(pen):
         pen.box(_BODY, left, 0.41, left + 0.165, 0.83, 0.07)
 
 
-def _cap(pen):
+def _cap(pen: _Pen) -> None:
     pen.blob(_BODY, (0.12, 0.62), (0.13, 0.44), (0.24, 0.29), (0.42, 0.23), (0.58, 0.29), (0.68, 0.44), (0.70, 0.62),
              (0.40, 0.66))  # fmt: skip
     pen.blob(_SEAM, (0.40, 0.60), (0.66, 0.555), (0.84, 0.60), (0.95, 0.70), (0.86, 0.725), (0.64, 0.68), (0.40, 0.67))
@@ -161,7 +164,7 @@ def _cap(pen):
         pen.oval(_DARK, x, y, x + 0.022, y + 0.022)
 
 
-def _teapot(pen):
+def _teapot(pen: _Pen) -> None:
     pen.ring(_SEAM, 0.04, 0.36, 0.36, 0.74, 0.055)
     pen.blob(_BODY, (0.66, 0.52), (0.78, 0.50), (0.85, 0.38), (0.95, 0.34), (0.945, 0.40), (0.89, 0.46), (0.84, 0.66),
              (0.68, 0.76))  # fmt: skip
@@ -173,7 +176,7 @@ def _teapot(pen):
     pen.box(_SEAM, 0.36, 0.805, 0.60, 0.85, 0.02)
 
 
-def _dress(pen):
+def _dress(pen: _Pen) -> None:
     for x in (0.40, 0.60):
         pen.line(_SEAM, 0.03, (x, 0.08), (x, 0.22))
     pen.shape(_BODY, (0.36, 0.19), (0.43, 0.23), (0.5, 0.25), (0.57, 0.23), (0.64, 0.19), (0.66, 0.30), (0.61, 0.44),
@@ -225,7 +228,7 @@ def render_photo(kind: str, colour: str, pattern: str, rng: np.random.Generator)
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def _small(large) -> np.ndarray:
+def _small(large: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels: the share of each final pixel that a part covers, float32 (PHOTO_SIZE, PHOTO_SIZE)."""
     large = large.astype(np.float32)
     return (large[::2, ::2] + large[1::2, ::2] + large[::2, 1::2] + large[1::2, 1::2]) / 4
@@ -239,13 +242,13 @@ def _light() -> np.ndarray:
 
 
 @cache
-def _part_map(kind) -> Image.Image:
+def _part_map(kind: str) -> Image.Image:
     pen = _Pen()
     _DRAWINGS[kind](pen)
     return pen.map
 
 
-def _placed(kind, rng) -> np.ndarray:
+def _placed(kind: str, rng: np.random.Generator) -> np.ndarray:
     """The map of parts, turned by up to 4 degrees, moved and resized a little."""
     angle, size = np.deg2rad(rng.uniform(-4, 4)), rng.uniform(0.98, 1.14)
     shift = rng.uniform(-0.02, 0.02, 2) * _CANVAS
@@ -257,7 +260,7 @@ def _placed(kind, rng) -> np.ndarray:
     return np.asarray(placed)
 
 
-def _shadow(empty) -> np.ndarray:
+def _shadow(empty: np.ndarray) -> np.ndarray:
     """How much light the ground gets: less below and to the right of the product."""
     shape = Image.fromarray(((1 - empty) * 255).astype(np.uint8))
     half = shape.resize((PHOTO_SIZE // 2, PHOTO_SIZE // 2)).filter(ImageFilter.GaussianBlur(3))
@@ -266,7 +269,7 @@ def _shadow(empty) -> np.ndarray:
 
 
 @cache
-def _pattern(pattern) -> np.ndarray:
+def _pattern(pattern: str) -> np.ndarray:
     """1 where the second tone is, 0 elsewhere; float32 (_CANVAS, _CANVAS). Repeats without a seam."""
     down, across = np.mgrid[:_CANVAS, :_CANVAS] / _CANVAS
     if pattern == "plain":

@@ -8,6 +8,7 @@ from the history, half of it from the texts and half from the photos, and hardly
 
 import csv
 import json
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class DemoShop:
     images: Path
 
 
-def make_demo_shop(directory, num_items: int = 300, num_customers: int = 600, seed: int = 0) -> DemoShop:
+def make_demo_shop(directory: str | Path, num_items: int = 300, num_customers: int = 600, seed: int = 0) -> DemoShop:
     """Writes a shop in the formats of every other shop; the same seed gives the same shop.
 
     Args:
@@ -89,14 +90,20 @@ def make_demo_shop(directory, num_items: int = 300, num_customers: int = 600, se
     return shop
 
 
-def _draw_products(num_items, rng) -> dict[str, np.ndarray]:
+def _draw_products(num_items: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Distinct combinations: `{"kind": (num_items,), "brand": ..., "colour": ..., "pattern": ...}` as numbers."""
     combinations = rng.permutation(MAX_ITEMS)[:num_items]
     sizes = {"kind": len(KINDS), "brand": len(BRANDS), "colour": len(COLOURS), "pattern": len(PATTERNS)}
     return dict(zip(sizes, np.unravel_index(combinations, tuple(sizes.values())), strict=True))
 
 
-def _write_items(shop, item_ids, attributes, rng, photo_rng):
+def _write_items(
+    shop: DemoShop,
+    item_ids: Sequence[str],
+    attributes: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
+    photo_rng: np.random.Generator,
+) -> None:
     kinds, brands, colours = list(KINDS), list(BRANDS), list(COLOURS)
     models = rng.choice(MODELS, len(item_ids))
     with shop.items.open("w", encoding="utf-8") as file:
@@ -115,7 +122,7 @@ def _write_items(shop, item_ids, attributes, rng, photo_rng):
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
 
 
-def _purchases(attributes, num_customers, rng) -> np.ndarray:
+def _purchases(attributes: Mapping[str, np.ndarray], num_customers: int, rng: np.random.Generator) -> np.ndarray:
     """What each customer buys, (num_customers, LONGEST) rows of the catalogue: a multinomial logit at every step.
 
     A customer has two favourite brands and colours and likes one pattern. The favourite of the moment stays with
@@ -141,15 +148,15 @@ def _purchases(attributes, num_customers, rng) -> np.ndarray:
     return bought
 
 
-_TASTES = {"brand": BRANDS, "colour": COLOURS}
+_TASTES: Mapping[str, Sized] = {"brand": BRANDS, "colour": COLOURS}
 
 
-def _two_of(num_choices, num_customers, rng) -> np.ndarray:
+def _two_of(num_choices: int, num_customers: int, rng: np.random.Generator) -> np.ndarray:
     """Two different choices a customer, (num_customers, 2)."""
     return rng.permuted(np.tile(np.arange(num_choices), (num_customers, 1)), axis=1)[:, :2]
 
 
-def _write_interactions(shop, item_ids, bought, rng):
+def _write_interactions(shop: DemoShop, item_ids: Sequence[str], bought: np.ndarray, rng: np.random.Generator) -> None:
     lengths = rng.integers(SHORTEST, LONGEST + 1, len(bought))
     start = FIRST_DAY + rng.integers(0, 365 * DAY, len(bought))
     times = start[:, None] + np.cumsum(rng.integers(DAY, 15 * DAY, bought.shape), axis=1)

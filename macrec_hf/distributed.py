@@ -8,6 +8,7 @@ process may evaluate.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ class _GatherRows(torch.autograd.Function):
     """Rows of all processes, in the order of the processes; the gradient is summed over all that used them."""
 
     @staticmethod
-    def forward(ctx, rows: torch.Tensor, counts: list[int], rank: int) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, counts: list[int], rank: int) -> torch.Tensor:
         ctx.start, ctx.stop = sum(counts[:rank]), sum(counts[: rank + 1])
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -32,7 +33,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return gradient[ctx.start : ctx.stop], None, None

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
+
 FORMAT_VERSION = 1
+_Content = TypeVar("_Content", list, dict)
+Rows = int | slice | Sequence[int] | np.ndarray  # whatever picks rows of an array
 
 
 class EmbeddingStore:
@@ -28,9 +34,9 @@ class EmbeddingStore:
 
     def __init__(
         self,
-        arrays: Mapping[str, np.ndarray],
-        item_ids: list[str] | None = None,
-        missing: Mapping[str, list[str]] | None = None,
+        arrays: "Mapping[str, np.ndarray | torch.Tensor]",
+        item_ids: Sequence[str] | None = None,
+        missing: Mapping[str, Iterable[str]] | None = None,
         encoders: Mapping[str, str] | None = None,
     ):
         if not arrays:
@@ -43,7 +49,7 @@ class EmbeddingStore:
         self.present = {name: np.ones(len(self), dtype=bool) for name in self.arrays}
         self._mark_missing(missing or {})
 
-    def _check_rows(self):
+    def _check_rows(self) -> None:
         if not self.item_ids:
             raise ValueError("embeddings: expected at least one item, got an empty catalogue.")
         for name, array in self.arrays.items():
@@ -52,12 +58,13 @@ class EmbeddingStore:
                     f"embeddings[{name!r}]: expected one row for each of the {len(self.item_ids)} item ids, got "
                     f"{len(array)} rows. The ids and the array come from different catalogues: export them together."
                 )
-        if len(set(self.item_ids)) != len(self.item_ids):
-            seen: set[str] = set()
-            twice = next(item for item in self.item_ids if item in seen or seen.add(item))
-            raise ValueError(f"item_ids: expected each id once, got {twice!r} again. Remove the repeated row.")
+        seen: set[str] = set()
+        for item in self.item_ids:
+            if item in seen:
+                raise ValueError(f"item_ids: expected each id once, got {item!r} again. Remove the repeated row.")
+            seen.add(item)
 
-    def _mark_missing(self, missing):
+    def _mark_missing(self, missing: Mapping[str, Iterable[str]]) -> None:
         row_of = {item: row for row, item in enumerate(self.item_ids)}
         for name, items in missing.items():
             if name not in self.arrays:
@@ -90,11 +97,11 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def __getitem__(self, rows) -> dict[str, np.ndarray]:
+    def __getitem__(self, rows: Rows) -> dict[str, np.ndarray]:
         """Float32 rows of every modality; a missing row is zeros."""
         return {name: self.rows(name, rows) for name in self.arrays}
 
-    def rows(self, modality: str, rows) -> np.ndarray:
+    def rows(self, modality: str, rows: Rows) -> np.ndarray:
         """Rows of one modality as float32, zeros where the item has none."""
         values = np.array(self.arrays[modality][rows], dtype=np.float32)
         values[~self.present[modality][rows]] = 0.0
@@ -118,7 +125,7 @@ class EmbeddingStore:
             digest.update(self.rows(name, rows).tobytes())
         return digest.hexdigest()[:16]
 
-    def save(self, directory, settings: Mapping[str, dict] | None = None) -> Path:
+    def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:
         """Writes `item_ids.json`, one `<modality>.npy` each and `meta.json` into `directory`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -142,7 +149,7 @@ class EmbeddingStore:
         return directory
 
     @classmethod
-    def open(cls, directory) -> "EmbeddingStore":
+    def open(cls, directory: str | Path) -> "EmbeddingStore":
         """Opens what `save` or `macrec embed` wrote, memory-mapped.
 
         A folder without `meta.json` is taken too: its `.npy` files in alphabetical order, `text` before `image`.
@@ -175,7 +182,7 @@ class EmbeddingStore:
         paths: Mapping[str, str | Path],
         item_ids: list[str] | str | Path,
         about: Mapping[str, dict] | None = None,
-    ):
+    ) -> "EmbeddingStore":
         """Opens `{modality: file.npy}` memory-mapped, for embeddings made elsewhere.
 
         Args:
@@ -187,20 +194,19 @@ class EmbeddingStore:
             ValueError: a file that is no `.npy` of numbers or no JSON, and all that the class raises.
         """
         about = about or {}
-        if isinstance(item_ids, str | Path):
-            item_ids = _read_json(Path(item_ids), list)
+        ids = _read_json(Path(item_ids), list) if isinstance(item_ids, str | Path) else item_ids
         arrays = {name: _open_array(name, path) for name, path in paths.items()}
         return cls(
             arrays,
-            item_ids,
+            ids,
             missing={name: entry.get("missing", []) for name, entry in about.items() if name in arrays},
             encoders={name: entry["encoder"] for name, entry in about.items() if entry.get("encoder")},
         )
 
 
-def _read_json(path: Path, kind: type):
+def _read_json(path: Path, kind: type[_Content]) -> _Content:
     """The list or object of a JSON file."""
-    what = {list: 'a list of item ids, such as ["i1", "i2"]', dict: "an object"}[kind]
+    what = 'a list of item ids, such as ["i1", "i2"]' if kind is list else "an object"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a JSON file with {what}, found none.")
     try:
@@ -225,7 +231,7 @@ def _open_array(name: str, path: str | Path) -> np.ndarray:
         ) from error
 
 
-def _as_ids(item_ids) -> list[str]:
+def _as_ids(item_ids: Iterable[str]) -> list[str]:
     ids = list(item_ids)
     for row, item in enumerate(ids):
         if isinstance(item, bool) or not isinstance(item, str | Integral):
@@ -236,8 +242,9 @@ def _as_ids(item_ids) -> list[str]:
     return [str(item) for item in ids]
 
 
-def _as_array(name, array) -> np.ndarray:
-    array = array.detach().cpu().numpy() if hasattr(array, "detach") else np.asanyarray(array)
+def _as_array(name: str, values: "np.ndarray | torch.Tensor") -> np.ndarray:
+    # A tensor, told by what it can do: this file does not import torch.
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asanyarray(values)
     if array.ndim != 2:
         raise ValueError(
             f"embeddings[{name!r}]: expected shape (num_items, embedding_size), got {tuple(array.shape)}."

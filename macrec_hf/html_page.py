@@ -63,7 +63,7 @@ def write_whole(path: Path, text: str) -> None:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
     """A table of cells that are HTML already; all columns but the first `text_columns` are numbers."""
 
-    def row(cells, tag):
+    def row(cells: Iterable[str], tag: str) -> str:
         return "".join(
             f"<{tag}{' class=number' if place >= text_columns else ''}>{cell}</{tag}>"
             for place, cell in enumerate(cells)
@@ -79,19 +79,27 @@ def photo_source(path: str | Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
 
 
-def thumbnail_source(path: str | Path, side: int = 96) -> str | None:
-    """A JPEG of at most `side` times `side` pixels as a `data:` address; None where there is no readable photo."""
+def thumbnail(path: str | Path, side: int = 96) -> bytes | None:
+    """A JPEG of at most `side` times `side` pixels, upright and on white; None where there is no readable photo."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as photo:
-            small = ImageOps.exif_transpose(photo).convert("RGB")
+            small = ImageOps.exif_transpose(photo).convert("RGBA" if photo.has_transparency_data else "RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     small.thumbnail((side, side))
+    if small.mode == "RGBA":
+        small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small).convert("RGB")
     written = BytesIO()
     small.save(written, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return written.getvalue()
+
+
+def thumbnail_source(path: str | Path, side: int = 96) -> str | None:
+    """`thumbnail` as a `data:` address."""
+    small = thumbnail(path, side)
+    return None if small is None else f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
 
 
 def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 480, height: int = 230) -> str:
@@ -103,7 +111,7 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 
     last_x = max(x for x, _ in points) or 1
     high, step = round_scale(max(y for _, y in points))
 
-    def place(x, y):
+    def place(x: float, y: float) -> tuple[float, float]:
         return left + (right - left) * x / last_x, bottom - (bottom - top) * max(0.0, y) / high
 
     parts = _grid(left, right, bottom, top, high, step)
@@ -174,7 +182,9 @@ def bar_chart(bars: Mapping[str, Sequence[float]], even: float, width: int = 480
     return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 
 
-def scatter_chart(points: Sequence[tuple[float, float]], groups: Sequence[int], names: Sequence[str], size: int = 420):
+def scatter_chart(
+    points: Sequence[tuple[float, float]], groups: Sequence[int], names: Sequence[str], size: int = 420
+) -> str:
     """An SVG map: a dot per point, a colour per group; groups without a name are grey and lie below.
 
     Args:

@@ -1,33 +1,68 @@
 """Catalogue embeddings → [`SemanticIdTable`]: encode, resolve collisions, add and remove items."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import cast, overload
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers.utils import logging
 
-from .collision_resolution import CollisionResolution, quantization_distance, resolve_collisions, shared_rows
+from .collision_resolution import (
+    CollisionResolution,
+    check_space,
+    quantization_distance,
+    resolve_collisions,
+    shared_rows,
+)
 from .embedding_store import EmbeddingStore
 from .modeling_macrec_quantizer import MacRecQuantizer
 from .semantic_ids import SemanticIdTable, check_item_ids, code_keys
+from .vector_quantization import check_not_collapsed
 
 logger = logging.get_logger(__name__)
+
+NewCodes = tuple[dict[str, torch.Tensor], dict[str, dict]]  # codes and report, by modality
+Embeddings = EmbeddingStore | Mapping[str, np.ndarray | torch.Tensor]
 
 _SHOW_PROGRESS_FROM = 50  # batches: below that the bar would be gone before it is read
 
 
+@overload
 def build_semantic_ids(
     quantizer: MacRecQuantizer,
-    embeddings: EmbeddingStore | Mapping[str, np.ndarray | torch.Tensor],
+    embeddings: Embeddings,
     item_ids: Sequence[str] | None = None,
     *,
     modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
     batch_size: int = 1024,
-    accelerator: Any = None,
-) -> SemanticIdTable:
+    accelerator: None = None,
+) -> SemanticIdTable: ...
+
+
+@overload
+def build_semantic_ids(
+    quantizer: MacRecQuantizer,
+    embeddings: Embeddings,
+    item_ids: Sequence[str] | None = None,
+    *,
+    modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
+    batch_size: int = 1024,
+    accelerator: Accelerator,
+) -> SemanticIdTable | None: ...
+
+
+def build_semantic_ids(
+    quantizer: MacRecQuantizer,
+    embeddings: Embeddings,
+    item_ids: Sequence[str] | None = None,
+    *,
+    modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
+    batch_size: int = 1024,
+    accelerator: Accelerator | None = None,
+) -> SemanticIdTable | None:
     """Semantic IDs of a whole catalogue, no two items alike in any modality (paper section 3.1).
 
     Items whose codes nobody shares keep them; see [`resolve_collisions`] for the rule for the others. Runs on the
@@ -51,8 +86,9 @@ def build_semantic_ids(
         both over the moved items; 0.0 where none moved.
 
     Raises:
-        ValueError: repeated item ids, wrong sizes, a modality too many or too few, NaN, or a code space that cannot
-            hold the items (with how many are missing and what to enlarge).
+        ValueError: repeated item ids, wrong sizes, a modality too many or too few, NaN, a code space that cannot
+            hold the items (with how many are missing and what to enlarge), or codes that hardly tell them apart
+            ([`check_not_collapsed`]).
 
     Example:
         >>> table = build_semantic_ids(quantizer, {"text": text, "image": image}, item_ids)
@@ -60,12 +96,12 @@ def build_semantic_ids(
         0.0
     """
     store = _as_store(embeddings, item_ids, modality_mask, quantizer)
-    nothing = {
-        m: torch.empty(0, quantizer.config.num_levels, dtype=torch.long) for m, _ in quantizer.config.modalities
-    }
-    codes, report = _new_codes(quantizer, store, nothing, batch_size, accelerator)
-    if codes is None:
+    levels = quantizer.config.num_levels
+    nothing = {m: torch.empty(0, levels, dtype=torch.long) for m in quantizer.config.embedding_sizes}
+    new = _new_codes(quantizer, store, nothing, batch_size, accelerator)
+    if new is None:
         return None
+    codes, report = new
     table = SemanticIdTable(store.item_ids, codes, quantizer.config.codebook_size)
     table.report = report
     return table
@@ -74,7 +110,7 @@ def build_semantic_ids(
 def add_items(
     table: SemanticIdTable,
     item_ids: Sequence[str] | None,
-    embeddings: EmbeddingStore | Mapping[str, np.ndarray | torch.Tensor],
+    embeddings: Embeddings,
     quantizer: MacRecQuantizer,
     *,
     modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
@@ -107,7 +143,9 @@ def add_items(
             f"Expected new items, got {len(known)} that the table has already, e.g. {known[:3]}. Leave them out, or "
             "remove_items them first to give them new IDs."
         )
-    codes, report = _new_codes(quantizer, store, table.codes, batch_size)
+    codes, report = cast(
+        NewCodes, _new_codes(quantizer, store, table.codes, batch_size)
+    )  # None is for other processes
     grown = SemanticIdTable(
         table.item_ids + store.item_ids,
         {m: torch.cat([table.codes[m], codes[m]]) for m in table.modalities},
@@ -150,31 +188,35 @@ def encode_catalogue(
         return _encode(quantizer, store, batch_size)
 
 
-def _as_store(embeddings, item_ids, modality_mask, quantizer: MacRecQuantizer) -> EmbeddingStore:
+def _as_store(
+    embeddings: Embeddings,
+    item_ids: Sequence[str] | None,
+    modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None,
+    quantizer: MacRecQuantizer,
+) -> EmbeddingStore:
     """The embeddings as a store whose modalities are the quantizer's."""
-    if item_ids is not None:
-        item_ids = check_item_ids(item_ids)
+    ids = None if item_ids is None else check_item_ids(item_ids)
     if isinstance(embeddings, EmbeddingStore):
         if modality_mask is not None:
             raise ValueError("Expected no modality_mask with an EmbeddingStore: its own `missing` says the same.")
-        if item_ids is not None and item_ids != embeddings.item_ids:
+        if ids is not None and ids != embeddings.item_ids:
             raise ValueError("Expected the item ids of the EmbeddingStore in its order, or None, got other ids.")
         store = embeddings
-    elif item_ids is None:
+    elif ids is None:
         raise ValueError(
             "Expected item_ids, one per row of the embeddings, got None: only an EmbeddingStore has its own."
         )
     else:
         arrays = {m: a.detach().float() if isinstance(a, torch.Tensor) else a for m, a in embeddings.items()}
-        store = EmbeddingStore(arrays, item_ids, missing=_missing_ids(modality_mask or {}, item_ids))
+        store = EmbeddingStore(arrays, ids, missing=_missing_ids(modality_mask or {}, ids))
     _check_modalities_of(store, quantizer)
     return store
 
 
-def _missing_ids(modality_mask, item_ids: list[str]) -> dict[str, list[str]]:
+def _missing_ids(modality_mask: Mapping[str, np.ndarray | torch.Tensor], item_ids: list[str]) -> dict[str, list[str]]:
     missing = {}
-    for modality, mask in modality_mask.items():
-        mask = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask, dtype=bool)
+    for modality, given in modality_mask.items():
+        mask = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given, dtype=bool)
         if mask.shape != (len(item_ids),):
             raise ValueError(f"Expected modality_mask[{modality!r}] of shape ({len(item_ids)},), got {mask.shape}.")
         missing[modality] = [item_ids[row] for row in np.flatnonzero(~mask)]
@@ -182,7 +224,7 @@ def _missing_ids(modality_mask, item_ids: list[str]) -> dict[str, list[str]]:
 
 
 def _check_modalities_of(store: EmbeddingStore, quantizer: MacRecQuantizer) -> None:
-    expected = dict(quantizer.config.modalities)
+    expected = quantizer.config.embedding_sizes
     if store.modalities != expected:
         raise ValueError(
             f"Expected embeddings with the quantizer's modalities and sizes, {expected}, got {store.modalities}. "
@@ -193,7 +235,7 @@ def _check_modalities_of(store: EmbeddingStore, quantizer: MacRecQuantizer) -> N
 
 def _check_same_geometry(table: SemanticIdTable, quantizer: MacRecQuantizer) -> None:
     config = quantizer.config
-    expected = (tuple(name for name, _ in config.modalities), config.num_levels, config.codebook_size)
+    expected = (tuple(config.embedding_sizes), config.num_levels, config.codebook_size)
     got = (table.modalities, table.num_levels, table.codebook_size)
     if got != expected:
         raise ValueError(
@@ -203,7 +245,7 @@ def _check_same_geometry(table: SemanticIdTable, quantizer: MacRecQuantizer) -> 
 
 
 @contextmanager
-def _inference(quantizer: MacRecQuantizer):
+def _inference(quantizer: MacRecQuantizer) -> Iterator[None]:
     """No dropout and no gradient inside; afterwards the quantizer is as before."""
     was_training = quantizer.training
     quantizer.eval()
@@ -219,19 +261,19 @@ def _new_codes(
     store: EmbeddingStore,
     taken: Mapping[str, torch.Tensor],
     batch_size: int,
-    accelerator: Any = None,
-):
+    accelerator: Accelerator | None = None,
+) -> NewCodes | None:
     """Codes of the store's items, distinct and apart from the `taken` ones: `({modality: codes}, report)`.
 
-    `(None, {})` in other processes than the main one.
+    None in other processes than the main one.
     """
     if batch_size < 1:
         raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
     with _inference(quantizer):
         codes = _encode(quantizer, store, batch_size, accelerator)
         if accelerator is not None and not accelerator.is_main_process:
-            return None, {}
-        report = {}
+            return None
+        report: dict[str, dict] = {}
         for modality, given in codes.items():
             present = torch.from_numpy(np.flatnonzero(store.present[modality]))
             others = taken[modality][taken[modality][:, 0] >= 0]
@@ -243,10 +285,10 @@ def _new_codes(
 
 
 def _encode(
-    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int, accelerator: Any = None
+    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int, accelerator: Accelerator | None = None
 ) -> dict[str, torch.Tensor]:
     """`{modality: long (num_items, num_levels)}` on the CPU, in the quantizer's order, -1 for missing ones."""
-    names = [name for name, _ in quantizer.config.modalities]
+    names = list(quantizer.config.embedding_sizes)
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     # Whole batches in turn: the codes are then those of one process, to the bit.
     mine = np.array_split(np.arange(len(store)), range(batch_size, len(store), batch_size))[rank::processes]
@@ -270,18 +312,18 @@ def _resolve(
     batch_size: int,
 ) -> tuple[CollisionResolution, dict]:
     """Resolves one modality; `rows` are the store's rows that `codes` belong to."""
-    codebooks = quantizer.codebooks[modality].detach().float().cpu()
+    codebooks, before = quantizer.codebooks[modality].detach().float().cpu(), torch.cat([taken, codes])
+    with _naming(modality):  # before any work on codes that cannot become IDs
+        check_space(len(codes), 0, len(codebooks), len(codebooks[0]))
+        check_not_collapsed(len(before), len(torch.unique(code_keys(before, len(codebooks[0])))))
     shared = shared_rows(codes, len(codebooks[0]), taken)
-    latents = [
+    parts = [
         quantizer.encode_latents({modality: _rows(quantizer, store, modality, batch)})[modality].float().cpu()
         for batch in _batches(rows[shared].numpy(), batch_size, f"Latents of shared IDs, {modality}")
     ]
-    latents = torch.cat(latents) if latents else codebooks.new_empty(0, codebooks.shape[-1])
-    try:
+    latents = torch.cat(parts) if parts else codebooks.new_empty(0, codebooks.shape[-1])
+    with _naming(modality):
         resolution = resolve_collisions(codes, codebooks, latents, rows=shared, taken=taken)
-    except ValueError as error:
-        raise ValueError(f"Modality {modality!r}: {error}") from error
-    before = torch.cat([taken, codes])
     after = torch.cat([taken, resolution.codes])
     moved = torch.isin(shared, resolution.moved)
     distance = quantization_distance(latents[moved], codes[resolution.moved], codebooks)
@@ -300,6 +342,15 @@ def _resolve(
         f"{report['mean_distance']:.4g} by {report['mean_distance_increase']:.4g}"
     )
     return resolution, report
+
+
+@contextmanager
+def _naming(modality: str) -> Iterator[None]:
+    """Errors inside say which modality they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Modality {modality!r}: {error}") from error
 
 
 def _rows(quantizer: MacRecQuantizer, store: EmbeddingStore, modality: str, rows: np.ndarray) -> torch.Tensor:

@@ -7,12 +7,16 @@ both for an items table.
 
 import json
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from PIL import Image, ImageOps
 from transformers.utils import logging
@@ -26,9 +30,21 @@ logger = logging.get_logger(__name__)
 OFFLINE = "offline"
 SETTINGS = ("pooling", "max_length", "seed", "standardize")  # what make_encoders takes back from meta.json
 TEXT_COLUMNS = ("title", "brand", "category", "text")
+TextEncoder = OfflineTextEncoder | TransformerTextEncoder
+ImageEncoder = OfflineImageEncoder | TransformerImageEncoder
+Encoders = dict[str, TextEncoder | ImageEncoder]
+Processes: TypeAlias = Accelerator | PartialState
+Features: TypeAlias = np.ndarray | scipy.sparse.csr_matrix  # of a batch: (batch_size, num_features)
+Part = TypeVar("Part")
 
 
-def encode_texts(texts: list[str], encoder, batch_size: int = 32, progress: bool = True, accelerator=None):
+def encode_texts(
+    texts: list[str],
+    encoder: TextEncoder,
+    batch_size: int = 32,
+    progress: bool = True,
+    accelerator: Processes | None = None,
+) -> tuple[np.ndarray, dict[int, str]] | None:
     """Encodes texts, long ones first so that batches are of even length.
 
     Args:
@@ -53,7 +69,13 @@ def encode_texts(texts: list[str], encoder, batch_size: int = 32, progress: bool
     return None if features is None else _collect(encoder, rows, features, len(texts), reasons, "text")
 
 
-def _in_turns(starts, encode, title: str, progress: bool, accelerator) -> list | None:
+def _in_turns(
+    starts: Iterable[int],
+    encode: Callable[[int], Part],
+    title: str,
+    progress: bool,
+    accelerator: Processes | None,
+) -> list[Part] | None:
     """`encode(start)` of every batch, in order, shared among the processes; None in others than the main one."""
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     mine = logging.tqdm(list(starts)[rank::processes], desc=title, unit="batch", disable=not progress or rank > 0)
@@ -63,17 +85,24 @@ def _in_turns(starts, encode, title: str, progress: bool, accelerator) -> list |
     return None if rank else [features for _, features in done]
 
 
-def encode_photos(paths: list, encoder, batch_size: int = 32, progress: bool = True, accelerator=None):
+def encode_photos(
+    paths: Sequence[str | Path | None],
+    encoder: ImageEncoder,
+    batch_size: int = 32,
+    progress: bool = True,
+    accelerator: Processes | None = None,
+) -> tuple[np.ndarray, dict[int, str]] | None:
     """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing."""
-    reasons, rows, features = {}, [], []
+    reasons: dict[int, str] = {}
+    rows: list[int] = []
+    features: list[Features] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
-        def encode(start):
+        def encode(start: int) -> tuple[list[int], dict[int, str], Features | None]:
             opened = list(pool.map(_open_photo, paths[start : start + batch_size]))
-            good = [offset for offset, photo in enumerate(opened) if not isinstance(photo, str)]
+            good = {start + offset: photo for offset, photo in enumerate(opened) if not isinstance(photo, str)}
             bad = {start + offset: text for offset, text in enumerate(opened) if isinstance(text, str)}
-            encoded = encoder.batch_features([opened[offset] for offset in good]) if good else None
-            return [start + offset for offset in good], bad, encoded
+            return list(good), bad, encoder.batch_features(list(good.values())) if good else None
 
         parts = _in_turns(range(0, len(paths), batch_size), encode, "image", progress, accelerator)
     if parts is None:
@@ -81,19 +110,19 @@ def encode_photos(paths: list, encoder, batch_size: int = 32, progress: bool = T
     for good, bad, encoded in parts:
         rows += good
         reasons |= bad
-        features += [encoded] if good else []
+        features += [] if encoded is None else [encoded]
     return _collect(encoder, rows, features, len(paths), reasons, "image")
 
 
-def _open_photo(path) -> Image.Image | str:
+def _open_photo(path: str | Path | None) -> Image.Image | str:
     """The photo upright in RGB on white, or why there is none."""
     if path is None:
         return "no photo named"
     if str(path).startswith(("http://", "https://")):
         return "a URL: download the photo and give its path"
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path) as file:
+            image: Image.Image = ImageOps.exif_transpose(file)
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -104,14 +133,23 @@ def _open_photo(path) -> Image.Image | str:
         return f"{type(error).__name__}: {error}".replace(str(path), Path(path).name)
 
 
-def _collect(encoder, rows, features, num_items, reasons, modality):
+def _collect(
+    encoder: TextEncoder | ImageEncoder,
+    rows: list[int],
+    features: list[Features],
+    num_items: int,
+    reasons: dict[int, str],
+    modality: str,
+) -> tuple[np.ndarray, dict[int, str]]:
     if not rows:
         examples = "; ".join(sorted(set(reasons.values()))[:3])
         raise ValueError(
             f"{modality}: expected at least one item that can be encoded, got none of {num_items} ({examples}). Check "
             "the column and, for photos, that paths are given from the items file's folder; or leave the modality out."
         )
-    stacked = scipy.sparse.vstack(features, "csr") if scipy.sparse.issparse(features[0]) else np.concatenate(features)
+    stacked: Any = (
+        scipy.sparse.vstack(features, "csr") if scipy.sparse.issparse(features[0]) else np.concatenate(features)
+    )
     encoded = encoder.catalogue_embeddings(stacked)
     finite = np.isfinite(encoded).all(axis=1)
     if not finite.all():
@@ -139,10 +177,10 @@ class EmbeddedCatalogue:
     """
 
     store: EmbeddingStore
-    encoders: dict
+    encoders: Encoders
     reasons: dict[str, dict[str, str]]
 
-    def save(self, directory) -> Path:
+    def save(self, directory: str | Path) -> Path:
         """Writes the `emb/` directory, and what each encoder learned as `<modality>_encoder.safetensors`."""
         settings = {m: {**self.encoders[m].settings, "missing_reasons": self.reasons[m]} for m in self.encoders}
         directory = self.store.save(directory, settings)
@@ -153,10 +191,16 @@ class EmbeddedCatalogue:
 
 
 def make_encoders(
-    text_model=OFFLINE, image_model=OFFLINE, pooling=None, max_length=256, device=None, seed=0, standardize=True
-) -> dict:
+    text_model: str | None = OFFLINE,
+    image_model: str | None = OFFLINE,
+    pooling: str | None = None,
+    max_length: int = 256,
+    device: str | None = None,
+    seed: int = 0,
+    standardize: bool = True,
+) -> Encoders:
     """`{modality: encoder}` by name, path or `"offline"`; `None` leaves a modality out."""
-    encoders = {}
+    encoders: Encoders = {}
     if text_model == OFFLINE:
         encoders["text"] = OfflineTextEncoder(seed=seed)
     elif text_model is not None:
@@ -168,7 +212,7 @@ def make_encoders(
     return encoders
 
 
-def item_texts(items, columns=None) -> list[str]:
+def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> list[str]:
     """One text per item: title, brand, category and text, those that exist, joined with ". ".
 
     Args:
@@ -188,11 +232,11 @@ def item_texts(items, columns=None) -> list[str]:
     return [". ".join(text for text in row if text) for row in zip(*parts, strict=True)]
 
 
-def _as_text(value) -> str:
+def _as_text(value: object) -> str:
     return " ".join(map(str, value)).strip() if isinstance(value, (list, tuple, np.ndarray)) else str(value).strip()
 
 
-def load_encoders(directory, device=None) -> dict:
+def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
     """`{modality: encoder}` as they stood when `macrec embed` wrote `directory`: for items that arrive later.
 
     Raises:
@@ -203,7 +247,7 @@ def load_encoders(directory, device=None) -> dict:
     if not meta_file.is_file():
         raise FileNotFoundError(f"{meta_file}: expected a folder that `macrec embed` wrote, found no meta.json.")
     entries = json.loads(meta_file.read_text())["modalities"]
-    encoders = {}
+    encoders: Encoders = {}
     for modality, entry in entries.items():
         if modality not in ("text", "image") or not entry.get("encoder"):
             raise ValueError(
@@ -213,18 +257,24 @@ def load_encoders(directory, device=None) -> dict:
         name = {f"{modality}_model": entry["encoder"], f"{_other(modality)}_model": None}
         settings = {key: entry["settings"][key] for key in SETTINGS if key in entry["settings"]}
         encoder = make_encoders(**name, **settings, device=device)[modality]
-        if encoder.name == OFFLINE or encoder.standardize:
+        if not isinstance(encoder, TransformerTextEncoder | TransformerImageEncoder) or encoder.standardize:
             load_state(encoder, Path(directory) / f"{modality}_encoder.safetensors")
         encoders[modality] = encoder
     return encoders
 
 
-def _other(modality):
+def _other(modality: str) -> str:
     return "image" if modality == "text" else "text"
 
 
 def embed_items(
-    items, encoders, *, text_columns=None, batch_size=32, progress=True, accelerator=None
+    items: pd.DataFrame,
+    encoders: Encoders,
+    *,
+    text_columns: Sequence[str] | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+    accelerator: Processes | None = None,
 ) -> EmbeddedCatalogue | None:
     """Embeds an items table with `encoders` (of `make_encoders` or `load_encoders`), in their order.
 
@@ -241,8 +291,8 @@ def embed_items(
     """
     # pandas may have made NaN of None
     photos = [path if isinstance(path, (str, Path)) else None for path in items["image"]] if "image" in items else []
-    inputs = {"text": item_texts(items, text_columns), "image": photos}
-    has_any = {"text": any(text.strip() for text in inputs["text"]), "image": any(inputs["image"])}
+    texts = item_texts(items, text_columns)
+    has_any = {"text": any(text.strip() for text in texts), "image": any(photos)}
     encoders = {modality: encoder for modality, encoder in encoders.items() if has_any[modality]}
     if not encoders:
         raise ValueError(
@@ -250,10 +300,12 @@ def embed_items(
             f"columns {', '.join(TEXT_COLUMNS)}, photos from the paths in 'image'; the table has "
             f"{list(items.columns)}."
         )
-    encode = {"text": encode_texts, "image": encode_photos}
     arrays, reasons = {}, {}
     for modality, encoder in encoders.items():
-        encoded = encode[modality](inputs[modality], encoder, batch_size, progress, accelerator)
+        if modality == "text":
+            encoded = encode_texts(texts, cast(TextEncoder, encoder), batch_size, progress, accelerator)
+        else:
+            encoded = encode_photos(photos, cast(ImageEncoder, encoder), batch_size, progress, accelerator)
         if encoded is None:
             continue
         arrays[modality], missing = encoded
@@ -266,7 +318,7 @@ def embed_items(
     return EmbeddedCatalogue(store, encoders, reasons)
 
 
-def _report_missing(modality, reasons):
+def _report_missing(modality: str, reasons: Mapping[str, str]) -> None:
     if reasons:
         shown = "; ".join(f"{item}: {reason}" for item, reason in list(reasons.items())[:10])
         rest = f"; and {len(reasons) - 10} more, all in meta.json" if len(reasons) > 10 else ""

@@ -1,5 +1,8 @@
 """`ranking.py` as an `evaluate` metric. Nothing else imports this file: `import evaluate` takes seconds."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -31,7 +34,7 @@ class RankingMetrics(evaluate.Metric):
     ```
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         # Strings come first: `datasets` would turn the id "0108775" into a number, but never a number into a string.
         features = [
             datasets.Features(predictions=datasets.List(datasets.Value(kind)), references=datasets.Value(kind))
@@ -41,7 +44,13 @@ class RankingMetrics(evaluate.Metric):
             description=_DESCRIPTION, citation="", inputs_description=_INPUTS, features=features
         )
 
-    def _compute(self, predictions, references, ks=(1, 5, 10), scores=None):
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[Any]],
+        references: Sequence[Any],
+        ks: Sequence[int] = (1, 5, 10),
+        scores: Sequence[Sequence[float]] | None = None,
+    ) -> dict[str, float]:
         if len({len(ranked) for ranked in predictions}) > 1:
             raise ValueError(
                 "predictions: expected lists of one length, got several: pad the short ones with -1, or with '' where "
@@ -53,7 +62,7 @@ class RankingMetrics(evaluate.Metric):
         return {name: float(values.mean()) for name, values in figures.items()}
 
 
-def _as_rows(predictions, references) -> tuple[np.ndarray, np.ndarray]:
+def _as_rows(predictions: Sequence[Sequence[Any]], references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Items as numbers: ids are numbered, an empty one is -1."""
     items, targets = np.asarray(predictions), np.asarray(references)
     if items.dtype.kind in "iu":

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import combinations
+from os import PathLike
+from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, T5ForConditionalGeneration
+from transformers import EncoderDecoderCache, GenerationConfig, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -71,7 +73,9 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
         """[`~transformers.PreTrainedModel.from_pretrained`]; the model remembers how to reach the place it came from.
 
         `pipeline` hands over a loaded model, not the revision and token that it was loaded with.
@@ -88,8 +92,8 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         alignment_input_ids: torch.LongTensor | None = None,
-        **kwargs,
-    ) -> MacRecOutput:
+        **kwargs: Any,
+    ) -> MacRecOutput | tuple:
         """One batch.
 
         Args:
@@ -107,7 +111,7 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
             input_ids=input_ids, attention_mask=attention_mask, labels=labels, return_dict=True, **kwargs
         )
         loss, generation_loss, alignment = outputs.loss, outputs.loss, None
-        if loss is not None and self.training:
+        if loss is not None and labels is not None and self.training:
             loss = generation_loss = self._share_of_tokens(loss, labels)
         if alignment_input_ids is not None and self.config.implicit_alignment_weight:
             alignment = self.implicit_alignment_loss(alignment_input_ids)
@@ -136,7 +140,7 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         dropped &= (places >= 0) & (places + last % levels < last) & (last >= 2 * levels)
         return mask.masked_fill(dropped, 0)
 
-    def implicit_alignment_loss(self, alignment_input_ids: torch.LongTensor) -> torch.Tensor:
+    def implicit_alignment_loss(self, alignment_input_ids: torch.Tensor) -> torch.Tensor:
         """Eq. 14-18: mean-pooled encoder states of an item's ID in each modality, pulled together.
 
         One encoder pass over all modalities; every unordered pair adds both directions, over the items that have an ID
@@ -157,7 +161,8 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
             rows = everyone.gather(alignment_input_ids.transpose(0, 1).reshape(num_items, -1)).unique(dim=0)
             alignment_input_ids = rows.view(-1, num_modalities, num_levels).transpose(0, 1)
             everyone = everyone.parts_of(len(rows))
-        present = (alignment_input_ids != self.config.pad_token_id).all(dim=-1)
+        pad_token_id = cast(int, self.config.pad_token_id)  # T5's may be None, ours never is
+        present = (alignment_input_ids != pad_token_id).all(dim=-1)
         pooled = self._mean_states(alignment_input_ids[:, everyone.mine])
         # One exchange for all modalities: (num_items, num_modalities, d_model) of all processes.
         everything = pooled if everyone.alone else everyone.gather(pooled.transpose(0, 1)).transpose(0, 1)
@@ -165,12 +170,12 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         everybody = bool(present.all())
         for first, second in combinations(range(num_modalities), 2):
             both = slice(None) if everybody else present[first] & present[second]
-            offset, mine, count, total = 0, both, num_items, num_items
+            offset: torch.Tensor | int = 0
+            mine, counts = both, (offset, offset)
             if not everyone.alone:
-                chosen = torch.ones_like(present[0]) if everybody else both
-                mine = chosen[everyone.mine]
-                offset = chosen[: everyone.mine.start].sum()
-                count, total = mine.sum(), chosen.sum()
+                chosen = torch.ones_like(present[0]) if everybody else present[first] & present[second]
+                mine, offset = chosen[everyone.mine], chosen[: everyone.mine.start].sum()
+                counts = (chosen[everyone.mine].sum(), chosen.sum())
             aligned = alignment_loss(
                 pooled[first, mine],
                 pooled[second, mine],
@@ -178,19 +183,19 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
                 (everything[first, both], everything[second, both]),
                 offset,
             )
-            loss = loss + everyone.share(aligned, count, total)
+            loss = loss + everyone.share(aligned, *counts)
         return loss
 
-    def _mean_states(self, items: torch.LongTensor) -> torch.Tensor:
+    def _mean_states(self, items: torch.Tensor) -> torch.Tensor:
         """Eq. 14-15: (num_modalities, num_items, num_levels) → (num_modalities, num_items, d_model), in one pass."""
         tokens = items.reshape(-1, items.shape[-1])
         if not len(tokens):  # more processes than items
-            tokens = tokens.new_full((1, items.shape[-1]), self.config.pad_token_id)
+            tokens = tokens.new_full((1, items.shape[-1]), cast(int, self.config.pad_token_id))
         # A padding row would leave its attention without any key; it is encoded like the rest and left out afterwards.
         states = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0].mean(dim=1)
         return states[: items.shape[0] * items.shape[1]].view(*items.shape[:2], -1)
 
-    def _share_of_tokens(self, loss: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+    def _share_of_tokens(self, loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean over our target tokens as our share of the mean over those of all processes."""
         if num_processes() == 1:
             return loss
@@ -198,7 +203,7 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         everyone = Everyone.around(self, own, labels.device)
         return everyone.share(loss, own, sum(everyone.counts))
 
-    def _reorder_cache(self, past_key_values, beam_idx):
+    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
         """Beams stay within their user, whose cross-attention keys and values are the same for all of them."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
+from typing import cast
 
 import torch
 from torch import nn
@@ -54,6 +55,8 @@ class MacRecMLP(nn.Sequential):
 class MacRecModalityQuantizer(nn.Module):
     """Encoder, residual codebooks and decoder of one modality."""
 
+    codebooks_seeded: torch.Tensor
+
     def __init__(self, config: MacRecQuantizerConfig, embedding_size: int):
         super().__init__()
         sizes = (embedding_size, *config.hidden_sizes, config.codebook_dim)
@@ -72,7 +75,7 @@ class MacRecQuantizerPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             init.xavier_normal_(module.weight)
@@ -103,9 +106,9 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
     def __init__(self, config: MacRecQuantizerConfig):
         super().__init__(config)
-        self.quantizers = nn.ModuleDict(
-            {name: MacRecModalityQuantizer(config, size) for name, size in config.modalities}
-        )
+        modules = {name: MacRecModalityQuantizer(config, size) for name, size in config.embedding_sizes.items()}
+        # For type checkers a module dict has modules of any kind.
+        self.quantizers = cast("Mapping[str, MacRecModalityQuantizer]", nn.ModuleDict(modules))
         self.post_init()
 
     @property
@@ -144,8 +147,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
     def vocabulary(self) -> list[str]:
         """Every token that the quantizer can emit, in the tokenizer's order: modality, then level, then code."""
-        names = [name for name, _ in self.config.modalities]
-        return code_tokens(names, self.config.num_levels, self.config.codebook_size)
+        return code_tokens(self.config.embedding_sizes, self.config.num_levels, self.config.codebook_size)
 
     def encode_latents(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """z of eq. 2: `{modality: (batch_size, embedding_size)}` → `{modality: (batch_size, codebook_dim)}`."""
@@ -185,7 +187,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         pseudo_labels: Mapping[str, torch.Tensor] | None = None,
         modality_mask: Mapping[str, torch.Tensor] | None = None,
         return_dict: bool | None = None,
-    ) -> MacRecQuantizerOutput:
+    ) -> MacRecQuantizerOutput | tuple:
         """All losses of one batch.
 
         Args:
@@ -207,9 +209,10 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         parts = {name: residual_quantize(latents[name], self.quantizers[name].codebooks) for name in masks}
         first = next(iter(masks.values()))
         everyone = Everyone.around(self, len(first), first.device)
-        every_mask = masks if everyone.alone else everyone.gather(torch.stack(list(masks.values()), dim=1))
+        every_mask = masks
         if not everyone.alone:
-            every_mask = dict(zip(masks, every_mask.unbind(dim=1), strict=True))
+            gathered = everyone.gather(torch.stack(list(masks.values()), dim=1))
+            every_mask = dict(zip(masks, gathered.unbind(dim=1), strict=True))
         reconstruction, quantization = self._own_losses(rows, latents, parts, everyone, every_mask)
         contrastive, alignment = self._cross_modal_losses(parts, masks, full, pseudo_labels, everyone, every_mask)
         weights = contrastive.new_tensor(self.config.contrastive_weights)
@@ -218,9 +221,16 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         output = MacRecQuantizerOutput(loss, reconstruction, quantization, contrastive, alignment, codes)
         return output if return_dict is not False else output.to_tuple()
 
-    def _own_losses(self, rows, latents, parts: dict[str, ResidualQuantization], everyone: Everyone, every_mask):
+    def _own_losses(
+        self,
+        rows: Mapping[str, torch.Tensor],
+        latents: Mapping[str, torch.Tensor],
+        parts: Mapping[str, ResidualQuantization],
+        everyone: Everyone,
+        every_mask: Mapping[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 10-12: each modality by itself."""
-        reconstruction, quantization = 0.0, 0.0
+        reconstruction = quantization = next(iter(latents.values())).new_zeros(())
         for name, part in parts.items():
             counts = (len(rows[name]), len(rows[name]) if everyone.alone else every_mask[name].sum())
             decoded = self.quantizers[name].decoder(straight_through(latents[name], part.quantized))
@@ -230,13 +240,22 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
             quantization = quantization + everyone.share(own, *counts)
         return reconstruction, quantization
 
-    def _cross_modal_losses(self, parts, masks, full, pseudo_labels, everyone: Everyone, every_mask):
+    def _cross_modal_losses(
+        self,
+        parts: Mapping[str, ResidualQuantization],
+        masks: Mapping[str, torch.Tensor],
+        full: Mapping[str, bool],
+        pseudo_labels: Mapping[str, torch.Tensor] | None,
+        everyone: Everyone,
+        every_mask: Mapping[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 4-9 over every ordered pair; a loss whose weight is 0 is not computed, but for the alignment.
 
         Anchors are the rows of this process, candidates those of all.
         """
         config, names = self.config, list(parts)
-        levels = [level for level, weight in enumerate(config.contrastive_weights) if weight and pseudo_labels]
+        weights, given = config.contrastive_weights or (), pseudo_labels or {}
+        levels = [level for level, weight in enumerate(weights) if weight and given]
         # (batch_size, used levels + 1, codebook_dim): the residuals and the quantized sum, each row at its place.
         own = {
             name: _scatter(
@@ -250,16 +269,19 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         # One exchange for all of it, after the decoders' forward: backward then meets it before any weight of theirs,
         # in every process, and never crosses the exchange of gradients.
         everything = own if everyone.alone else _unpack(everyone.gather(torch.cat(list(own.values()), dim=1)), own)
-        labels = {name: everyone.gather(pseudo_labels[name].to(masks[name].device)) for name in names if levels}
+        labels = {name: everyone.gather(given[name].to(masks[name].device)) for name in names if levels}
         generator = everyone.generator(next(iter(own.values())).device) if levels else None
-        contrastive = [sum(part.quantized.sum() for part in parts.values()) * 0.0] * config.num_levels
+        nothing = torch.stack([part.quantized.sum() for part in parts.values()]).sum() * 0.0
+        contrastive = [nothing] * config.num_levels
         alignment = contrastive[0]
         for name, other in permutations(names, 2):
             # Rows that have both modalities, of all processes and of ours; None: all of them.
             both = None if everyone.alone and full[name] and full[other] else every_mask[name] & every_mask[other]
             mine = None if both is None else both[everyone.mine]
             offset = 0 if both is None else both[: everyone.mine.start].sum()
-            counts = (0, 0) if everyone.alone else (mine.sum(), both.sum())
+            counts: tuple[torch.Tensor | int, torch.Tensor | int] = (0, 0)
+            if mine is not None and both is not None and not everyone.alone:
+                counts = (mine.sum(), both.sum())
             anchors, candidates = _pick(own[name], mine), _pick(everything[name], both)
             if levels:
                 positives = draw_positives(_pick(labels[other], both), generator)
@@ -284,15 +306,15 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
                 alignment = alignment + everyone.share(loss, *counts)
         return torch.stack(contrastive), alignment
 
-    def _check_modality(self, name: str, argument: str):
+    def _check_modality(self, name: str, argument: str) -> None:
         if name not in self.quantizers:
             raise ValueError(
                 f"{argument}: expected the modalities {list(self.quantizers)}, got {name!r}. The quantizer was made "
                 "for another catalogue, or the modality is spelt differently."
             )
 
-    def _check_embeddings(self, embeddings: Mapping[str, torch.Tensor], complete: bool = False):
-        sizes = dict(self.config.modalities)
+    def _check_embeddings(self, embeddings: Mapping[str, torch.Tensor], complete: bool = False) -> None:
+        sizes = self.config.embedding_sizes
         batch_sizes = {}
         for name, rows in embeddings.items():
             self._check_modality(name, "embeddings")
@@ -312,13 +334,15 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         if len(set(batch_sizes.values())) > 1:
             raise ValueError(f"embeddings: expected the same items in every modality, got batch sizes {batch_sizes}.")
 
-    def _check_labels(self, pseudo_labels, masks):
+    def _check_labels(self, pseudo_labels: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
         for name, mask in masks.items():
             if name not in pseudo_labels or tuple(pseudo_labels[name].shape) != (len(mask),):
                 got = tuple(pseudo_labels[name].shape) if name in pseudo_labels else "none"
                 raise ValueError(f"pseudo_labels[{name!r}]: expected shape ({len(mask)},), got {got}.")
 
-    def _masks(self, embeddings, modality_mask) -> dict[str, torch.Tensor]:
+    def _masks(
+        self, embeddings: Mapping[str, torch.Tensor], modality_mask: Mapping[str, torch.Tensor] | None
+    ) -> dict[str, torch.Tensor]:
         masks = {}
         for name, rows in embeddings.items():
             mask = (modality_mask or {}).get(name)

@@ -10,6 +10,7 @@ They are ours, a stand-in where no weights can be had: the paper takes LLaMA for
 
 import warnings
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -23,6 +24,15 @@ PHOTO_SIZE = 96  # side in pixels at which photos are counted: stripes survive, 
 GRID = 4  # a photo is cut into GRID x GRID cells
 HUES, GREYS, ORIENTATIONS = 12, 5, 8
 EDGE_WEIGHT = 0.5  # edges count for half as much as colours
+
+
+class _Learned(Protocol):
+    """An encoder: `state` is what it has learned from its catalogue."""
+
+    state: dict[str, np.ndarray]
+
+
+Encoder = TypeVar("Encoder", bound=_Learned)
 
 
 class OfflineTextEncoder:
@@ -72,7 +82,7 @@ class OfflineTextEncoder:
             self.state.update(centre_and_scale(rows))
         return ((rows - self.state["mean"]) * self.state["scale"]).astype(np.float32)
 
-    def _fit(self, counts):
+    def _fit(self, counts: scipy.sparse.csr_matrix) -> None:
         columns = np.unique(counts.indices)
         weights = TfidfTransformer(sublinear_tf=True).fit(counts[:, columns])
         components = _components(weights.transform(counts[:, columns]), self.dimension, self.seed)
@@ -115,12 +125,12 @@ class OfflineImageEncoder:
         return ((rows - self.state["mean"]) * self.state["scale"]).astype(np.float32)
 
 
-def save_state(encoder, path):
+def save_state(encoder: _Learned, path: str | Path) -> None:
     """Writes what an encoder has learned from its catalogue, as safetensors."""
     save_file({name: np.ascontiguousarray(array) for name, array in encoder.state.items()}, path)
 
 
-def load_state(encoder, path):
+def load_state(encoder: Encoder, path: str | Path) -> Encoder:
     """Reads what `save_state` wrote into `encoder` and returns it.
 
     Raises:
@@ -159,7 +169,7 @@ def photo_histograms(photo: Image.Image) -> np.ndarray:
     return np.sqrt(np.concatenate(shares)).astype(np.float32)
 
 
-def _soft_histogram(position, weight, num_bins, circular=False) -> np.ndarray:
+def _soft_histogram(position: np.ndarray, weight: np.ndarray, num_bins: int, circular: bool = False) -> np.ndarray:
     """Per grid cell and bin the sum of `weight`, each pixel shared between its two nearest bins."""
     lower = np.floor(position).astype(np.int64)
     upper_share = position - lower
@@ -172,7 +182,7 @@ def _soft_histogram(position, weight, num_bins, circular=False) -> np.ndarray:
     return total
 
 
-def _components(features, dimension, seed) -> np.ndarray:
+def _components(features: np.ndarray | scipy.sparse.csr_matrix, dimension: int, seed: int) -> np.ndarray:
     """The leading right singular vectors, float32 (at most dimension, num_columns)."""
     rows, columns = features.shape
     size = max(1, min(dimension, rows - 1, columns))
@@ -182,7 +192,7 @@ def _components(features, dimension, seed) -> np.ndarray:
     return np.asarray(svd.components_, dtype=np.float32)
 
 
-def centre_and_scale(rows) -> dict[str, np.ndarray]:
+def centre_and_scale(rows: np.ndarray) -> dict[str, np.ndarray]:
     """The mean row, and the one number that brings the mean square of the rest to 1."""
     mean = np.nanmean(rows, axis=0)
     spread = np.sqrt(np.nanmean(np.square(rows - mean)))

@@ -1,12 +1,15 @@
 """`pipeline("semantic-id-recommendation", model=…)`: histories in, ranked items out, in transformers' own way."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import Pipeline
 
 from .model_directory import load_catalogue
+from .modeling_macrec import MacRecForConditionalGeneration
 from .recommender import MacRecRecommender
 from .tokenization_macrec import SemanticIdTokenizer
 
@@ -51,12 +54,19 @@ class SemanticIdRecommendationPipeline(Pipeline):
     """
 
     _load_tokenizer = None  # loaded where it is found: a recommender brings its own
-    _load_processor = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+    _load_processor = _load_image_processor = _load_feature_extractor = _load_video_processor = False  # type: ignore[assignment]
 
-    def __init__(self, model, tokenizer=None, *args, recommender: MacRecRecommender | None = None, **kwargs):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: SemanticIdTokenizer | None = None,
+        *args: Any,
+        recommender: MacRecRecommender | None = None,
+        **kwargs: Any,
+    ):
         if recommender is not None:
             model, tokenizer = recommender.model, recommender.tokenizer
-        super().__init__(model, tokenizer, *args, **kwargs)
+        super().__init__(model, cast(Any, tokenizer), *args, **kwargs)  # transformers names its slow tokenizers alone
         if recommender is None:
             where = getattr(model, "hub_kwargs", {})
             if not model.name_or_path:
@@ -67,10 +77,12 @@ class SemanticIdRecommendationPipeline(Pipeline):
             if self.tokenizer is None:
                 self.tokenizer = SemanticIdTokenizer.from_pretrained(model.name_or_path, **where)
             catalogue = load_catalogue(model.name_or_path, **where)
-            recommender = MacRecRecommender._of_catalogue(self.model, self.tokenizer, catalogue)
+            recommender = MacRecRecommender._of_catalogue(
+                cast(MacRecForConditionalGeneration, self.model), cast(SemanticIdTokenizer, self.tokenizer), catalogue
+            )
         self.recommender = recommender.to(self.device)
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(inputs, str):
             raise ValueError(
                 f'Expected a history such as ["i1", "i7"], or a list of histories, got the text {inputs!r}. Put item '
@@ -84,7 +96,7 @@ class SemanticIdRecommendationPipeline(Pipeline):
             return results[0] if single else results
         return super().__call__(inputs, *args, **kwargs)
 
-    def _sanitize_parameters(self, **options):
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict, dict, dict]:
         unknown = sorted(set(options) - set(_OPTIONS))
         if unknown:
             raise ValueError(f"Expected options among {', '.join(_OPTIONS)}, got {', '.join(unknown)}.")
@@ -97,26 +109,26 @@ class SemanticIdRecommendationPipeline(Pipeline):
                 )
         return {}, options, {}
 
-    def preprocess(self, history: Sequence[str] | Mapping[str, Any]) -> dict[str, list[str]]:
+    def preprocess(self, input_: Any, **options: Any) -> dict[str, Any]:
         """One input: item ids, or a row of a data set with a column `history`."""
-        items = history.get("history") if isinstance(history, Mapping) else history
+        items = input_.get("history") if isinstance(input_, Mapping) else input_
         if items is None or isinstance(items, str) or not isinstance(items, Iterable):
-            raise ValueError(f"Expected a history of item ids, oldest first, got {history!r}.")
+            raise ValueError(f"Expected a history of item ids, oldest first, got {input_!r}.")
         return {"history": list(items)}
 
-    def _forward(self, model_inputs, **options) -> dict[str, list]:
+    def _forward(self, model_inputs: dict[str, Any], **options: Any) -> dict[str, list]:  # type: ignore[override]
         # A batch is a list of histories; without batches the one history comes as it is.
         history = model_inputs["history"]
         if history and isinstance(history[0], list):
             return {"ranked": self.recommender.recommend(history, batch_size=len(history), **options)}
         return {"ranked": self.recommender.recommend([history], **options)[0]}
 
-    def postprocess(self, model_outputs) -> list[dict[str, str | float]]:
+    def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, str | float]]:
         return [{"item_id": item, "score": score} for item, score in model_outputs["ranked"]]
 
-    def _ensure_tensor_on_device(self, inputs, device: torch.device):
+    def _ensure_tensor_on_device(self, inputs: Any, device: torch.device) -> Any:
         return inputs  # item ids: the recommender makes the tensors
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """A whole model directory, as `MacRecRecommender.save_pretrained` writes it."""
-        self.recommender.save_pretrained(save_directory, **kwargs)
+        self.recommender.save_pretrained(Path(save_directory), **kwargs)

@@ -8,7 +8,7 @@ import csv
 import json
 import logging
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Prepared:
     outside_core: int
 
 
-def prepare(layout: str, inputs: list[str | Path], output: str | Path, k_core: int | None = None) -> Prepared:
+def prepare(layout: str, inputs: Sequence[str | Path], output: str | Path, k_core: int | None = None) -> Prepared:
     """Reads published data and writes `items.jsonl` and `interactions.csv` into a folder.
 
     Interactions with items that the metadata lack are left out, then exact repeats (same user, item and time), then

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ MIN_INTERACTIONS = 3
 """One item to train on, one to validate, one to test (paper, section "Experimental Settings": leave-one-out)."""
 
 
-def read_items(path: str | Path) -> pd.DataFrame:
+def read_items(path: str | PathLike[str]) -> pd.DataFrame:
     """Reads a catalogue.
 
     Args:
@@ -50,13 +51,13 @@ def read_items(path: str | Path) -> pd.DataFrame:
     for column in ("title", "text"):
         given = items[column] if column in items else pd.Series([None] * len(items), dtype=object)
         items[column] = pd.Series(["" if _is_missing(value) else str(value) for value in given], dtype=object)
-    given = items["image"] if "image" in items else [None] * len(items)
-    items["image"] = pd.Series([_resolve_image(value, path.parent) for value in given], dtype=object)
+    photos = list(items["image"]) if "image" in items else [None] * len(items)
+    items["image"] = pd.Series([_resolve_image(value, path.parent) for value in photos], dtype=object)
     first = ["item_id", "title", "text", "image"]
     return items[first + [column for column in items.columns if column not in first]]
 
 
-def read_interactions(path: str | Path) -> pd.DataFrame:
+def read_interactions(path: str | PathLike[str]) -> pd.DataFrame:
     """Reads who took what, and when.
 
     Args:
@@ -152,7 +153,7 @@ def user_histories(
             f"got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right "
             "column?"
         )
-    return Histories([str(user_ids[user]) for user in kept], [pieces[user] for user in kept], dropped)
+    return Histories([str(user_ids[int(user)]) for user in kept], [pieces[user] for user in kept], dropped)
 
 
 def leave_one_out(histories: Histories, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
@@ -254,7 +255,7 @@ def open_text(path: str | Path) -> Any:
     return opener(path, "rt", encoding="utf-8-sig")
 
 
-def file_digest(path: str | Path) -> str:
+def file_digest(path: str | PathLike[str]) -> str:
     """SHA-256 (hex) of a file's contents, whatever its size and time stamps say.
 
     Raises:

@@ -11,10 +11,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Layout:
     k_core: int = K_CORE
 
 
-def find_files(layout: str, inputs: list[str | Path]) -> tuple[Path, Path | None]:
+def find_files(layout: str, inputs: Sequence[str | Path]) -> tuple[Path, Path | None]:
     """The file of interactions and that of items (`None` if there is none) among paths and folders."""
     chosen, files = LAYOUTS[layout], []
     for path in map(Path, inputs):
@@ -95,7 +95,7 @@ def _rows(path: Path, parse: Callable[[str], Any], needed: tuple[str, ...]) -> I
         logger.warning(f"{path}: skipped {broken:,} broken lines, first line {first[0]}: {first[1]!r}.")
 
 
-def _open(path: Path):
+def _open(path: Path) -> IO[str]:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8", errors="replace")
     return open(path, encoding="utf-8", errors="replace")

@@ -1,6 +1,7 @@
 """Exact log-probabilities: of the whole catalogue by one walk of the trie, or of given items by teacher forcing."""
 
 import torch
+from transformers import T5ForConditionalGeneration
 
 from .semantic_id_trie import SemanticIdTrie
 from .t5_steps import DecoderSteps, encode, score_dtype
@@ -9,7 +10,14 @@ _ROWS = 4096  # decoder rows (users x nodes) that one step holds; bounds memory 
 
 
 @torch.no_grad()
-def exact_scores(model, input_ids, attention_mask, trie: SemanticIdTrie, *, max_rows: int = _ROWS):
+def exact_scores(
+    model: T5ForConditionalGeneration,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    trie: SemanticIdTrie,
+    *,
+    max_rows: int = _ROWS,
+) -> torch.Tensor:
     """The log-probability of every item for each user.
 
     The trie is walked depth first in blocks of at most `max_rows` decoder rows, each node is read once, and the steps
@@ -55,7 +63,13 @@ def exact_scores(model, input_ids, attention_mask, trie: SemanticIdTrie, *, max_
 
 
 @torch.no_grad()
-def candidate_scores(model, encoder_hidden_states, attention_mask, trie: SemanticIdTrie, leaves):
+def candidate_scores(
+    model: T5ForConditionalGeneration,
+    encoder_hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    trie: SemanticIdTrie,
+    leaves: torch.Tensor,
+) -> torch.Tensor:
     """The log-probability of given IDs, for states that the encoder has already computed.
 
     Args:
@@ -85,7 +99,7 @@ def candidate_scores(model, encoder_hidden_states, attention_mask, trie: Semanti
     return scores.masked_fill(leaves < 0, -torch.inf)
 
 
-def _leaves_to_items(leaf_scores, trie):
+def _leaves_to_items(leaf_scores: torch.Tensor, trie: SemanticIdTrie) -> torch.Tensor:
     scores = leaf_scores.new_full((len(leaf_scores), trie.num_items), -torch.inf)
     present = torch.nonzero(trie.item_leaf >= 0).squeeze(1)
     scores[:, present] = leaf_scores[:, trie.item_leaf[present]]

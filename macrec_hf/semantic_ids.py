@@ -12,7 +12,9 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
+from .hub_folder import hub_folder
+
 logger = logging.get_logger(__name__)
 
 TENSORS_NAME = "semantic_ids.safetensors"
 ITEMS_NAME = "semantic_ids.json"
 FORMAT_VERSION = 1
 DEFAULT_CODEBOOK_SIZE = 256  # paper section 4.1, implementation details
+Codes = torch.Tensor | np.ndarray | Sequence[Sequence[int]]  # integers, (num_items, num_levels)
 
 
 def token_name(modality_index: int, modality: str, level: int, code: int) -> str:
@@ -105,7 +110,7 @@ class SemanticIdTable:
         (['<A_5>', '<B_2>'], ['i2'])
     """
 
-    def __init__(self, item_ids: Sequence[str], codes: Mapping[str, torch.Tensor], codebook_size: int = 256):
+    def __init__(self, item_ids: Sequence[str], codes: Mapping[str, Codes], codebook_size: int = 256):
         self.item_ids = check_item_ids(item_ids)
         self.modalities = check_modalities(codes)
         self.codebook_size = int(codebook_size)
@@ -223,22 +228,22 @@ class SemanticIdTable:
         items_beside.replace(directory / ITEMS_NAME)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, subfolder: str = "", **hub_kwargs) -> "SemanticIdTable":
+    def from_pretrained(
+        cls, name_or_path: str | PathLike[str], *, subfolder: str = "", **hub_kwargs: Any
+    ) -> "SemanticIdTable":
         """Reads what `save_pretrained` wrote, from a directory or a repository of the Hub.
 
         Args:
             name_or_path: a directory, or a repository id such as `user/macrec-shop`.
             subfolder: where the files are inside it.
-            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... for `hf_hub_download`.
+            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ... for `snapshot_download`.
 
         Raises:
             FileNotFoundError: a directory without the two files.
             OSError: neither a directory nor a repository that can be reached.
             ValueError: the two files do not belong together, or a newer release wrote them.
         """
-        items_path, tensors_path = (
-            _find_file(name_or_path, name, subfolder, hub_kwargs) for name in (ITEMS_NAME, TENSORS_NAME)
-        )
+        items_path, tensors_path = _find_files(name_or_path, subfolder, hub_kwargs)
         try:
             head, tensors = json.loads(items_path.read_text(encoding="utf-8")), load_file(tensors_path)
         except (ValueError, SafetensorError) as error:
@@ -277,8 +282,6 @@ class SemanticIdTable:
             and all(torch.equal(self.codes[m], other.codes[m]) for m in self.modalities)
         )
 
-    __hash__ = None
-
     def __repr__(self) -> str:
         return (
             f"SemanticIdTable(num_items={self.num_items}, modalities={list(self.modalities)}, "
@@ -302,15 +305,15 @@ def check_item_ids(item_ids: Sequence[str]) -> list[str]:
     if wrong:
         raise ValueError(f"Expected item ids to be strings, got {wrong[0]!r}. Is there a gap in the item column?")
     if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        repeated = [item for item in ids if item in seen or seen.add(item)]
+        first = {item: row for row, item in reversed(list(enumerate(ids)))}
+        repeated = [item for row, item in enumerate(ids) if first[item] != row]
         raise ValueError(
             f"Expected distinct item ids, got {len(repeated)} repeated, e.g. {repeated[:3]}. Drop the repeated rows."
         )
     return ids
 
 
-def _check_codes(codes, modality: str, num_items: int, codebook_size: int) -> torch.Tensor:
+def _check_codes(codes: Codes, modality: str, num_items: int, codebook_size: int) -> torch.Tensor:
     """The codes as a long tensor on the CPU; raises ValueError for a wrong shape or a code out of range."""
     tensor = torch.as_tensor(np.asarray(codes) if isinstance(codes, list) else codes).detach().cpu()
     if tensor.is_floating_point() or tensor.dtype == torch.bool:
@@ -371,21 +374,16 @@ def _warn_of_partial_files(indices: dict[str, dict[str, list[int]]], num_items: 
             logger.warning(f"{num_items - len(index)} of {num_items} items have no ID in modality {modality!r}.")
 
 
-def _find_file(name_or_path: str | Path, filename: str, subfolder: str, hub_kwargs: dict) -> Path:
-    directory = Path(name_or_path)
-    if directory.is_dir():
-        path = directory / subfolder / filename
-        if not path.is_file():
+def _find_files(name_or_path: str | PathLike[str], subfolder: str, hub_kwargs: dict) -> list[Path]:
+    """The paths of the two files of a saved table."""
+    wanted, names = f"a directory or a repository of the Hub with {ITEMS_NAME}", (ITEMS_NAME, TENSORS_NAME)
+    patterns = [f"{subfolder}/{name}" if subfolder else name for name in names]
+    folder = hub_folder(name_or_path, patterns, wanted, **hub_kwargs)
+    for path in (folder / subfolder / name for name in names):
+        if not path.is_file() and folder == Path(name_or_path):
             raise FileNotFoundError(
-                f"Expected {filename} in {path.parent}, found none: is this the directory of a saved SemanticIdTable?"
+                f"Expected {path.name} in {path.parent}, found none: is this the directory of a saved SemanticIdTable?"
             )
-        return path
-    from huggingface_hub import hf_hub_download  # here, because most tables come from a directory
-
-    try:
-        return Path(hf_hub_download(str(name_or_path), filename, subfolder=subfolder or None, **hub_kwargs))
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"Expected {str(name_or_path)!r} to be a directory or a repository of the Hub with {filename}; it is no "
-            f"directory, and the Hub said: {error}"
-        ) from error
+        if not path.is_file():
+            raise OSError(f"Expected {str(name_or_path)!r} to be {wanted}; the repository has no {path.name}.")
+    return [folder / subfolder / name for name in names]

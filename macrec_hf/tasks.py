@@ -150,7 +150,7 @@ class TaskEncoder:
         """Every item's codes as token ids, int32 (num_items, num_levels)."""
         return self.item_token_ids[self.modalities.index(modality)]
 
-    def source(self, history: Sequence[int], task: str) -> list[int]:
+    def source(self, history: Sequence[int] | np.ndarray, task: str) -> list[int]:
         """Token ids of one source: task token, codes of the last items that have the modality, `</s>`.
 
         Args:
@@ -193,7 +193,9 @@ class TaskEncoder:
             chosen = None if targets is None else np.asarray(targets[start:stop], dtype=np.int64)
             yield self._sequences(chunk, which, task, chosen, start)
 
-    def _sequences(self, histories, task: Task, name: str, targets, first_user: int) -> TaskExamples:
+    def _sequences(
+        self, histories: Sequence[np.ndarray], task: Task, name: str, targets: np.ndarray | None, first_user: int
+    ) -> TaskExamples:
         lengths = np.array([len(history) for history in histories], dtype=np.int64)
         rows = np.concatenate([*histories, np.zeros(0, dtype=np.int64)])
         has_source = self.present[task.source][rows]
@@ -225,7 +227,16 @@ class TaskEncoder:
         places = np.arange(len(rows))
         return self._join(rows, places, places + 1, task, which, np.full(len(rows), -1), rows)
 
-    def _join(self, rows, begin, stop, name: str, task: Task, user, item) -> TaskExamples:
+    def _join(
+        self,
+        rows: np.ndarray,
+        begin: np.ndarray,
+        stop: np.ndarray,
+        name: str,
+        task: Task,
+        user: np.ndarray,
+        item: np.ndarray,
+    ) -> TaskExamples:
         """Cuts `rows[begin[i] : stop[i]]` for every example and writes them as token ids, all at once."""
         opening, levels = self.task_ids[name], self.num_levels
         counts = stop - begin

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from .codebook_advice import findings
@@ -14,6 +16,7 @@ from .codebook_pictures import embedding_maps, prefix_examples, shown_items
 from .embedding_store import EmbeddingStore
 from .html_page import write_whole
 from .indexing import encode_catalogue
+from .modeling_macrec_quantizer import MacRecQuantizer
 from .readers import read_items
 from .semantic_ids import SemanticIdTable
 
@@ -49,15 +52,37 @@ class CodebookHealthCallback(TrainerCallback):
     def __init__(self, path: str | Path | None = None, items: str | Path | None = None, maps: str | None = "pca"):
         self.path, self.maps = None if path is None else Path(path), maps
         rows = read_items(items).itertuples() if items is not None else ()
-        self._known = {row.item_id: {"title": row.title, "image": row.image} for row in rows}
+        self._known = {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
 
-    def on_save(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: DataLoader | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._write(args, state, model, train_dataloader)
 
-    def on_train_end(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: DataLoader | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._write(args, state, model, train_dataloader)
 
-    def _write(self, args, state, quantizer, train_dataloader) -> None:
+    def _write(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        quantizer: MacRecQuantizer,
+        train_dataloader: DataLoader | None,
+    ) -> None:
         store = getattr(getattr(train_dataloader, "dataset", None), "store", None)
         if not isinstance(store, EmbeddingStore):
             raise ValueError(
@@ -70,7 +95,7 @@ class CodebookHealthCallback(TrainerCallback):
             store.item_ids, encode_catalogue(quantizer, store, args.eval_batch_size), quantizer.config.codebook_size
         )
         report = codebook_report(table, store, resolved=False)
-        path = self.path or Path(args.output_dir) / DEFAULT_NAME
+        path = self.path or Path(str(args.output_dir)) / DEFAULT_NAME
         figures = {"step": state.global_step, **report, "checks": findings(report)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +104,7 @@ class CodebookHealthCallback(TrainerCallback):
         except OSError as error:
             logger.warning("%s could not be written: %s. Training goes on.", path, error)
 
-    def _page(self, report, table: SemanticIdTable, store: EmbeddingStore, state) -> str:
+    def _page(self, report: dict, table: SemanticIdTable, store: EmbeddingStore, state: TrainerState) -> str:
         examples = prefix_examples(table, self._known) if self._known else None
         return report_page(
             report,

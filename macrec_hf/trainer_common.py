@@ -1,30 +1,26 @@
 """What both trainers share: the same batches on any number of processes, and checkpoints that survive anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import has_length, seed_worker
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput, has_length, seed_worker
 from transformers.utils import logging
 
 from .checkpoints import SAVING, discard, keep_newest, last_intact_checkpoint, move_into_place, seal, what_is_wrong
 from .global_batches import GlobalBatches
+from .trainer_batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
+from .trainer_sharding import shard_tied_model
+from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, restore_callbacks
 
 logger = logging.get_logger(__name__)
-
-
-class _EpochOrder(TrainerCallback):
-    """Tells the batches which epoch begins; also a resumed one, whose loader skips what was seen."""
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        batches = getattr(train_dataloader, "batch_sampler", None)
-        if isinstance(batches, GlobalBatches):
-            batches.set_epoch(int(state.epoch or 0))
 
 
 class MacRecTrainerBase(Trainer):
@@ -34,10 +30,19 @@ class MacRecTrainerBase(Trainer):
     """
 
     _saving_to: Path | None = None
+    _weights: Sequence[float] = ()  # of the micro-batches of this step that are still to come
+    _weight = 1.0  # of the micro-batch at hand: subclasses multiply their loss by it
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.add_callback(_EpochOrder())
+    def __init__(
+        self,
+        model: PreTrainedModel | torch.nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        **kwargs: Any,
+    ):
+        if args is not None:
+            keep_to_one_gpu(args)
+        super().__init__(model=model, args=args, **kwargs)
+        self.add_callback(EpochOrder())
 
     # ---- batches ----
 
@@ -60,7 +65,7 @@ class MacRecTrainerBase(Trainer):
         )
         # Not `accelerator.prepare`d, which would deal the batches out a second time.
         return DataLoader(
-            dataset,
+            cast(Dataset, dataset),
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -70,7 +75,7 @@ class MacRecTrainerBase(Trainer):
             worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
         )
 
-    def _row_lengths(self, dataset) -> Sequence[int] | None:
+    def _row_lengths(self, dataset: Any) -> Sequence[int] | None:
         """Length of each row, for batches of like length; None: there are no lengths to group by."""
         return None
 
@@ -85,19 +90,37 @@ class MacRecTrainerBase(Trainer):
 
     def warn_of_accumulation(self, losses: Sequence[str]) -> None:
         """Accumulated micro-batches are compared each within itself."""
-        if losses and self.args.gradient_accumulation_steps > 1:
-            logger.warning(
-                "gradient_accumulation_steps=%d: %s compare items with their batch-mates, and see the %d rows of a "
-                "micro-batch, not the %d of a step. More processes or a larger batch size widen their view.",
-                self.args.gradient_accumulation_steps,
-                " and ".join(losses),
-                self._train_batch_size * self.args.world_size,
-                self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps,
-            )
+        rows = self._train_batch_size * self.args.world_size
+        warn_of_accumulation(losses, rows, self.args.gradient_accumulation_steps)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader]:
+        if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
+            shard_tied_model(cast(nn.Module, self.model), self.accelerator)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """The micro-batches of a step, and what each of them counts for."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [self._size_of(batch) for batch in batches]
+        self._weights = micro_batch_weights(sizes, self.accelerator) if len(sizes) > 1 else []
+        return batches, num_items
+
+    def _size_of(self, batch: Mapping[str, Any]) -> int:
+        """How much the losses of a batch are means over: its target tokens, or items. Here: all weigh the same."""
+        return 1
 
     # ---- nothing lost ----
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """[`~transformers.Trainer.train`].
 
         Args:
@@ -109,7 +132,7 @@ class MacRecTrainerBase(Trainer):
             OSError: a checkpoint could not be written.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_intact_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_intact_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"{self.args.output_dir}: expected a checkpoint to resume from, found none.")
         elif resume_from_checkpoint and (wrong := what_is_wrong(resume_from_checkpoint)):
@@ -117,10 +140,20 @@ class MacRecTrainerBase(Trainer):
                 f"{resume_from_checkpoint}: expected a whole checkpoint, but {wrong}. resume_from_checkpoint=True "
                 "takes the newest one that is whole."
             )
-        return super().train(resume_from_checkpoint=str(resume_from_checkpoint or "") or None, **kwargs)
+        return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        if self._weights:
+            self._weight, *self._weights = self._weights
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._weight = 1.0
         # Before the optimizer's step: the weights are still those of the step before. Trainer looks at it as well.
         if not torch.isfinite(loss):
             self._not_finite(f"the loss of step {self.state.global_step + 1} is {float(loss)}")
@@ -135,28 +168,56 @@ class MacRecTrainerBase(Trainer):
 
     def _last_good_state(self) -> str:
         try:
-            last = last_intact_checkpoint(self.args.output_dir)
+            last = last_intact_checkpoint(str(self.args.output_dir))
         except ValueError:
             last = None
         return (
             f"The last good state is {last}: --resume goes on there." if last else "No checkpoint was written before."
         )
 
-    def _load_best_model(self):
-        best = self.state.best_model_checkpoint
-        if best and (wrong := what_is_wrong(best)):
-            raise ValueError(
-                f"The best checkpoint {best} cannot be loaded: {wrong}. {self._last_good_state()} Training is over: "
-                "what is lost is the choice of the best step."
-            )
-        super()._load_best_model()
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        place = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        callbacks = self.callback_handler.callbacks
+        if resume_from_checkpoint is not None:
+            restore_callbacks(callbacks, self.state)
+            # Trainer looks only after a step whether there is one to make: a run cut short between its last
+            # checkpoint and the writing of the model would go on past its end.
+            if had_ended(callbacks, self.state, max_steps):
+                return num_train_epochs, 0
+        return place
 
-    def _get_output_dir(self, trial):
+    def _load_best_model(self) -> None:
+        """The best checkpoint, or where it is damaged the best of those that are whole, or else the last weights."""
+        state, metric = self.state, self.args.metric_for_best_model
+        best = state.best_model_checkpoint
+        if best and (wrong := what_is_wrong(best)):
+            found = best_whole_checkpoint(Path(best).parent, state, metric, self.args.greater_is_better)
+            path, value = found or (None, metric_of_step(state, metric, state.global_step))
+            logger.warning(
+                "The best checkpoint %s (%s %.6g) cannot be loaded: %s. %s instead: %s %s.",
+                best, metric, state.best_metric, wrong, f"{path} is taken" if path else "The last weights stay",
+                metric, "was not measured there" if value is None else f"{value:.6g}",
+            )  # fmt: skip
+            state.best_model_checkpoint, state.best_metric = str(path) if path else None, value
+        if state.best_model_checkpoint:
+            super()._load_best_model()
+
+    def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, written into `.saving/`, sealed and moved into place by the main process."""
-        bad = [name for name, weight in self.model.named_parameters() if not torch.isfinite(weight).all()]
+        weights = cast(torch.nn.Module, self.model).named_parameters()
+        bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
         if bad:
             self._not_finite(f"the weights {bad[0]} hold NaN or infinity after step {self.state.global_step}")
         run_dir = Path(self._get_output_dir(trial))
@@ -190,7 +251,7 @@ class MacRecTrainerBase(Trainer):
             self._push_from_checkpoint(str(place))
 
     @contextmanager
-    def _saving_into(self, folder: Path):
+    def _saving_into(self, folder: Path) -> Iterator[None]:
         # Uploading waits until the checkpoint is in its place.
         pushing, self.args.push_to_hub, self._saving_to = self.args.push_to_hub, False, folder
         try:

@@ -1,27 +1,35 @@
 """Trains the recommender: Seq2SeqTrainer + HR and NDCG by constrained beams over the whole catalogue."""
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from .data_collator import RecommendationCollator
 from .evaluation import rank_catalogue, ranking_metrics
-from .model_card import model_card, trainer_facts
 from .modeling_macrec import MacRecForConditionalGeneration
+from .modeling_macrec_quantizer import MacRecQuantizer
 from .semantic_id_trie import SemanticIdTrie
 from .semantic_ids import SemanticIdTable
 from .tasks import task_names
-from .trainer_common import MacRecTrainerBase
+from .tokenization_macrec import SemanticIdTokenizer
+from .trainer_saving import MacRecSavingTrainer
+from .trainer_sharding import whole_weights
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.get_logger(__name__)
 
 
-class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
+class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
     """[`~transformers.Seq2SeqTrainer`] for [`MacRecForConditionalGeneration`].
 
     With a `table` each evaluation also ranks the whole catalogue for every user of the evaluation set by constrained
@@ -30,7 +38,9 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
 
     Args:
         processing_class: the [`SemanticIdTokenizer`].
-        table: the [`SemanticIdTable`] of the catalogue. `None`: losses only.
+        table: the [`SemanticIdTable`] of the catalogue. `None`: losses only. With it `save_model` and `push_to_hub`
+            write whole model directories, which [`MacRecRecommender`] loads.
+        quantizer: what made the table: it goes into those directories, so that items can be added later.
         train_dataset, eval_dataset: splits of [`RecommendationTasksBuilder`].
         data_collator: [`RecommendationCollator`] of the table if left out.
         num_eval_users: rank so many users of the evaluation set at most, evenly spaced; `None`: all.
@@ -55,15 +65,16 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
         self,
         model: MacRecForConditionalGeneration | None = None,
         args: Seq2SeqTrainingArguments | None = None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
+        data_collator: Callable[[list], dict[str, Any]] | None = None,
+        train_dataset: "Dataset | None" = None,
+        eval_dataset: "Dataset | dict[str, Dataset] | None" = None,
+        processing_class: SemanticIdTokenizer | None = None,
         *,
         table: SemanticIdTable | None = None,
+        quantizer: MacRecQuantizer | None = None,
         num_eval_users: int | None = None,
         embedding_learning_rate: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         args = args if args is not None else Seq2SeqTrainingArguments("macrec")
         # `item` and `length` are no arguments of forward, but the collator and the sampler need them.
@@ -71,17 +82,17 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
         args.label_names = ["labels"]
         if table is not None and args.metric_for_best_model in (None, "loss"):
             args.metric_for_best_model, args.greater_is_better = "ndcg@10", True
-        self.table, self.num_eval_users, self.tries = table, num_eval_users, {}
+        self.table, self.quantizer, self.num_eval_users, self.tries = table, quantizer, num_eval_users, {}
         self.embedding_learning_rate = embedding_learning_rate
         if table is not None:
             if processing_class is None:
                 raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
             self.tries = {name: SemanticIdTrie.from_table(table, processing_class, name) for name in table.modalities}
-        if data_collator is None:
-            names = () if table is None else table.modalities
-            tokens = [processing_class.item_token_ids(table, name) for name in names]
-            # Without a table nothing can be aligned: one modality of no items.
-            data_collator = RecommendationCollator(np.stack(tokens) if tokens else np.zeros((1, 0, 1), dtype=np.int32))
+            if data_collator is None:
+                tokens = [processing_class.item_token_ids(table, name) for name in table.modalities]
+                data_collator = RecommendationCollator(np.stack(tokens))
+        elif data_collator is None:  # nothing can be aligned: one modality of no items
+            data_collator = RecommendationCollator(np.zeros((1, 0, 1), dtype=np.int32))
         self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
@@ -93,38 +104,54 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
             **kwargs,
         )
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """[`~transformers.Trainer.train`], after a word about losses that compare the rows of a micro-batch."""
         model = self.accelerator.unwrap_model(self.model)
         aligned = model.config.implicit_alignment_weight and len(getattr(self.table, "modalities", ())) > 1
         self.warn_of_accumulation(["the implicit alignment"] if aligned else [])
-        return super().train(resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def _row_lengths(self, dataset):
+    def _row_lengths(self, dataset: Any) -> Sequence[int]:
         name = self.args.length_column_name
         if name in getattr(dataset, "column_names", ()):
             # As a list: left in the dataset, each length is read from Arrow one by one, again in every epoch.
             return list(dataset[name][:])
         return [len(row["input_ids"]) for row in dataset]
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if fresh and self.embedding_learning_rate is not None:
-            weight = (self.model if model is None else model).get_input_embeddings().weight
+            weight = cast(PreTrainedModel, self.model if model is None else model).get_input_embeddings().weight
             for group in optimizer.param_groups:
                 group["params"] = [parameter for parameter in group["params"] if parameter is not weight]
             optimizer.add_param_group({"params": [weight], "lr": self.embedding_learning_rate, "weight_decay": 0.0})
         return optimizer
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         outputs = model(**inputs)
         parts = self._parts["train" if model.training else "eval"]
         for name in ("generation_loss", "alignment_loss"):
             if outputs.get(name) is not None:
                 parts[name].append(outputs[name].detach())
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss: Any = outputs.loss if outputs.loss is None else outputs.loss * self._weight  # None without labels
+        return (loss, outputs) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs) -> None:
+    def _size_of(self, batch: Mapping[str, Any]) -> int:
+        return int((batch["labels"] != -100).sum())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
         """Adds the means of the loss parts since the last line of the same kind."""
         kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
         if (kind == "eval" or "loss" in logs) and self._parts[kind]:
@@ -134,39 +161,37 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
             logs = {**logs, **means}
         super().log(logs, start_time, **kwargs)
 
-    def create_model_card(self, language=None, license: str | None = None, *args, **kwargs) -> None:
-        """The card of a model directory, in the output folder; Trainer's own where there is no table."""
-        if self.table is None:
-            return super().create_model_card(language, license, *args, **kwargs)
-        if self.is_world_process_zero():
-            model = self.accelerator.unwrap_model(self.model)
-            text = model_card(model, self.table, training=trainer_facts(self), license=license or "unknown")
-            (Path(self.args.output_dir) / "README.md").write_text(text, encoding="utf-8")
-
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Trainer's own loop for the losses, then the ranking of the whole catalogue."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.table is not None:
-            metrics = self.ranking(dataloader.dataset)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+            metrics = self.ranking(cast("Dataset", dataloader.dataset))
+            named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+            output = output._replace(metrics={**(output.metrics or {}), **named})
         return output
 
-    def ranking(self, dataset) -> dict[str, float]:
+    def ranking(self, dataset: "Dataset") -> dict[str, float]:
         """HR and NDCG at 1, 5 and 10 of a split's users, flat: `hr@10` (of the ensemble), `text_hr@10`, …"""
         sources, targets = self._sources(dataset)
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        lists = rank_catalogue(
-            model,
-            self.tries,
-            sources,
-            num_beams=self.args.generation_num_beams or 20,
-            batch_size=self.args.eval_batch_size,
-            accelerator=self.accelerator,
-        )
+        with whole_weights(model):
+            lists = rank_catalogue(
+                model,
+                self.tries,
+                sources,
+                num_beams=cast(Seq2SeqTrainingArguments, self.args).generation_num_beams or 20,
+                batch_size=self.args.eval_batch_size,
+                accelerator=self.accelerator,
+            )
         model.train(was_training)
         metrics = ranking_metrics(lists, targets)
         main = "ensemble" if "ensemble" in metrics else next(iter(metrics))
@@ -174,7 +199,7 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
         flat = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
         return {**metrics[main], **flat}
 
-    def _sources(self, dataset) -> tuple[dict[str, list[list[int] | None]], np.ndarray]:
+    def _sources(self, dataset: "Dataset") -> tuple[dict[str, list[list[int] | None]], np.ndarray]:
         """The bare tasks' rows of each user, side by side: a source per modality, and the target item."""
         lacking = [name for name in ("user", "task", "item") if name not in dataset.column_names]
         if lacking:
@@ -183,8 +208,8 @@ class MacRecTrainer(MacRecTrainerBase, Seq2SeqTrainer):
                 "its splits, or leave `table` out to evaluate losses only."
             )
         columns = dataset.select_columns(["user", "task", "item"]).with_format("numpy")[:]
-        names = task_names(self.table.modalities)
-        bare = {name: names.index(f"{name}_to_{name}") for name in self.table.modalities}
+        names = task_names(self.tries)
+        bare = {name: names.index(f"{name}_to_{name}") for name in self.tries}
         users, first = np.unique(columns["user"], return_index=True)
         if self.num_eval_users is not None and self.num_eval_users < len(users):
             kept = np.unique(np.linspace(0, len(users) - 1, self.num_eval_users).astype(np.int64))

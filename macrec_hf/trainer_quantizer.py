@@ -1,15 +1,16 @@
 """Trains the quantizer: Trainer + pseudo-labels, codebook seeds and codebook health."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.utils import logging
 
 from .clustering import codebook_seeds, pseudo_labels
@@ -19,8 +20,12 @@ from .modeling_macrec_quantizer import MacRecQuantizer
 from .trainer_common import MacRecTrainerBase
 from .vector_quantization import codebook_health, collision_rate, nearest_code
 
+if TYPE_CHECKING:
+    import datasets
+
 logger = logging.get_logger(__name__)
 
+Result = TypeVar("Result")
 WITHOUT_PARTNER_WARNING = 0.3
 
 
@@ -40,6 +45,10 @@ class CatalogueRows(Dataset):
         return rows
 
 
+# What a catalogue's embeddings may come as, see [`MacRecQuantizerTrainer`].
+Catalogue: TypeAlias = "EmbeddingStore | Mapping[str, np.ndarray] | datasets.Dataset | Dataset"
+
+
 class CatalogueCollator:
     """Rows → `{"embeddings", "pseudo_labels", "modality_mask"}`, each `{modality: tensor}`.
 
@@ -57,14 +66,14 @@ class CatalogueCollator:
     def __init__(self, store: EmbeddingStore, labels: Mapping[str, np.ndarray] | None = None):
         self.store, self.labels = store, labels
 
-    def __call__(self, rows: list[int]) -> dict[str, dict[str, torch.Tensor]]:
-        rows = np.asarray(rows)
-        batch = {"embeddings": {name: torch.from_numpy(values) for name, values in self.store[rows].items()}}
+    def __call__(self, rows: Sequence[int] | np.ndarray) -> dict[str, dict[str, torch.Tensor]]:
+        places = np.asarray(rows)
+        batch = {"embeddings": {name: torch.from_numpy(values) for name, values in self.store[places].items()}}
         if self.labels is not None:
-            batch["pseudo_labels"] = {name: torch.from_numpy(labels[rows]) for name, labels in self.labels.items()}
+            batch["pseudo_labels"] = {name: torch.from_numpy(labels[places]) for name, labels in self.labels.items()}
         if not all(present.all() for present in self.store.present.values()):
             batch["modality_mask"] = {
-                name: torch.from_numpy(present[rows]) for name, present in self.store.present.items()
+                name: torch.from_numpy(present[places]) for name, present in self.store.present.items()
             }
         return batch
 
@@ -97,10 +106,10 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         self,
         model: MacRecQuantizer | None = None,
         args: TrainingArguments | None = None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        **kwargs,
+        data_collator: Callable[[list[int]], dict[str, Any]] | None = None,
+        train_dataset: "Catalogue | None" = None,
+        eval_dataset: "Catalogue | None" = None,
+        **kwargs: Any,
     ):
         args = args if args is not None else TrainingArguments("macrec_quantizer")
         # The inputs are dicts of tensors, none of them labels in Trainer's sense.
@@ -108,27 +117,37 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         args.label_names = []
         if args.metric_for_best_model in (None, "loss"):
             args.metric_for_best_model, args.greater_is_better = "collision_rate", False
-        train_dataset = None if train_dataset is None else as_rows(train_dataset, model)
-        eval_dataset = train_dataset if eval_dataset is None else as_rows(eval_dataset, model)
-        self._parts: dict[str, list[float]] = defaultdict(list)
+        train_rows = None if train_dataset is None else as_rows(train_dataset, model)
+        eval_rows = train_rows if eval_dataset is None else as_rows(eval_dataset, model)
+        if data_collator is None:
+            rows = train_rows or eval_rows
+            if rows is None:
+                raise ValueError("train_dataset: expected the catalogue's embeddings, got None, and no eval_dataset.")
+            data_collator = CatalogueCollator(rows.store)
+        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._warned = False
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or CatalogueCollator((train_dataset or eval_dataset).store),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            data_collator=data_collator,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
             **kwargs,
         )
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """[`~transformers.Trainer.train`], after pseudo-labels and codebook seeds."""
         self.prepare_catalogue(seed_codebooks=not resume_from_checkpoint)
         config = self.accelerator.unwrap_model(self.model).config
         if len(config.modalities) > 1:
             weights = {"the contrastive losses": any(config.contrastive_weights), "alignment": config.alignment_weight}
             self.warn_of_accumulation([name for name, weight in weights.items() if weight])
-        return super().train(resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def prepare_catalogue(self, seed_codebooks: bool = True) -> None:
         """Pseudo-labels and codebook seeds: computed once, by the main process, and sent to the others.
@@ -142,18 +161,19 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         if seed_codebooks and not quantizer.codebooks_seeded:
             quantizer.set_codebooks(self._from_main(lambda: self._seeds(quantizer)))
 
-    def _from_main(self, compute):
+    def _from_main(self, compute: Callable[[], Result]) -> Result:
         """What the main process computes, in every process."""
-        result = [compute() if self.accelerator.is_main_process else None]
-        return (broadcast_object_list(result) if self.accelerator.num_processes > 1 else result)[0]
+        if self.accelerator.num_processes == 1:
+            return compute()
+        return broadcast_object_list([compute() if self.accelerator.is_main_process else None])[0]
 
     def _pseudo_labels(self) -> dict[str, np.ndarray] | None:
         """Eq. 1, once: written into the output folder, where a resumed run reads them back."""
-        store, config = self.train_dataset.store, self.accelerator.unwrap_model(self.model).config
+        store, config = cast(CatalogueRows, self.train_dataset).store, self.accelerator.unwrap_model(self.model).config
         if len(config.modalities) < 2 or not any(config.contrastive_weights):
             return None
         key = f"{store.fingerprint()}-{config.num_pseudo_labels}-{self.args.seed}"
-        path = Path(self.args.output_dir) / "pseudo_labels.npz"
+        path = Path(str(self.args.output_dir)) / "pseudo_labels.npz"
         if path.is_file():
             with np.load(path) as saved:
                 if str(saved["key"]) == key:
@@ -165,14 +185,14 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name("pseudo_labels.partial.npz")
-        np.savez(beside, key=key, **labels)
+        np.savez(beside, allow_pickle=False, key=np.array(key), **labels)
         beside.replace(path)
         return labels
 
     @torch.no_grad()
     def _seeds(self, quantizer: MacRecQuantizer) -> dict[str, torch.Tensor]:
         """Level by level: k-means over the residuals that enter it, then the residuals of the next."""
-        config, store, seeds = quantizer.config, self.train_dataset.store, {}
+        config, store, seeds = quantizer.config, cast(CatalogueRows, self.train_dataset).store, {}
         latents = self._latents(quantizer, store)
         progress = logging.tqdm(total=len(latents) * config.num_levels, desc="seeding codebooks", unit="codebook")
         for name, residual in latents.items():
@@ -203,13 +223,20 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         quantizer.train(was_training)
         return latents
 
-    def floating_point_ops(self, inputs) -> int:
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
         """6 × weights × items of every modality."""
         quantizers = self.accelerator.unwrap_model(self.model).quantizers
         sizes = {name: sum(weight.numel() for weight in module.parameters()) for name, module in quantizers.items()}
-        return sum(6 * len(rows) * sizes[name] for name, rows in inputs.get("embeddings", {}).items())
+        embeddings = cast(Mapping[str, torch.Tensor], inputs.get("embeddings", {}))
+        return sum(6 * len(rows) * sizes[name] for name, rows in embeddings.items())
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         outputs = model(**inputs)
         self._note("reconstruction_loss", outputs.reconstruction_loss)
         self._note("quantization_loss", outputs.quantization_loss)
@@ -218,17 +245,22 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             self._note(f"contrastive_loss_{level + 1}", value)
         if "pseudo_labels" in inputs:
             self._note_partners(model, inputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        loss = outputs.loss * self._weight
+        return (loss, outputs) if return_outputs else loss
+
+    def _size_of(self, batch: Mapping[str, Any]) -> int:
+        return len(next(iter(batch["embeddings"].values())))
 
     def _note(self, name: str, value: torch.Tensor) -> None:
         self._parts[name].append(value.detach())
 
-    def _note_partners(self, model, inputs) -> None:
+    def _note_partners(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor | Any]) -> None:
         """The share of items whose pseudo-label nobody else in the batch has: their positive is themselves."""
         with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
-            device = next(iter(inputs["pseudo_labels"].values())).device
-            everyone = Everyone.around(model, len(next(iter(inputs["pseudo_labels"].values()))), device)
-        for name, labels in inputs["pseudo_labels"].items():
+            given = cast(Mapping[str, torch.Tensor], inputs["pseudo_labels"])
+            first = next(iter(given.values()))
+            everyone = Everyone.around(model, len(first), first.device)
+        for name, labels in given.items():
             # Where the item lacks the modality its label is −1.
             labels = everyone.gather(labels)
             labels = labels[labels >= 0]
@@ -236,7 +268,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
             self._note(f"without_partner_{name}", alone)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
         """Adds the means of the loss parts since the last log line."""
         if "loss" in logs and self._parts:
             means = self.means(self._parts)
@@ -258,10 +290,15 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         super().log(logs, start_time, **kwargs)
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Encodes the catalogue: own losses (without the contrastive terms, whose positives are drawn) and health."""
-        quantizer, rows = self.accelerator.unwrap_model(self.model), dataloader.dataset
+        quantizer, rows = self.accelerator.unwrap_model(self.model), cast(CatalogueRows, dataloader.dataset)
         was_training = quantizer.training
         quantizer.eval()
         sums, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
@@ -269,16 +306,23 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         metrics = {name: value / len(rows) for name, value in sums.items()}
         metrics |= catalogue_health(codes, quantizer.config.codebook_size)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
+        return EvalLoopOutput(  # nothing is predicted
+            predictions=None,  # type: ignore[arg-type]
+            label_ids=None,
+            metrics=metrics,
+            num_samples=len(rows),
+        )
 
     @torch.no_grad()
-    def _encode_catalogue(self, quantizer, collator, num_items: int):
+    def _encode_catalogue(
+        self, quantizer: MacRecQuantizer, collator: CatalogueCollator, num_items: int
+    ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """Sums of the losses over items, and all codes; the processes share the batches."""
         size, processes = self.args.eval_batch_size, self.accelerator.num_processes
         batches = [np.arange(start, min(start + size, num_items)) for start in range(0, num_items, size)]
         done = []
         for rows in batches[self.accelerator.process_index :: processes]:
-            outputs = quantizer(**self._prepare_inputs(collator(rows)))
+            outputs = quantizer(**self._prepare_inputs({**collator(rows)}))
             losses = {
                 name: float(outputs[name]) * len(rows) for name in ("loss", "reconstruction_loss", "quantization_loss")
             }
@@ -305,7 +349,7 @@ def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> d
     return {"collision_rate": sum(rates) / len(rates), **metrics}
 
 
-def as_rows(dataset, model: MacRecQuantizer | None = None) -> CatalogueRows:
+def as_rows(dataset: Any, model: MacRecQuantizer | None = None) -> CatalogueRows:
     """Whatever holds embeddings → rows of a store.
 
     Raises:

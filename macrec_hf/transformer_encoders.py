@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import ModelOutput
 
 from .offline_encoders import centre_and_scale
 
@@ -45,7 +46,7 @@ class _TransformerEncoder:
         self._check_weights(loading["missing_keys"])
         self.model.to(self.device).eval()
 
-    def _check_weights(self, missing_keys: Iterable[str]):
+    def _check_weights(self, missing_keys: Iterable[str]) -> None:
         missing = sorted(key for key in missing_keys if self.pooling == "pooler" or "pooler" not in key)
         if missing:
             only_pooler = all("pooler" in key for key in missing)
@@ -55,7 +56,7 @@ class _TransformerEncoder:
                 + ("The pooler was never trained: use pooling 'mean' or 'cls'." if only_pooler else WRONG_CHECKPOINT)
             )
 
-    def _pool(self, output, mask) -> np.ndarray:
+    def _pool(self, output: ModelOutput, mask: torch.Tensor | None) -> np.ndarray:
         if self.pooling == "pooler":
             states = output.get("pooler_output")
             if states is None:
@@ -63,7 +64,7 @@ class _TransformerEncoder:
                     f"{self.name}: expected a model with a pooler, got one without. Use pooling 'mean' or 'cls'."
                 )
             return states.flatten(1).float().cpu().numpy()
-        states = output.last_hidden_state.float()
+        states = output["last_hidden_state"].float()
         if states.ndim == 4:  # convolutional: (batch_size, channels, height, width)
             states = states.flatten(2).transpose(1, 2)
         if self.pooling == "cls":
@@ -88,7 +89,14 @@ class TransformerTextEncoder(_TransformerEncoder):
         max_length: tokens kept of a text; lowered to what the tokenizer allows.
     """
 
-    def __init__(self, model_name, pooling=None, max_length: int = 256, device=None, standardize: bool = True):
+    def __init__(
+        self,
+        model_name: str,
+        pooling: str | None = None,
+        max_length: int = 256,
+        device: str | None = None,
+        standardize: bool = True,
+    ):
         super().__init__(model_name, pooling, device, standardize)
         self.tokenizer = AutoTokenizer.from_pretrained(model_name)
         if self.tokenizer.pad_token is None:  # decoder-only models often have none
@@ -119,7 +127,9 @@ class TransformerTextEncoder(_TransformerEncoder):
 class TransformerImageEncoder(_TransformerEncoder):
     """Photos through any vision model or the vision tower of a CLIP-like model; pillow does the preprocessing."""
 
-    def __init__(self, model_name, pooling=None, device=None, standardize: bool = True):
+    def __init__(
+        self, model_name: str, pooling: str | None = None, device: str | None = None, standardize: bool = True
+    ):
         super().__init__(model_name, pooling, device, standardize)
         self.processor = AutoImageProcessor.from_pretrained(model_name, backend="pil")
 

@@ -1,3 +1,36 @@
+import logging
 import os
+import re
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LIBRARIES = ("transformers", "huggingface_hub", "datasets", "accelerate")
+# What a message says of what will go away → why it is not our doing.
+EXCEPTIONS: dict[str, str] = {}
+
+
+class _Deprecations(logging.Handler):
+    """Keeps what libraries log about things that they will take away; they do not always warn."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record):
+        text = record.getMessage()
+        if re.search(r"deprecat|will be removed|no longer be supported", text, re.I):
+            self.messages += [text] * (not any(known in text for known in EXCEPTIONS))
+
+
+@pytest.fixture(autouse=True)
+def no_deprecations_are_logged():
+    """Fails a test during which a library below us says that something it does will go away."""
+    handler = _Deprecations()
+    for name in LIBRARIES:
+        logging.getLogger(name).addHandler(handler)
+    yield
+    for name in LIBRARIES:
+        logging.getLogger(name).removeHandler(handler)
+    assert not handler.messages, f"deprecated: {handler.messages}"

@@ -53,6 +53,7 @@ def start(arguments: list[str], log: Path) -> int:
     """Forks; the child runs the verb."""
     child = os.fork()
     if child == 0:
+        os.nice(5)  # on a busy core it is the parent, which watches for the moment, that should be woken
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -142,7 +143,7 @@ def run(stage: str, folder: Path, kills: int, in_saves: int, in_ids: int) -> Non
     duration, landed, number, rounds = time.time() - begun, [], 0, 0
     while len(landed) < kills or rounds == 0:
         rounds += 1
-        if rounds > 10:
+        if rounds > 30:
             raise RuntimeError(f"kills do not land: {landed}")
         output, labels = folder / f"part{rounds}", None
         arguments = words(stage, folder, output)

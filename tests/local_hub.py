@@ -327,6 +327,7 @@ def local_hub(monkeypatch, cache_dir):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache_dir))
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it remembers the first endpoint
     try:
         yield hub
     finally:

@@ -1,5 +1,6 @@
 """`--report-to` of both training verbs: loss parts and codebook health reach the tracker."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from macrec_hf.cli.tracking import TRACKERS, tracking_arguments
 
 QUANTIZER = {
     "loss", "reconstruction_loss", "quantization_loss", "alignment_loss", "contrastive_loss_1", "contrastive_loss_3",
+    "eval/reconstruction_loss",
     "eval/collision_rate", "eval/collision_rate_text", "eval/usage_text_1", "eval/perplexity_image_4",
     "eval/dead_codes_text_2",
 }  # fmt: skip
@@ -34,7 +36,6 @@ def names_in(folder: Path) -> set[str]:
 
 
 def test_both_stages_reach_tensorboard(shop, capsys):
-    pytest.importorskip("tensorboard", reason="tensorboard is optional")
     assert quantize(shop, "--report-to", "tensorboard") == 0, capsys.readouterr().err
     assert train(shop, "--report-to", "tensorboard") == 0, capsys.readouterr().err
     for stage, wanted in (("ids", QUANTIZER), ("model", RECOMMENDER)):
@@ -83,3 +84,12 @@ def test_arguments_name_the_run_after_its_folder(tmp_path):
     assert told == {"report_to": "none", "run_name": "model-seed-3", "project": "macrec_hf"}
     with pytest.raises(SystemExit):
         main(["quantize", "--embeddings", "x", "--output", "y", "--report-to", "abacus"])
+
+
+def test_the_health_page_is_written_where_it_is_asked_for(shop, capsys):
+    page = shop / "health.html"
+    assert quantize(shop, "--health-page", str(page)) == 0, capsys.readouterr().err
+    figures = json.loads(page.with_suffix(".json").read_text())
+    assert page.read_text().startswith("<!DOCTYPE html>") and set(figures["modalities"]) == {"text", "image"}
+    assert quantize(shop, "--health-page", str(shop / "no" / "such" / "page.html")) == 1
+    assert "expected a folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Parts on threads: the results of a plain loop, in order, with the caller's modes and none of its settings changed."""
+"""Parts on threads: the results of a plain loop, in order, with the caller's modes and settings."""
 
 import pytest
 import torch

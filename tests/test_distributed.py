@@ -1,6 +1,7 @@
 """2 processes × 4 rows are 1 process × 8 rows, for every loss of both stages; see `two_processes.py` for the runs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,24 +15,29 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "examples" / "accelerate_configs" / "cpu_2_processes.yaml"
 
 
-def launch(*command, processes=2, timeout=600):
-    """Runs a script or `-m module` under `accelerate launch` with the shipped configuration, or alone."""
+def launch(*command, processes=2, timeout=600, config=CONFIG):
+    """Runs a script or `-m module` under `accelerate launch` with a shipped configuration, or alone."""
     words = [sys.executable, *command]
     if processes > 1:
-        words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG), *command]
+        chosen = ["--config_file", str(config)] if config else []
+        words = [sys.executable, "-m", "accelerate.commands.launch", *chosen, *command]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
     return done
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+@pytest.fixture(scope="module", params=["forked", pytest.param("launched", marks=pytest.mark.slow)])
+def runs(request, tmp_path_factory):
+    """What one process found and what two found, these forked, or by `accelerate launch`."""
     folder = tmp_path_factory.mktemp("runs")
+    done = [launch("tests/two_processes.py", str(folder), processes=1)]
+    if request.param == "launched":
+        shutil.rmtree(folder / "2")
+        done.append(launch("tests/two_processes.py", str(folder)))
     found = []
     for processes in (1, 2):
-        done = launch("tests/two_processes.py", str(folder / str(processes)), processes=processes)
         path = folder / str(processes) / "found.pt"
-        assert path.is_file(), done.stderr[-3000:]
+        assert path.is_file(), "".join(part.stderr for part in done)[-3000:]
         saved = torch.load(path)
         assert saved["processes"] == processes
         found.append(saved["found"])

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from killing import NUM_ITEMS, make_inputs, words
+from safetensors.torch import load_file
 from test_distributed import CONFIG, launch
 
-from macrec_hf import SemanticIdTable
+from macrec_hf import EmbeddingStore, MacRecQuantizer, SemanticIdTable, build_semantic_ids
 from macrec_hf.checkpoints import what_is_wrong
 from macrec_hf.cli.main import main
 
@@ -28,12 +30,15 @@ def test_configurations_are_accelerate_s(path):
     assert path.name in (CONFIG.parents[2] / "docs" / "training.md").read_text()
 
 
+@pytest.mark.slow
 def test_quantize_train_and_evaluate_on_two_processes(tmp_path):
     make_inputs(tmp_path)
     out = run(*words("quantize", tmp_path, tmp_path / "ids2"))
     assert out.count(f"{NUM_ITEMS} items in") == 1  # one summary, of the main process
     table = SemanticIdTable.from_pretrained(tmp_path / "ids2")
     assert table.num_items == NUM_ITEMS and table.collision_rate("text") == 0.0
+    quantizer = MacRecQuantizer.from_pretrained(tmp_path / "ids2" / "quantizer")
+    assert table == build_semantic_ids(quantizer, EmbeddingStore.open(tmp_path / "emb"))  # encoded by both, as by one
     best = tmp_path / "ids2" / "checkpoints" / "checkpoint-24"
     assert what_is_wrong(best) is None and {f"rng_state_{rank}.pth" for rank in (0, 1)} <= {
         file.name for file in best.iterdir()
@@ -63,3 +68,31 @@ def test_embed_on_two_processes_writes_what_one_writes(tmp_path):
         assert run(*command) if name == "together" else main(command) == 0
     for file in ("text.npy", "item_ids.json", "text_encoder.safetensors"):
         assert (tmp_path / "together" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_recommender_trained_under_fsdp_is_that_of_ddp(tmp_path):
+    make_inputs(tmp_path)
+    fsdp = ["--config_file", str(CONFIG.parent / "gpu_8_fsdp.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
+    losses = []
+    for name in ("ddp", "fsdp"):
+        changes = ["--dropout-rate", "0", "--num-layers", "2", "--num-decoder-layers", "2", "--eval-users", "7"]
+        arguments = [*words("train", tmp_path, tmp_path / name), *changes, "--eval-every", "0.5"]
+        if name == "ddp":
+            run(*arguments)
+        else:
+            done = launch(*fsdp, "--main_process_port", "0", "tests/sharded.py", *arguments, config=None)
+            assert done.returncode == 0, done.stderr[-3000:]
+        (last,) = (tmp_path / name / "checkpoints").glob("checkpoint-24")
+        assert (last / "pytorch_model_fsdp.bin").is_file() == (name == "fsdp") and what_is_wrong(last) is None
+        log = json.loads((tmp_path / name / "training_log.json").read_text())
+        losses.append([line["eval_loss"] for line in log if "eval_loss" in line])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4) and losses[0][-1] < losses[0][0]
+    ddp, sharded = (load_file(tmp_path / name / "model.safetensors") for name in ("ddp", "fsdp"))
+    assert ddp.keys() == sharded.keys()
+    for key, weight in ddp.items():
+        torch.testing.assert_close(sharded[key], weight, rtol=1e-3, atol=1e-3, msg=key)
+    assert (
+        main(["evaluate", "--model", str(tmp_path / "fsdp"), "--interactions", str(tmp_path / "interactions.csv")])
+        == 0
+    )

@@ -268,7 +268,7 @@ def test_from_the_cache_of_the_hub(tmp_path):
         OSError, match="'user/other' to be a directory or a repository of the Hub with semantic_ids.json"
     ):
         SemanticIdTable.from_pretrained("user/other", **where)
-    with pytest.raises(OSError, match="it is no directory"):
+    with pytest.raises(OSError, match="there is no such directory"):
         SemanticIdTable.from_pretrained(tmp_path / "no" / "such")
 
 

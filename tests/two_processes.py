@@ -1,6 +1,7 @@
 """Trains both stages in float64 without dropout and writes what came out: run by one process, and by two.
 
-`python tests/two_processes.py OUT` is one process of 8 rows; under `accelerate launch` with two it is two of 4.
+`python tests/two_processes.py OUT` is one process of 8 rows into OUT/1, then two of 4 into OUT/2, forked;
+under `accelerate launch` with two processes it is those two alone.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from forks import fork, fork_two, free_port, wait_for
 from transformers import Seq2SeqTrainingArguments, TrainerCallback, TrainingArguments
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
@@ -27,7 +29,6 @@ from macrec_hf import (
 )
 from macrec_hf.trainer_quantizer import CatalogueCollator
 
-PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 BATCH, STEPS = 8, 20
 # Each loss by itself, and the whole: (contrastive weights, alignment weight), for a catalogue with and without gaps.
 QUANTIZERS = {
@@ -37,6 +38,10 @@ QUANTIZERS = {
     "all": ((0.0, 0.3, 0.1), 0.1),
 }
 RECOMMENDERS = {"generation": 0.0, "alignment": 1.0}
+
+
+def processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 class DoubleLayerNorm(T5LayerNorm):
@@ -72,7 +77,7 @@ def settings(folder, **changes) -> dict:
     return dict(
         output_dir=str(folder),
         max_steps=STEPS,
-        per_device_train_batch_size=BATCH // PROCESSES,
+        per_device_train_batch_size=BATCH // processes(),
         per_device_eval_batch_size=3,
         learning_rate=3e-3,
         logging_steps=5,
@@ -175,17 +180,22 @@ def train_recommenders(folder, found) -> None:
 
 
 def main(folder: Path) -> None:
+    folder = folder / str(processes())
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, torch.Tensor] = {}
     train_quantizers(folder, found)
     train_recommenders(folder, found)
     if int(os.environ.get("RANK", 0)) == 0:
-        torch.save({"processes": PROCESSES, "found": found}, folder / "found.pt")
+        torch.save({"processes": processes(), "found": found}, folder / "found.pt")
+    if processes() > 1:  # nobody leaves before all are done
+        torch.distributed.barrier()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    if PROCESSES > 1:  # torch sometimes aborts while it leaves a process group; what counts is written by now
-        torch.distributed.barrier()
-        os._exit(0)
+    out = Path(sys.argv[1])
+    if processes() > 1:
+        main(out)
+        sys.stdout.flush()
+        os._exit(0)  # torch sometimes aborts while it leaves a process group; what counts is written by now
+    wait_for(fork(lambda: main(out)))
+    fork_two(lambda: main(out), free_port())

@@ -1,14 +1,20 @@
 """What `macrec train` and `macrec evaluate` tell the model card."""
 
+import argparse
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from ..readers import Histories
 
 logger = logging.getLogger(__name__)
 
 
-def training_facts(args, trainer, histories) -> dict[str, Any]:
+def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "Histories") -> dict[str, Any]:
     """What made a model, as `model_card.model_card` takes it.
 
     Args:
@@ -34,7 +40,7 @@ def training_facts(args, trainer, histories) -> dict[str, Any]:
     }
 
 
-def add_results(args, model: str | Path, report: dict) -> None:
+def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> None:
     """Puts a report of `macrec evaluate` into the card of the model directory that it is about.
 
     Only of all users' test items, and of a directory: a repository of the Hub gets its card with the next push.

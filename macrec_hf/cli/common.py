@@ -5,13 +5,18 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .tracking import add_tracking_flag
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from transformers import PreTrainedConfig, Trainer, TrainerControl, TrainerState, TrainingArguments
 
-def add_config_flags(parser: argparse.ArgumentParser, config_class, names: Iterable[str], title: str) -> None:
+
+def add_config_flags(parser: argparse.ArgumentParser, config_class: type, names: Iterable[str], title: str) -> None:
     """One flag per config field, with its default and source in the help."""
     group = parser.add_argument_group(title)
     fields = {field.name: field for field in dataclasses.fields(config_class)}
@@ -32,7 +37,7 @@ def add_config_flags(parser: argparse.ArgumentParser, config_class, names: Itera
         )
 
 
-def _reader(default):
+def _reader(default: Any) -> Callable[[str], Any]:
     if isinstance(default, bool):
         return read_bool
     return float if default is None else type(default)
@@ -70,7 +75,7 @@ def read_pairs(text: str) -> dict[str, str] | None:
     return {name: path for name, _, path in pairs}
 
 
-def make_output(path: str) -> Path:
+def make_output(path: str | Path) -> Path:
     """Makes the output folder now, so that an unwritable one is found before any work.
 
     Raises:
@@ -111,7 +116,7 @@ def check_writable(path: str | None) -> None:
         raise OSError(f"{path}: expected a place that can be written, got: {error}. Choose another place.") from error
 
 
-def write_json(path: Path, content) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Writes beside and moves into place, so that a reader never sees half a file."""
     beside = path.with_name(path.name + ".partial")
     beside.write_text(json.dumps(content, indent=2))
@@ -134,8 +139,16 @@ def seconds_since(start: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
-def add_training_flags(parser, *, epochs: int, epochs_source: str, batch_size: int, batch_source: str, rate: float,
-                       rate_source: str) -> None:  # fmt: skip
+def add_training_flags(
+    parser: argparse.ArgumentParser,
+    *,
+    epochs: int,
+    epochs_source: str,
+    batch_size: int,
+    batch_source: str,
+    rate: float,
+    rate_source: str,
+) -> None:
     """The flags that both training verbs have."""
     group = parser.add_argument_group("training")
     length = group.add_mutually_exclusive_group()
@@ -162,7 +175,7 @@ def add_training_flags(parser, *, epochs: int, epochs_source: str, batch_size: i
     group.set_defaults(default_epochs=epochs)
 
 
-def last_checkpoint(directory: Path, resume: bool, config, names: Iterable[str]) -> str | None:
+def last_checkpoint(directory: Path, resume: bool, config: "PreTrainedConfig", names: Iterable[str]) -> str | None:
     """The newest whole checkpoint if `--resume` asks for one and there is one.
 
     Args:
@@ -189,7 +202,12 @@ def last_checkpoint(directory: Path, resume: bool, config, names: Iterable[str])
     return checkpoint
 
 
-def process_state():
+def num_processes() -> int:
+    """Processes of `accelerate launch`, told by the environment before any of them talks to another."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_state() -> "PartialState":
     """This process among those of `accelerate launch`; alone without it."""
     import torch
     from accelerate import PartialState
@@ -198,14 +216,21 @@ def process_state():
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
-def progress_callback(trainer, shown: Iterable[str]) -> None:
+def progress_callback(trainer: "Trainer", shown: Iterable[str]) -> None:
     """Replaces Trainer's dumps of every figure by a progress bar and one short line per evaluation."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     wanted = list(shown)
 
     class ShortProgress(ProgressCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
+        def on_log(
+            self,
+            args: "TrainingArguments",
+            state: "TrainerState",
+            control: "TrainerControl",
+            logs: dict[str, Any] | None = None,
+            **kwargs: Any,
+        ) -> None:
             if state.is_world_process_zero and self.training_bar is not None and logs:
                 values = {name: logs[name] for name in wanted if name in logs}
                 if any(name.startswith("eval_") for name in values):

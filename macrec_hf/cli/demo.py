@@ -1,12 +1,17 @@
 """`macrec demo`: a shop made from a seed through the same verbs as every other shop, ending with a page to look at."""
 
+import argparse
 import json
 import shlex
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .common import make_output, seconds_since
+
+if TYPE_CHECKING:
+    from ..demo_shop import DemoShop
 
 HELP = "Makes a small shop, runs every verb on it with reduced widths, and writes a page that shows the result."
 # Three levels of 64 codes name 300 products well; short histories hold the tastes of the shop's customers.
@@ -29,14 +34,14 @@ SHOWN_HISTORY = 9
 SHOWN_ITEMS = 10
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="macrec_demo", help="folder for all of it (default: macrec_demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the shop and of both trainings (default: 0)")
     parser.add_argument("--num-items", type=int, default=300, help="products of the shop (default: 300; ours)")
     parser.add_argument("--num-customers", type=int, default=600, help="customers of the shop (default: 600; ours)")
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     from ..demo_shop import make_demo_shop
 
     start, output = time.time(), make_output(args.output)
@@ -50,7 +55,7 @@ def run(args) -> str:
     return f"Done in {seconds_since(start)}. Look at {page}"
 
 
-def stages(shop, output: Path, seed: int) -> list[list[str]]:
+def stages(shop: "DemoShop", output: Path, seed: int) -> list[list[str]]:
     """The command lines, in order, as lists of words."""
     emb, ids, model, users = (str(output / name) for name in ("emb", "ids", "model", "users.jsonl"))
     interactions, chance = ["--interactions", str(shop.interactions)], ["--seed", str(seed)]
@@ -91,7 +96,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def choose_customers(shop, output: Path) -> list[dict]:
+def choose_customers(shop: "DemoShop", output: Path) -> list[dict]:
     """Customers for the page, evenly spaced; their histories without the last purchase become `users.jsonl`."""
     from ..readers import read_interactions
 
@@ -106,7 +111,9 @@ def choose_customers(shop, output: Path) -> list[dict]:
     return examples
 
 
-def write_demo_page(shop, output: Path, examples, commands, start) -> Path:
+def write_demo_page(
+    shop: "DemoShop", output: Path, examples: list[dict], commands: list[tuple[str, float]], start: float
+) -> Path:
     """Gathers what the verbs left in `output` and writes `index.html` there."""
     from ..readers import read_items
     from .demo_page import write_page

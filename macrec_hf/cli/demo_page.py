@@ -14,7 +14,15 @@ STYLE = """
 OURS = ("ensemble", "text", "image")
 
 
-def write_page(path: Path, *, customers, metrics: Mapping, curves: Mapping, facts: Sequence[str], commands) -> Path:
+def write_page(
+    path: Path,
+    *,
+    customers: Sequence[Mapping],
+    metrics: Mapping,
+    curves: Mapping,
+    facts: Sequence[str],
+    commands: Sequence[tuple[str, float]],
+) -> Path:
     """Writes the page.
 
     Args:
@@ -79,5 +87,5 @@ def metrics_table(metrics: Mapping) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def command_lines(commands) -> str:
+def command_lines(commands: Sequence[tuple[str, float]]) -> str:
     return "\n".join(f"{line}    # {seconds:.0f} s" for line, seconds in commands)

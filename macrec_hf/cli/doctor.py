@@ -1,13 +1,19 @@
 """`macrec doctor`: how healthy semantic IDs are, as a page for people and as JSON."""
 
+import argparse
 import json
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .common import check_writable, read_pairs, seconds_since
 from .quantize import open_embeddings
 from .train import open_semantic_ids
+
+if TYPE_CHECKING:
+    from ..embedding_store import EmbeddingStore
+    from ..semantic_ids import SemanticIdTable
 
 HELP = """Examines semantic IDs: use of the codes, collisions, agreement of the modalities, whether items that share a
 prefix look alike; with advice. Writes one HTML page that needs nothing else. --embeddings and --items show more."""
@@ -18,7 +24,7 @@ _PATTERNS = ["semantic_ids.*", "item_titles.json", "quantizer/*.json", "quantize
 logger = logging.getLogger(__name__)
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "semantic_ids",
         metavar="MODEL_OR_IDS",
@@ -44,7 +50,7 @@ def add_arguments(parser) -> None:
     parser.set_defaults(modalities=None)  # of --embeddings: all
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     from ..codebook_advice import findings
     from ..codebook_figures import codebook_report
 
@@ -73,20 +79,12 @@ def _local_folder(argument: str) -> Path | None:
     """
     if read_pairs(argument) is not None:
         return None
-    if Path(argument).is_dir():
-        return Path(argument)
-    from huggingface_hub import snapshot_download
+    from ..hub_folder import hub_folder
 
-    try:
-        return Path(snapshot_download(argument, allow_patterns=_PATTERNS))
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"Expected {argument!r} to be a folder, a repository of the Hub or text=X.json,image=Y.json; there is no "
-            f"such folder, and the Hub said: {error}"
-        ) from error
+    return hub_folder(argument, _PATTERNS, "a folder, a repository of the Hub or text=X.json,image=Y.json")
 
 
-def _before(folder: Path | None, table, store) -> dict:
+def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStore | None") -> dict:
     """Collisions of the quantizer's own codes, where the folder has it and these are its embeddings."""
     if folder is None or store is None or not (folder / "quantizer").is_dir():
         return {}
@@ -121,7 +119,7 @@ def _known_items(path: str | None, folder: Path | None) -> dict[str, dict]:
         from ..readers import read_items
 
         rows = read_items(path).itertuples()
-        return {row.item_id: {"title": row.title, "image": row.image} for row in rows}
+        return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
     titles = folder / "item_titles.json" if folder is not None else None
     if titles is None or not titles.is_file():
         return {}
@@ -129,7 +127,14 @@ def _known_items(path: str | None, folder: Path | None) -> dict[str, dict]:
     return {item: {"title": title, "image": None} for item, title in content.items()}
 
 
-def _write_page(output: Path, args, report, table, store, known) -> None:
+def _write_page(
+    output: Path,
+    args: argparse.Namespace,
+    report: dict,
+    table: "SemanticIdTable",
+    store: "EmbeddingStore | None",
+    known: dict[str, dict],
+) -> None:
     from ..codebook_page import report_page
     from ..codebook_pictures import embedding_maps, prefix_examples, shown_items
     from ..html_page import write_whole

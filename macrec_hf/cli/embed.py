@@ -8,7 +8,7 @@ from .common import make_output, process_state, seconds_since
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", required=True, help="items file: .jsonl, .csv, .tsv or .parquet")
     parser.add_argument("--output", required=True, help="folder for the embeddings")
     parser.add_argument(
@@ -55,7 +55,7 @@ def add_arguments(parser) -> None:
     )
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     """Embeds and writes; returns the summary line."""
     from ..item_encoders import embed_items, load_encoders, make_encoders
     from ..readers import read_items
@@ -91,11 +91,11 @@ def run(args) -> str:
     return f"{len(items)} items → {', '.join(parts)} in {seconds_since(started)}: {output}"
 
 
-def _model(name):
+def _model(name: str | None) -> str | None:
     return {None: "offline", "none": None}.get(name, name)
 
 
-def _check(args):
+def _check(args: argparse.Namespace) -> None:
     for flag in ("batch_size", "max_length"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")

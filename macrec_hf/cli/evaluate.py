@@ -1,13 +1,23 @@
 """`macrec evaluate`: HR@K and NDCG@K of a model directory by full ranking, beside four baselines."""
 
+import argparse
 import json
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from .card import add_results
 from .common import check_writable, seconds_since, write_json
 from .seeds import mean_report, seed_folders
+
+if TYPE_CHECKING:
+    import numpy as np
+    from accelerate import Accelerator
+
+    from ..ranking import RankedLists
+    from ..recommender import MacRecRecommender
+    from ..semantic_ids import SemanticIdTable
 
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
 ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not hidden."""
@@ -17,7 +27,7 @@ LISTED = 10  # items of a user in --predictions: the largest K
 logger = logging.getLogger(__name__)
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
@@ -43,7 +53,7 @@ def add_arguments(parser) -> None:
     )
 
 
-def add_decoding_arguments(parser) -> None:
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `evaluate` and `recommend` share."""
     parser.add_argument(
         "--num-beams", type=int, default=20, help="IDs kept per user and modality (default: 20; authors' code)"
@@ -58,7 +68,7 @@ def add_decoding_arguments(parser) -> None:
     )
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     import torch
     from accelerate import Accelerator
 
@@ -93,7 +103,9 @@ def run(args) -> str:
     )
 
 
-def evaluate_model(args, name: str | Path, predictions: Path | None, accelerator) -> dict:
+def evaluate_model(
+    args: argparse.Namespace, name: str | Path, predictions: Path | None, accelerator: "Accelerator"
+) -> dict:
     """The report of one model directory, whose lists go into `predictions`; empty in other processes than the main."""
     from ..evaluation import baseline_lists, evaluation_report
     from ..recommender import MacRecRecommender
@@ -113,7 +125,9 @@ def evaluate_model(args, name: str | Path, predictions: Path | None, accelerator
     return {"split": args.split, "num_users": len(users), **report, "num_items": num_items, "settings": settings}
 
 
-def _split(args, table):
+def _split(
+    args: argparse.Namespace, table: "SemanticIdTable"
+) -> "tuple[list[str], list[np.ndarray], list[np.ndarray], np.ndarray]":
     """User ids, training sequences of everybody, histories and targets of the users to evaluate."""
     import numpy as np
 
@@ -126,10 +140,16 @@ def _split(args, table):
     if count < 1:
         raise ValueError(f"--limit-users: expected at least 1, got {args.limit_users}.")
     chosen = np.unique(np.linspace(0, len(everyone) - 1, count).astype(np.int64))
-    return [everyone.user_ids[user] for user in chosen], train, [histories[user] for user in chosen], targets[chosen]
+    users = [everyone.user_ids[user] for user in chosen]
+    return users, train, [histories[user] for user in chosen], cast("np.ndarray", targets)[chosen]
 
 
-def _ranked(args, recommender, histories, accelerator):
+def _ranked(
+    args: argparse.Namespace,
+    recommender: "MacRecRecommender",
+    histories: "list[np.ndarray]",
+    accelerator: "Accelerator",
+) -> "dict[str, RankedLists]":
     from ..evaluation import history_sources, rank_catalogue
 
     return rank_catalogue(
@@ -144,13 +164,19 @@ def _ranked(args, recommender, histories, accelerator):
     )
 
 
-def _write_predictions(path: Path, users, targets, lists, table) -> None:
+def _write_predictions(
+    path: Path,
+    users: list[str],
+    targets: "np.ndarray",
+    lists: "dict[str, RankedLists]",
+    table: "SemanticIdTable",
+) -> None:
     """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …}`."""
     ids = table.item_ids
     beside = path.with_name(path.name + ".partial")
     with beside.open("w", encoding="utf-8") as file:
         for place, (user, target) in enumerate(zip(users, targets, strict=True)):
-            line = {"user_id": user, "target": ids[target]}
+            line: dict[str, Any] = {"user_id": user, "target": ids[target]}
             for name, ranked in lists.items():
                 pairs = zip(ranked.items[place, :LISTED].tolist(), ranked.scores[place, :LISTED].tolist(), strict=True)
                 line[name] = [[ids[item], round(score, 6)] for item, score in pairs if item >= 0]

@@ -3,10 +3,12 @@
 import argparse
 import logging
 import os
+import platform
 import shlex
 import sys
 import traceback
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 VERBS = {
@@ -17,12 +19,13 @@ VERBS = {
     "evaluate": "a recommender + interactions → HR@K, NDCG@K by full ranking",
     "recommend": "histories → ranked items",
     "doctor": "semantic IDs → a page that says how healthy they are",
+    "app": "a recommender → a page to try it, in the browser",
     "demo": "all of it on a shop made from a seed",
 }
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog):
+    def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30, width=110)
 
 
@@ -103,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["--version"]:
         from .. import __version__
 
-        sys.stdout.write(f"macrec_hf {__version__}\n")
+        below = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
+        sys.stdout.write(f"macrec_hf {__version__} ({below}, Python {platform.python_version()})\n")
         return 0
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_usage() + "\n")

@@ -1,8 +1,11 @@
 """`macrec prepare`: published research data → `items.jsonl` and `interactions.csv`."""
 
+import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .common import make_output, seconds_since
 
@@ -10,7 +13,7 @@ HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and int
 FORMATS = ("amazon2018", "amazon2014", "amazon2023", "recbole", "mql4grec")
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", required=True, choices=FORMATS, help="layout of the input, see docs/data_formats.md"
     )
@@ -45,7 +48,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds to wait for a photo (default: 20; ours)")
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     from ..prepare_data import prepare
 
     start = time.time()
@@ -77,7 +80,7 @@ def split_inputs(inputs: list[str]) -> list[str]:
     return [path for word in inputs for path in ([word] if Path(word).exists() else word.split(","))]
 
 
-def fetch_photos(output: Path, args) -> str:
+def fetch_photos(output: Path, args: argparse.Namespace) -> str:
     """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
     from ..image_download import download_images
 
@@ -101,7 +104,7 @@ def fetch_photos(output: Path, args) -> str:
     return f" ({len(report.files):,} photos, {len(report.failed):,} failed: {failures.name}; run again to retry)"
 
 
-def read_rows(path: Path):
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a jsonl, one at a time."""
     with open(path, encoding="utf-8") as lines:
         for line in lines:

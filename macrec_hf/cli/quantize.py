@@ -1,24 +1,36 @@
 """`macrec quantize`: trains the quantizer, resolves collisions, writes the table and the quantizer."""
 
+import argparse
 import logging
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from .common import (
     add_config_flags,
     add_training_flags,
+    check_writable,
     chosen_fields,
     last_checkpoint,
     make_output,
+    num_processes,
     progress_callback,
     read_pairs,
     seconds_since,
     write_json,
 )
 from .tracking import tracking_arguments
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from ..configuration_macrec import MacRecQuantizerConfig
+    from ..embedding_store import EmbeddingStore
+    from ..modeling_macrec_quantizer import MacRecQuantizer
+    from ..semantic_ids import SemanticIdTable
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 FIELDS = (
@@ -36,7 +48,7 @@ FIELDS = (
 )
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", required=True, help="folder of `macrec embed`, or text=a.npy,image=b.npy")
     parser.add_argument("--item-ids", help="JSON list of item ids, a row each, for .npy files (default: the folder's)")
     parser.add_argument("--output", required=True, help="folder for the semantic IDs and the quantizer")
@@ -48,6 +60,11 @@ def add_arguments(parser) -> None:
         type=int,
         default=0,
         help="stop after so many evaluations without a lower collision rate (default: 0 = never; ours)",
+    )
+    parser.add_argument(
+        "--health-page",
+        metavar="FILE.html",
+        help="page of `macrec doctor`, written anew at each evaluation, its figures beside it as JSON (default: none)",
     )
     parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
     add_training_flags(
@@ -62,13 +79,13 @@ def add_arguments(parser) -> None:
     add_config_flags(parser, _config_class(), FIELDS, "quantizer")
 
 
-def _config_class():
+def _config_class() -> type["MacRecQuantizerConfig"]:
     from ..configuration_macrec import MacRecQuantizerConfig
 
     return MacRecQuantizerConfig
 
 
-def open_embeddings(args):
+def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
     """The store behind `--embeddings`, restricted to `--modalities`, every number checked."""
     from ..embedding_store import EmbeddingStore
 
@@ -84,15 +101,17 @@ def open_embeddings(args):
     return store.check_finite()
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     import torch
     from transformers import EarlyStoppingCallback, set_seed
 
     from ..collision_resolution import check_space
     from ..indexing import build_semantic_ids
     from ..modeling_macrec_quantizer import MacRecQuantizer
+    from ..trainer_codebook_health import CodebookHealthCallback
     from ..trainer_quantizer import MacRecQuantizerTrainer
 
+    check_writable(args.health_page)
     start, output = time.time(), make_output(args.output)
     store = open_embeddings(args)
     set_seed(args.seed)
@@ -100,14 +119,15 @@ def run(args) -> str:
     for name in store.modalities:  # before the training rather than after it
         check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
     checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, ("modalities", *FIELDS))
-    trainer = MacRecQuantizerTrainer(
-        MacRecQuantizer(config), training_arguments(args, len(store), output), train_dataset=store
-    )
+    model = MacRecQuantizer(config)
+    trainer = MacRecQuantizerTrainer(model, training_arguments(args, len(store), output), train_dataset=store)
     progress_callback(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"])
     if args.patience:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
+    if args.health_page:
+        trainer.add_callback(CodebookHealthCallback(args.health_page))
     logging.getLogger(__name__).info(
-        "%d weights on %d items", sum(w.numel() for w in trainer.model.parameters()), len(store)
+        "%d weights on %d items", sum(weight.numel() for weight in model.parameters()), len(store)
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     quantizer = trainer.accelerator.unwrap_model(trainer.model).eval()
@@ -123,7 +143,7 @@ def run(args) -> str:
     return summary(table, output, start)
 
 
-def write_ids(output: Path, table, quantizer) -> None:
+def write_ids(output: Path, table: "SemanticIdTable", quantizer: "MacRecQuantizer") -> None:
     """Table and quantizer, written beside and moved into place; the table's list of items comes last.
 
     Until it is there the folder counts as incomplete, so that codes and quantizer of two runs are never mixed up.
@@ -148,12 +168,12 @@ def write_ids(output: Path, table, quantizer) -> None:
         discard(beside)
 
 
-def training_arguments(args, num_items: int, output: Path):
+def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "TrainingArguments":
     """Trainer's arguments: the best of `--evaluations` checkpoints by collision rate is kept."""
     from transformers import TrainingArguments
 
     epochs = args.epochs if args.epochs is not None else args.default_epochs
-    steps = args.max_steps or math.ceil(math.ceil(num_items / args.batch_size) * epochs)
+    steps = args.max_steps or math.ceil(math.ceil(num_items / (args.batch_size * num_processes())) * epochs)
     every = max(1, steps // max(1, args.evaluations))
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
@@ -178,7 +198,7 @@ def training_arguments(args, num_items: int, output: Path):
     )
 
 
-def summary(table, output: Path, start: float) -> str:
+def summary(table: "SemanticIdTable", output: Path, start: float) -> str:
     parts = [
         f"{name} {100 * report['collision_rate_before']:.2f} % → {100 * report['collision_rate_after']:.2f} %"
         for name, report in table.report.items()

@@ -1,9 +1,11 @@
 """`macrec recommend`: ranked items for one history, or for a file of users."""
 
+import argparse
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from .common import check_writable, read_titles, seconds_since
 from .evaluate import add_decoding_arguments
@@ -11,7 +13,7 @@ from .evaluate import add_decoding_arguments
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="model directory of `macrec train`, or a repository of the Hub")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--history", metavar="I1,I7", help="item ids, oldest first, with commas between them")
@@ -38,7 +40,7 @@ def add_arguments(parser) -> None:
     add_decoding_arguments(parser)
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     import torch
 
     from ..recommender import MacRecRecommender
@@ -117,7 +119,7 @@ def _one_user(history: str) -> list[tuple[None, list[str]]]:
 
 
 def _answer(user: str | None, ranked: list[tuple[str, float]], titles: dict[str, str]) -> dict:
-    entries = [{"item_id": item, "score": round(score, 6)} for item, score in ranked]
+    entries: list[dict[str, Any]] = [{"item_id": item, "score": round(score, 6)} for item, score in ranked]
     if titles:
         entries = [entry | {"title": titles.get(entry["item_id"], "")} for entry in entries]
     return ({} if user is None else {"user_id": user}) | {"recommendations": entries}

@@ -1,13 +1,23 @@
 """`--report-to`: the losses and the codebook health of a run in TensorBoard, Trackio or Weights & Biases."""
 
+import argparse
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypedDict
 
 # tracker → the package that it takes
 TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
 
 
-def add_tracking_flag(group) -> None:
+class Tracking(TypedDict):
+    """Trainer's arguments of that name."""
+
+    report_to: str
+    run_name: str
+    project: str
+
+
+def add_tracking_flag(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--report-to",
         choices=("none", *TRACKERS),
@@ -17,7 +27,7 @@ def add_tracking_flag(group) -> None:
     )
 
 
-def tracking_arguments(args, output: Path) -> dict[str, str]:
+def tracking_arguments(args: argparse.Namespace, output: Path) -> Tracking:
     """Trainer's arguments for `--report-to`; the run is named after the output folder.
 
     Raises:

@@ -4,6 +4,7 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from .card import training_facts
 from .common import (
@@ -12,6 +13,7 @@ from .common import (
     chosen_fields,
     last_checkpoint,
     make_output,
+    num_processes,
     process_state,
     progress_callback,
     read_pairs,
@@ -21,6 +23,16 @@ from .common import (
 )
 from .seeds import FINISHED, is_finished, seed_folder
 from .tracking import tracking_arguments
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import Seq2SeqTrainingArguments
+
+    from ..configuration_macrec import MacRecConfig
+    from ..modeling_macrec import MacRecForConditionalGeneration
+    from ..semantic_ids import SemanticIdTable
+    from ..tokenization_macrec import SemanticIdTokenizer
+    from ..trainer_macrec import MacRecTrainer
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 FIELDS = (
@@ -38,7 +50,7 @@ FIELDS = (
 )
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
     parser.add_argument(
         "--semantic-ids",
@@ -110,21 +122,23 @@ def add_arguments(parser) -> None:
     add_config_flags(parser, _config_class(), FIELDS, "recommender")
 
 
-def _config_class():
+def _config_class() -> type["MacRecConfig"]:
     from ..configuration_macrec import MacRecConfig
 
     return MacRecConfig
 
 
-def open_semantic_ids(argument: str):
+def open_semantic_ids(argument: str) -> "SemanticIdTable":
     """The table behind `--semantic-ids`."""
     from ..semantic_ids import SemanticIdTable
 
     pairs = read_pairs(argument)
-    return SemanticIdTable.from_pretrained(argument) if pairs is None else SemanticIdTable.from_index_json(**pairs)
+    if pairs is None:
+        return SemanticIdTable.from_pretrained(argument)
+    return SemanticIdTable.from_index_json(codebook_size=None, **pairs)
 
 
-def run(args) -> str:
+def run(args: argparse.Namespace) -> str:
     start, output = time.time(), make_output(args.output)
     if args.seeds is None:
         return train_model(args, output, output / "cache")
@@ -144,12 +158,13 @@ def run(args) -> str:
     return f"{args.seeds} models{kept} in {seconds_since(start)}: {output}"
 
 
-def train_model(args, output: Path, cache: Path) -> str:
+def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     """Trains one model into `output`; returns the summary line, empty in other processes than the main one."""
     from transformers import EarlyStoppingCallback, set_seed
 
     from ..tokenization_macrec import SemanticIdTokenizer
     from ..trainer_macrec import MacRecTrainer
+    from ..trainer_sharding import whole_copy
 
     start = time.time()
     table, titles = open_semantic_ids(args.semantic_ids), read_titles(args.items)
@@ -174,9 +189,11 @@ def train_model(args, output: Path, cache: Path) -> str:
     if args.patience:
         trainer.add_callback(EarlyStoppingCallback(args.patience))
     trainer.train(resume_from_checkpoint=checkpoint)
+    trained = cast("MacRecForConditionalGeneration", trainer.accelerator.unwrap_model(trainer.model))
+    model = whole_copy(trained, trainer.accelerator)
     if not trainer.is_world_process_zero():
         return ""
-    write_model(args, trainer, table, tokenizer, titles, output)
+    write_model(args, trainer, model, table, tokenizer, titles, output)
     best = trainer.state.best_metric
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
@@ -184,8 +201,11 @@ def train_model(args, output: Path, cache: Path) -> str:
     )
 
 
-def first_model(args, tokenizer, table):
+def first_model(
+    args: argparse.Namespace, tokenizer: "SemanticIdTokenizer", table: "SemanticIdTable"
+) -> "MacRecForConditionalGeneration":
     """The model to train: new, or that of `--start-from`."""
+    from ..model_directory import local_directory
     from ..modeling_macrec import MacRecForConditionalGeneration
 
     chosen = chosen_fields(args, FIELDS)
@@ -199,7 +219,7 @@ def first_model(args, tokenizer, table):
         raise ValueError(
             f"--start-from takes its sizes and rates from the model: expected none of its own, got {flags}."
         )
-    model = MacRecForConditionalGeneration.from_pretrained(args.start_from)
+    model = MacRecForConditionalGeneration.from_pretrained(local_directory(args.start_from))
     if (model.config.vocab_size, model.config.num_levels) != (len(tokenizer), table.num_levels):
         raise ValueError(
             f"--start-from {args.start_from}: expected semantic IDs of the same kind as the model's "
@@ -209,7 +229,7 @@ def first_model(args, tokenizer, table):
     return model
 
 
-def build_tasks(args, table, cache: Path):
+def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path) -> "DatasetDict":
     """Train and validation examples as token ids, cached."""
     from ..dataset_builders import RecommendationTasksBuilder
 
@@ -225,12 +245,12 @@ def build_tasks(args, table, cache: Path):
     return builder.as_dataset()
 
 
-def training_arguments(args, num_examples: int, output: Path):
+def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "Seq2SeqTrainingArguments":
     """Trainer's arguments: the checkpoint with the best validation NDCG@10 is kept."""
     from transformers import Seq2SeqTrainingArguments
 
     epochs = args.epochs if args.epochs is not None else args.default_epochs
-    steps_per_epoch = math.ceil(num_examples / args.batch_size)
+    steps_per_epoch = math.ceil(num_examples / (args.batch_size * num_processes()))
     steps = args.max_steps or math.ceil(steps_per_epoch * epochs)
     every = min(steps, max(1, round(steps_per_epoch * args.eval_every)))
     return Seq2SeqTrainingArguments(
@@ -260,7 +280,15 @@ def training_arguments(args, num_examples: int, output: Path):
     )
 
 
-def write_model(args, trainer, table, tokenizer, titles, output: Path) -> None:
+def write_model(
+    args: argparse.Namespace,
+    trainer: "MacRecTrainer",
+    model: "MacRecForConditionalGeneration",
+    table: "SemanticIdTable",
+    tokenizer: "SemanticIdTokenizer",
+    titles: dict[str, str],
+    output: Path,
+) -> None:
     """The whole model directory, the quantizer beside it where `--semantic-ids` has one."""
     import numpy as np
 
@@ -275,7 +303,7 @@ def write_model(args, trainer, table, tokenizer, titles, output: Path) -> None:
     counts = np.bincount(np.concatenate(known), minlength=table.num_items)
     save_model_directory(
         output,
-        model=trainer.model.eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         table=table,
         quantizer=quantizer,

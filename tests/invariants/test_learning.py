@@ -1,12 +1,14 @@
 """The whole path learns something real: on a shop whose brands stand only in titles and whose colours only in photos.
 
-Three seeds, each a shop of its own. Every run goes through the verbs, as any shop would.
+One seed in the fast lane, three in the slow one, each a shop of its own. Every run goes through the verbs, as any
+shop would.
 """
 
 import json
 import shutil
 
 import numpy as np
+import pytest
 
 from macrec_hf.cli import main
 from macrec_hf.demo_shop import make_demo_shop
@@ -42,6 +44,13 @@ def shuffled(shop, folder, column: str, seed: int):
     return folder
 
 
+def test_it_beats_popularity(tmp_path):
+    make_demo_shop(tmp_path / "shop", num_items=200, num_customers=260, seed=0)
+    metrics = run(tmp_path / "shop", tmp_path / "right", 0)
+    assert metrics["ensemble"]["hr@10"] >= 1.5 * metrics["popularity"]["hr@10"]
+
+
+@pytest.mark.slow
 def test_it_beats_popularity_and_each_side_lives_from_its_own_modality(tmp_path):
     image_loss, text_loss = [], []
     for seed in range(3):

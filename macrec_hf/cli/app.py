@@ -1,0 +1,105 @@
+"""`macrec app`: a page to try a model with, in the browser."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .common import make_output
+
+if TYPE_CHECKING:
+    from ..app_shop import Shop
+
+HELP = """Serves a page on this machine: pick items by photo as a history, see what is recommended; switch modality,
+beams, history and stock; add a new item by photo and title and see where it lands. Ctrl-C ends it.
+--space writes the folder of a Hugging Face Space with the same page instead."""
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder of `macrec train`, or a repository of the Hub")
+    parser.add_argument(
+        "--items",
+        metavar="ITEMS.jsonl",
+        help="titles, photos and, in a column in_stock, what can be bought (default: titles of the model directory, "
+        "no photos)",
+    )
+    parser.add_argument(
+        "--encoders",
+        metavar="EMB",
+        help="folder of `macrec embed` whose encoders the semantic IDs come from: items can be added (default: they "
+        "cannot)",
+    )
+    parser.add_argument("--title", help="head of the page (default: MODEL)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address that is listened on; 0.0.0.0 for other machines too (default: 127.0.0.1, this machine; ours)",
+    )
+    parser.add_argument(
+        "--port", type=int, help="port that is listened on (default: 7860, or the next that is free; Gradio's)"
+    )
+    parser.add_argument("--browser", action="store_true", help="open it in the browser (default: say where it is)")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="a public address through Gradio's servers, for a week (default: none, nothing leaves this machine)",
+    )
+    parser.add_argument(
+        "--space", metavar="DIR", help="write a Space with model, small photos and encoders there, and end"
+    )
+
+
+def run(args: argparse.Namespace) -> str | None:
+    if args.space:
+        from ..app_space import write_space
+
+        folder = make_output(args.space)
+        said = write_space(folder, _open(args), args.model, args.encoders)
+        return f"{said}: {folder}. Upload it: hf upload USER/NAME {folder} --repo-type space"
+    launch_page = _page()  # before the model is read: without Gradio there is no use in it
+    shop = _open(args)
+    # A service is ended by SIGTERM: as with Ctrl-C, the small photos go with it.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        launch_page(shop, host=args.host, port=args.port, share=args.share, browser=args.browser, on_ready=_say_where)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return None
+
+
+def _page() -> Callable[..., None]:
+    """What serves the page; Gradio is imported by nobody before."""
+    try:
+        from ..app_page import launch_page
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise RuntimeError(
+            "Expected gradio to be installed, which serves the page, and found none: pip install 'macrec-hf[app]'."
+        ) from error
+    return launch_page
+
+
+def _open(args: argparse.Namespace) -> "Shop":
+    import torch
+
+    from ..app_shop import Shop
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shop = Shop.open(args.model, items=args.items, encoders=args.encoders, device=device, title=args.title)
+    if args.items is None:
+        logger.warning("Without --items there are no photos on the page.")
+    return shop
+
+
+def _say_where(address: str) -> None:
+    from transformers.utils import logging as library
+
+    # From here on it speaks of single visitors, whom the page tells itself.
+    library.set_verbosity_error()
+    sys.stdout.write(f"The page is open at {address} (Ctrl-C ends it)\n")
+    sys.stdout.flush()

@@ -1,0 +1,124 @@
+"""The documentation builds as a site: strictly, with every public name, and with nothing from another host."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import macrec_hf
+from macrec_hf.cli.main import VERBS
+
+pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ["docs", "examples", "README.md", "LICENSE", "mkdocs.yml", "mkdocs_hooks.py", "mkdocs_docstrings.py"]
+
+
+def build(root: Path, site: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Loads(HTMLParser):
+    """What a browser fetches by itself to show a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        names = ("href",) if tag == "link" else ("src", "srcset", "data", "poster")
+        if tag != "a" and attributes.get("rel") not in ("canonical", "next", "prev"):
+            self.addresses += [attributes[name] for name in names if attributes.get(name)]
+
+
+def test_no_page_loads_anything_from_another_host(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        parser = Loads()
+        parser.feed(page.read_text(encoding="utf-8"))
+        assert parser.addresses
+        outside = [address for address in parser.addresses if re.match(r"(\w+:)?//", address)]
+        assert not outside, f"{page.relative_to(site)} loads {outside}"
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style
+    # The theme's program fetches two helpers from elsewhere: one for diagrams, one for browsers of before 2020.
+    programs = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.js"))
+    assert set(re.findall(r"https://unpkg\.com/([\w-]+)", programs)) <= {"mermaid", "resize-observer-polyfill"}
+    assert not any('class="mermaid"' in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_every_public_name_and_every_verb_has_its_place(site):
+    reference = {page.name: page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html")}
+    for name in macrec_hf.__all__:
+        assert sum(f'id="macrec_hf.{name}"' in text for text in reference.values()) == 1, name
+    assert all(f'id="macrec-{verb}"' in reference["command_line.html"] for verb in VERBS)
+    assert "--config FILE.yaml" in reference["command_line.html"]
+
+
+def test_docstrings_are_read_as_they_are_meant(site):
+    quantizer = (site / "reference" / "quantizer.html").read_text(encoding="utf-8")
+    assert re.search(r"Codewords per level\. Default <code>256</code> \(paper: M = 256\)", quantizer, re.I)
+    pages = [page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html")]
+    # A section that was not recognised stays in the text; a reference that was not, in brackets.
+    assert not any(re.search(r"<p>(Args|Returns|Raises|Attributes):", page) for page in pages)
+    assert not any(re.search(r"\[<code>[\w.~]+</code>\]", page) for page in pages)
+
+
+def test_links_out_of_docs_lead_to_pages(site):
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert 'href="overview.html"' in home and 'href="examples/index.html"' in home
+    overview = (site / "overview.html").read_text(encoding="utf-8")
+    assert 'href="data_formats.html"' in overview and 'href="LICENSE.html"' in overview
+    assert "Apache License" in (site / "LICENSE.html").read_text(encoding="utf-8")
+    assert (site / "examples" / "1_semantic_ids.py.html").is_file()
+
+
+def build_with(line: str, tmp_path: Path) -> str:
+    """What a build says that has to fail, because the quickstart ends with `line`."""
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "macrec_hf").symlink_to(ROOT / "macrec_hf")
+    with (tmp_path / "docs" / "quickstart.md").open("a") as page:
+        page.write(f"\n{line}\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def test_links_that_lead_nowhere_end_the_build(tmp_path):
+    said = build_with("[a](gone.md) [b](index.md#away) [c](../setup.py) [`d`][macrec_hf.lost]", tmp_path)
+    assert all(target in said for target in ("'gone.md'", "#away", "'../setup.py'", "'macrec_hf.lost'"))
+    assert "in strict mode" in said
+
+
+def test_an_unknown_name_ends_the_build(tmp_path):
+    assert "macrec_hf.gone could not be found" in build_with("::: macrec_hf.gone", tmp_path)
+
+
+DOCS = ROOT / "docs"
+CONCEPTS = [*sorted((DOCS / "concepts").glob("*.md")), DOCS / "decoding.md", DOCS / "doctor.md"]
+
+
+@pytest.mark.parametrize("page", CONCEPTS, ids=lambda page: page.stem)
+def test_each_concept_says_how_when_and_when_not(page):
+    headings = re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.M)
+    wanted = [heading for heading in headings if re.match("How it works|When (not )?to use", heading)]
+    assert [heading.removesuffix(" it") for heading in wanted] == ["How it works", "When to use", "When not to use"]
