@@ -211,6 +211,12 @@ class MacRecTrainerBase(Trainer):
         if state.best_model_checkpoint:
             super()._load_best_model()
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer's warnings, without the tied weights, which a checkpoint holds under one of their names."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
 

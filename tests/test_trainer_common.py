@@ -122,6 +122,13 @@ def test_where_the_best_checkpoint_is_damaged_the_best_of_the_others_is_taken(ma
     assert "cannot be loaded: its model.safetensors has" in caplog.text and f"{taken} is taken instead" in caplog.text
 
 
+def test_the_best_weights_come_back_without_alarm_about_tied_ones(make, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        make("a", max_steps=4, load_best_model_at_end=True).train()
+    assert "missing keys" not in caplog.text
+
+
 def test_where_no_checkpoint_is_left_the_last_weights_stay(make, caplog):
     trainer = make("a", max_steps=6, load_best_model_at_end=True, callbacks=[Damage(6, everything=True)])
     with caplog.at_level(logging.WARNING):
