@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# The lower bounds are the versions that the tests were run with (constraints.txt pins them): nothing older was tried.
+# The lower bounds are the versions that the tests were run with (constraints.txt pins them). What breaks with an older
+# transformers stands in docs/architecture.md, "Upkeep"; of the others nothing older was tried.
 REQUIREMENTS = [
     "torch>=2.13.0",
     "transformers>=5.23.0,<6",

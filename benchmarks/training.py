@@ -5,7 +5,8 @@ to moved weights (collating, both passes, clipping, AdamW):
 
     (a) the field's loop. Recommender: T5's 32,100 tokens plus the codes, `</s>` in the labels, strings tokenised by
         the collator, random batches padded to their longest source, attention and dropout as T5 had them when the
-        scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python
+        scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python, either by
+        searching the batch's labels once for each item or by comparing them one at a time (`--draw`)
     (b) ours: batches of `MacRecTrainer` / `MacRecQuantizerTrainer` and their `training_step`
     (c) the arithmetic floor: the products that a step cannot do without, at the speed of the machine's best product
 
@@ -48,6 +49,7 @@ from macrec_hf.losses import alignment_loss  # noqa: E402
 T5_VOCABULARY = 32_100
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WARM_UP = 1
+DRAWS = {}  # name: function, filled below
 
 
 def main():
@@ -67,6 +69,7 @@ def parse_arguments():
     )
     parser.add_argument("--repeats", type=int, default=3, help="repeats (default 3)")
     parser.add_argument("--batch-size", type=int, default=256, help="of the recommender (default 256)")
+    parser.add_argument("--draw", choices=DRAWS, default="search", help="how (a) draws positives (default search)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall (default), or cpu: processor seconds")
     return parser.parse_args()
 
@@ -120,6 +123,7 @@ def quantizer(args, folder):
     model.set_codebooks({name: torch.randn_like(values) for name, values in model.codebooks.items()})
     ours = OurSteps(trainer, lambda batch: flops_of_quantizer(batch, model))
     sides = {"a": FieldQuantizer(arrays, labels, model, batch_size), "b": ours}
+    sides["a"].draw = DRAWS[args.draw]
     report("quantizer", "items", batch_size, sides, ours, args)
 
 
@@ -331,7 +335,7 @@ class FieldQuantizer:
         # for each level with a contrastive loss.
         for _ in range(sum(weight > 0 for weight in self.model.config.contrastive_weights)):
             for labels in batch["pseudo_labels"].values():
-                drawn_in_python(labels)
+                self.draw(labels)
         self.model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -339,11 +343,20 @@ class FieldQuantizer:
         return len(next(iter(batch["embeddings"].values())))
 
 
-def drawn_in_python(labels):
-    """A batch-mate with the same label for each item, one item at a time."""
+def drawn_by_searching(labels):
+    """A batch-mate with the same label for each item, the labels searched once an item."""
     positives = []
     for place in range(len(labels)):
         mates = [mate for mate in torch.nonzero(labels == labels[place]).flatten().tolist() if mate != place]
+        positives.append(random.choice(mates) if mates else place)
+    return torch.tensor(positives)
+
+
+def drawn_by_comparing(labels):
+    """The same, the labels of a tensor compared one at a time."""
+    positives = []
+    for place, own in enumerate(labels):
+        mates = [mate for mate, label in enumerate(labels) if label == own and mate != place]
         positives.append(random.choice(mates) if mates else place)
     return torch.tensor(positives)
 
@@ -362,6 +375,8 @@ def flops_of_quantizer(batch, model):
     terms = sum(weight > 0 for weight in config.contrastive_weights) * pairs + pairs
     return total + 3 * terms * similarities
 
+
+DRAWS |= {"search": drawn_by_searching, "compare": drawn_by_comparing}
 
 if __name__ == "__main__":
     main()

@@ -50,6 +50,7 @@ class BeamRequest:
     excluded_items: torch.Tensor | None = None
 
     def limits(self) -> TrieLimits | None:
+        """The limits on the trie, None where everything is allowed; raises what [`TrieLimits`] raises."""
         if self.allowed_items is None and self.excluded_items is None:
             return None
         return TrieLimits(self.trie, len(self.input_ids), self.allowed_items, self.excluded_items)

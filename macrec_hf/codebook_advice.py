@@ -34,6 +34,7 @@ class Check:
     needs: str = ""
 
     def is_beyond(self, value: float) -> bool:
+        """Whether the value is on the wrong side of the limit."""
         return value < self.limit if self.too == "low" else value > self.limit
 
 

@@ -65,6 +65,7 @@ def report_page(
 
 
 def prefix_words(depth: int) -> str:
+    """How a person calls the first `depth` codes."""
     return ORDINALS[depth - 1] if depth <= len(ORDINALS) else f"first {depth} codes"
 
 

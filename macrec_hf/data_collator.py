@@ -68,6 +68,7 @@ class RecommendationCollator:
         self._first_alike = None if len(first) == len(rows) else first[inverse.reshape(-1)]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows of [`RecommendationTasksBuilder`] → a batch as in the example; ValueError for a missing column."""
         align = len(self.item_token_ids) > 1
         for column in ("input_ids", "labels") + ("item",) * align:
             if any(column not in row for row in rows):

@@ -52,6 +52,7 @@ class GlobalBatches(Sampler[list[int]]):
         self.group_size = self.global_size * accumulation
 
     def set_epoch(self, epoch: int) -> None:
+        """Which epoch's order the next pass takes, the same in every process."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -68,6 +68,8 @@ class MacRecModalityQuantizer(nn.Module):
 
 
 class MacRecQuantizerPreTrainedModel(PreTrainedModel):
+    """How weights are drawn before codebooks are seeded, and what Trainer has to know of the losses."""
+
     config: MacRecQuantizerConfig
     base_model_prefix = "quantizer"
     # `main_input_name` stays "input_ids": Trainer's FLOP counter takes the named input for one tensor, ours is a dict.

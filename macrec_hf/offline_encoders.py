@@ -60,6 +60,7 @@ class OfflineTextEncoder:
 
     @property
     def settings(self) -> dict:
+        """What it takes to make the same encoder again, for `meta.json`."""
         return {"dimension": self.dimension, "seed": self.seed}
 
     def batch_features(self, texts: list[str]) -> scipy.sparse.csr_matrix:
@@ -107,6 +108,7 @@ class OfflineImageEncoder:
 
     @property
     def settings(self) -> dict:
+        """What it takes to make the same encoder again, for `meta.json`."""
         return {"dimension": self.dimension, "seed": self.seed}
 
     def batch_features(self, photos: list[Image.Image]) -> np.ndarray:

@@ -148,6 +148,7 @@ class MacRecTrainerBase(Trainer):
         inputs: dict[str, torch.Tensor | Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
+        """Trainer's, with the weight of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
         if self._weights:
             self._weight, *self._weights = self._weights
         try:

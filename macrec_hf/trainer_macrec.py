@@ -124,6 +124,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         return [len(row["input_ids"]) for row in dataset]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's, with a group of its own for the token embeddings if they have a learning rate of their own."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if fresh and self.embedding_learning_rate is not None:
@@ -140,6 +141,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Eq. 19, scalar; its parts are kept for the next log line."""
         outputs = model(**inputs)
         parts = self._parts["train" if model.training else "eval"]
         for name in ("generation_loss", "alignment_loss"):

@@ -67,6 +67,7 @@ class CatalogueCollator:
         self.store, self.labels = store, labels
 
     def __call__(self, rows: Sequence[int] | np.ndarray) -> dict[str, dict[str, torch.Tensor]]:
+        """Row numbers of the store → float (batch_size, embedding_size), long and bool (batch_size,), by modality."""
         places = np.asarray(rows)
         batch = {"embeddings": {name: torch.from_numpy(values) for name, values in self.store[places].items()}}
         if self.labels is not None:
@@ -237,6 +238,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Eq. 13, scalar; its parts and the share of items without a partner are kept for the next log line."""
         outputs = model(**inputs)
         self._note("reconstruction_loss", outputs.reconstruction_loss)
         self._note("quantization_loss", outputs.quantization_loss)

@@ -107,6 +107,7 @@ class TransformerTextEncoder(_TransformerEncoder):
 
     @property
     def settings(self) -> dict:
+        """What it takes to make the same encoder again, for `meta.json`."""
         return {"pooling": self.pooling, "max_length": self.max_length, "standardize": self.standardize}
 
     @torch.inference_mode()
@@ -135,6 +136,7 @@ class TransformerImageEncoder(_TransformerEncoder):
 
     @property
     def settings(self) -> dict:
+        """What it takes to make the same encoder again, for `meta.json`."""
         return {"pooling": self.pooling, "standardize": self.standardize}
 
     @torch.inference_mode()

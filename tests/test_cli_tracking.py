@@ -90,6 +90,6 @@ def test_the_health_page_is_written_where_it_is_asked_for(shop, capsys):
     page = shop / "health.html"
     assert quantize(shop, "--health-page", str(page)) == 0, capsys.readouterr().err
     figures = json.loads(page.with_suffix(".json").read_text())
-    assert page.read_text().startswith("<!DOCTYPE html>") and set(figures["modalities"]) == {"text", "image"}
+    assert "<html" in page.read_text() and set(figures["modalities"]) == {"text", "image"}
     assert quantize(shop, "--health-page", str(shop / "no" / "such" / "page.html")) == 1
     assert "expected a folder" in capsys.readouterr().err

@@ -98,7 +98,8 @@ def test_reordering_the_self_attention_alone_changes_no_beam():
     ours = model.generate(input_ids, attention_mask=mask, **settings)
     plain = T5ForConditionalGeneration(model.config).double().eval()
     plain.load_state_dict(model.state_dict())
-    theirs = plain.generate(input_ids, attention_mask=mask, generation_config=model.generation_config, **settings)
+    plain.generation_config = model.generation_config
+    theirs = plain.generate(input_ids, attention_mask=mask, **settings)
     assert torch.equal(ours.sequences, theirs.sequences)
     torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores)
 
