@@ -275,7 +275,7 @@ def _ranked_by_two_processes(path):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test of this session may have set it
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test may have set it
     accelerator = Accelerator(cpu=True)
     shop = Shop()
     lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=6, batch_size=3, accelerator=accelerator)
