@@ -13,6 +13,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .byte_dropout import use_byte_dropout
 from .configuration_macrec import MacRecConfig
+from .cpu_attention import use_byte_dropout_attention
+from .cpu_linear import use_cpu_linear
 from .distributed import Everyone, num_processes
 from .logits_process import SemanticIdLogitsProcessor  # noqa: F401
 from .losses import alignment_loss
@@ -59,6 +61,8 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
     def __init__(self, config: MacRecConfig):
         super().__init__(config)
         use_byte_dropout(self)
+        use_byte_dropout_attention(self)
+        use_cpu_linear(self)
         if config.attention_dropout_rate is not None:
             for module in self.modules():
                 if isinstance(module, T5Attention):

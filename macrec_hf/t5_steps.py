@@ -22,6 +22,8 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
+from .cpu_linear import CpuLinear, convolution_pays, linear
+
 _MERGED_SPEED = 1.3  # by timing 0 (never), 1.3 and no limit: 96, 104 and 91 users a second on one core
 _HEAD_ROWS = 512  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
@@ -58,7 +60,7 @@ class _Joined:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Of states that [`_normed`] has seen, if there is a norm."""
         if self.weight is not None:
-            return nn.functional.linear(hidden, self.weight)
+            return linear(hidden, self.weight)
         if _folds(self.norm):
             hidden = hidden * self.norm.weight
         return torch.cat([module(hidden) for module in self.modules], dim=-1)
@@ -84,13 +86,13 @@ class _Head:
     def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 (float64 for a float64 model), at least `vocab_size` on the last axis, any beyond that -inf."""
         hidden = hidden if self.scale is None else hidden * self.scale
-        logits = self.module(hidden) if self.weight is None else nn.functional.linear(hidden, self.weight, self.bias)
+        logits = self.module(hidden) if self.weight is None else linear(hidden, self.weight, self.bias)
         return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits.dtype))
 
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether calling the module is one product with its weight."""
-    return type(module) is nn.Linear and module.bias is None and _is_called_as_is(module)
+    return type(module) in (nn.Linear, CpuLinear) and module.bias is None and _is_called_as_is(module)
 
 
 def _is_called_as_is(module: nn.Module) -> bool:
@@ -369,6 +371,8 @@ def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bi
 def _add_product(hidden: torch.Tensor, module: nn.Linear, change: torch.Tensor) -> torch.Tensor:
     """`hidden + module(change)`, written to `hidden` where one product can add to it."""
     if _is_plain(module) and hidden.dtype == change.dtype == module.weight.dtype != torch.float16:
+        if convolution_pays(change, module.weight):
+            return hidden.add_(linear(change, module.weight))
         hidden.view(-1, hidden.shape[-1]).addmm_(change.flatten(0, 1), module.weight.t())
         return hidden
     hidden = hidden + module(change)

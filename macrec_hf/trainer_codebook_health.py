@@ -65,16 +65,7 @@ class CodebookHealthCallback(TrainerCallback):
     ) -> None:
         self._write(args, state, model, train_dataloader)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        train_dataloader: DataLoader | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._write(args, state, model, train_dataloader)
+    on_train_end = on_save
 
     def _write(
         self,

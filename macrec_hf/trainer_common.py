@@ -15,6 +15,7 @@ from transformers.trainer_utils import TrainOutput, has_length, seed_worker
 from transformers.utils import logging
 
 from .checkpoints import SAVING, discard, keep_newest, last_intact_checkpoint, move_into_place, seal, what_is_wrong
+from .cpu_memory import keep_freed_memory
 from .global_batches import GlobalBatches
 from .trainer_batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
 from .trainer_sharding import shard_tied_model
@@ -140,6 +141,8 @@ class MacRecTrainerBase(Trainer):
                 f"{resume_from_checkpoint}: expected a whole checkpoint, but {wrong}. resume_from_checkpoint=True "
                 "takes the newest one that is whole."
             )
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
 
     def training_step(
