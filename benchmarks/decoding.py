@@ -7,7 +7,8 @@ One process, sides interleaved on the same users, fresh users in each repeat, me
     (b) `generate` with `SemanticIdLogitsProcessor` and the compact vocabulary, users in file order
     (c) `beam_search`, users sorted by the length of their histories into batches and put back in order
     (d) (c) without the catalogue: every code of a level may follow
-    (e) the arithmetic floor: the products that the model cannot do without, at the speed of the machine's best product
+    (e) the arithmetic floor: the products that the model cannot do without, at the speed of torch's best product
+    (f) the same at the speed of the product that `cpu_linear.py` takes instead, on processors where it does
 
 The model is randomly initialised at the paper's size; the histories and IDs are those of `../shared/data/instruments`,
 or a synthetic set of the same size where that is absent.
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from macrec_hf.beam_search import beam_search  # noqa: E402
+from macrec_hf.cpu_linear import linear_as_convolution, products_are_held_back  # noqa: E402
 from macrec_hf.logits_process import SemanticIdLogitsProcessor  # noqa: E402
 from macrec_hf.semantic_id_trie import SemanticIdTrie  # noqa: E402
 
@@ -35,6 +37,7 @@ CODEBOOK_SIZE, NUM_LEVELS, MAX_HISTORY = 256, 4, 20
 T5_VOCABULARY = 32_100
 COMPACT_OFFSET = 7  # 3 special and 4 task tokens
 EOS, PAD = 1, 0
+BY_CONVOLUTION = "2048x2048x2048, as a convolution"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -59,13 +62,12 @@ def main():
         f"torch {torch.__version__}"
     )
     seconds, machine = measure(sides, users, histories, codes, field_offsets, clock, args)
-    for name, speed in machine.items():
-        print(f"float32 product {name}: {speed / 1e9:.0f} GFLOP/s")
+    print_machine(machine)
     flops = statistics.median(
         sum(flops_of_user(NUM_LEVELS * len(histories[user]) + 1, compact.config, args.num_beams) for user in chosen)
         for chosen in users
     )
-    report(seconds, flops / max(machine.values()), flops, args)
+    report(seconds, machine, flops, args)
 
 
 def parse_arguments():
@@ -223,16 +225,38 @@ class EveryCode:
 
 
 def machine_speed(clock, repeats=7):
-    """FLOP/s of the best of several float32 products, for two shapes."""
+    """FLOP/s of the best of several float32 products, for two shapes; by convolution, where the package uses it."""
     speeds = {}
     for rows, inner, columns in ((2048, 2048, 2048), (1280, 128, 1024)):
         left, right, product = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
-        times = []
-        for _ in range(repeats):
-            start = clock()
-            torch.mm(left, right, out=product)
-            times.append(clock() - start)
-        speeds[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / min(times)
+        best = best_time(lambda: torch.mm(left, right, out=product), clock, repeats)  # noqa: B023
+        speeds[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / best
+    if products_are_held_back():
+        left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
+        best = best_time(lambda: linear_as_convolution(left, right, images=16), clock, repeats)
+        speeds[BY_CONVOLUTION] = 2 * 2048**3 / best
+    return speeds
+
+
+def best_time(call, clock, repeats):
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        call()
+        times.append(clock() - start)
+    return min(times)
+
+
+def print_machine(machine):
+    for name, speed in machine.items():
+        print(f"float32 product {name}: {speed / 1e9:.0f} GFLOP/s")
+
+
+def floors(machine):
+    """`{letter: (name, FLOP/s)}` of the arithmetic floor, by torch's own products and by the best there is."""
+    speeds = {"e": ("arithmetic floor", max(speed for name, speed in machine.items() if name != BY_CONVOLUTION))}
+    if BY_CONVOLUTION in machine:
+        speeds["f"] = ("floor by convolution", machine[BY_CONVOLUTION])
     return speeds
 
 
@@ -270,14 +294,19 @@ def measure(sides, users, histories, codes, field_offsets, clock, args):
     return seconds, machine
 
 
-def report(seconds, floor_seconds, flops, args):
+def report(seconds, machine, flops, args):
     names = {"a": "field's loop", "b": "generate + processor", "c": "beam_search", "d": "beam_search, no catalogue"}
     rates = {side: args.users / statistics.median(times) for side, times in seconds.items()}
     for side, rate in rates.items():
         print(f"({side}) {names[side]:28s}{rate:9.1f} users/s")
-    rates["e"] = args.users / floor_seconds
-    print(f"(e) {'arithmetic floor':28s}{rates['e']:9.1f} users/s ({flops / args.users / 1e9:.3f} GFLOP a user)")
-    for above, below in ("ba", "ca", "cb", "ce", "dc"):
+    for letter, (name, speed) in floors(machine).items():
+        rates[letter] = args.users * speed / flops
+        print(f"({letter}) {name:28s}{rates[letter]:9.1f} users/s ({flops / args.users / 1e9:.3f} GFLOP a user)")
+    print_ratios(rates, ("ba", "ca", "cb", "ce", "cf", "dc"))
+
+
+def print_ratios(rates, pairs):
+    for above, below in pairs:
         if above in rates and below in rates:
             print(f"({above})/({below}) = {rates[above] / rates[below]:.2f}")
 
