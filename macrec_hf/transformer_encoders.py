@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import ModelOutput
 
+from .cpu_linear import use_cpu_linear
 from .offline_encoders import centre_and_scale
 
 POOLINGS = ("mean", "cls", "pooler")
@@ -45,6 +46,7 @@ class _TransformerEncoder:
         self.model, loading = AutoModel.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
         self._check_weights(loading["missing_keys"])
         self.model.to(self.device).eval()
+        use_cpu_linear(self.model)
 
     def _check_weights(self, missing_keys: Iterable[str]) -> None:
         missing = sorted(key for key in missing_keys if self.pooling == "pooler" or "pooler" not in key)

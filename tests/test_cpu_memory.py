@@ -31,6 +31,6 @@ def page_faults(how):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_large_blocks_are_used_again():
-    # 20 blocks of 12,288 pages of 4 KiB; a few faults more or less belong to the interpreter. Huge pages would make
-    # 480 of them.
-    assert page_faults("kept") < 100 < page_faults("given back")
+    # 20 blocks of 12,288 pages of 4 KiB, or of 24 huge ones. Kept memory is touched for the first time once more at most,
+    # when a small object took a place in it and the block moved.
+    assert page_faults("kept") * 10 < page_faults("given back")
