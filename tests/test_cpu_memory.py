@@ -31,6 +31,6 @@ def page_faults(how):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_large_blocks_are_used_again():
-    # 20 blocks of 12,288 pages of 4 KiB, or of 24 huge ones. Kept memory is touched for the first time once more at most,
-    # when a small object took a place in it and the block moved.
+    # 20 blocks of 12,288 pages of 4 KiB, or of 24 huge ones. Kept memory is touched for the first time once more at
+    # most, when a small object took a place in it and the block moved.
     assert page_faults("kept") * 10 < page_faults("given back")
