@@ -1,4 +1,4 @@
-"""The whole path learns something real: on a shop whose brands stand only in titles and whose colours only in photos.
+"""The whole path learns something real: on a shop with brands only in its texts and colours only in its photos.
 
 One seed in the fast lane, three in the slow one, each a shop of its own. Every run goes through the verbs, as any
 shop would.
@@ -34,12 +34,12 @@ def run(shop, folder, seed) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
-def shuffled(shop, folder, column: str, seed: int):
-    """The same shop with one column dealt out anew among the items."""
+def shuffled(shop, folder, columns: list[str], seed: int):
+    """The same shop with some columns dealt out anew among the items, all of them alike."""
     shutil.copytree(shop, folder)
     rows = [json.loads(line) for line in (shop / "items.jsonl").read_text().splitlines()]
     order = np.random.default_rng(seed).permutation(len(rows))
-    mixed = [row | {column: rows[other][column]} for row, other in zip(rows, order, strict=True)]
+    mixed = [row | {name: rows[other][name] for name in columns} for row, other in zip(rows, order, strict=True)]
     (folder / "items.jsonl").write_text("\n".join(json.dumps(row) for row in mixed))
     return folder
 
@@ -57,11 +57,12 @@ def test_it_beats_popularity_and_each_side_lives_from_its_own_modality(tmp_path)
         folder = tmp_path / str(seed)
         make_demo_shop(folder / "shop", num_items=200, num_customers=260, seed=seed)
         right = run(folder / "shop", folder / "right", seed)
-        photos = run(shuffled(folder / "shop", folder / "photos", "image", seed), folder / "wrong_photos", seed)
-        titles = run(shuffled(folder / "shop", folder / "titles", "title", seed), folder / "wrong_titles", seed)
+        photos = run(shuffled(folder / "shop", folder / "photos", ["image"], seed), folder / "wrong_photos", seed)
+        # Both columns: the description tells the brand as well as the title does.
+        texts = run(shuffled(folder / "shop", folder / "texts", ["title", "text"], seed), folder / "wrong_texts", seed)
         assert right["ensemble"]["hr@10"] >= 1.5 * right["popularity"]["hr@10"]
         image_loss.append(right["image"]["hr@10"] - photos["image"]["hr@10"])
-        text_loss.append(right["text"]["hr@10"] - titles["text"]["hr@10"])
+        text_loss.append(right["text"]["hr@10"] - texts["text"]["hr@10"])
     # 260 customers a seed: one seed alone has a standard error of about 0.03, so the three are averaged.
     assert np.mean(image_loss) > 0.03
-    assert np.mean(text_loss) > 0.005
+    assert np.mean(text_loss) > 0.03
