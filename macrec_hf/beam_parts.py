@@ -2,42 +2,56 @@
 
 import torch
 
-# By timing 8 to 64 users of 20 beams on two cores: more outgrow the caches, fewer wait for Python and for each other.
-_CPU_USERS = 32
-_FEWEST_CPU_USERS = 16  # of a part that is this small so that every thread has two of them
-_CPU_TOKENS = 1024  # the padded tokens of a part, so that long histories do not outgrow what the users' number allows
+# By timing on two cores: more users or tokens outgrow the caches, fewer wait for Python and for each other.
+_CPU_USERS = 36
+_FEWEST_CPU_USERS = 32  # for which one more thread has a part of its own; fewer share the threads in each operation
+_CPU_TOKENS = 1280  # the padded tokens of a part, so that long histories do not outgrow what the users' number allows
 Part = tuple[torch.Tensor, slice]  # users that are decoded together, and the columns that they need
 
 
-def split_users(attention_mask: torch.Tensor | None, batch_size: int, length: int, device: torch.device) -> list[Part]:
+def split_users(
+    attention_mask: torch.Tensor | None, batch_size: int, length: int, device: torch.device, rows: int
+) -> list[Part]:
     """Users that are decoded together, and the columns that they need: on the CPU a few at a time, of like lengths.
+
+    The parts take about the same time, and there is one for each thread, or two, three, ...: a thread that ends before
+    the others has nothing left to do.
 
     Args:
         attention_mask: `(batch_size, length)`, 0 = padding; `None`: no padding.
+        rows: of the decoder, for each user in all steps; one costs about as much as a token of the history.
 
     Returns:
         Parts of users, long `(num_users,)` each, and the slice of the columns in which any of them has a token. Every
         user is in one part.
     """
     everyone = torch.arange(batch_size, device=device)
-    if device.type != "cpu":
+    if device.type != "cpu" or batch_size == 0:
         return [(everyone, slice(length))]
-    most = _CPU_USERS
-    if (threads := torch.get_num_threads()) > 1:
-        most = max(_FEWEST_CPU_USERS, min(_CPU_USERS, -(-batch_size // (2 * threads))))
-    if attention_mask is None:
-        return [(users, slice(length)) for users in everyone.split(_part_size(length, most))]
-    counts, order = attention_mask.sum(dim=1).sort(stable=True, descending=True)
+    lengths = torch.full((batch_size,), length)
+    if attention_mask is not None:
+        lengths, everyone = attention_mask.sum(dim=1).sort(stable=True, descending=True)
     parts: list[Part] = []
-    first = 0
-    while first < batch_size:
-        users = order[first : first + _part_size(int(counts[first]), most)].sort().values
-        used = torch.nonzero(attention_mask[users].any(dim=0)).flatten()
-        columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(length)
+    for users in everyone.split(_part_sizes(lengths, rows)):
+        columns = slice(length)
+        if attention_mask is not None:
+            users = users.sort().values
+            used = torch.nonzero(attention_mask[users].any(dim=0)).flatten()
+            columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else columns
         parts.append((users, columns))
-        first += len(users)
     return parts
 
 
-def _part_size(length: int, most: int) -> int:
-    return max(1, min(most, _CPU_TOKENS // max(length, 1)))
+def _part_sizes(lengths: torch.Tensor, rows: int) -> list[int]:
+    """Numbers of users, for descending lengths of their histories."""
+    batch_size = len(lengths)
+    threads = min(torch.get_num_threads(), max(1, batch_size // _FEWEST_CPU_USERS))
+    fewest = max(batch_size / _CPU_USERS, int(lengths.sum()) / _CPU_TOKENS, 1)
+    costs = lengths + rows
+    middles = (costs.cumsum(0) - costs / 2) / costs.sum()
+    for num_parts in range(-(-int(fewest) // threads) * threads, batch_size, threads):
+        sizes = torch.bincount((middles * num_parts).long(), minlength=num_parts)
+        longest = lengths[(sizes.cumsum(0) - sizes).clamp(max=batch_size - 1)]
+        if sizes.max() <= _CPU_USERS and (sizes * longest).max() <= _CPU_TOKENS:
+            return sizes.tolist()
+    return [1] * batch_size

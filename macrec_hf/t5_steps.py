@@ -2,8 +2,8 @@
 
 `generate` holds the encoder's keys and values once for each beam and moves them at every step. Here they are projected
 once for each user and all rows of that user attend to them together. The weights are the model's own, read anew for
-each batch; projections of the same input are joined into one product. A projection that is more than a plain
-`nn.Linear` (an adapter, a quantized or hooked layer) is called as the module that it is.
+each call of the search; projections of the same input are joined into one product. A projection that is more than a
+plain `nn.Linear` (an adapter, a quantized or hooked layer) is called as the module that it is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,8 +24,7 @@ from transformers.models.t5.modeling_t5 import (
 
 from .cpu_linear import CpuLinear, convolution_pays, linear
 
-_MERGED_SPEED = 1.3  # by timing 0 (never), 1.3 and no limit: 96, 104 and 91 users a second on one core
-_HEAD_ROWS = 512  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
+_HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
 
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -66,6 +65,25 @@ class _Joined:
         return torch.cat([module(hidden) for module in self.modules], dim=-1)
 
 
+class _Added:
+    """A linear map whose output is added to the states that a layer was given."""
+
+    def __init__(self, module: nn.Linear):
+        self.module, self.weight = module, module.weight if _is_plain(module) else None
+
+    def added(self, hidden: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """`hidden + module(change)`, `(rows, d_model)`, written to `hidden` where one product can add to it."""
+        if self.weight is not None and hidden.dtype == change.dtype == self.weight.dtype != torch.float16:
+            if convolution_pays(change, self.weight):
+                return hidden.add_(linear(change, self.weight))
+            return hidden.addmm_(change, self.weight.t())
+        hidden = hidden + self.module(change)
+        if hidden.dtype == torch.float16:  # T5 keeps float16 finite this way
+            limit = torch.finfo(hidden.dtype).max - 1000
+            hidden = hidden.clamp(-limit, limit)
+        return hidden
+
+
 class _Head:
     """Log-probabilities over the whole vocabulary.
 
@@ -79,14 +97,17 @@ class _Head:
         self.scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else None
         if _is_plain(self.module):
             weight = self.module.weight
-            padding = -len(weight) % 16
-            self.weight = nn.functional.pad(weight, (0, 0, 0, padding))
-            self.bias = nn.functional.pad(weight.new_zeros(len(weight)), (0, padding), value=-torch.inf)
+            self.vocab_size = len(weight)
+            self.weight = nn.functional.pad(weight, (0, 0, 0, -len(weight) % 16))
 
     def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 (float64 for a float64 model), at least `vocab_size` on the last axis, any beyond that -inf."""
         hidden = hidden if self.scale is None else hidden * self.scale
-        logits = self.module(hidden) if self.weight is None else linear(hidden, self.weight, self.bias)
+        if self.weight is None:
+            logits = self.module(hidden)
+        else:
+            logits = linear(hidden, self.weight)
+            logits[..., self.vocab_size :] = -torch.inf
         return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits.dtype))
 
 
@@ -116,8 +137,7 @@ def _normed(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """What the norm gives, without the factor of its weight where [`_folds`]."""
     if not _folds(norm):
         return norm(hidden)
-    scale = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_().div_(hidden.shape[-1])
-    return hidden * scale.add_(norm.variance_epsilon).rsqrt_()
+    return nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=norm.variance_epsilon)
 
 
 def _layers(stack: T5Stack) -> list[list[Any]]:
@@ -125,34 +145,40 @@ def _layers(stack: T5Stack) -> list[list[Any]]:
     return [list(block.layer) for block in cast("Iterable[T5Block]", stack.block)]
 
 
-def encode(
-    model: T5ForConditionalGeneration, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The encoder's states; what `model.encoder` returns in eval mode.
+class EncoderPass:
+    """A model's encoder. Its weights are read when this is made: make one for each call.
 
     Args:
         model: any `T5ForConditionalGeneration`.
-        input_ids: long, `(batch_size, sequence_length)`.
-        attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
-
-    Returns:
-        float, `(batch_size, sequence_length, d_model)`.
     """
-    encoder = model.encoder
-    hidden = encoder.embed_tokens(input_ids)
-    length = input_ids.shape[1]
-    blocks = _layers(encoder)
-    bias = blocks[0][0].SelfAttention.compute_bias(length, length)
-    mask = _additive_mask(attention_mask, hidden.dtype)
-    bias = bias if mask is None else bias + mask
-    for layer, dense_layer in blocks:
-        attention, norm = layer.SelfAttention, layer.layer_norm
-        projected = _Joined(attention.q, attention.k, attention.v, norm=norm)(_normed(norm, hidden))
-        queries, keys, values = _by_head(projected, attention, 3)
-        attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
-        hidden = _add_product(hidden, attention.o, attended.transpose(1, 2).flatten(2))
-        hidden = _Dense(dense_layer).added(hidden)
-    return encoder.final_layer_norm(hidden)
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.encoder = model.encoder
+        self.layers = []
+        for layer, dense in _layers(self.encoder):
+            attention, norm = layer.SelfAttention, layer.layer_norm
+            joined = _Joined(attention.q, attention.k, attention.v, norm=norm)
+            self.layers.append((norm, attention, joined, _Added(attention.o), _Dense(dense)))
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The encoder's states; what `model.encoder` returns in eval mode.
+
+        Args:
+            input_ids: long, `(batch_size, sequence_length)`.
+            attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
+
+        Returns:
+            float, `(batch_size, sequence_length, d_model)`.
+        """
+        batch_size, length = input_ids.shape
+        hidden = self.encoder.embed_tokens(input_ids).flatten(0, 1)
+        first = self.layers[0][1]  # its bias is that of all layers
+        bias, mask = first.compute_bias(length, length), _additive_mask(attention_mask, hidden.dtype)
+        bias = bias if mask is None else bias + mask
+        for norm, attention, joined, output, dense in self.layers:
+            queries, keys, values = _by_head(joined(_normed(norm, hidden)), batch_size, attention, 3)
+            hidden = dense.added(output.added(hidden, _attended(queries, keys, values, bias)))
+        return self.encoder.final_layer_norm(hidden).view(batch_size, length, hidden.shape[-1])
 
 
 @dataclass
@@ -170,36 +196,43 @@ class DecoderPast:
         return DecoderPast([[_take(states, parents) for states in positions] for positions in self.layers])
 
 
+class DecoderWeights:
+    """A model's decoder. Its weights are read when this is made: make one for each call.
+
+    Args:
+        model: any `T5ForConditionalGeneration`.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.model, self.head = model, _Head(model)
+        self.layers = []
+        for layer, cross, dense in _layers(model.decoder):
+            attention, norm = layer.SelfAttention, layer.layer_norm
+            queries, states = _Joined(attention.q, norm=norm), _Joined(attention.k, attention.v, norm=norm)
+            blocks = _Added(attention.o), _CrossAttention(cross), _Dense(dense)
+            self.layers.append((norm, attention, queries, states, *blocks))
+
+
 class DecoderSteps:
     """The decoder of one batch of users: what cross-attention reads of the encoder's states is computed once.
 
     Args:
-        model: any `T5ForConditionalGeneration`.
+        weights: [`DecoderWeights`]; threads may share them.
         encoder_hidden_states: float, `(batch_size, sequence_length, d_model)`.
         attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
-        expected_rows: rows of a user in all steps together, to choose the cheaper form of cross-attention.
     """
 
     def __init__(
         self,
-        model: T5ForConditionalGeneration,
+        weights: DecoderWeights,
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        expected_rows: int = 1,
     ):
-        self.model, self.decoder = model, model.decoder
+        self.model, self.layers, self.head = weights.model, weights.layers, weights.head
         self.batch_size, self.device = len(encoder_hidden_states), encoder_hidden_states.device
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
-        self.head = _Head(model)
-        mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
-        self.layers = []
-        for layer, cross_layer, dense_layer in _layers(self.decoder):
-            attention, norm = layer.SelfAttention, layer.layer_norm
-            merged = _merging_pays(cross_layer, encoder_hidden_states, expected_rows)
-            cross = (_MergedCrossAttention if merged else _CrossAttention)(cross_layer, encoder_hidden_states, mask)
-            queries = _Joined(attention.q, norm=norm)
-            states = _Joined(attention.k, attention.v, norm=norm)
-            self.layers.append((norm, queries, states, attention, cross, _Dense(dense_layer)))
+        self.mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
+        self.encoded = [cross.keys_and_values(encoder_hidden_states) for *_, cross, _ in self.layers]
 
     def start(self) -> tuple[torch.Tensor, DecoderPast]:
         """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past."""
@@ -216,13 +249,13 @@ class DecoderSteps:
         Returns:
             `(hidden, past)`: float `(batch_size, rows, d_model)` after the last norm, and the past with this position.
         """
-        hidden = self.decoder.embed_tokens(tokens)
+        hidden = self.model.decoder.embed_tokens(tokens).flatten(0, 1)
         place = len(past.layers[0])
-        first = self.layers[0][3]  # its bias is that of all layers
-        bias = first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0]
+        first = self.layers[0][1]  # its bias is that of all layers
+        bias = first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0].t()[:, None, None]
         layers: list[list[torch.Tensor]] = []
-        for (norm, to_queries, to_states, attention, cross, dense), positions in zip(
-            self.layers, past.layers, strict=True
+        for (norm, attention, to_queries, to_states, output, cross, dense), encoded, positions in zip(
+            self.layers, self.encoded, past.layers, strict=True
         ):
             shape = attention.n_heads, attention.key_value_proj_dim
             if layers:
@@ -233,16 +266,17 @@ class DecoderSteps:
             positions = [*positions, states.view(*tokens.shape, 2, *shape)]
             layers.append(positions)
             attended = _self_attention(queries.view(*tokens.shape, *shape), positions, bias)
-            hidden = _add_product(hidden, attention.o, attended)
-            hidden = dense.added(cross.added(hidden))
-        return self.decoder.final_layer_norm(hidden), DecoderPast(layers)
+            hidden = output.added(hidden, attended)
+            hidden = dense.added(cross.added(hidden, encoded, self.mask))
+        hidden = self.model.decoder.final_layer_norm(hidden)
+        return hidden.view(*tokens.shape, hidden.shape[-1]), DecoderPast(layers)
 
     def _of_tokens(
         self, tokens: torch.Tensor, norm: nn.Module, to_queries: _Joined, to_states: _Joined
     ) -> list[torch.Tensor]:
         """The first layer reads tokens alone: each distinct one is projected once."""
         distinct, places = tokens.unique(return_inverse=True)
-        normed = _normed(norm, self.decoder.embed_tokens(distinct))
+        normed = _normed(norm, self.model.decoder.embed_tokens(distinct))
         return [to(normed).index_select(0, places.flatten()) for to in (to_queries, to_states)]
 
     def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -261,64 +295,23 @@ class DecoderSteps:
 
 
 class _CrossAttention:
-    """Cross-attention as T5 writes it, with keys and values projected once."""
+    """Cross-attention, of keys and values that are projected once."""
 
-    def __init__(self, layer: T5LayerCrossAttention, states: torch.Tensor, mask: torch.Tensor | None):
-        self.norm, self.attention, self.mask = layer.layer_norm, layer.EncDecAttention, mask
+    def __init__(self, layer: T5LayerCrossAttention):
+        self.norm, self.attention = layer.layer_norm, layer.EncDecAttention
         self.to_queries = _Joined(self.attention.q, norm=self.norm)
-        projected = _Joined(self.attention.k, self.attention.v)(states)
-        keys, values = _by_head(projected, self.attention, 2).flatten(1, 2)
-        self.keys, self.values = keys.transpose(1, 2).contiguous(), values.contiguous()
+        self.to_states = _Joined(self.attention.k, self.attention.v)
+        self.output = _Added(self.attention.o)
 
-    def added(self, hidden: torch.Tensor) -> torch.Tensor:
-        attention = self.attention
-        queries = _by_head(self.to_queries(_normed(self.norm, hidden)), attention, 1)[0].flatten(0, 1)
-        scores = torch.bmm(queries, self.keys).unflatten(0, (-1, attention.n_heads))
-        if self.mask is not None:
-            scores.add_(self.mask)
-        attended = torch.bmm(_softmax(scores).flatten(0, 1), self.values).unflatten(0, (-1, attention.n_heads))
-        return _add_product(hidden, attention.o, attended.transpose(1, 2).flatten(2))
+    def keys_and_values(self, states: torch.Tensor) -> torch.Tensor:
+        """`(2, batch_size, num_heads, sequence_length, d_kv)` of the encoder's states."""
+        return _by_head(self.to_states(states.flatten(0, 1)), len(states), self.attention, 2)
 
-
-class _MergedCrossAttention:
-    """Cross-attention whose query and output projections are applied to the keys and values instead.
-
-    The score of head h, `(Q_h x)·(K_h e)`, is `x·(Q_h' K_h e)`, and what it adds, `O_h (V_h e)`, is `(O_h V_h) e`. So
-    one product of each user's rows with `num_heads * sequence_length` vectors gives the scores of all heads, and a
-    second one their sum: fewer, larger products than two projections of every row and two small ones a head.
-    """
-
-    def __init__(self, layer: T5LayerCrossAttention, states: torch.Tensor, mask: torch.Tensor | None):
-        self.norm, attention = layer.layer_norm, layer.EncDecAttention
-        self.num_heads, (batch_size, length, d_model) = attention.n_heads, states.shape
-        heads = (self.num_heads, attention.key_value_proj_dim, d_model)
-        queries = _folded(self.norm, attention.q.weight).view(heads)
-        keys, values = attention.k.weight.view(heads), attention.v.weight.view(heads)
-        outputs = attention.o.weight.t().view(heads)
-        weight = torch.cat([torch.bmm(keys.mT, queries), torch.bmm(values.mT, outputs)])  # heads, encoder, decoder
-        merged = states.flatten(0, 1) @ weight.transpose(0, 1).flatten(1)
-        merged = merged.view(batch_size, length, 2, -1, d_model).permute(2, 0, 3, 1, 4).contiguous()
-        self.keys, self.values = merged[0].flatten(1, 2).mT, merged[1].flatten(1, 2)
-        self.mask = None if mask is None else mask.expand(-1, -1, self.num_heads, -1).flatten(2)
-
-    def added(self, hidden: torch.Tensor) -> torch.Tensor:
-        normed = _normed(self.norm, hidden)
-        scores = torch.bmm(normed, self.keys) if self.mask is None else self.mask.baddbmm(normed, self.keys)
-        weights = _softmax(scores.unflatten(-1, (self.num_heads, -1))).flatten(2)
-        return hidden.baddbmm_(weights, self.values)
-
-
-def _merging_pays(layer: T5LayerCrossAttention, states: torch.Tensor, rows: int) -> bool:
-    """By the products of both forms; in float32 and float64 alone, because merged weights are rounded once more."""
-    attention, (_, length, d_model) = layer.EncDecAttention, states.shape
-    modules = attention.q, attention.k, attention.v, attention.o
-    exact = states.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(states.device.type)
-    if not exact or not all(map(_is_plain, modules)):
-        return False
-    wide = attention.n_heads * d_model
-    merged = length * wide * (d_model + rows)
-    separate = (rows + length) * d_model * attention.inner_dim + rows * length * attention.inner_dim
-    return merged < _MERGED_SPEED * separate
+    def added(self, hidden: torch.Tensor, encoded: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """`hidden` and what its rows read of `encoded`, which is [`keys_and_values`]."""
+        (queries,) = _by_head(self.to_queries(_normed(self.norm, hidden)), encoded.shape[1], self.attention, 1)
+        keys, values = encoded
+        return self.output.added(hidden, _attended(queries, keys, values, mask))
 
 
 class _Dense:
@@ -329,6 +322,7 @@ class _Dense:
         self.gated = hasattr(self.dense, "wi_0")  # T5 v1.1: one of two input layers gates the other
         first = (self.dense.wi_0, self.dense.wi_1) if self.gated else (self.dense.wi,)
         self.first = [_Joined(cast(nn.Linear, module), norm=self.norm) for module in first]
+        self.output = _Added(self.dense.wo)
 
     def added(self, hidden: torch.Tensor) -> torch.Tensor:
         dense, normed = self.dense, _normed(self.norm, hidden)
@@ -336,7 +330,9 @@ class _Dense:
         inner = inner.relu_() if isinstance(dense.act, nn.ReLU) else dense.act(inner)
         if self.gated:
             inner = inner * self.first[1](normed)
-        return _add_product(hidden, dense.wo, inner.to(dense.wo.weight.dtype))  # float16 models keep it in float32
+        if inner.dtype != dense.wo.weight.dtype:  # float16 models keep it in float32
+            inner = inner.to(dense.wo.weight.dtype)
+        return self.output.added(hidden, inner)
 
 
 def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -348,42 +344,45 @@ def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> t
     return torch.zeros_like(closed, dtype=dtype).masked_fill_(closed, torch.finfo(dtype).min)
 
 
-def _by_head(projected: torch.Tensor, attention: T5Attention, parts: int) -> torch.Tensor:
-    """`(parts, batch_size, num_heads, length, d_kv)` of `(batch_size, length, parts * inner)`."""
-    batch_size, length, _ = projected.shape
+def _by_head(projected: torch.Tensor, batch_size: int, attention: T5Attention, parts: int) -> torch.Tensor:
+    """`(parts, batch_size, num_heads, length, d_kv)` of `(batch_size * length, parts * inner)`."""
+    length = len(projected) // max(batch_size, 1)
     split = projected.view(batch_size, length, parts, attention.n_heads, attention.key_value_proj_dim)
     return split.permute(2, 0, 3, 1, 4)
 
 
+def _attended(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """`(batch_size * length, inner)` of what [`_by_head`] gives."""
+    attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+    return attended.transpose(1, 2).reshape(-1, attended.shape[1] * attended.shape[3])
+
+
 def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-    """Each row attends to the few positions before it and to itself; a product per position beats tiny matrices."""
+    """Each row attends to the few positions before it and to itself; a product per position beats tiny matrices.
+
+    Args:
+        queries: `(batch_size, rows, num_heads, d_kv)`.
+        positions: see [`DecoderPast`].
+        bias: `(positions, 1, 1, num_heads)`.
+
+    Returns:
+        `(batch_size * rows, inner)`.
+    """
     product = torch.empty_like(queries)
-    scores = queries.new_empty(*queries.shape[:-1], len(positions))
-    for place, states in enumerate(positions):
-        torch.sum(torch.mul(queries, states[:, :, 0], out=product), -1, out=scores[..., place])
-    weights = _softmax(scores.add_(bias)).unsqueeze(-1)
-    attended = torch.mul(weights[..., 0, :], positions[0][:, :, 1], out=product)
-    for place, states in enumerate(positions[1:], start=1):
-        attended.addcmul_(weights[..., place, :], states[:, :, 1])
-    return attended.flatten(2)
-
-
-def _add_product(hidden: torch.Tensor, module: nn.Linear, change: torch.Tensor) -> torch.Tensor:
-    """`hidden + module(change)`, written to `hidden` where one product can add to it."""
-    if _is_plain(module) and hidden.dtype == change.dtype == module.weight.dtype != torch.float16:
-        if convolution_pays(change, module.weight):
-            return hidden.add_(linear(change, module.weight))
-        hidden.view(-1, hidden.shape[-1]).addmm_(change.flatten(0, 1), module.weight.t())
-        return hidden
-    hidden = hidden + module(change)
-    if hidden.dtype == torch.float16:  # T5 keeps float16 finite this way
-        limit = torch.finfo(hidden.dtype).max - 1000
-        hidden = hidden.clamp(-limit, limit)
-    return hidden
-
-
-def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(scores, -1, dtype=score_dtype(scores.dtype)).to(scores.dtype)
+    scores = queries.new_empty(len(positions), *queries.shape[:-1])
+    keys, values = zip(*(states.unbind(2) for states in positions), strict=True)
+    for key, score in zip(keys, scores.unbind(), strict=True):
+        torch.sum(torch.mul(queries, key, out=product), -1, out=score)
+    weights = torch.softmax(scores.add_(bias), 0, dtype=score_dtype(scores.dtype))
+    if weights.dtype != scores.dtype:
+        weights = weights.to(scores.dtype)
+    first, *others = weights.unsqueeze(-1).unbind()
+    attended = torch.mul(first, values[0], out=product)
+    for weight, value in zip(others, values[1:], strict=True):
+        attended.addcmul_(weight, value)
+    return attended.view(-1, queries.shape[2] * queries.shape[3])
 
 
 def _take(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
