@@ -50,6 +50,14 @@ def test_a_history_of_its_own_length_is_a_part_where_it_exceeds_the_bound(thread
     assert [(users.tolist(), columns) for users, columns in parts] == [([row], slice(2000)) for row in range(3)]
 
 
+def test_no_part_is_empty_where_one_history_is_most_of_the_batch(threads):
+    threads(2)
+    mask = padded([1200] + [5] * 63, width=1200)
+    parts = split_users(mask, 64, 1200, torch.device("cpu"), rows=4)
+    assert min(len(users) for users, _ in parts) > 0
+    assert sum(len(users) for users, _ in parts) == 64
+
+
 def test_few_users_stay_together(threads):
     threads(2)
     (part,) = split(padded([8, 4, 6]))
