@@ -54,7 +54,7 @@ class _Joined:
         self.weight: torch.Tensor | None = None
         if all(map(_is_plain, modules)):
             weight = torch.cat([module.weight for module in modules]) if len(modules) > 1 else modules[0].weight
-            self.weight = _folded(norm, weight)
+            self.weight = weight * norm.weight if _folds(norm) else weight
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Of states that [`_normed`] has seen, if there is a norm."""
@@ -127,10 +127,6 @@ def _folds(norm: nn.Module | None) -> TypeGuard[T5LayerNorm]:
     the variance in float32, which is only followed by calling the norm.
     """
     return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32 and _is_called_as_is(norm)
-
-
-def _folded(norm: nn.Module | None, weight: torch.Tensor) -> torch.Tensor:
-    return weight * norm.weight if _folds(norm) else weight
 
 
 def _normed(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -330,9 +326,7 @@ class _Dense:
         inner = inner.relu_() if isinstance(dense.act, nn.ReLU) else dense.act(inner)
         if self.gated:
             inner = inner * self.first[1](normed)
-        if inner.dtype != dense.wo.weight.dtype:  # float16 models keep it in float32
-            inner = inner.to(dense.wo.weight.dtype)
-        return self.output.added(hidden, inner)
+        return self.output.added(hidden, inner.to(dense.wo.weight.dtype))  # float16 models keep it in float32
 
 
 def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -375,9 +369,7 @@ def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bi
     keys, values = zip(*(states.unbind(2) for states in positions), strict=True)
     for key, score in zip(keys, scores.unbind(), strict=True):
         torch.sum(torch.mul(queries, key, out=product), -1, out=score)
-    weights = torch.softmax(scores.add_(bias), 0, dtype=score_dtype(scores.dtype))
-    if weights.dtype != scores.dtype:
-        weights = weights.to(scores.dtype)
+    weights = torch.softmax(scores.add_(bias), 0, dtype=score_dtype(scores.dtype)).to(scores.dtype)
     first, *others = weights.unsqueeze(-1).unbind()
     attended = torch.mul(first, values[0], out=product)
     for weight, value in zip(others, values[1:], strict=True):
