@@ -62,15 +62,17 @@ def attention(
         causal = getattr(module, "is_causal", False) and query.shape[2] > 1
         scores = scores.add_(create_position_bias_mask(position_bias, None, causal, query, key))
     else:
-        if attention_mask.dtype == torch.bool:
-            minimum = torch.finfo(scores.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=scores.dtype).masked_fill_(
-                ~attention_mask, minimum
-            )
         # One after the other, in place: their sum would be as large as the scores.
-        scores = scores.add_(position_bias).add_(attention_mask)
+        scores = scores.add_(position_bias).add_(added_mask(attention_mask, scores.dtype))
     weights = ByteDropout(dropout)(torch.softmax(scores, dim=-1))
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+def added_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask as what is added to scores: of a bool one, 0 where it is True and the type's least number elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 AttentionInterface.register(NAME, attention)

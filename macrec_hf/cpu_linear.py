@@ -33,6 +33,16 @@ class CpuLinear(nn.Linear):
         return linear(hidden, self.weight, self.bias)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling the module is one product with its weight."""
+    return type(module) in (nn.Linear, CpuLinear) and module.bias is None and is_called_as_is(module)
+
+
+def is_called_as_is(module: nn.Module) -> bool:
+    """Whether calling the module is its class's forward pass and nothing else."""
+    return "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks
+
+
 def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """[`torch.nn.functional.linear`], as a convolution where that is faster.
 

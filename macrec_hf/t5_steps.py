@@ -22,7 +22,7 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
-from .cpu_linear import CpuLinear, convolution_pays, linear
+from .cpu_linear import convolution_pays, is_called_as_is, is_plain, linear
 
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
@@ -52,7 +52,7 @@ class _Joined:
     def __init__(self, *modules: nn.Linear, norm: nn.Module | None = None):
         self.modules, self.norm = modules, norm
         self.weight: torch.Tensor | None = None
-        if all(map(_is_plain, modules)):
+        if all(map(is_plain, modules)):
             weight = torch.cat([module.weight for module in modules]) if len(modules) > 1 else modules[0].weight
             self.weight = weight * norm.weight if _folds(norm) else weight
 
@@ -69,7 +69,7 @@ class _Added:
     """A linear map whose output is added to the states that a layer was given."""
 
     def __init__(self, module: nn.Linear):
-        self.module, self.weight = module, module.weight if _is_plain(module) else None
+        self.module, self.weight = module, module.weight if is_plain(module) else None
 
     def added(self, hidden: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """`hidden + module(change)`, `(rows, d_model)`, written to `hidden` where one product can add to it."""
@@ -95,7 +95,7 @@ class _Head:
         self.module = model.lm_head
         self.weight: torch.Tensor | None = None
         self.scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else None
-        if _is_plain(self.module):
+        if is_plain(self.module):
             weight = self.module.weight
             self.vocab_size = len(weight)
             self.weight = nn.functional.pad(weight, (0, 0, 0, -len(weight) % 16))
@@ -111,22 +111,13 @@ class _Head:
         return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits.dtype))
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether calling the module is one product with its weight."""
-    return type(module) in (nn.Linear, CpuLinear) and module.bias is None and _is_called_as_is(module)
-
-
-def _is_called_as_is(module: nn.Module) -> bool:
-    return "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks
-
-
 def _folds(norm: nn.Module | None) -> TypeGuard[T5LayerNorm]:
     """Whether the norm's weight may be multiplied into that of the product behind it.
 
     In float32 alone: narrower types would notice that the weight is rounded once more, and of a float64 model T5 takes
     the variance in float32, which is only followed by calling the norm.
     """
-    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32 and _is_called_as_is(norm)
+    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32 and is_called_as_is(norm)
 
 
 def _normed(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:

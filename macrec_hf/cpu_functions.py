@@ -1,0 +1,341 @@
+"""T5's feed-forward layer and self-attention in training on a CPU, forward and backward, a part of the rows at a time.
+
+A training step of a small T5 spends more time on fetching activations from memory than on arithmetic. Here a part of
+the rows goes through a whole layer, forward or backward, while its intermediate values stay in the processor's cache;
+what the backward pass needs of them is written once. Each thread multiplies its own rows (a batched product with one
+matrix a thread), which keeps them in its own cache, and dropout takes a random byte an element.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+_LEVELS = 256  # a byte
+_WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
+_CACHE = 2**22  # bytes a thread of the widest intermediate value, by timing 1 to 8 MiB
+_FEWEST_ROWS = 64  # a thread; with fewer, fewer threads
+
+
+class Part(NamedTuple):
+    """Rows `start` to `stop`, cut equally among `teams` threads."""
+
+    start: int
+    stop: int
+    teams: int
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        return values[self.start : self.stop]
+
+    def by_team(self, values: torch.Tensor) -> torch.Tensor:
+        """(rows, size) → (teams, rows / teams, size)."""
+        return values.view(self.teams, -1, values.shape[-1])
+
+    def product(self, values: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """(rows, in) · (in, out) → (rows, out), each thread its rows."""
+        torch.bmm(self.by_team(values), weight.expand(self.teams, *weight.shape), out=self.by_team(out))
+        return out
+
+    def add_product(self, total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Adds (rows, m)ᵀ · (rows, n) to a (teams, m, n) of sums."""
+        total[: self.teams].baddbmm_(self.by_team(left).transpose(1, 2), self.by_team(right))
+
+
+def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
+    """Cuts `count` groups of `rows` rows into parts of which a thread's widest value, `width` a row, fits `_CACHE`."""
+    most = max(1, _CACHE // (width * element_size * rows))
+    teams = max(1, min(torch.get_num_threads(), count * rows // _FEWEST_ROWS, count))
+    number = -(-count // (most * teams))
+    each = teams * -(-count // (number * teams))
+    found = []
+    for start in range(0, count, each):
+        size = min(each, count - start)
+        even = size - size % teams
+        if even:
+            found.append(Part(start, start + even, teams))
+        if size > even:
+            found.append(Part(start + even, start + size, 1))
+    return found
+
+
+class RandomBytes:
+    """A stream of random bytes that follows torch's seed, drawn twice as fast as by torch's own generator."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+
+    def words(self, like: torch.Tensor) -> torch.Tensor:
+        """A random byte for each element: (ceil(elements / element size),) integers of the element size."""
+        size = like.element_size()
+        count = -(-like.numel() // size)
+        draws = self._generator.integers(-(2**63), 2**63 - 1, -(-count * size // 8), dtype=np.int64, endpoint=True)
+        return torch.from_numpy(draws).view(_WORDS[like.dtype])[:count]
+
+
+def drop(values: torch.Tensor, words: torch.Tensor, dropped: int, out: torch.Tensor) -> torch.Tensor:
+    """Zeros where an element's random byte is one of the `dropped` lowest, the element elsewhere; nothing is scaled.
+
+    The bytes of a word decide for elements that are far apart, each in its turn the highest byte of the shifted word.
+    The comparison is one of integers, and keeps or clears an element's bits: of torch's masking operations the one
+    that runs at the speed of memory.
+
+    Args:
+        values: contiguous.
+        words: from [`RandomBytes.words`] or [`spread`]; left as they are.
+        dropped: of 256.
+        out: contiguous, like `values`, or `values` itself.
+    """
+    info = torch.iinfo(words.dtype)
+    threshold = info.min + (dropped << (info.bits - 8)) - 1
+    sources, targets = (each.view(-1).view(words.dtype).split(len(words)) for each in (values, out))
+    shifted = torch.empty_like(words) if len(sources) > 1 else words
+    for byte, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        deciding = torch.mul(words, 1 << 8 * byte, out=shifted) if byte else words
+        torch.ops.aten.threshold_backward.grad_input(source, deciding[: len(target)], threshold, grad_input=target)
+    return out
+
+
+def spread(words: torch.Tensor, count: int) -> torch.Tensor:
+    """The words with each of their bytes as the highest, one integer for each of `count` elements.
+
+    [`drop`] takes them as well: it is then one operation, which pays where values are few or are dropped repeatedly.
+    """
+    size = words.element_size()
+    return torch.stack([words * (1 << 8 * byte) for byte in range(size)]).view(-1)[:count]
+
+
+def dropped_of(rate: float) -> int:
+    """Of 256 bytes, how many drop their element: 0 only for a rate of 0."""
+    return max(1, min(_LEVELS - 1, round(rate * _LEVELS))) if rate else 0
+
+
+def scale_of(dropped: int) -> float:
+    """What kept elements are multiplied by, so that the mean is unchanged."""
+    return _LEVELS / (_LEVELS - dropped)
+
+
+def inverse_norms(hidden: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """(rows, size) → (rows, 1), one over the root mean square; T5 takes the squares in float32, in float64 too."""
+    means = hidden.to(torch.float32).square().mean(1, keepdim=True)
+    return means.add_(epsilon).rsqrt_().to(hidden.dtype)
+
+
+def through_norm(
+    gradient: torch.Tensor, normed: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor, out: torch.Tensor
+) -> None:
+    """The gradient of a layer's input: what comes back through the norm (overwritten) and around the layer.
+
+    Args:
+        gradient: (rows, size), of the normed values, without the norm's weight.
+        normed: (rows, size), likewise.
+        inverse: (rows, 1), from [`inverse_norms`].
+        residual: (rows, size), of the layer's output.
+        out: (rows, size).
+    """
+    mean = torch.linalg.vecdot(gradient, normed).div_(-normed.shape[1]).unsqueeze(1)
+    gradient.addcmul_(normed, mean)
+    torch.addcmul(residual, gradient, inverse, out=out)
+
+
+def buffers(like: torch.Tensor, cut: list[Part], *widths: int) -> Iterator[torch.Tensor]:
+    """A tensor of each width with the rows of the largest part, written anew for each."""
+    rows = max(part.stop - part.start for part in cut)
+    return (like.new_empty(rows, width) for width in widths)
+
+
+class FeedForward(torch.autograd.Function):
+    """hidden + dropout(dropout(relu(norm(hidden) · wiᵀ)) · woᵀ)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        norm: torch.Tensor,
+        wi: torch.Tensor,
+        wo: torch.Tensor,
+        epsilon: float,
+        inner_dropped: int,
+        dropped: int,
+    ) -> torch.Tensor:
+        """One layer.
+
+        Args:
+            hidden: (rows, d_model).
+            norm: (d_model,), the weight of the norm.
+            wi: (d_ff, d_model).
+            wo: (d_model, d_ff).
+            epsilon: added to the mean square.
+            inner_dropped, dropped: of 256, see [`dropped_of`]: inner values and what is added to `hidden`.
+        """
+        (rows, size), width = hidden.shape, len(wi)
+        cut = parts(rows, 1, width, hidden.element_size())
+        first = (wi * (norm * scale_of(inner_dropped))).t().contiguous()
+        second = wo.t().contiguous()
+        inverse = inverse_norms(hidden, epsilon)
+        inner, out = hidden.new_empty(rows, width), torch.empty_like(hidden)
+        normed, raised, lowered = buffers(hidden, cut, size, width, size)
+        draws = RandomBytes() if inner_dropped or dropped else None
+        kept = []
+        for part in cut:
+            count = part.stop - part.start
+            here, up, down = part.of(hidden), raised[:count], lowered[:count]
+            part.product(torch.mul(here, part.of(inverse), out=normed[:count]), first, up)
+            if draws and inner_dropped:
+                drop(up, draws.words(up), inner_dropped, up)
+            part.product(torch.clamp_min(up, 0, out=part.of(inner)), second, down)
+            if draws and dropped:
+                kept.append(draws.words(down))
+                drop(down, kept[-1], dropped, down)
+            torch.add(here, down, alpha=scale_of(dropped), out=part.of(out))
+        ctx.save_for_backward(hidden, norm, wi, wo, inverse, inner, *kept)
+        ctx.cut, ctx.inner_dropped, ctx.dropped = cut, inner_dropped, dropped
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        hidden, norm, wi, wo, inverse, inner, *kept = ctx.saved_tensors
+        size, width = hidden.shape[1], len(wi)
+        gradient = gradient.contiguous()
+        scale = scale_of(ctx.dropped)
+        up_weight, down_weight = wo * (scale * scale_of(ctx.inner_dropped)), wi * norm
+        teams = max(part.teams for part in ctx.cut)
+        of_wi, of_wo = (hidden.new_zeros(teams, size, width) for _ in range(2))
+        out = torch.empty_like(hidden)
+        normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
+        for place, part in enumerate(ctx.cut):
+            count = part.stop - part.start
+            around, values, up, down = part.of(gradient), part.of(inner), raised[:count], lowered[:count]
+            mine = drop(around, kept[place], ctx.dropped, masked[:count]) if kept else around
+            part.product(mine, up_weight, up)
+            torch.ops.aten.threshold_backward.grad_input(up, values, 0, grad_input=up)
+            part.add_product(of_wo, mine, values)
+            here = torch.mul(part.of(hidden), part.of(inverse), out=normed[:count])
+            part.add_product(of_wi, here, up)
+            through_norm(part.product(up, down_weight, down), here, part.of(inverse), around, part.of(out))
+        of_first = of_wi.sum(0).t()
+        return out, (of_first * wi).sum(0), of_first * norm, of_wo.sum(0).mul_(scale), None, None, None
+
+
+class SelfAttention(torch.autograd.Function):
+    """hidden + dropout(attention(norm(hidden)) · oᵀ), with a bias for each head and a mask."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        norm: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        o: torch.Tensor,
+        bias: torch.Tensor,
+        mask: torch.Tensor | None,
+        epsilon: float,
+        weights_dropped: int,
+        dropped: int,
+    ) -> torch.Tensor:
+        """One layer.
+
+        Args:
+            hidden: (users, length, d_model).
+            norm: (d_model,).
+            q, k, v: (heads · d_kv, d_model).
+            o: (d_model, heads · d_kv).
+            bias: (1, heads, length, length), added to the scores; has a gradient.
+            mask: (users, 1 or heads, 1 or length, length), added to the scores; has none.
+            weights_dropped, dropped: of 256, attention weights and what is added to `hidden`.
+        """
+        (users, length, size), heads = hidden.shape, bias.shape[1]
+        inner = len(q)
+        width = inner // heads
+        cut = parts(users, length, 3 * inner, hidden.element_size())
+        # (3 · heads, d_model, d_kv): queries, keys and values come out head by head, with nothing to rearrange.
+        joined = (torch.cat((q, k, v)) * norm).view(3 * heads, width, size).transpose(1, 2).contiguous()
+        lowering = (o * scale_of(weights_dropped)).t().contiguous()
+        flat = hidden.view(-1, size)
+        inverse = inverse_norms(flat, epsilon)
+        attended, out = hidden.new_empty(users * length, inner), torch.empty_like(flat)
+        draws = RandomBytes() if weights_dropped or dropped else None
+        saved = []
+        for some in cut:
+            part = Part(some.start * length, some.stop * length, some.teams)
+            count = part.stop - part.start
+            here = part.of(flat)
+            normed = here * part.of(inverse)
+            projected = torch.bmm(normed.expand(3 * heads, count, size), joined)
+            query, key, value = projected.view(3, -1, length, width)
+            scores = torch.bmm(query, key.transpose(1, 2)).view(heads, -1, length, length)
+            scores.add_(bias[0].unsqueeze(1))
+            if mask is not None:
+                scores.add_(some.of(mask).transpose(0, 1))
+            weights = torch.softmax(scores, -1).view(-1, length, length)
+            words = lowered_words = None
+            kept = weights
+            if draws and weights_dropped:
+                words = spread(draws.words(weights), weights.numel())
+                kept = drop(weights, words, weights_dropped, scores.view_as(weights))
+            values = torch.bmm(kept, value).view(heads, count, width)
+            mine = part.of(attended)
+            mine.view(count, heads, width).copy_(values.transpose(0, 1))
+            lowered = part.product(mine, lowering, normed)
+            if draws and dropped:
+                lowered_words = draws.words(lowered)
+                drop(lowered, lowered_words, dropped, lowered)
+            torch.add(here, lowered, alpha=scale_of(dropped), out=part.of(out))
+            saved += [projected, weights, words, lowered_words]
+        ctx.save_for_backward(hidden, norm, q, k, v, o, inverse, attended, *saved)
+        ctx.cut, ctx.heads, ctx.weights_dropped, ctx.dropped = cut, heads, weights_dropped, dropped
+        return out.view_as(hidden)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        hidden, norm, q, k, v, o, inverse, attended, *saved = ctx.saved_tensors
+        (_, length, size), heads, inner = hidden.shape, ctx.heads, len(q)
+        width = inner // heads
+        flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
+        scale = scale_of(ctx.dropped)
+        projection = torch.cat((q, k, v))
+        back = projection * norm
+        raising = (o * (scale * scale_of(ctx.weights_dropped))).view(size, heads, width).transpose(0, 1).contiguous()
+        teams = max(part.teams for part in ctx.cut)
+        of_o = hidden.new_zeros(teams, size, inner)
+        of_joined = hidden.new_zeros(teams, size, 3 * inner)
+        of_bias = hidden.new_zeros(heads, length, length)
+        out = torch.empty_like(flat)
+        for place, some in enumerate(ctx.cut):
+            projected, weights, words, lowered_words = saved[4 * place : 4 * place + 4]
+            part = Part(some.start * length, some.stop * length, some.teams)
+            count = part.stop - part.start
+            around = part.of(gradient)
+            mine = around
+            if lowered_words is not None:
+                mine = drop(around, lowered_words, ctx.dropped, torch.empty_like(around))
+            part.add_product(of_o, mine, part.of(attended))
+            of_values = torch.bmm(mine.expand(heads, count, size), raising).view(-1, length, width)
+            query, key, value = projected.view(3, -1, length, width)
+            of_projected = torch.empty_like(projected)
+            of_query, of_key, of_value = of_projected.view(3, -1, length, width)
+            kept = weights
+            if words is not None:
+                kept = drop(weights, words, ctx.weights_dropped, torch.empty_like(weights))
+            torch.bmm(kept.transpose(1, 2), of_values, out=of_value)
+            of_weights = torch.bmm(of_values, value.transpose(1, 2))
+            if words is not None:
+                drop(of_weights, words, ctx.weights_dropped, of_weights)
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_bias += of_scores.view(heads, -1, length, length).sum(1)
+            torch.bmm(of_scores, key, out=of_query)
+            torch.bmm(of_scores.transpose(1, 2), query, out=of_key)
+            normed = part.of(flat) * part.of(inverse)
+            together = of_projected.transpose(0, 1).reshape(count, 3 * inner)
+            part.add_product(of_joined, normed, together)
+            of_normed = part.product(together, back, torch.empty_like(around))
+            through_norm(of_normed, normed, part.of(inverse), around, part.of(out))
+        of_projection = of_joined.sum(0).t()
+        of_norm = (of_projection * projection).sum(0)
+        of_q, of_k, of_v = (of_projection * norm).chunk(3)
+        of_o = of_o.sum(0).mul_(scale * scale_of(ctx.weights_dropped))
+        return out.view_as(hidden), of_norm, of_q, of_k, of_v, of_o, of_bias.unsqueeze(0), None, None, None, None

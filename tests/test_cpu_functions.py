@@ -1,0 +1,198 @@
+import pytest
+import torch
+from torch import nn
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from macrec_hf import cpu_functions
+from macrec_hf.cpu_functions import (
+    FeedForward,
+    Part,
+    RandomBytes,
+    SelfAttention,
+    drop,
+    dropped_of,
+    inverse_norms,
+    parts,
+    scale_of,
+    spread,
+)
+
+EPSILON, SIZE, WIDTH, HEADS, LENGTH, USERS = 1e-6, 6, 10, 3, 5, 7
+
+
+@pytest.fixture(params=["whole", "in parts"])
+def cut(request, monkeypatch):
+    """Layers in one part, and in several with a remainder that one thread takes."""
+    if request.param == "in parts":
+        monkeypatch.setattr(cpu_functions, "_CACHE", 1500)
+        monkeypatch.setattr(cpu_functions, "_FEWEST_ROWS", 1)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(threads)
+    else:
+        yield
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Norms in float64 throughout: T5's mean of squares is one of float32 numbers, and so exact is its gradient."""
+
+    def inverse_norms(hidden, epsilon):
+        return (hidden.square().mean(1, keepdim=True) + epsilon).rsqrt()
+
+    monkeypatch.setattr(cpu_functions, "inverse_norms", inverse_norms)
+
+
+def normed(hidden, weight):
+    return hidden * (hidden.pow(2).mean(-1, keepdim=True) + EPSILON).rsqrt() * weight
+
+
+def leaves(*shapes):
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def assert_same(found, wanted, inputs):
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+    change = torch.randn_like(wanted)
+    pairs = zip(torch.autograd.grad(found, inputs, change), torch.autograd.grad(wanted, inputs, change), strict=True)
+    for mine, other in pairs:
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("inner_dropped, dropped", [(0, 0), (64, 0), (0, 64), (100, 26)])
+def test_feed_forward_is_its_formula_with_its_gradients(cut, exact, inner_dropped, dropped):
+    rows = 53
+    inputs = hidden, norm, wi, wo = leaves((rows, SIZE), (SIZE,), (WIDTH, SIZE), (SIZE, WIDTH))
+    torch.manual_seed(1)
+    found = FeedForward.apply(*inputs, EPSILON, inner_dropped, dropped)
+
+    torch.manual_seed(1)
+    draws = RandomBytes()
+    inner, outer = torch.ones(rows, WIDTH, dtype=torch.float64), torch.ones(rows, SIZE, dtype=torch.float64)
+    for part in parts(rows, 1, WIDTH, 8):
+        for masks, number in ((inner, inner_dropped), (outer, dropped)):
+            mask = part.of(masks)
+            if number:
+                drop(mask, draws.words(mask), number, mask).mul_(scale_of(number))
+    assert bool((inner == 0).any()) == bool(inner_dropped) and bool((outer == 0).any()) == bool(dropped)
+    wanted = hidden + (torch.relu(normed(hidden, norm) @ wi.T) * inner @ wo.T) * outer
+    assert_same(found, wanted, inputs)
+
+
+@pytest.mark.parametrize("given", [None, "padding", "each query"])
+@pytest.mark.parametrize("weights_dropped, dropped", [(0, 0), (64, 0), (0, 64), (100, 26)])
+def test_self_attention_is_its_formula_with_its_gradients(cut, exact, weights_dropped, dropped, given):
+    inner = HEADS * 4
+    shapes = [(USERS, LENGTH, SIZE), (SIZE,), *[(inner, SIZE)] * 3, (SIZE, inner), (1, HEADS, LENGTH, LENGTH)]
+    inputs = hidden, norm, q, k, v, o, bias = leaves(*shapes)
+    mask = None
+    if given:
+        seen = torch.rand(USERS, 1, 1 if given == "padding" else LENGTH, LENGTH) < 0.7
+        seen[..., 0] = True
+        mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, torch.finfo(torch.float64).min)
+    torch.manual_seed(1)
+    found = SelfAttention.apply(*inputs, mask, EPSILON, weights_dropped, dropped)
+
+    torch.manual_seed(1)
+    draws = RandomBytes()
+    kept = torch.ones(USERS, HEADS, LENGTH, LENGTH, dtype=torch.float64)
+    outer = torch.ones(USERS, LENGTH, SIZE, dtype=torch.float64)
+    for part in parts(USERS, LENGTH, 3 * inner, 8):
+        if weights_dropped:
+            mine = torch.ones(HEADS, part.stop - part.start, LENGTH, LENGTH, dtype=torch.float64)
+            drop(mine, draws.words(mine), weights_dropped, mine)
+            part.of(kept).copy_(mine.transpose(0, 1) * scale_of(weights_dropped))
+        if dropped:
+            mine = part.of(outer)
+            drop(mine, draws.words(mine), dropped, mine).mul_(scale_of(dropped))
+    query, key, value = (
+        (normed(hidden, norm) @ weight.T).view(USERS, LENGTH, HEADS, 4).transpose(1, 2) for weight in (q, k, v)
+    )
+    raised = (query @ key.mT + bias).exp() * (seen if given else 1)
+    values = (raised / raised.sum(-1, keepdim=True) * kept) @ value
+    wanted = hidden + (values.transpose(1, 2).reshape(USERS, LENGTH, inner) @ o.T) * outer
+    assert_same(found, wanted, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 3, 8, 1001, 70_001])
+def test_drops_at_the_rate_and_keeps_the_rest_to_the_bit(dtype, count):
+    torch.manual_seed(0)
+    values = torch.randn(count, dtype=dtype)
+    words = RandomBytes().words(values)
+    before = words.clone()
+    found = drop(values, words, 64, torch.empty_like(values))
+    assert torch.equal(words, before)
+    assert torch.equal(found, values * (found != 0))
+    assert torch.equal(drop(values, spread(words, count), 64, torch.empty_like(values)), found)
+    assert torch.equal(drop(values.clone(), words, 64, values), found)
+    if count > 10_000:
+        gone = (found == 0).double()
+        assert gone.mean() == pytest.approx(0.25, abs=0.01)
+        # those that share a word fall independently
+        pieces = gone[: len(words) * (count // len(words))].view(-1, len(words))
+        assert (pieces[0] * pieces[1]).mean() == pytest.approx(1 / 16, abs=0.015)
+        assert (gone[1:] * gone[:-1]).mean() == pytest.approx(1 / 16, abs=0.01)
+
+
+def test_random_bytes_follow_the_seed():
+    values = torch.empty(100)
+    torch.manual_seed(3)
+    first = RandomBytes()
+    begun, gone_on, other = first.words(values), first.words(values), RandomBytes().words(values)
+    torch.manual_seed(3)
+    assert torch.equal(RandomBytes().words(values), begun)
+    assert not torch.equal(begun, gone_on) and not torch.equal(begun, other)
+
+
+def test_rates():
+    assert [dropped_of(rate) for rate in (0.0, 1e-6, 0.1, 0.5, 0.9999)] == [0, 1, 26, 128, 255]
+    assert scale_of(0) == 1 and scale_of(128) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count, rows, width", [(1, 1, 8), (7, 5, 30), (256, 62, 1152), (999, 1, 1024), (3, 9000, 64)])
+def test_parts_are_all_rows_in_order_and_fit(threads, count, rows, width, monkeypatch):
+    monkeypatch.setattr(cpu_functions, "_CACHE", 2**16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = parts(count, rows, width, 4)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].start == 0 and found[-1].stop == count
+    assert all(left.stop == right.start for left, right in zip(found, found[1:], strict=False))
+    most = max(1, 2**16 // (width * 4 * rows))
+    for part in found:
+        size = part.stop - part.start
+        assert 0 < size and size % part.teams == 0 and 1 <= part.teams <= threads
+        assert size // part.teams <= most
+
+
+def test_a_part_multiplies_by_team():
+    part = Part(2, 8, 3)
+    values, weight = torch.randn(10, 4, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    mine = part.of(values)
+    torch.testing.assert_close(part.product(mine, weight, mine.new_empty(6, 5)), values[2:8] @ weight)
+    total = torch.ones(4, 4, 4, dtype=torch.float64)
+    part.add_product(total, mine, mine)
+    torch.testing.assert_close(total.sum(0) - 4, mine.T @ mine)
+    assert bool((total[3] == 1).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_are_t5s(dtype):
+    norm = T5LayerNorm(SIZE, EPSILON)
+    hidden = torch.randn(9, SIZE, dtype=dtype) * 3
+    torch.testing.assert_close(hidden * inverse_norms(hidden, EPSILON), norm(hidden), rtol=0, atol=1e-15)
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    hidden = torch.randn(4, SIZE, requires_grad=True)
+    norm, wi, wo = nn.Parameter(torch.ones(SIZE)), torch.randn(WIDTH, SIZE), torch.randn(SIZE, WIDTH)
+    out = FeedForward.apply(hidden, norm, wi, wo, EPSILON, 0, 0)
+    (slope,) = torch.autograd.grad(out.square().sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
