@@ -9,8 +9,10 @@ to moved weights (collating, both passes, clipping, AdamW):
         searching the batch's labels once for each item or by comparing them one at a time (`--draw`)
     (b) ours: batches of `MacRecTrainer` / `MacRecQuantizerTrainer` and their `training_step`; of the recommender 50
         batches a repeat, which are the groups by length of 12,800 examples: long and short ones in their shares
-    (e) the arithmetic floor: the products that a step cannot do without, at the speed of torch's best product
+    (e) the arithmetic floor: the products of a step as T5 and the quantizer are written, at the speed of torch's best
+        product
     (f) the same at the speed of the product that `cpu_linear.py` takes instead, on processors where it does
+    (l) of the recommender: (e) with fewer products for cross-attention, which needs no keys and values of the source
 
 Both sides of a stage have the same tasks, losses, sizes (the paper's) and batch size. The recommender reads
 `../shared/data/instruments`, or a synthetic set of the same size where that is absent; the quantizer's catalogue is
@@ -141,7 +143,7 @@ def report(stage, unit, batch_size, sides, ours, args):
         turn = repeat % len(args.sides)
         for side in args.sides[turn:] + args.sides[:turn]:
             keep_freed_memory(KEPT if side == "b" else BY_ITSELF)
-            ours.flops = 0
+            ours.flops = np.zeros(2)
             start = clock()
             done = sum(sides[side].step() for _ in range(GROUPED if side == "b" and ours.grouped else args.steps))
             elapsed = clock() - start
@@ -161,18 +163,21 @@ def report(stage, unit, batch_size, sides, ours, args):
     for side, rate in rates.items():
         print(f"({side}) {names[side]:20s}{rate:9.1f} {unit}/s")
     if flops:
-        each = statistics.median(flops)
+        each, least = np.median(flops, axis=0)
         for letter, (name, speed) in floors(speeds).items():
             rates[letter] = speed / each
             print(f"({letter}) {name:20s}{rates[letter]:9.1f} {unit}/s ({each / 1e9:.3f} GFLOP each)")
-    print_ratios(rates, ("ba", "be", "bf"))
+        if least < each:
+            rates["l"] = max(rates[letter] for letter in "ef" if letter in rates) * each / least
+            print(f"(l) {'with fewest products':20s}{rates['l']:9.1f} {unit}/s ({least / 1e9:.3f} GFLOP each)")
+    print_ratios(rates, ("ba", "be", "bf", "bl"))
 
 
 class OurSteps:
     """(b): the trainer's own batches, step and optimizer."""
 
     def __init__(self, trainer, count):
-        self.trainer, self.model, self.count, self.flops = trainer, trainer.model, count, 0
+        self.trainer, self.model, self.count, self.flops = trainer, trainer.model, count, np.zeros(2)
         self.grouped = trainer.args.train_sampling_strategy == "group_by_length"
         trainer.current_gradient_accumulation_steps = 1  # what `train` sets
         self.optimizer = trainer.create_optimizer()
@@ -291,8 +296,8 @@ def with_t5_vocabulary(tokenizer):
 
 
 def flops_of_batch(batch, config):
-    """Products of one step without padding: those of the forward pass, three times (the backward pass has two for
-    each); a product of (m, k) and (k, n) is 2·m·k·n."""
+    """Products of one step without padding, as T5 is written and with the fewest for cross-attention: those of the
+    forward pass, three times (the backward pass has two for each); a product of (m, k) and (k, n) is 2·m·k·n."""
     inner = config.num_heads * config.d_kv
     project, dense = 2 * config.d_model * inner, 2 * 2 * config.d_model * config.d_ff
 
@@ -308,7 +313,13 @@ def flops_of_batch(batch, config):
     modalities, items, _ = batch["alignment_input_ids"].shape
     aligned = encoder(torch.full((modalities * items,), float(levels)).double())
     aligned += 2 * items**2 * config.d_model
-    return 3 * float(encoder(lengths) + decoder + head + aligned)
+    written = 3 * float(encoder(lengths) + decoder + head + aligned)
+    # Queries and what is attended pass through the weights of keys and values; scores and sums are over d_model.
+    attended = 2 * 2 * config.num_heads * config.d_model * levels * lengths.sum()
+    replaced = lengths.sum() * 2 * project + 2 * 2 * inner * levels * lengths.sum()
+    through = 2 * project * examples * levels
+    fewest = written + 3 * config.num_decoder_layers * float(attended + through - replaced)
+    return np.array([written, min(written, fewest)])
 
 
 # Quantizer
@@ -378,7 +389,7 @@ def flops_of_quantizer(batch, model):
     similarities = 2 * len(rows) ** 2 * config.codebook_dim
     pairs = len(config.modalities) * (len(config.modalities) - 1)
     terms = sum(weight > 0 for weight in config.contrastive_weights) * pairs + pairs
-    return total + 3 * terms * similarities
+    return np.full(2, total + 3 * terms * similarities)
 
 
 DRAWS |= {"search": drawn_by_searching, "compare": drawn_by_comparing}
