@@ -16,7 +16,8 @@ import torch
 _LEVELS = 256  # a byte
 _WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
 _CACHE = 2**22  # bytes a thread of the widest intermediate value, by timing 1 to 8 MiB
-_PIECES = 4  # a thread's rows, of which sums of products are taken: 250 rows at once are faster than 1,000
+_PIECES = 4  # at most, of a thread's rows: sums of products are faster from 250 rows at once than from 1,000
+_ROWS_AT_ONCE = 256
 _FEWEST_ROWS = 64  # a thread; with fewer, fewer threads
 
 
@@ -62,6 +63,12 @@ def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
         if size > even:
             found.append(Part(start + even, start + size, 1))
     return found
+
+
+def sums_of(cut: list[Part]) -> int:
+    """How many sums [`Part.add_product`] is to fill: one a thread, more where its rows are many."""
+    rows, teams = max((part.stop - part.start) // part.teams for part in cut), max(part.teams for part in cut)
+    return teams * next((pieces for pieces in (1, 2) if rows <= pieces * _ROWS_AT_ONCE), _PIECES)
 
 
 class RandomBytes:
@@ -205,8 +212,7 @@ class FeedForward(torch.autograd.Function):
         gradient = gradient.contiguous()
         scale = scale_of(ctx.dropped)
         up_weight, down_weight = wo * (scale * scale_of(ctx.inner_dropped)), wi * norm
-        teams = max(part.teams for part in ctx.cut)
-        of_wi, of_wo = (hidden.new_zeros(_PIECES * teams, size, width) for _ in range(2))
+        of_wi, of_wo = (hidden.new_zeros(sums_of(ctx.cut), size, width) for _ in range(2))
         out = torch.empty_like(hidden)
         normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
         for place, part in enumerate(ctx.cut):
