@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-_LEVELS = 256  # a byte
+from .byte_dropout import scale_of
+
 _WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
 _CACHE = 2**22  # bytes a thread of the widest intermediate value, by timing 1 to 8 MiB
 _PIECES = 4  # at most, of a thread's rows: sums of products are faster from 250 rows at once than from 1,000
@@ -27,6 +28,14 @@ class Part(NamedTuple):
     start: int
     stop: int
     teams: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def in_rows(self, length: int) -> "Part":
+        """The same part, counted in rows, where it was counted in groups of `length` rows."""
+        return Part(self.start * length, self.stop * length, self.teams)
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
         return values[self.start : self.stop]
@@ -67,7 +76,7 @@ def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
 
 def sums_of(cut: list[Part]) -> int:
     """How many sums [`Part.add_product`] is to fill: one a thread, more where its rows are many."""
-    rows, teams = max((part.stop - part.start) // part.teams for part in cut), max(part.teams for part in cut)
+    rows, teams = max(part.size // part.teams for part in cut), max(part.teams for part in cut)
     return teams * next((pieces for pieces in (1, 2) if rows <= pieces * _ROWS_AT_ONCE), _PIECES)
 
 
@@ -117,16 +126,6 @@ def spread(words: torch.Tensor, count: int) -> torch.Tensor:
     return torch.stack([words * (1 << 8 * byte) for byte in range(size)]).view(-1)[:count]
 
 
-def dropped_of(rate: float) -> int:
-    """Of 256 bytes, how many drop their element: 0 only for a rate of 0."""
-    return max(1, min(_LEVELS - 1, round(rate * _LEVELS))) if rate else 0
-
-
-def scale_of(dropped: int) -> float:
-    """What kept elements are multiplied by, so that the mean is unchanged."""
-    return _LEVELS / (_LEVELS - dropped)
-
-
 def inverse_norms(hidden: torch.Tensor, epsilon: float) -> torch.Tensor:
     """(rows, size) → (rows, 1), one over the root mean square; T5 takes the squares in float32, in float64 too."""
     means = hidden.to(torch.float32).square().mean(1, keepdim=True)
@@ -152,7 +151,7 @@ def through_norm(
 
 def buffers(like: torch.Tensor, cut: list[Part], *widths: int) -> Iterator[torch.Tensor]:
     """A tensor of each width with the rows of the largest part, written anew for each."""
-    rows = max(part.stop - part.start for part in cut)
+    rows = max(part.size for part in cut)
     return (like.new_empty(rows, width) for width in widths)
 
 
@@ -190,7 +189,7 @@ class FeedForward(torch.autograd.Function):
         draws = RandomBytes() if inner_dropped or dropped else None
         kept = []
         for part in cut:
-            count = part.stop - part.start
+            count = part.size
             here, up, down = part.of(hidden), raised[:count], lowered[:count]
             part.product(torch.mul(here, part.of(inverse), out=normed[:count]), first, up)
             if draws and inner_dropped:
@@ -216,7 +215,7 @@ class FeedForward(torch.autograd.Function):
         out = torch.empty_like(hidden)
         normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
         for place, part in enumerate(ctx.cut):
-            count = part.stop - part.start
+            count = part.size
             around, values, up, down = part.of(gradient), part.of(inner), raised[:count], lowered[:count]
             mine = drop(around, kept[place], ctx.dropped, masked[:count]) if kept else around
             part.product(mine, up_weight, up)
@@ -271,8 +270,8 @@ class SelfAttention(torch.autograd.Function):
         draws = RandomBytes() if weights_dropped or dropped else None
         saved = []
         for some in cut:
-            part = Part(some.start * length, some.stop * length, some.teams)
-            count = part.stop - part.start
+            part = some.in_rows(length)
+            count = part.size
             here = part.of(flat)
             normed = here * part.of(inverse)
             projected = torch.bmm(normed.expand(3 * heads, count, size), joined)
@@ -318,8 +317,8 @@ class SelfAttention(torch.autograd.Function):
         out = torch.empty_like(flat)
         for place, some in enumerate(ctx.cut):
             projected, weights, words, lowered_words = saved[4 * place : 4 * place + 4]
-            part = Part(some.start * length, some.stop * length, some.teams)
-            count = part.stop - part.start
+            part = some.in_rows(length)
+            count = part.size
             around = part.of(gradient)
             mine = around
             if lowered_words is not None:

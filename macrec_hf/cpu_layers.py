@@ -18,8 +18,9 @@ from transformers.models.t5.modeling_t5 import (
     T5LayerSelfAttention,
 )
 
+from .byte_dropout import ByteDropout, dropped_of
 from .cpu_attention import NAME, added_mask
-from .cpu_functions import FeedForward, SelfAttention, dropped_of
+from .cpu_functions import FeedForward, SelfAttention
 from .cpu_linear import is_called_as_is, is_plain, products_are_held_back
 
 
@@ -34,14 +35,15 @@ class CpuFeedForward(T5LayerFF):
     """[`~transformers.models.t5.modeling_t5.T5LayerFF`] through [`FeedForward`]."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        dense = self.DenseReluDense
+        dense: nn.Module = self.DenseReluDense
         if not (
             _suits(hidden_states, self.layer_norm, self.dropout)
             and not products_are_held_back()
-            and isinstance(dense, T5DenseActDense)
             and type(dense) is T5DenseActDense
             and type(dense.act) is nn.ReLU
-            and all(map(is_called_as_is, (dense, dense.act, dense.dropout)))
+            and is_called_as_is(dense)
+            and is_called_as_is(dense.act)
+            and _is_dropout(dense.dropout)
             and _are_plain(hidden_states, dense.wi, dense.wo)
         ):
             return super().forward(hidden_states)
@@ -148,7 +150,7 @@ class CpuCrossAttention(T5LayerCrossAttention):
             scores = scores.add_(added_mask(attention_mask, scores.dtype))
         weights = torch.softmax(scores, dim=-1)
         if attention.training and attention.dropout:
-            weights = type(self.dropout)(attention.dropout)(weights)
+            weights = ByteDropout(attention.dropout)(weights)
         states = torch.bmm(weights.view(users, heads * queries, length), key_value_states)
         states = states.view(users, heads, queries, size).transpose(0, 1).reshape(heads, -1, size)
         values = by_head(states, attention.v.weight.view(heads, width, size).transpose(1, 2))
@@ -168,11 +170,15 @@ def _suits(hidden: torch.Tensor, norm: nn.Module, dropout: nn.Module) -> bool:
         and not torch.jit.is_tracing()
         and type(norm) is T5LayerNorm
         and norm.weight.dtype == hidden.dtype
-        and isinstance(dropout, nn.Dropout)
-        and dropout.p < 1
         and is_called_as_is(norm)
-        and is_called_as_is(dropout)
+        and _is_dropout(dropout)
     )
+
+
+def _is_dropout(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Dropout) or type(module) not in (nn.Dropout, ByteDropout):
+        return False
+    return module.p < 1 and is_called_as_is(module)
 
 
 def _are_plain(hidden: torch.Tensor, *linears: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
+from .cpu_attention import added_mask
 from .cpu_linear import convolution_pays, is_called_as_is, is_plain, linear
 
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
@@ -324,9 +325,7 @@ def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> t
     """`(batch_size, 1, 1, sequence_length)`: 0, or the lowest number where there is padding; None without padding."""
     if attention_mask is None or attention_mask.all():
         return None
-    closed = attention_mask[:, None, None, :] == 0
-    # Not -inf: a row of padding alone must stay finite, as in T5.
-    return torch.zeros_like(closed, dtype=dtype).masked_fill_(closed, torch.finfo(dtype).min)
+    return added_mask(attention_mask[:, None, None, :] != 0, dtype)
 
 
 def _by_head(projected: torch.Tensor, batch_size: int, attention: T5Attention, parts: int) -> torch.Tensor:

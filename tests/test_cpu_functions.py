@@ -4,16 +4,15 @@ from torch import nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from macrec_hf import cpu_functions
+from macrec_hf.byte_dropout import dropped_of, scale_of
 from macrec_hf.cpu_functions import (
     FeedForward,
     Part,
     RandomBytes,
     SelfAttention,
     drop,
-    dropped_of,
     inverse_norms,
     parts,
-    scale_of,
     spread,
     sums_of,
 )

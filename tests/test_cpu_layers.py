@@ -152,6 +152,11 @@ def test_adapters_and_hooks_on_a_layers_parts_are_heard():
     assert sorted(set(heard)) == ["dropout", "o", "q"]
     model = recommender()
     hidden = torch.randn(7, 9, 16)
+    without = model.encoder.block[1].layer[1]
+    wanted = without(hidden)
+    without.DenseReluDense.dropout = nn.Identity()
+    assert not ENCODED & functions_behind(without(hidden))
+    torch.testing.assert_close(without(hidden), wanted)
     model.encoder.block[0].layer[1].DenseReluDense.wo.__class__ = Adapted
     torch.testing.assert_close(model.encoder.block[0].layer[1](hidden), hidden)
 
