@@ -16,7 +16,7 @@ import torch
 from .byte_dropout import scale_of
 
 _WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
-_CACHE = 2**22  # bytes a thread of the widest intermediate value, by timing 1 to 8 MiB
+_CACHE = 2**23  # bytes a thread of the widest intermediate value, by timing 1 to 64 MiB
 _PIECES = 4  # at most, of a thread's rows: sums of products are faster from 250 rows at once than from 1,000
 _ROWS_AT_ONCE = 256
 _FEWEST_ROWS = 64  # a thread; with fewer, fewer threads
@@ -50,10 +50,17 @@ class Part(NamedTuple):
         return out
 
     def add_product(self, total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-        """Adds (rows, m)ᵀ · (rows, n) to (pieces, m, n) of sums; where rows divide, an equal share to each."""
+        """Adds (rows, m)ᵀ · (rows, n) to (pieces, m, n) of sums, the first part to nothing.
+
+        Each sum gets an equal share of the rows, where these divide.
+        """
         pieces = math.gcd(len(left), len(total))
         left, right = (values.view(pieces, -1, values.shape[-1]) for values in (left, right))
-        total[:pieces].baddbmm_(left.transpose(1, 2), right)
+        if self.start:
+            total[:pieces].baddbmm_(left.transpose(1, 2), right)
+        else:
+            torch.bmm(left.transpose(1, 2), right, out=total[:pieces])
+            total[pieces:].zero_()
 
 
 def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
@@ -86,44 +93,36 @@ class RandomBytes:
     def __init__(self) -> None:
         self._generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
 
-    def words(self, like: torch.Tensor) -> torch.Tensor:
-        """A random byte for each element: (ceil(elements / element size),) integers of the element size."""
-        size = like.element_size()
-        count = -(-like.numel() // size)
-        draws = self._generator.integers(-(2**63), 2**63 - 1, -(-count * size // 8), dtype=np.int64, endpoint=True)
-        return torch.from_numpy(draws).view(_WORDS[like.dtype])[:count]
+    def draw(self, values: torch.Tensor) -> torch.Tensor:
+        """What [`drop`] needs to decide each of `values`: a byte for each element, in integers of 64 bits."""
+        count = -(-values.numel() // 8) + 1
+        draws = self._generator.integers(-(2**63), 2**63 - 1, count, dtype=np.int64, endpoint=True)
+        return torch.from_numpy(draws)
 
 
-def drop(values: torch.Tensor, words: torch.Tensor, dropped: int, out: torch.Tensor) -> torch.Tensor:
+def drop(values: torch.Tensor, draws: torch.Tensor, dropped: int, out: torch.Tensor) -> torch.Tensor:
     """Zeros where an element's random byte is one of the `dropped` lowest, the element elsewhere; nothing is scaled.
 
-    The bytes of a word decide for elements that are far apart, each in its turn the highest byte of the shifted word.
-    The comparison is one of integers, and keeps or clears an element's bits: of torch's masking operations the one
-    that runs at the speed of memory.
+    A word of random bytes is compared with a bound that depends on its highest byte alone. The bytes of a word decide
+    for elements that are far apart: words that begin one byte later have another byte as their highest, so all
+    comparisons read the same memory, one byte apart. The comparison is one of integers, and keeps or clears an
+    element's bits: of torch's masking operations the one that runs at the speed of memory.
 
     Args:
         values: contiguous.
-        words: from [`RandomBytes.words`] or [`spread`]; left as they are.
+        draws: from [`RandomBytes.draw`]; left as they are.
         dropped: of 256.
         out: contiguous, like `values`, or `values` itself.
     """
-    info = torch.iinfo(words.dtype)
-    threshold = info.min + (dropped << (info.bits - 8)) - 1
-    sources, targets = (each.view(-1).view(words.dtype).split(len(words)) for each in (values, out))
-    shifted = torch.empty_like(words) if len(sources) > 1 else words
-    for byte, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        deciding = torch.mul(words, 1 << 8 * byte, out=shifted) if byte else words
-        torch.ops.aten.threshold_backward.grad_input(source, deciding[: len(target)], threshold, grad_input=target)
+    size, word = values.element_size(), _WORDS[values.dtype]
+    bits, count = 8 * size, -(-values.numel() // size)
+    bound = -(1 << (bits - 1)) + (dropped << (bits - 8)) - 1
+    sources, targets = (each.view(-1).view(word).split(count) for each in (values, out))
+    stored = draws.numpy()
+    for begin, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        words = torch.frombuffer(stored, dtype=word, count=len(target), offset=begin)
+        torch.ops.aten.threshold_backward.grad_input(source, words, bound, grad_input=target)
     return out
-
-
-def spread(words: torch.Tensor, count: int) -> torch.Tensor:
-    """The words with each of their bytes as the highest, one integer for each of `count` elements.
-
-    [`drop`] takes them as well: it is then one operation, which pays where values are few or are dropped repeatedly.
-    """
-    size = words.element_size()
-    return torch.stack([words * (1 << 8 * byte) for byte in range(size)]).view(-1)[:count]
 
 
 def inverse_norms(hidden: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -155,6 +154,11 @@ def buffers(like: torch.Tensor, cut: list[Part], *widths: int) -> Iterator[torch
     return (like.new_empty(rows, width) for width in widths)
 
 
+def within(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
+    """The beginning of a buffer in another shape."""
+    return buffer.view(-1)[: math.prod(shape)].view(shape)
+
+
 class FeedForward(torch.autograd.Function):
     """hidden + dropout(dropout(relu(norm(hidden) · wiᵀ)) · woᵀ)."""
 
@@ -181,22 +185,22 @@ class FeedForward(torch.autograd.Function):
         """
         (rows, size), width = hidden.shape, len(wi)
         cut = parts(rows, 1, width, hidden.element_size())
-        first = (wi * (norm * scale_of(inner_dropped))).t().contiguous()
+        first = (wi * (norm * scale_of(inner_dropped))).t()
         second = wo.t().contiguous()
         inverse = inverse_norms(hidden, epsilon)
         inner, out = hidden.new_empty(rows, width), torch.empty_like(hidden)
-        normed, raised, lowered = buffers(hidden, cut, size, width, size)
+        normed, lowered = buffers(hidden, cut, size, size)
         draws = RandomBytes() if inner_dropped or dropped else None
         kept = []
         for part in cut:
             count = part.size
-            here, up, down = part.of(hidden), raised[:count], lowered[:count]
+            here, up, down = part.of(hidden), part.of(inner), lowered[:count]
             part.product(torch.mul(here, part.of(inverse), out=normed[:count]), first, up)
             if draws and inner_dropped:
-                drop(up, draws.words(up), inner_dropped, up)
-            part.product(torch.clamp_min(up, 0, out=part.of(inner)), second, down)
+                drop(up, draws.draw(up), inner_dropped, up)
+            part.product(up.clamp_min_(0), second, down)
             if draws and dropped:
-                kept.append(draws.words(down))
+                kept.append(draws.draw(down))
                 drop(down, kept[-1], dropped, down)
             torch.add(here, down, alpha=scale_of(dropped), out=part.of(out))
         ctx.save_for_backward(hidden, norm, wi, wo, inverse, inner, *kept)
@@ -211,7 +215,7 @@ class FeedForward(torch.autograd.Function):
         gradient = gradient.contiguous()
         scale = scale_of(ctx.dropped)
         up_weight, down_weight = wo * (scale * scale_of(ctx.inner_dropped)), wi * norm
-        of_wi, of_wo = (hidden.new_zeros(sums_of(ctx.cut), size, width) for _ in range(2))
+        of_wi, of_wo = (hidden.new_empty(sums_of(ctx.cut), size, width) for _ in range(2))
         out = torch.empty_like(hidden)
         normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
         for place, part in enumerate(ctx.cut):
@@ -267,34 +271,37 @@ class SelfAttention(torch.autograd.Function):
         flat = hidden.view(-1, size)
         inverse = inverse_norms(flat, epsilon)
         attended, out = hidden.new_empty(users * length, inner), torch.empty_like(flat)
+        all_normed, all_scores, all_values = buffers(hidden, cut, length * size, heads * length**2, length * inner)
         draws = RandomBytes() if weights_dropped or dropped else None
         saved = []
         for some in cut:
             part = some.in_rows(length)
             count = part.size
             here = part.of(flat)
-            normed = here * part.of(inverse)
+            normed = torch.mul(here, part.of(inverse), out=within(all_normed, count, size))
             projected = torch.bmm(normed.expand(3 * heads, count, size), joined)
             query, key, value = projected.view(3, -1, length, width)
-            scores = torch.bmm(query, key.transpose(1, 2)).view(heads, -1, length, length)
+            scores = within(all_scores, heads, some.size, length, length)
+            torch.bmm(query, key.transpose(1, 2), out=scores.view(-1, length, length))
             scores.add_(bias[0].unsqueeze(1))
             if mask is not None:
                 scores.add_(some.of(mask).transpose(0, 1))
             weights = torch.softmax(scores, -1).view(-1, length, length)
-            words = lowered_words = None
+            drawn = lowered_drawn = None
             kept = weights
             if draws and weights_dropped:
-                words = spread(draws.words(weights), weights.numel())
-                kept = drop(weights, words, weights_dropped, scores.view_as(weights))
-            values = torch.bmm(kept, value).view(heads, count, width)
+                drawn = draws.draw(weights)
+                kept = drop(weights, drawn, weights_dropped, scores.view_as(weights))
+            values = within(all_values, heads, count, width)
+            torch.bmm(kept, value, out=values.view(-1, length, width))
             mine = part.of(attended)
             mine.view(count, heads, width).copy_(values.transpose(0, 1))
             lowered = part.product(mine, lowering, normed)
             if draws and dropped:
-                lowered_words = draws.words(lowered)
-                drop(lowered, lowered_words, dropped, lowered)
+                lowered_drawn = draws.draw(lowered)
+                drop(lowered, lowered_drawn, dropped, lowered)
             torch.add(here, lowered, alpha=scale_of(dropped), out=part.of(out))
-            saved += [projected, weights, words, lowered_words]
+            saved += [projected, weights, drawn, lowered_drawn]
         ctx.save_for_backward(hidden, norm, q, k, v, o, inverse, attended, *saved)
         ctx.cut, ctx.heads, ctx.weights_dropped, ctx.dropped = cut, heads, weights_dropped, dropped
         return out.view_as(hidden)
@@ -311,38 +318,45 @@ class SelfAttention(torch.autograd.Function):
         back = projection * norm
         raising = (o * (scale * scale_of(ctx.weights_dropped))).view(size, heads, width).transpose(0, 1).contiguous()
         teams = max(part.teams for part in ctx.cut)
-        of_o = hidden.new_zeros(teams, size, inner)
-        of_joined = hidden.new_zeros(teams, size, 3 * inner)
+        of_o = hidden.new_empty(teams, size, inner)
+        of_joined = hidden.new_empty(teams, size, 3 * inner)
         of_bias = hidden.new_zeros(heads, length, length)
         out = torch.empty_like(flat)
+        all_masked, all_normed, all_of_values, all_of_projected, all_together, all_kept, all_of_weights = buffers(
+            hidden, ctx.cut, *(length * each for each in (size, size, inner, 3 * inner, 3 * inner)), *[heads * length**2] * 2
+        )
         for place, some in enumerate(ctx.cut):
-            projected, weights, words, lowered_words = saved[4 * place : 4 * place + 4]
+            projected, weights, drawn, lowered_drawn = saved[4 * place : 4 * place + 4]
             part = some.in_rows(length)
             count = part.size
             around = part.of(gradient)
             mine = around
-            if lowered_words is not None:
-                mine = drop(around, lowered_words, ctx.dropped, torch.empty_like(around))
+            if lowered_drawn is not None:
+                mine = drop(around, lowered_drawn, ctx.dropped, within(all_masked, count, size))
             part.add_product(of_o, mine, part.of(attended))
-            of_values = torch.bmm(mine.expand(heads, count, size), raising).view(-1, length, width)
+            of_values = within(all_of_values, heads, count, width)
+            of_values = torch.bmm(mine.expand(heads, count, size), raising, out=of_values).view(-1, length, width)
             query, key, value = projected.view(3, -1, length, width)
-            of_projected = torch.empty_like(projected)
+            of_projected = within(all_of_projected, *projected.shape)
             of_query, of_key, of_value = of_projected.view(3, -1, length, width)
             kept = weights
-            if words is not None:
-                kept = drop(weights, words, ctx.weights_dropped, torch.empty_like(weights))
+            if drawn is not None:
+                kept = drop(weights, drawn, ctx.weights_dropped, within(all_kept, *weights.shape))
             torch.bmm(kept.transpose(1, 2), of_values, out=of_value)
-            of_weights = torch.bmm(of_values, value.transpose(1, 2))
-            if words is not None:
-                drop(of_weights, words, ctx.weights_dropped, of_weights)
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_weights = torch.bmm(of_values, value.transpose(1, 2), out=within(all_of_weights, *weights.shape))
+            if drawn is not None:
+                drop(of_weights, drawn, ctx.weights_dropped, of_weights)
+            of_scores = torch.ops.aten._softmax_backward_data.out(
+                of_weights, weights, -1, weights.dtype, grad_input=within(all_kept, *weights.shape)
+            )
             of_bias += of_scores.view(heads, -1, length, length).sum(1)
             torch.bmm(of_scores, key, out=of_query)
             torch.bmm(of_scores.transpose(1, 2), query, out=of_key)
-            normed = part.of(flat) * part.of(inverse)
-            together = of_projected.transpose(0, 1).reshape(count, 3 * inner)
+            normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, count, size))
+            together = within(all_together, count, 3 * inner)
+            together.view(count, 3 * heads, width).copy_(of_projected.transpose(0, 1))
             part.add_product(of_joined, normed, together)
-            of_normed = part.product(together, back, torch.empty_like(around))
+            of_normed = part.product(together, back, within(all_masked, count, size))
             through_norm(of_normed, normed, part.of(inverse), around, part.of(out))
         of_projection = of_joined.sum(0).t()
         of_norm = (of_projection * projection).sum(0)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,6 @@ from macrec_hf.cpu_functions import (
     drop,
     inverse_norms,
     parts,
-    spread,
     sums_of,
 )
 
@@ -75,7 +76,7 @@ def test_feed_forward_is_its_formula_with_its_gradients(cut, exact, inner_droppe
         for masks, number in ((inner, inner_dropped), (outer, dropped)):
             mask = part.of(masks)
             if number:
-                drop(mask, draws.words(mask), number, mask).mul_(scale_of(number))
+                drop(mask, draws.draw(mask), number, mask).mul_(scale_of(number))
     assert bool((inner == 0).any()) == bool(inner_dropped) and bool((outer == 0).any()) == bool(dropped)
     wanted = hidden + (torch.relu(normed(hidden, norm) @ wi.T) * inner @ wo.T) * outer
     assert_same(found, wanted, inputs)
@@ -102,11 +103,11 @@ def test_self_attention_is_its_formula_with_its_gradients(cut, exact, weights_dr
     for part in parts(USERS, LENGTH, 3 * inner, 8):
         if weights_dropped:
             mine = torch.ones(HEADS, part.stop - part.start, LENGTH, LENGTH, dtype=torch.float64)
-            drop(mine, draws.words(mine), weights_dropped, mine)
+            drop(mine, draws.draw(mine), weights_dropped, mine)
             part.of(kept).copy_(mine.transpose(0, 1) * scale_of(weights_dropped))
         if dropped:
             mine = part.of(outer)
-            drop(mine, draws.words(mine), dropped, mine).mul_(scale_of(dropped))
+            drop(mine, draws.draw(mine), dropped, mine).mul_(scale_of(dropped))
     query, key, value = (
         (normed(hidden, norm) @ weight.T).view(USERS, LENGTH, HEADS, 4).transpose(1, 2) for weight in (q, k, v)
     )
@@ -121,18 +122,24 @@ def test_self_attention_is_its_formula_with_its_gradients(cut, exact, weights_dr
 def test_drops_at_the_rate_and_keeps_the_rest_to_the_bit(dtype, count):
     torch.manual_seed(0)
     values = torch.randn(count, dtype=dtype)
-    words = RandomBytes().words(values)
-    before = words.clone()
-    found = drop(values, words, 64, torch.empty_like(values))
-    assert torch.equal(words, before)
+    draws = RandomBytes().draw(values)
+    before = draws.clone()
+    found = drop(values, draws, 64, torch.empty_like(values))
+    assert torch.equal(draws, before)
     assert torch.equal(found, values * (found != 0))
-    assert torch.equal(drop(values, spread(words, count), 64, torch.empty_like(values)), found)
-    assert torch.equal(drop(values.clone(), words, 64, values), found)
+    assert torch.equal(drop(values.clone(), draws, 64, values), found)
+    # no byte decides twice: element by element, from the bytes as numbers
+    size, stored = values.element_size(), draws.view(torch.int8)
+    words = -(-count // size)
+    highest = size - 1 if sys.byteorder == "little" else 0
+    deciding = [element // words + element % words * size + highest for element in range(count)]
+    assert len(set(deciding)) == count
+    assert torch.equal(found == 0, stored[deciding] < -128 + 64)
     if count > 10_000:
         gone = (found == 0).double()
         assert gone.mean() == pytest.approx(0.25, abs=0.01)
-        # those that share a word fall independently
-        pieces = gone[: len(words) * (count // len(words))].view(-1, len(words))
+        # neither those that neighbouring bytes decide nor neighbours fall together
+        pieces = gone[: words * (count // words)].view(-1, words)
         assert (pieces[0] * pieces[1]).mean() == pytest.approx(1 / 16, abs=0.015)
         assert (gone[1:] * gone[:-1]).mean() == pytest.approx(1 / 16, abs=0.01)
 
@@ -141,9 +148,9 @@ def test_random_bytes_follow_the_seed():
     values = torch.empty(100)
     torch.manual_seed(3)
     first = RandomBytes()
-    begun, gone_on, other = first.words(values), first.words(values), RandomBytes().words(values)
+    begun, gone_on, other = first.draw(values), first.draw(values), RandomBytes().draw(values)
     torch.manual_seed(3)
-    assert torch.equal(RandomBytes().words(values), begun)
+    assert torch.equal(RandomBytes().draw(values), begun)
     assert not torch.equal(begun, gone_on) and not torch.equal(begun, other)
 
 
