@@ -17,8 +17,9 @@ from .byte_dropout import scale_of
 
 _WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
 _CACHE = 2**23  # bytes a thread of the widest intermediate value, by timing 1 to 64 MiB
-_PIECES = 4  # at most, of a thread's rows: sums of products are faster from 250 rows at once than from 1,000
-_ROWS_AT_ONCE = 256
+_PAGE = 4096  # bytes; values that many apart share places in a processor's caches and drive each other out
+_ROWS_AT_ONCE = 176  # that wide, of a thread in a sum of products, by timing 128 to 2,048
+_VECTOR = 64  # bytes; torch's softmax takes a shorter row number by number
 _FEWEST_ROWS = 64  # a thread; with fewer, fewer threads
 
 
@@ -50,17 +51,18 @@ class Part(NamedTuple):
         return out
 
     def add_product(self, total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-        """Adds (rows, m)ᵀ · (rows, n) to (pieces, m, n) of sums, the first part to nothing.
-
-        Each sum gets an equal share of the rows, where these divide.
-        """
-        pieces = math.gcd(len(left), len(total))
-        left, right = (values.view(pieces, -1, values.shape[-1]) for values in (left, right))
-        if self.start:
-            total[:pieces].baddbmm_(left.transpose(1, 2), right)
-        else:
-            torch.bmm(left.transpose(1, 2), right, out=total[:pieces])
-            total[pieces:].zero_()
+        """Adds (rows, m)ᵀ · (rows, n) to (at least teams, m, n), a sum for each thread; the first part to nothing."""
+        mine = total[: self.teams]
+        in_pages = right.shape[1] * right.element_size() % _PAGE == 0
+        rows = _ROWS_AT_ONCE if in_pages else self.size
+        pieces = zip(*(self.by_team(values).split(rows, 1) for values in (left, right)), strict=True)
+        for place, (some, others) in enumerate(pieces):
+            if place or self.start:
+                mine.baddbmm_(some.transpose(1, 2), others)
+            else:
+                torch.bmm(some.transpose(1, 2), others, out=mine)
+        if not self.start:
+            total[self.teams :].zero_()
 
 
 def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
@@ -68,8 +70,7 @@ def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
     most = max(1, _CACHE // (width * element_size * rows))
     teams = max(1, min(torch.get_num_threads(), count * rows // _FEWEST_ROWS, count))
     number = -(-count // (most * teams))
-    whole = teams * (_PIECES if rows == 1 else 1)
-    each = whole * -(-count // (number * whole))
+    each = teams * -(-count // (number * teams))
     found = []
     for start in range(0, count, each):
         size = min(each, count - start)
@@ -79,12 +80,6 @@ def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
         if size > even:
             found.append(Part(start + even, start + size, 1))
     return found
-
-
-def sums_of(cut: list[Part]) -> int:
-    """How many sums [`Part.add_product`] is to fill: one a thread, more where its rows are many."""
-    rows, teams = max(part.size // part.teams for part in cut), max(part.teams for part in cut)
-    return teams * next((pieces for pieces in (1, 2) if rows <= pieces * _ROWS_AT_ONCE), _PIECES)
 
 
 class RandomBytes:
@@ -146,6 +141,22 @@ def through_norm(
     mean = torch.linalg.vecdot(gradient, normed).div_(-normed.shape[1]).unsqueeze(1)
     gradient.addcmul_(normed, mean)
     torch.addcmul(residual, gradient, inverse, out=out)
+
+
+def softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """[`torch.softmax`] over the last dimension, up to six times as fast where that is shorter than a vector."""
+    if scores.shape[-1] * scores.element_size() >= _VECTOR:
+        return torch.softmax(scores, -1, out=out)
+    torch.sub(scores, scores.amax(-1, keepdim=True), out=out).exp_()
+    return out.div_(out.sum(-1, keepdim=True))
+
+
+def through_softmax(gradient: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The gradient of what [`softmax`] made `weights` of, from that of the weights."""
+    if weights.shape[-1] * weights.element_size() >= _VECTOR:
+        return torch.ops.aten._softmax_backward_data.out(gradient, weights, -1, weights.dtype, grad_input=out)
+    mean = torch.mul(gradient, weights, out=out).sum(-1, keepdim=True)
+    return out.addcmul_(weights, mean, value=-1)
 
 
 def buffers(like: torch.Tensor, cut: list[Part], *widths: int) -> Iterator[torch.Tensor]:
@@ -215,7 +226,8 @@ class FeedForward(torch.autograd.Function):
         gradient = gradient.contiguous()
         scale = scale_of(ctx.dropped)
         up_weight, down_weight = wo * (scale * scale_of(ctx.inner_dropped)), wi * norm
-        of_wi, of_wo = (hidden.new_empty(sums_of(ctx.cut), size, width) for _ in range(2))
+        teams = max(part.teams for part in ctx.cut)
+        of_wi, of_wo = (hidden.new_empty(teams, size, width) for _ in range(2))
         out = torch.empty_like(hidden)
         normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
         for place, part in enumerate(ctx.cut):
@@ -286,7 +298,7 @@ class SelfAttention(torch.autograd.Function):
             scores.add_(bias[0].unsqueeze(1))
             if mask is not None:
                 scores.add_(some.of(mask).transpose(0, 1))
-            weights = torch.softmax(scores, -1).view(-1, length, length)
+            weights = softmax(scores, torch.empty_like(scores)).view(-1, length, length)
             drawn = lowered_drawn = None
             kept = weights
             if draws and weights_dropped:
@@ -346,9 +358,7 @@ class SelfAttention(torch.autograd.Function):
             of_weights = torch.bmm(of_values, value.transpose(1, 2), out=within(all_of_weights, *weights.shape))
             if drawn is not None:
                 drop(of_weights, drawn, ctx.weights_dropped, of_weights)
-            of_scores = torch.ops.aten._softmax_backward_data.out(
-                of_weights, weights, -1, weights.dtype, grad_input=within(all_kept, *weights.shape)
-            )
+            of_scores = through_softmax(of_weights, weights, within(all_kept, *weights.shape))
             of_bias += of_scores.view(heads, -1, length, length).sum(1)
             torch.bmm(of_scores, key, out=of_query)
             torch.bmm(of_scores.transpose(1, 2), query, out=of_key)
@@ -363,3 +373,134 @@ class SelfAttention(torch.autograd.Function):
         of_q, of_k, of_v = (of_projection * norm).chunk(3)
         of_o = of_o.sum(0).mul_(scale * scale_of(ctx.weights_dropped))
         return out.view_as(hidden), of_norm, of_q, of_k, of_v, of_o, of_bias.unsqueeze(0), None, None, None, None
+
+
+class JoinedAttention(torch.autograd.Function):
+    """Attention of short sequences, to themselves or a source, with products of weights in the place of weights.
+
+    The scores of a head are norm(hidden) · qᵀ · k · sourceᵀ, and what it adds is weights · source · vᵀ · oᵀ. With qᵀ · k
+    and vᵀ · oᵀ multiplied first, all heads of a user are one product with the rows of the source, and nothing has to be
+    rearranged head by head. Where d_model is at most twice d_kv the products with weights are no more than before;
+    those of the attention are d_model / d_kv times as many, which short sequences do not notice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        source: torch.Tensor | None,
+        into: torch.Tensor,
+        out_of: torch.Tensor,
+        bias: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        epsilon: float,
+        weights_dropped: int,
+        dropped: int,
+    ) -> torch.Tensor:
+        """One layer.
+
+        Args:
+            hidden: (users, length, d_model).
+            source: (users, keys, d_model); of self-attention None, which stands for `hidden` over its root mean square.
+            into: (d_model, heads · d_model), of each head qᵀ · k, with the norm's weight on the left (of self-attention
+                on both sides).
+            out_of: (heads · d_model, d_model), of each head vᵀ · oᵀ (of self-attention with the norm's weight on the
+                left).
+            bias: (1, heads, length, keys), added to the scores; has a gradient.
+            mask: (users, 1 or heads, 1 or length, keys), added to the scores; has none.
+            epsilon: added to the mean square.
+            weights_dropped, dropped: of 256, attention weights and what is added to `hidden`.
+        """
+        users, length, size = hidden.shape
+        keys, wide = length if source is None else source.shape[1], into.shape[1]
+        heads = wide // size
+        cut = parts(users, length, wide, hidden.element_size())
+        flat = hidden.view(-1, size)
+        inverse = inverse_norms(flat, epsilon)
+        queries, states = flat.new_empty(2, len(flat), wide)
+        weights = flat.new_empty(users, length * heads, keys)
+        out = torch.empty_like(flat)
+        added = None if bias is None else bias[0].transpose(0, 1).contiguous()
+        all_normed, all_scores = buffers(hidden, cut, length * size, heads * length * keys)
+        draws = RandomBytes() if weights_dropped or dropped else None
+        drawn = []
+        for some in cut:
+            part = some.in_rows(length)
+            here = part.of(flat)
+            normed = torch.mul(here, part.of(inverse), out=within(all_normed, part.size, size))
+            rows = normed.view(-1, length, size) if source is None else some.of(source)
+            query = part.product(normed, into, part.of(queries)).view(-1, length * heads, size)
+            scores = within(all_scores, some.size, length * heads, keys)
+            torch.bmm(query, rows.transpose(1, 2), out=scores)
+            by_head = scores.view(-1, length, heads, keys)
+            if added is not None:
+                by_head += added
+            if mask is not None:
+                by_head += some.of(mask).transpose(1, 2)
+            kept = softmax(scores, some.of(weights))
+            if draws and weights_dropped:
+                drawn.append(draws.draw(kept))
+                kept = drop(kept, drawn[-1], weights_dropped, scores)
+            state = part.of(states)
+            torch.bmm(kept, rows, out=state.view(-1, length * heads, size))
+            lowered = part.product(state, out_of, normed)
+            if draws and dropped:
+                drawn.append(draws.draw(lowered))
+                drop(lowered, drawn[-1], dropped, lowered)
+            torch.add(here, lowered, alpha=scale_of(dropped) * scale_of(weights_dropped), out=part.of(out))
+        ctx.save_for_backward(hidden, source, into, out_of, inverse, queries, states, weights, *drawn)
+        ctx.cut, ctx.biased, ctx.weights_dropped, ctx.dropped = cut, bias is not None, weights_dropped, dropped
+        return out.view_as(hidden)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        hidden, source, into, out_of, inverse, queries, states, weights, *drawn = ctx.saved_tensors
+        (_, length, size), (_, both, keys), wide = hidden.shape, weights.shape, into.shape[1]
+        flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
+        scale = scale_of(ctx.dropped) * scale_of(ctx.weights_dropped)
+        raising, lowering = (out_of * scale).t(), into.t().contiguous()
+        teams = max(part.teams for part in ctx.cut)
+        of_into, of_out_of = hidden.new_empty(2, teams, size, wide)
+        of_bias = hidden.new_zeros(both, keys) if ctx.biased else None
+        of_source = None if source is None else torch.empty_like(source)
+        out = torch.empty_like(flat)
+        narrow, square = length * size, both * keys
+        all_masked, all_normed, all_of_rows, all_raised, all_kept, all_of_weights = buffers(
+            hidden, ctx.cut, narrow, narrow, narrow, length * wide, square, square
+        )
+        left = iter(drawn)
+        for some in ctx.cut:
+            part = some.in_rows(length)
+            shape = part.size, size
+            on_weights = next(left) if ctx.weights_dropped else None
+            weight, query, state = some.of(weights), part.of(queries).view(-1, both, size), part.of(states)
+            around = part.of(gradient)
+            mine = around
+            if ctx.dropped:
+                mine = drop(around, next(left), ctx.dropped, within(all_masked, *shape))
+            normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, *shape))
+            rows = normed.view(-1, length, size) if source is None else some.of(source)
+            part.add_product(of_out_of, mine, state)
+            raised = part.product(mine, raising, within(all_raised, part.size, wide))
+            of_states = raised.view(-1, both, size)
+            of_weights = torch.bmm(of_states, rows.transpose(1, 2), out=within(all_of_weights, *weight.shape))
+            kept = weight
+            if on_weights is not None:
+                kept = drop(weight, on_weights, ctx.weights_dropped, within(all_kept, *weight.shape))
+                drop(of_weights, on_weights, ctx.weights_dropped, of_weights)
+            of_rows = within(all_of_rows, *rows.shape) if source is None else some.of(of_source)
+            torch.bmm(kept.transpose(1, 2), of_states, out=of_rows)
+            of_scores = through_softmax(of_weights, weight, within(all_kept, *weight.shape))
+            if of_bias is not None:
+                of_bias += of_scores.sum(0)
+            of_rows.baddbmm_(of_scores.transpose(1, 2), query)
+            torch.bmm(of_scores, rows, out=of_states)  # in its place the gradient of the queries
+            part.add_product(of_into, normed, raised)
+            of_normed = part.product(raised, lowering, within(all_masked, *shape))
+            if source is None:
+                of_normed += of_rows.view(shape)
+            through_norm(of_normed, normed, part.of(inverse), around, part.of(out))
+        if of_bias is not None:
+            of_bias = of_bias.view(1, length, -1, keys).transpose(1, 2)
+        return out.view_as(hidden), of_source, of_into.sum(0), of_out_of.sum(0).mul_(scale).t(), of_bias, *[None] * 4

@@ -20,8 +20,11 @@ from transformers.models.t5.modeling_t5 import (
 
 from .byte_dropout import ByteDropout, dropped_of
 from .cpu_attention import NAME, added_mask
-from .cpu_functions import FeedForward, SelfAttention
+from .cpu_functions import FeedForward, JoinedAttention, SelfAttention
 from .cpu_linear import is_called_as_is, is_plain, products_are_held_back
+
+
+_SHORT = 24  # tokens, by timing 4 to 33: of longer sequences attention among themselves is too much of a layer
 
 
 def use_cpu_layers(model: nn.Module) -> None:
@@ -90,19 +93,16 @@ class CpuSelfAttention(T5LayerSelfAttention):
         elif attention.is_causal:
             later = torch.ones(length, length, dtype=torch.bool).triu(1)
             bias = bias.masked_fill(later, torch.finfo(bias.dtype).min)
-        out = SelfAttention.apply(
-            hidden_states.contiguous(),
-            self.layer_norm.weight,
-            attention.q.weight,
-            attention.k.weight,
-            attention.v.weight,
-            attention.o.weight,
-            bias,
-            mask,
-            self.layer_norm.variance_epsilon,
-            dropped_of(attention.dropout) if attention.training else 0,
-            _dropped(self.dropout),
-        )
+        norm, epsilon = self.layer_norm.weight, self.layer_norm.variance_epsilon
+        dropped = dropped_of(attention.dropout) if attention.training else 0, _dropped(self.dropout)
+        weights = [linear.weight for linear in (attention.q, attention.k, attention.v, attention.o)]
+        hidden = hidden_states.contiguous()
+        if length <= _SHORT and _joining_pays(attention):
+            q, k, v, o = weights
+            into, out_of = _joined(q * norm, k * norm, v * norm, o, attention.n_heads)
+            out = JoinedAttention.apply(hidden, None, into, out_of, bias, mask, epsilon, *dropped)
+        else:
+            out = SelfAttention.apply(hidden, norm, *weights, bias, mask, epsilon, *dropped)
         return out, position_bias, None
 
 
@@ -137,6 +137,22 @@ class CpuCrossAttention(T5LayerCrossAttention):
             )
         if position_bias is None:
             position_bias = hidden_states.new_zeros(1, heads, queries, length)  # T5 has none here
+        if _joining_pays(attention) and not products_are_held_back():
+            mask = None
+            if attention_mask is not None:
+                mask = added_mask(attention_mask, hidden_states.dtype).expand(users, -1, -1, -1)
+            q, k, v, o = (linear.weight for linear in (attention.q, attention.k, attention.v, attention.o))
+            out = JoinedAttention.apply(
+                hidden_states.contiguous(),
+                key_value_states.contiguous(),
+                *_joined(q * self.layer_norm.weight, k, v, o, heads),
+                None,
+                mask,
+                self.layer_norm.variance_epsilon,
+                dropped_of(attention.dropout) if attention.training else 0,
+                _dropped(self.dropout),
+            )
+            return out, position_bias, None
 
         def by_head(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             """(heads, users · queries, in), (heads, in, out) → (users, heads · queries, out)."""
@@ -193,6 +209,21 @@ def _attends_plainly(attention: T5Attention, hidden: torch.Tensor, mask: torch.T
         and attention.dropout < 1
         and (mask is None or mask.ndim == 4)
     )
+
+
+def _joining_pays(attention: T5Attention) -> bool:
+    """Whether a product with the product of two weights of a head is no more than two products."""
+    return attention.d_model <= 2 * attention.key_value_proj_dim
+
+
+def _joined(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, o: torch.Tensor, heads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each head qᵀ · k and vᵀ · oᵀ, as [`JoinedAttention`] takes them."""
+    size = q.shape[1]
+    q, k, v, o = (weight.view(heads, -1, size) for weight in (q, k, v, o.t()))
+    into = torch.bmm(q.transpose(1, 2), k).transpose(0, 1).reshape(size, -1)
+    return into, torch.bmm(v.transpose(1, 2), o).view(-1, size)
 
 
 def _dropped(dropout: nn.Dropout) -> int:

@@ -15,7 +15,6 @@ from macrec_hf.cpu_functions import (
     drop,
     inverse_norms,
     parts,
-    sums_of,
 )
 
 EPSILON, SIZE, WIDTH, HEADS, LENGTH, USERS = 1e-6, 6, 10, 3, 5, 7
@@ -187,11 +186,6 @@ def test_a_part_multiplies_by_team():
     part.add_product(total, mine, mine)
     torch.testing.assert_close(total.sum(0) - 4, mine.T @ mine)
     assert bool((total[3] == 1).all())
-
-
-@pytest.mark.parametrize("rows, teams, sums", [(250, 1, 1), (512, 2, 2), (514, 2, 4), (1026, 2, 8), (16_000, 64, 64)])
-def test_as_many_sums_as_rows_are_worth(rows, teams, sums):
-    assert sums_of([Part(0, rows, teams), Part(rows, rows + 1, 1)]) == sums
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

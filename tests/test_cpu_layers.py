@@ -11,7 +11,9 @@ from macrec_hf.cpu_layers import CpuCrossAttention, CpuFeedForward, CpuSelfAtten
 
 SIZES = dict(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=3)
 OURS = {CpuFeedForward, CpuSelfAttention, CpuCrossAttention}
-ENCODED = {"FeedForwardBackward", "SelfAttentionBackward"}
+ENCODED = {"FeedForwardBackward", "JoinedAttentionBackward"}
+ANY = ENCODED | {"SelfAttentionBackward"}
+WIDE = dict(d_model=24)  # more than twice d_kv
 
 
 def recommender(dropout_rate=0.0, **sizes):
@@ -58,11 +60,19 @@ def encoded(model, **kwargs):
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-4)])
-def test_values_and_gradients_are_transformers_own(dtype, tolerance, padded, mode):
-    model = getattr(recommender().to(dtype), mode)()
+@pytest.mark.parametrize("attention", ["joined", "too wide", "too long"])
+def test_values_and_gradients_are_transformers_own(attention, dtype, tolerance, padded, mode, monkeypatch):
+    if attention == "too long":
+        monkeypatch.setattr(cpu_layers, "_SHORT", 3)
+    model = getattr(recommender(**(WIDE if attention == "too wide" else {})).to(dtype), mode)()
     other = transformers_own(model)
     found, wanted = (each(**batch(padded)) for each in (model, other))
-    assert ENCODED <= functions_behind(found.loss) and not ENCODED & functions_behind(wanted.loss)
+    behind = ANY & functions_behind(found.loss)
+    if attention == "too long":  # for itself; not for the source
+        assert behind == ANY
+    else:
+        assert behind == (ENCODED if attention == "joined" else ANY - {"JoinedAttentionBackward"})
+    assert not ANY & functions_behind(wanted.loss)
     value_tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(found.logits, wanted.logits, rtol=0, atol=value_tolerance)
     torch.testing.assert_close(found.loss, wanted.loss, rtol=0, atol=value_tolerance)
@@ -73,18 +83,19 @@ def test_values_and_gradients_are_transformers_own(dtype, tolerance, padded, mod
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=tolerance, atol=tolerance, msg=name)
 
 
-def test_a_mask_of_its_own_for_each_query_and_one_to_add():
-    model = recommender().double()
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_mask_of_its_own_for_each_query_and_one_to_add(size):
+    model = recommender(d_model=size).double()
     other = transformers_own(model)
     mask = torch.rand(7, 1, 9, 9) < 0.7
     mask[..., 0] = True
-    hidden, bias = torch.randn(7, 9, 16, dtype=torch.float64), torch.randn(1, 3, 9, 9, dtype=torch.float64)
+    hidden, bias = torch.randn(7, 9, size, dtype=torch.float64), torch.randn(1, 3, 9, 9, dtype=torch.float64)
     added = torch.randn(7, 3, 9, 9, dtype=torch.float64)
     for given in (mask, added, added[:1, :, :1]):
         found, wanted = (each.encoder.block[1].layer[0](hidden, given, bias)[0] for each in (model, other))
-        assert "SelfAttentionBackward" in functions_behind(found)
+        assert ("JoinedAttentionBackward" if size == 16 else "SelfAttentionBackward") in functions_behind(found)
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
-    source = torch.randn(7, 6, 16, dtype=torch.float64)
+    source = torch.randn(7, 6, size, dtype=torch.float64)
     seen = torch.rand(7, 1, 9, 6) < 0.7
     seen[..., 0] = True
     for queries in (3, 9):  # 9 are too many for it to be less arithmetic
@@ -126,16 +137,16 @@ def test_only_where_the_layer_is_t5s_and_the_cpu_computes_gradients(monkeypatch)
     with torch.no_grad():
         assert encoded(model).grad_fn is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not ENCODED & functions_behind(encoded(model))
-    assert not ENCODED & functions_behind(encoded(recommender().bfloat16()))
+        assert not ANY & functions_behind(encoded(model))
+    assert not ANY & functions_behind(encoded(recommender().bfloat16()))
     gated = recommender(feed_forward_proj="gated-gelu")
-    assert ENCODED & functions_behind(encoded(gated)) == {"SelfAttentionBackward"}
+    assert ANY & functions_behind(encoded(gated)) == {"JoinedAttentionBackward"}
     eager = MacRecForConditionalGeneration._from_config(MacRecConfig(**SIZES), attn_implementation="eager")
-    assert ENCODED & functions_behind(encoded(eager)) == {"FeedForwardBackward"}
+    assert ANY & functions_behind(encoded(eager)) == {"FeedForwardBackward"}
     out = eager(**batch(), output_attentions=True)
     assert out.encoder_attentions[0].shape == (7, 3, 9, 9) and out.cross_attentions[1].shape == (7, 3, 4, 9)
     monkeypatch.setattr(cpu_layers, "products_are_held_back", lambda: True)
-    assert not ENCODED & functions_behind(encoded(model))
+    assert not ANY & functions_behind(encoded(model))
 
 
 def test_adapters_and_hooks_on_a_layers_parts_are_heard():
@@ -155,7 +166,7 @@ def test_adapters_and_hooks_on_a_layers_parts_are_heard():
     without = model.encoder.block[1].layer[1]
     wanted = without(hidden)
     without.DenseReluDense.dropout = nn.Identity()
-    assert not ENCODED & functions_behind(without(hidden))
+    assert not ANY & functions_behind(without(hidden))
     torch.testing.assert_close(without(hidden), wanted)
     model.encoder.block[0].layer[1].DenseReluDense.wo.__class__ = Adapted
     torch.testing.assert_close(model.encoder.block[0].layer[1](hidden), hidden)
