@@ -335,7 +335,10 @@ class SelfAttention(torch.autograd.Function):
         of_bias = hidden.new_zeros(heads, length, length)
         out = torch.empty_like(flat)
         all_masked, all_normed, all_of_values, all_of_projected, all_together, all_kept, all_of_weights = buffers(
-            hidden, ctx.cut, *(length * each for each in (size, size, inner, 3 * inner, 3 * inner)), *[heads * length**2] * 2
+            hidden,
+            ctx.cut,
+            *(length * each for each in (size, size, inner, *[3 * inner] * 2)),
+            *[heads * length**2] * 2,
         )
         for place, some in enumerate(ctx.cut):
             projected, weights, drawn, lowered_drawn = saved[4 * place : 4 * place + 4]
@@ -378,10 +381,10 @@ class SelfAttention(torch.autograd.Function):
 class JoinedAttention(torch.autograd.Function):
     """Attention of short sequences, to themselves or a source, with products of weights in the place of weights.
 
-    The scores of a head are norm(hidden) · qᵀ · k · sourceᵀ, and what it adds is weights · source · vᵀ · oᵀ. With qᵀ · k
-    and vᵀ · oᵀ multiplied first, all heads of a user are one product with the rows of the source, and nothing has to be
-    rearranged head by head. Where d_model is at most twice d_kv the products with weights are no more than before;
-    those of the attention are d_model / d_kv times as many, which short sequences do not notice.
+    The scores of a head are norm(hidden) · qᵀ · k · sourceᵀ, and what it adds is weights · source · vᵀ · oᵀ. With
+    qᵀ · k and vᵀ · oᵀ multiplied first, all heads of a user are one product with the rows of the source, and nothing
+    has to be rearranged head by head. Where d_model is at most twice d_kv the products with weights are no more than
+    before; those of the attention are d_model / d_kv times as many, which short sequences do not notice.
     """
 
     @staticmethod
@@ -401,11 +404,11 @@ class JoinedAttention(torch.autograd.Function):
 
         Args:
             hidden: (users, length, d_model).
-            source: (users, keys, d_model); of self-attention None, which stands for `hidden` over its root mean square.
-            into: (d_model, heads · d_model), of each head qᵀ · k, with the norm's weight on the left (of self-attention
-                on both sides).
-            out_of: (heads · d_model, d_model), of each head vᵀ · oᵀ (of self-attention with the norm's weight on the
-                left).
+            source: (users, keys, d_model); None of self-attention: `hidden` over its root mean square.
+            into: (d_model, heads · d_model), of each head qᵀ · k, with the norm's weight on the left; of
+                self-attention on both sides.
+            out_of: (heads · d_model, d_model), of each head vᵀ · oᵀ; of self-attention with the norm's weight on the
+                left.
             bias: (1, heads, length, keys), added to the scores; has a gradient.
             mask: (users, 1 or heads, 1 or length, keys), added to the scores; has none.
             epsilon: added to the mean square.
@@ -414,14 +417,14 @@ class JoinedAttention(torch.autograd.Function):
         users, length, size = hidden.shape
         keys, wide = length if source is None else source.shape[1], into.shape[1]
         heads = wide // size
-        cut = parts(users, length, wide, hidden.element_size())
+        cut = parts(users, length, heads * max(size, keys), hidden.element_size())
         flat = hidden.view(-1, size)
         inverse = inverse_norms(flat, epsilon)
-        queries, states = flat.new_empty(2, len(flat), wide)
+        queries = flat.new_empty(len(flat), wide)
         weights = flat.new_empty(users, length * heads, keys)
         out = torch.empty_like(flat)
         added = None if bias is None else bias[0].transpose(0, 1).contiguous()
-        all_normed, all_scores = buffers(hidden, cut, length * size, heads * length * keys)
+        all_normed, all_scores, all_states = buffers(hidden, cut, length * size, heads * length * keys, length * wide)
         draws = RandomBytes() if weights_dropped or dropped else None
         drawn = []
         for some in cut:
@@ -441,21 +444,21 @@ class JoinedAttention(torch.autograd.Function):
             if draws and weights_dropped:
                 drawn.append(draws.draw(kept))
                 kept = drop(kept, drawn[-1], weights_dropped, scores)
-            state = part.of(states)
-            torch.bmm(kept, rows, out=state.view(-1, length * heads, size))
-            lowered = part.product(state, out_of, normed)
+            states = within(all_states, part.size, wide)
+            torch.bmm(kept, rows, out=states.view(-1, length * heads, size))
+            lowered = part.product(states, out_of, normed)
             if draws and dropped:
                 drawn.append(draws.draw(lowered))
                 drop(lowered, drawn[-1], dropped, lowered)
             torch.add(here, lowered, alpha=scale_of(dropped) * scale_of(weights_dropped), out=part.of(out))
-        ctx.save_for_backward(hidden, source, into, out_of, inverse, queries, states, weights, *drawn)
+        ctx.save_for_backward(hidden, source, into, out_of, inverse, queries, weights, *drawn)
         ctx.cut, ctx.biased, ctx.weights_dropped, ctx.dropped = cut, bias is not None, weights_dropped, dropped
         return out.view_as(hidden)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        hidden, source, into, out_of, inverse, queries, states, weights, *drawn = ctx.saved_tensors
+        hidden, source, into, out_of, inverse, queries, weights, *drawn = ctx.saved_tensors
         (_, length, size), (_, both, keys), wide = hidden.shape, weights.shape, into.shape[1]
         flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
         scale = scale_of(ctx.dropped) * scale_of(ctx.weights_dropped)
@@ -466,7 +469,7 @@ class JoinedAttention(torch.autograd.Function):
         of_source = None if source is None else torch.empty_like(source)
         out = torch.empty_like(flat)
         narrow, square = length * size, both * keys
-        all_masked, all_normed, all_of_rows, all_raised, all_kept, all_of_weights = buffers(
+        all_masked, all_normed, all_of_rows, all_wide, all_kept, all_of_weights = buffers(
             hidden, ctx.cut, narrow, narrow, narrow, length * wide, square, square
         )
         left = iter(drawn)
@@ -474,20 +477,24 @@ class JoinedAttention(torch.autograd.Function):
             part = some.in_rows(length)
             shape = part.size, size
             on_weights = next(left) if ctx.weights_dropped else None
-            weight, query, state = some.of(weights), part.of(queries).view(-1, both, size), part.of(states)
+            weight, query = some.of(weights), part.of(queries).view(-1, both, size)
             around = part.of(gradient)
             mine = around
             if ctx.dropped:
                 mine = drop(around, next(left), ctx.dropped, within(all_masked, *shape))
             normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, *shape))
             rows = normed.view(-1, length, size) if source is None else some.of(source)
-            part.add_product(of_out_of, mine, state)
-            raised = part.product(mine, raising, within(all_raised, part.size, wide))
-            of_states = raised.view(-1, both, size)
-            of_weights = torch.bmm(of_states, rows.transpose(1, 2), out=within(all_of_weights, *weight.shape))
             kept = weight
             if on_weights is not None:
                 kept = drop(weight, on_weights, ctx.weights_dropped, within(all_kept, *weight.shape))
+            # What was attended is less to compute than to fetch from memory.
+            attended = within(all_wide, part.size, wide)
+            torch.bmm(kept, rows, out=attended.view(-1, both, size))
+            part.add_product(of_out_of, mine, attended)
+            raised = part.product(mine, raising, within(all_wide, part.size, wide))
+            of_states = raised.view(-1, both, size)
+            of_weights = torch.bmm(of_states, rows.transpose(1, 2), out=within(all_of_weights, *weight.shape))
+            if on_weights is not None:
                 drop(of_weights, on_weights, ctx.weights_dropped, of_weights)
             of_rows = within(all_of_rows, *rows.shape) if source is None else some.of(of_source)
             torch.bmm(kept.transpose(1, 2), of_states, out=of_rows)

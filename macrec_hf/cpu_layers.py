@@ -23,8 +23,7 @@ from .cpu_attention import NAME, added_mask
 from .cpu_functions import FeedForward, JoinedAttention, SelfAttention
 from .cpu_linear import is_called_as_is, is_plain, products_are_held_back
 
-
-_SHORT = 24  # tokens, by timing 4 to 33: of longer sequences attention among themselves is too much of a layer
+_SHORT = 32  # tokens, by timing 4 to 33: of longer sequences the attention itself is too much of a layer
 
 
 def use_cpu_layers(model: nn.Module) -> None:

@@ -9,12 +9,15 @@ from macrec_hf import cpu_functions
 from macrec_hf.byte_dropout import dropped_of, scale_of
 from macrec_hf.cpu_functions import (
     FeedForward,
+    JoinedAttention,
     Part,
     RandomBytes,
     SelfAttention,
     drop,
     inverse_norms,
     parts,
+    softmax,
+    through_softmax,
 )
 
 EPSILON, SIZE, WIDTH, HEADS, LENGTH, USERS = 1e-6, 6, 10, 3, 5, 7
@@ -114,6 +117,59 @@ def test_self_attention_is_its_formula_with_its_gradients(cut, exact, weights_dr
     values = (raised / raised.sum(-1, keepdim=True) * kept) @ value
     wanted = hidden + (values.transpose(1, 2).reshape(USERS, LENGTH, inner) @ o.T) * outer
     assert_same(found, wanted, inputs)
+
+
+@pytest.mark.parametrize("given", [None, "padding", "each query"])
+@pytest.mark.parametrize("weights_dropped, dropped", [(0, 0), (64, 0), (0, 64), (100, 26)])
+@pytest.mark.parametrize("to_itself", [True, False])
+def test_joined_attention_is_its_formula_with_its_gradients(cut, exact, to_itself, weights_dropped, dropped, given):
+    keys, wide = LENGTH if to_itself else LENGTH + 4, HEADS * SIZE
+    shapes = [(USERS, LENGTH, SIZE), (USERS, keys, SIZE), (SIZE, wide), (wide, SIZE), (1, HEADS, LENGTH, keys)]
+    hidden, source, into, out_of, bias = leaves(*shapes)
+    mask = None
+    if given:
+        seen = torch.rand(USERS, 1, 1 if given == "padding" else LENGTH, keys) < 0.7
+        seen[..., 0] = True
+        mask = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, torch.finfo(torch.float64).min)
+    inputs = (hidden, into, out_of, bias) if to_itself else (hidden, source, into, out_of)
+    torch.manual_seed(1)
+    arguments = (hidden, None, into, out_of, bias) if to_itself else (hidden, source, into, out_of, None)
+    found = JoinedAttention.apply(*arguments, mask, EPSILON, weights_dropped, dropped)
+
+    torch.manual_seed(1)
+    draws = RandomBytes()
+    kept = torch.ones(USERS, LENGTH, HEADS, keys, dtype=torch.float64)
+    outer = torch.ones(USERS, LENGTH, SIZE, dtype=torch.float64)
+    for part in parts(USERS, LENGTH, HEADS * max(SIZE, keys), 8):
+        for all_of_it, number in ((kept, weights_dropped), (outer, dropped)):
+            mine = part.of(all_of_it)
+            if number:
+                drop(mine, draws.draw(mine), number, mine).mul_(scale_of(number))
+    rows = hidden * (hidden.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
+    others = rows if to_itself else source
+    by_head = into.view(SIZE, HEADS, SIZE)
+    scores = torch.einsum("uli,ihj,usj->ulhs", rows, by_head, others)
+    if to_itself:
+        scores = scores + bias[0].transpose(0, 1)
+    raised = scores.exp() * (seen.transpose(1, 2) if given else 1)
+    weights = raised / raised.sum(-1, keepdim=True) * kept
+    added = torch.einsum("ulhs,usj,hjm->ulm", weights, others, out_of.view(HEADS, SIZE, SIZE))
+    assert_same(found, hidden + added * outer, inputs)
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 8, 15, 16, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_and_its_gradient_are_torchs(dtype, length):
+    scores = (torch.randn(3, 5, length, dtype=dtype) * 30).requires_grad_()
+    with torch.no_grad():
+        scores[0, 0] = torch.finfo(dtype).min  # all is padding
+        scores[0, 1, :1] = torch.finfo(dtype).max
+        found = softmax(scores, torch.empty_like(scores))
+    wanted = torch.softmax(scores, -1)
+    torch.testing.assert_close(found, wanted.detach())
+    gradient = torch.randn_like(scores)
+    (of_scores,) = torch.autograd.grad(wanted, scores, gradient)
+    torch.testing.assert_close(through_softmax(gradient, found, torch.empty_like(found)), of_scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
