@@ -1,4 +1,4 @@
-"""T5's feed-forward layer and self-attention in training on a CPU, forward and backward, a part of the rows at a time.
+"""T5's feed-forward layer and attention in training on a CPU, forward and backward, a part of the rows at a time.
 
 A training step of a small T5 spends more time on fetching activations from memory than on arithmetic. Here a part of
 the rows goes through a whole layer, forward or backward, while its intermediate values stay in the processor's cache;
@@ -6,168 +6,23 @@ what the backward pass needs of them is written once. Each thread multiplies its
 matrix a thread), which keeps them in its own cache, and dropout takes a random byte an element.
 """
 
-import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
 from .byte_dropout import scale_of
-
-_WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
-_CACHE = 2**23  # bytes a thread of the widest intermediate value, by timing 1 to 64 MiB
-_PAGE = 4096  # bytes; values that many apart share places in a processor's caches and drive each other out
-_ROWS_AT_ONCE = 176  # that wide, of a thread in a sum of products, by timing 128 to 2,048
-_VECTOR = 64  # bytes; torch's softmax takes a shorter row number by number
-_FEWEST_ROWS = 64  # a thread; with fewer, fewer threads
-
-
-class Part(NamedTuple):
-    """Rows `start` to `stop`, cut equally among `teams` threads."""
-
-    start: int
-    stop: int
-    teams: int
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
-
-    def in_rows(self, length: int) -> "Part":
-        """The same part, counted in rows, where it was counted in groups of `length` rows."""
-        return Part(self.start * length, self.stop * length, self.teams)
-
-    def of(self, values: torch.Tensor) -> torch.Tensor:
-        return values[self.start : self.stop]
-
-    def by_team(self, values: torch.Tensor) -> torch.Tensor:
-        """(rows, size) → (teams, rows / teams, size)."""
-        return values.view(self.teams, -1, values.shape[-1])
-
-    def product(self, values: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """(rows, in) · (in, out) → (rows, out), each thread its rows."""
-        torch.bmm(self.by_team(values), weight.expand(self.teams, *weight.shape), out=self.by_team(out))
-        return out
-
-    def add_product(self, total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-        """Adds (rows, m)ᵀ · (rows, n) to (at least teams, m, n), a sum for each thread; the first part to nothing."""
-        mine = total[: self.teams]
-        in_pages = right.shape[1] * right.element_size() % _PAGE == 0
-        rows = _ROWS_AT_ONCE if in_pages else self.size
-        pieces = zip(*(self.by_team(values).split(rows, 1) for values in (left, right)), strict=True)
-        for place, (some, others) in enumerate(pieces):
-            if place or self.start:
-                mine.baddbmm_(some.transpose(1, 2), others)
-            else:
-                torch.bmm(some.transpose(1, 2), others, out=mine)
-        if not self.start:
-            total[self.teams :].zero_()
-
-
-def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
-    """Cuts `count` groups of `rows` rows into parts of which a thread's widest value, `width` a row, fits `_CACHE`."""
-    most = max(1, _CACHE // (width * element_size * rows))
-    teams = max(1, min(torch.get_num_threads(), count * rows // _FEWEST_ROWS, count))
-    number = -(-count // (most * teams))
-    each = teams * -(-count // (number * teams))
-    found = []
-    for start in range(0, count, each):
-        size = min(each, count - start)
-        even = size - size % teams
-        if even:
-            found.append(Part(start, start + even, teams))
-        if size > even:
-            found.append(Part(start + even, start + size, 1))
-    return found
-
-
-class RandomBytes:
-    """A stream of random bytes that follows torch's seed, drawn twice as fast as by torch's own generator."""
-
-    def __init__(self) -> None:
-        self._generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
-
-    def draw(self, values: torch.Tensor) -> torch.Tensor:
-        """What [`drop`] needs to decide each of `values`: a byte for each element, in integers of 64 bits."""
-        count = -(-values.numel() // 8) + 1
-        draws = self._generator.integers(-(2**63), 2**63 - 1, count, dtype=np.int64, endpoint=True)
-        return torch.from_numpy(draws)
-
-
-def drop(values: torch.Tensor, draws: torch.Tensor, dropped: int, out: torch.Tensor) -> torch.Tensor:
-    """Zeros where an element's random byte is one of the `dropped` lowest, the element elsewhere; nothing is scaled.
-
-    A word of random bytes is compared with a bound that depends on its highest byte alone. The bytes of a word decide
-    for elements that are far apart: words that begin one byte later have another byte as their highest, so all
-    comparisons read the same memory, one byte apart. The comparison is one of integers, and keeps or clears an
-    element's bits: of torch's masking operations the one that runs at the speed of memory.
-
-    Args:
-        values: contiguous.
-        draws: from [`RandomBytes.draw`]; left as they are.
-        dropped: of 256.
-        out: contiguous, like `values`, or `values` itself.
-    """
-    size, word = values.element_size(), _WORDS[values.dtype]
-    bits, count = 8 * size, -(-values.numel() // size)
-    bound = -(1 << (bits - 1)) + (dropped << (bits - 8)) - 1
-    sources, targets = (each.view(-1).view(word).split(count) for each in (values, out))
-    stored = draws.numpy()
-    for begin, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        words = torch.frombuffer(stored, dtype=word, count=len(target), offset=begin)
-        torch.ops.aten.threshold_backward.grad_input(source, words, bound, grad_input=target)
-    return out
-
-
-def inverse_norms(hidden: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """(rows, size) → (rows, 1), one over the root mean square; T5 takes the squares in float32, in float64 too."""
-    means = hidden.to(torch.float32).square().mean(1, keepdim=True)
-    return means.add_(epsilon).rsqrt_().to(hidden.dtype)
-
-
-def through_norm(
-    gradient: torch.Tensor, normed: torch.Tensor, inverse: torch.Tensor, residual: torch.Tensor, out: torch.Tensor
-) -> None:
-    """The gradient of a layer's input: what comes back through the norm (overwritten) and around the layer.
-
-    Args:
-        gradient: (rows, size), of the normed values, without the norm's weight.
-        normed: (rows, size), likewise.
-        inverse: (rows, 1), from [`inverse_norms`].
-        residual: (rows, size), of the layer's output.
-        out: (rows, size).
-    """
-    mean = torch.linalg.vecdot(gradient, normed).div_(-normed.shape[1]).unsqueeze(1)
-    gradient.addcmul_(normed, mean)
-    torch.addcmul(residual, gradient, inverse, out=out)
-
-
-def softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """[`torch.softmax`] over the last dimension, up to six times as fast where that is shorter than a vector."""
-    if scores.shape[-1] * scores.element_size() >= _VECTOR:
-        return torch.softmax(scores, -1, out=out)
-    torch.sub(scores, scores.amax(-1, keepdim=True), out=out).exp_()
-    return out.div_(out.sum(-1, keepdim=True))
-
-
-def through_softmax(gradient: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """The gradient of what [`softmax`] made `weights` of, from that of the weights."""
-    if weights.shape[-1] * weights.element_size() >= _VECTOR:
-        return torch.ops.aten._softmax_backward_data.out(gradient, weights, -1, weights.dtype, grad_input=out)
-    mean = torch.mul(gradient, weights, out=out).sum(-1, keepdim=True)
-    return out.addcmul_(weights, mean, value=-1)
-
-
-def buffers(like: torch.Tensor, cut: list[Part], *widths: int) -> Iterator[torch.Tensor]:
-    """A tensor of each width with the rows of the largest part, written anew for each."""
-    rows = max(part.size for part in cut)
-    return (like.new_empty(rows, width) for width in widths)
-
-
-def within(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
-    """The beginning of a buffer in another shape."""
-    return buffer.view(-1)[: math.prod(shape)].view(shape)
+from .cpu_parts import (
+    RandomBytes,
+    buffers,
+    drop,
+    inverse_norms,
+    parts,
+    softmax,
+    sums,
+    through_norm,
+    through_softmax,
+    within,
+)
 
 
 class FeedForward(torch.autograd.Function):
@@ -201,18 +56,16 @@ class FeedForward(torch.autograd.Function):
         inverse = inverse_norms(hidden, epsilon)
         inner, out = hidden.new_empty(rows, width), torch.empty_like(hidden)
         normed, lowered = buffers(hidden, cut, size, size)
-        draws = RandomBytes() if inner_dropped or dropped else None
+        draws = RandomBytes()
         kept = []
         for part in cut:
             count = part.size
             here, up, down = part.of(hidden), part.of(inner), lowered[:count]
             part.product(torch.mul(here, part.of(inverse), out=normed[:count]), first, up)
-            if draws and inner_dropped:
-                drop(up, draws.draw(up), inner_dropped, up)
+            drop(up, draws.draw(up, inner_dropped), inner_dropped, up)
             part.product(up.clamp_min_(0), second, down)
-            if draws and dropped:
-                kept.append(draws.draw(down))
-                drop(down, kept[-1], dropped, down)
+            kept.append(draws.draw(down, dropped))
+            drop(down, kept[-1], dropped, down)
             torch.add(here, down, alpha=scale_of(dropped), out=part.of(out))
         ctx.save_for_backward(hidden, norm, wi, wo, inverse, inner, *kept)
         ctx.cut, ctx.inner_dropped, ctx.dropped = cut, inner_dropped, dropped
@@ -226,14 +79,13 @@ class FeedForward(torch.autograd.Function):
         gradient = gradient.contiguous()
         scale = scale_of(ctx.dropped)
         up_weight, down_weight = wo * (scale * scale_of(ctx.inner_dropped)), wi * norm
-        teams = max(part.teams for part in ctx.cut)
-        of_wi, of_wo = (hidden.new_empty(teams, size, width) for _ in range(2))
+        of_wi, of_wo = (sums(hidden, ctx.cut, size, width) for _ in range(2))
         out = torch.empty_like(hidden)
         normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
-        for place, part in enumerate(ctx.cut):
+        for part, drawn in zip(ctx.cut, kept, strict=True):
             count = part.size
             around, values, up, down = part.of(gradient), part.of(inner), raised[:count], lowered[:count]
-            mine = drop(around, kept[place], ctx.dropped, masked[:count]) if kept else around
+            mine = drop(around, drawn, ctx.dropped, masked[:count])
             part.product(mine, up_weight, up)
             torch.ops.aten.threshold_backward.grad_input(up, values, 0, grad_input=up)
             part.add_product(of_wo, mine, values)
@@ -284,7 +136,7 @@ class SelfAttention(torch.autograd.Function):
         inverse = inverse_norms(flat, epsilon)
         attended, out = hidden.new_empty(users * length, inner), torch.empty_like(flat)
         all_normed, all_scores, all_values = buffers(hidden, cut, length * size, heads * length**2, length * inner)
-        draws = RandomBytes() if weights_dropped or dropped else None
+        draws = RandomBytes()
         saved = []
         for some in cut:
             part = some.in_rows(length)
@@ -299,19 +151,15 @@ class SelfAttention(torch.autograd.Function):
             if mask is not None:
                 scores.add_(some.of(mask).transpose(0, 1))
             weights = softmax(scores, torch.empty_like(scores)).view(-1, length, length)
-            drawn = lowered_drawn = None
-            kept = weights
-            if draws and weights_dropped:
-                drawn = draws.draw(weights)
-                kept = drop(weights, drawn, weights_dropped, scores.view_as(weights))
+            drawn = draws.draw(weights, weights_dropped)
+            kept = drop(weights, drawn, weights_dropped, scores.view_as(weights))
             values = within(all_values, heads, count, width)
             torch.bmm(kept, value, out=values.view(-1, length, width))
             mine = part.of(attended)
             mine.view(count, heads, width).copy_(values.transpose(0, 1))
             lowered = part.product(mine, lowering, normed)
-            if draws and dropped:
-                lowered_drawn = draws.draw(lowered)
-                drop(lowered, lowered_drawn, dropped, lowered)
+            lowered_drawn = draws.draw(lowered, dropped)
+            drop(lowered, lowered_drawn, dropped, lowered)
             torch.add(here, lowered, alpha=scale_of(dropped), out=part.of(out))
             saved += [projected, weights, drawn, lowered_drawn]
         ctx.save_for_backward(hidden, norm, q, k, v, o, inverse, attended, *saved)
@@ -329,9 +177,7 @@ class SelfAttention(torch.autograd.Function):
         projection = torch.cat((q, k, v))
         back = projection * norm
         raising = (o * (scale * scale_of(ctx.weights_dropped))).view(size, heads, width).transpose(0, 1).contiguous()
-        teams = max(part.teams for part in ctx.cut)
-        of_o = hidden.new_empty(teams, size, inner)
-        of_joined = hidden.new_empty(teams, size, 3 * inner)
+        of_o, of_joined = (sums(hidden, ctx.cut, size, each) for each in (inner, 3 * inner))
         of_bias = hidden.new_zeros(heads, length, length)
         out = torch.empty_like(flat)
         all_masked, all_normed, all_of_values, all_of_projected, all_together, all_kept, all_of_weights = buffers(
@@ -345,22 +191,17 @@ class SelfAttention(torch.autograd.Function):
             part = some.in_rows(length)
             count = part.size
             around = part.of(gradient)
-            mine = around
-            if lowered_drawn is not None:
-                mine = drop(around, lowered_drawn, ctx.dropped, within(all_masked, count, size))
+            mine = drop(around, lowered_drawn, ctx.dropped, within(all_masked, count, size))
             part.add_product(of_o, mine, part.of(attended))
             of_values = within(all_of_values, heads, count, width)
             of_values = torch.bmm(mine.expand(heads, count, size), raising, out=of_values).view(-1, length, width)
             query, key, value = projected.view(3, -1, length, width)
             of_projected = within(all_of_projected, *projected.shape)
             of_query, of_key, of_value = of_projected.view(3, -1, length, width)
-            kept = weights
-            if drawn is not None:
-                kept = drop(weights, drawn, ctx.weights_dropped, within(all_kept, *weights.shape))
+            kept = drop(weights, drawn, ctx.weights_dropped, within(all_kept, *weights.shape))
             torch.bmm(kept.transpose(1, 2), of_values, out=of_value)
             of_weights = torch.bmm(of_values, value.transpose(1, 2), out=within(all_of_weights, *weights.shape))
-            if drawn is not None:
-                drop(of_weights, drawn, ctx.weights_dropped, of_weights)
+            drop(of_weights, drawn, ctx.weights_dropped, of_weights)
             of_scores = through_softmax(of_weights, weights, within(all_kept, *weights.shape))
             of_bias += of_scores.view(heads, -1, length, length).sum(1)
             torch.bmm(of_scores, key, out=of_query)
@@ -425,7 +266,7 @@ class JoinedAttention(torch.autograd.Function):
         out = torch.empty_like(flat)
         added = None if bias is None else bias[0].transpose(0, 1).contiguous()
         all_normed, all_scores, all_states = buffers(hidden, cut, length * size, heads * length * keys, length * wide)
-        draws = RandomBytes() if weights_dropped or dropped else None
+        draws = RandomBytes()
         drawn = []
         for some in cut:
             part = some.in_rows(length)
@@ -440,16 +281,15 @@ class JoinedAttention(torch.autograd.Function):
                 by_head += added
             if mask is not None:
                 by_head += some.of(mask).transpose(1, 2)
-            kept = softmax(scores, some.of(weights))
-            if draws and weights_dropped:
-                drawn.append(draws.draw(kept))
-                kept = drop(kept, drawn[-1], weights_dropped, scores)
+            weight = softmax(scores, some.of(weights))
+            on_weights = draws.draw(weight, weights_dropped)
+            kept = drop(weight, on_weights, weights_dropped, scores)
             states = within(all_states, part.size, wide)
             torch.bmm(kept, rows, out=states.view(-1, length * heads, size))
             lowered = part.product(states, out_of, normed)
-            if draws and dropped:
-                drawn.append(draws.draw(lowered))
-                drop(lowered, drawn[-1], dropped, lowered)
+            on_lowered = draws.draw(lowered, dropped)
+            drop(lowered, on_lowered, dropped, lowered)
+            drawn += [on_weights, on_lowered]
             torch.add(here, lowered, alpha=scale_of(dropped) * scale_of(weights_dropped), out=part.of(out))
         ctx.save_for_backward(hidden, source, into, out_of, inverse, queries, weights, *drawn)
         ctx.cut, ctx.biased, ctx.weights_dropped, ctx.dropped = cut, bias is not None, weights_dropped, dropped
@@ -463,8 +303,7 @@ class JoinedAttention(torch.autograd.Function):
         flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
         scale = scale_of(ctx.dropped) * scale_of(ctx.weights_dropped)
         raising, lowering = (out_of * scale).t(), into.t().contiguous()
-        teams = max(part.teams for part in ctx.cut)
-        of_into, of_out_of = hidden.new_empty(2, teams, size, wide)
+        of_into, of_out_of = (sums(hidden, ctx.cut, size, wide) for _ in range(2))
         of_bias = hidden.new_zeros(both, keys) if ctx.biased else None
         of_source = None if source is None else torch.empty_like(source)
         out = torch.empty_like(flat)
@@ -472,21 +311,15 @@ class JoinedAttention(torch.autograd.Function):
         all_masked, all_normed, all_of_rows, all_wide, all_kept, all_of_weights = buffers(
             hidden, ctx.cut, narrow, narrow, narrow, length * wide, square, square
         )
-        left = iter(drawn)
-        for some in ctx.cut:
+        for some, on_weights, on_lowered in zip(ctx.cut, drawn[::2], drawn[1::2], strict=True):
             part = some.in_rows(length)
             shape = part.size, size
-            on_weights = next(left) if ctx.weights_dropped else None
             weight, query = some.of(weights), part.of(queries).view(-1, both, size)
             around = part.of(gradient)
-            mine = around
-            if ctx.dropped:
-                mine = drop(around, next(left), ctx.dropped, within(all_masked, *shape))
+            mine = drop(around, on_lowered, ctx.dropped, within(all_masked, *shape))
             normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, *shape))
             rows = normed.view(-1, length, size) if source is None else some.of(source)
-            kept = weight
-            if on_weights is not None:
-                kept = drop(weight, on_weights, ctx.weights_dropped, within(all_kept, *weight.shape))
+            kept = drop(weight, on_weights, ctx.weights_dropped, within(all_kept, *weight.shape))
             # What was attended is less to compute than to fetch from memory.
             attended = within(all_wide, part.size, wide)
             torch.bmm(kept, rows, out=attended.view(-1, both, size))
@@ -494,8 +327,7 @@ class JoinedAttention(torch.autograd.Function):
             raised = part.product(mine, raising, within(all_wide, part.size, wide))
             of_states = raised.view(-1, both, size)
             of_weights = torch.bmm(of_states, rows.transpose(1, 2), out=within(all_of_weights, *weight.shape))
-            if on_weights is not None:
-                drop(of_weights, on_weights, ctx.weights_dropped, of_weights)
+            drop(of_weights, on_weights, ctx.weights_dropped, of_weights)
             of_rows = within(all_of_rows, *rows.shape) if source is None else some.of(of_source)
             torch.bmm(kept.transpose(1, 2), of_states, out=of_rows)
             of_scores = through_softmax(of_weights, weight, within(all_kept, *weight.shape))

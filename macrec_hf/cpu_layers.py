@@ -84,24 +84,21 @@ class CpuSelfAttention(T5LayerSelfAttention):
                 position_bias = attention.compute_bias(length, length, device=hidden_states.device)
             else:
                 position_bias = hidden_states.new_zeros(1, attention.n_heads, length, length)
-        bias, mask = position_bias, None
+        bias = position_bias
         if attention_mask is not None:
             if bool((attention_mask == attention_mask[:, :, :1]).all()):
                 attention_mask = attention_mask[:, :, :1]  # the same for each query, as padding is
-            mask = added_mask(attention_mask, hidden_states.dtype).expand(len(hidden_states), -1, -1, -1)
         elif attention.is_causal:
             later = torch.ones(length, length, dtype=torch.bool).triu(1)
             bias = bias.masked_fill(later, torch.finfo(bias.dtype).min)
-        norm, epsilon = self.layer_norm.weight, self.layer_norm.variance_epsilon
-        dropped = dropped_of(attention.dropout) if attention.training else 0, _dropped(self.dropout)
-        weights = [linear.weight for linear in (attention.q, attention.k, attention.v, attention.o)]
-        hidden = hidden_states.contiguous()
+        norm, hidden = self.layer_norm.weight, hidden_states.contiguous()
+        q, k, v, o = _weights(attention)
+        rest = bias, *_rest(self, attention, hidden, attention_mask)
         if length <= _SHORT and _joining_pays(attention):
-            q, k, v, o = weights
-            into, out_of = _joined(q * norm, k * norm, v * norm, o, attention.n_heads)
-            out = JoinedAttention.apply(hidden, None, into, out_of, bias, mask, epsilon, *dropped)
+            joined = _joined(q * norm, k * norm, v * norm, o, attention.n_heads)
+            out = JoinedAttention.apply(hidden, None, *joined, *rest)
         else:
-            out = SelfAttention.apply(hidden, norm, *weights, bias, mask, epsilon, *dropped)
+            out = SelfAttention.apply(hidden, norm, q, k, v, o, *rest)
         return out, position_bias, None
 
 
@@ -137,20 +134,11 @@ class CpuCrossAttention(T5LayerCrossAttention):
         if position_bias is None:
             position_bias = hidden_states.new_zeros(1, heads, queries, length)  # T5 has none here
         if _joining_pays(attention) and not products_are_held_back():
-            mask = None
-            if attention_mask is not None:
-                mask = added_mask(attention_mask, hidden_states.dtype).expand(users, -1, -1, -1)
-            q, k, v, o = (linear.weight for linear in (attention.q, attention.k, attention.v, attention.o))
-            out = JoinedAttention.apply(
-                hidden_states.contiguous(),
-                key_value_states.contiguous(),
-                *_joined(q * self.layer_norm.weight, k, v, o, heads),
-                None,
-                mask,
-                self.layer_norm.variance_epsilon,
-                dropped_of(attention.dropout) if attention.training else 0,
-                _dropped(self.dropout),
-            )
+            q, k, v, o = _weights(attention)
+            joined = _joined(q * self.layer_norm.weight, k, v, o, heads)
+            hidden, source = hidden_states.contiguous(), key_value_states.contiguous()
+            rest = _rest(self, attention, hidden, attention_mask)
+            out = JoinedAttention.apply(hidden, source, *joined, None, *rest)
             return out, position_bias, None
 
         def by_head(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -208,6 +196,23 @@ def _attends_plainly(attention: T5Attention, hidden: torch.Tensor, mask: torch.T
         and attention.dropout < 1
         and (mask is None or mask.ndim == 4)
     )
+
+
+def _weights(attention: T5Attention) -> tuple[torch.Tensor, ...]:
+    return tuple(linear.weight for linear in (attention.q, attention.k, attention.v, attention.o))
+
+
+def _rest(
+    layer: T5LayerSelfAttention | T5LayerCrossAttention,
+    attention: T5Attention,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> tuple[torch.Tensor | None, float, int, int]:
+    """What both functions of attention take last: mask, epsilon, and how many of 256 bytes drop their element."""
+    if mask is not None:
+        mask = added_mask(mask, hidden.dtype).expand(len(hidden), -1, -1, -1)
+    on_weights = dropped_of(attention.dropout) if attention.training else 0
+    return mask, layer.layer_norm.variance_epsilon, on_weights, _dropped(layer.dropout)
 
 
 def _joining_pays(attention: T5Attention) -> bool:

@@ -5,20 +5,10 @@ import torch
 from torch import nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from macrec_hf import cpu_functions
+from macrec_hf import cpu_functions, cpu_parts
 from macrec_hf.byte_dropout import dropped_of, scale_of
-from macrec_hf.cpu_functions import (
-    FeedForward,
-    JoinedAttention,
-    Part,
-    RandomBytes,
-    SelfAttention,
-    drop,
-    inverse_norms,
-    parts,
-    softmax,
-    through_softmax,
-)
+from macrec_hf.cpu_functions import FeedForward, JoinedAttention, SelfAttention
+from macrec_hf.cpu_parts import Part, RandomBytes, drop, inverse_norms, parts, softmax, through_softmax
 
 EPSILON, SIZE, WIDTH, HEADS, LENGTH, USERS = 1e-6, 6, 10, 3, 5, 7
 
@@ -27,8 +17,8 @@ EPSILON, SIZE, WIDTH, HEADS, LENGTH, USERS = 1e-6, 6, 10, 3, 5, 7
 def cut(request, monkeypatch):
     """Layers in one part, and in several with a remainder that one thread takes."""
     if request.param == "in parts":
-        monkeypatch.setattr(cpu_functions, "_CACHE", 1500)
-        monkeypatch.setattr(cpu_functions, "_FEWEST_ROWS", 1)
+        monkeypatch.setattr(cpu_parts, "_CACHE", 1500)
+        monkeypatch.setattr(cpu_parts, "_FEWEST_ROWS", 1)
         threads = torch.get_num_threads()
         torch.set_num_threads(2)
         yield
@@ -78,7 +68,7 @@ def test_feed_forward_is_its_formula_with_its_gradients(cut, exact, inner_droppe
         for masks, number in ((inner, inner_dropped), (outer, dropped)):
             mask = part.of(masks)
             if number:
-                drop(mask, draws.draw(mask), number, mask).mul_(scale_of(number))
+                drop(mask, draws.draw(mask, number), number, mask).mul_(scale_of(number))
     assert bool((inner == 0).any()) == bool(inner_dropped) and bool((outer == 0).any()) == bool(dropped)
     wanted = hidden + (torch.relu(normed(hidden, norm) @ wi.T) * inner @ wo.T) * outer
     assert_same(found, wanted, inputs)
@@ -105,11 +95,11 @@ def test_self_attention_is_its_formula_with_its_gradients(cut, exact, weights_dr
     for part in parts(USERS, LENGTH, 3 * inner, 8):
         if weights_dropped:
             mine = torch.ones(HEADS, part.stop - part.start, LENGTH, LENGTH, dtype=torch.float64)
-            drop(mine, draws.draw(mine), weights_dropped, mine)
+            drop(mine, draws.draw(mine, weights_dropped), weights_dropped, mine)
             part.of(kept).copy_(mine.transpose(0, 1) * scale_of(weights_dropped))
         if dropped:
             mine = part.of(outer)
-            drop(mine, draws.draw(mine), dropped, mine).mul_(scale_of(dropped))
+            drop(mine, draws.draw(mine, dropped), dropped, mine).mul_(scale_of(dropped))
     query, key, value = (
         (normed(hidden, norm) @ weight.T).view(USERS, LENGTH, HEADS, 4).transpose(1, 2) for weight in (q, k, v)
     )
@@ -144,7 +134,7 @@ def test_joined_attention_is_its_formula_with_its_gradients(cut, exact, to_itsel
         for all_of_it, number in ((kept, weights_dropped), (outer, dropped)):
             mine = part.of(all_of_it)
             if number:
-                drop(mine, draws.draw(mine), number, mine).mul_(scale_of(number))
+                drop(mine, draws.draw(mine, number), number, mine).mul_(scale_of(number))
     rows = hidden * (hidden.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
     others = rows if to_itself else source
     by_head = into.view(SIZE, HEADS, SIZE)
@@ -177,7 +167,7 @@ def test_softmax_and_its_gradient_are_torchs(dtype, length):
 def test_drops_at_the_rate_and_keeps_the_rest_to_the_bit(dtype, count):
     torch.manual_seed(0)
     values = torch.randn(count, dtype=dtype)
-    draws = RandomBytes().draw(values)
+    draws = RandomBytes().draw(values, 64)
     before = draws.clone()
     found = drop(values, draws, 64, torch.empty_like(values))
     assert torch.equal(draws, before)
@@ -203,10 +193,16 @@ def test_random_bytes_follow_the_seed():
     values = torch.empty(100)
     torch.manual_seed(3)
     first = RandomBytes()
-    begun, gone_on, other = first.draw(values), first.draw(values), RandomBytes().draw(values)
+    begun, gone_on, other = first.draw(values, 64), first.draw(values, 64), RandomBytes().draw(values, 64)
     torch.manual_seed(3)
-    assert torch.equal(RandomBytes().draw(values), begun)
+    assert torch.equal(RandomBytes().draw(values, 64), begun)
     assert not torch.equal(begun, gone_on) and not torch.equal(begun, other)
+
+
+def test_where_nothing_is_dropped_nothing_is_drawn():
+    values, before = torch.randn(100), torch.get_rng_state()
+    assert RandomBytes().draw(values, 0) is None and drop(values, None, 0, torch.zeros(100)) is values
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_rates():
@@ -217,7 +213,7 @@ def test_rates():
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("count, rows, width", [(1, 1, 8), (7, 5, 30), (256, 62, 1152), (999, 1, 1024), (3, 9000, 64)])
 def test_parts_are_all_rows_in_order_and_fit(threads, count, rows, width, monkeypatch):
-    monkeypatch.setattr(cpu_functions, "_CACHE", 2**16)
+    monkeypatch.setattr(cpu_parts, "_CACHE", 2**16)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
