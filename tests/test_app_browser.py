@@ -270,7 +270,7 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
     # The photo is one of the catalogue, so that its natural ID was taken.
     assert "which “" in page.locator('#landing .place[data-modality="image"]').inner_text()
     assert "is in the catalogue as new-1" in page.locator("#landing .note").inner_text()
-    assert page.locator('#ranked .hit[data-item="new-1"] .tag.new').count() == 1
+    page.locator('#ranked .hit[data-item="new-1"] .tag.new').wait_for()  # the list is made after the card
     tile(page, "new-1").click()
     page.locator("#history .step:nth-child(4)").wait_for()
     photos_are_whole(page, "#history")
