@@ -11,18 +11,11 @@ from typing import Any
 import torch
 
 from .byte_dropout import scale_of
-from .cpu_parts import (
-    RandomBytes,
-    buffers,
-    drop,
-    inverse_norms,
-    parts,
-    softmax,
-    sums,
-    through_norm,
-    through_softmax,
-    within,
-)
+from .cpu_parts import RandomBytes, Sum, buffers, drop, inverse_norms, parts, through_norm, within
+
+# Scores and weights are (…, keys, queries). Of short sequences that is the faster softmax (torch takes a short last
+# dimension number by number), and with all heads of a user side by side in the last one also the faster products.
+_KEYS = -2
 
 
 class FeedForward(torch.autograd.Function):
@@ -54,46 +47,46 @@ class FeedForward(torch.autograd.Function):
         first = (wi * (norm * scale_of(inner_dropped))).t()
         second = wo.t().contiguous()
         inverse = inverse_norms(hidden, epsilon)
-        inner, out = hidden.new_empty(rows, width), torch.empty_like(hidden)
+        out = torch.empty_like(hidden)
         normed, lowered = buffers(hidden, cut, size, size)
         draws = RandomBytes()
-        kept = []
+        saved = []
         for part in cut:
-            count = part.size
-            here, up, down = part.of(hidden), part.of(inner), lowered[:count]
-            part.product(torch.mul(here, part.of(inverse), out=normed[:count]), first, up)
+            here = part.of(hidden)
+            up = part.product(torch.mul(here, part.of(inverse), out=normed[: part.size]), first)
             drop(up, draws.draw(up, inner_dropped), inner_dropped, up)
-            part.product(up.clamp_min_(0), second, down)
-            kept.append(draws.draw(down, dropped))
-            drop(down, kept[-1], dropped, down)
+            down = part.product(up.clamp_min_(0), second, lowered[: part.size])
+            drawn = draws.draw(down, dropped)
+            drop(down, drawn, dropped, down)
             torch.add(here, down, alpha=scale_of(dropped), out=part.of(out))
-        ctx.save_for_backward(hidden, norm, wi, wo, inverse, inner, *kept)
+            saved += [up, drawn]
+        ctx.save_for_backward(hidden, norm, wi, wo, inverse, *saved)
         ctx.cut, ctx.inner_dropped, ctx.dropped = cut, inner_dropped, dropped
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        hidden, norm, wi, wo, inverse, inner, *kept = ctx.saved_tensors
+        hidden, norm, wi, wo, inverse, *saved = ctx.saved_tensors
         size, width = hidden.shape[1], len(wi)
         gradient = gradient.contiguous()
         scale = scale_of(ctx.dropped)
         up_weight, down_weight = wo * (scale * scale_of(ctx.inner_dropped)), wi * norm
-        of_wi, of_wo = (sums(hidden, ctx.cut, size, width) for _ in range(2))
+        of_wi, of_wo = Sum(ctx.cut), Sum(ctx.cut)
         out = torch.empty_like(hidden)
         normed, masked, lowered, raised = buffers(hidden, ctx.cut, size, size, size, width)
-        for part, drawn in zip(ctx.cut, kept, strict=True):
-            count = part.size
-            around, values, up, down = part.of(gradient), part.of(inner), raised[:count], lowered[:count]
-            mine = drop(around, drawn, ctx.dropped, masked[:count])
-            part.product(mine, up_weight, up)
+        for part, values, drawn in zip(ctx.cut, saved[::2], saved[1::2], strict=True):
+            around = part.of(gradient)
+            mine = drop(around, drawn, ctx.dropped, masked[: part.size])
+            up = part.product(mine, up_weight, raised[: part.size])
             torch.ops.aten.threshold_backward.grad_input(up, values, 0, grad_input=up)
-            part.add_product(of_wo, mine, values)
-            here = torch.mul(part.of(hidden), part.of(inverse), out=normed[:count])
-            part.add_product(of_wi, here, up)
-            through_norm(part.product(up, down_weight, down), here, part.of(inverse), around, part.of(out))
-        of_first = of_wi.sum(0).t()
-        return out, (of_first * wi).sum(0), of_first * norm, of_wo.sum(0).mul_(scale), None, None, None
+            of_wo.add(part, mine, values)
+            here = torch.mul(part.of(hidden), part.of(inverse), out=normed[: part.size])
+            of_wi.add(part, here, up)
+            down = part.product(up, down_weight, lowered[: part.size])
+            through_norm(down, here, part.of(inverse), around, part.of(out))
+        of_first = of_wi.total().t()
+        return out, (of_first * wi).sum(0), of_first * norm, of_wo.total().mul_(scale), None, None, None
 
 
 class SelfAttention(torch.autograd.Function):
@@ -129,55 +122,53 @@ class SelfAttention(torch.autograd.Function):
         inner = len(q)
         width = inner // heads
         cut = parts(users, length, 3 * inner, hidden.element_size())
-        # (3 · heads, d_model, d_kv): queries, keys and values come out head by head, with nothing to rearrange.
-        joined = (torch.cat((q, k, v)) * norm).view(3 * heads, width, size).transpose(1, 2).contiguous()
+        joined = (torch.cat((q, k, v)) * norm).t().contiguous()
         lowering = (o * scale_of(weights_dropped)).t().contiguous()
         flat = hidden.view(-1, size)
         inverse = inverse_norms(flat, epsilon)
-        attended, out = hidden.new_empty(users * length, inner), torch.empty_like(flat)
+        out = torch.empty_like(flat)
+        added = bias[0].transpose(1, 2).unsqueeze(1)
         all_normed, all_scores, all_values = buffers(hidden, cut, length * size, heads * length**2, length * inner)
         draws = RandomBytes()
         saved = []
         for some in cut:
             part = some.in_rows(length)
-            count = part.size
             here = part.of(flat)
-            normed = torch.mul(here, part.of(inverse), out=within(all_normed, count, size))
-            projected = torch.bmm(normed.expand(3 * heads, count, size), joined)
-            query, key, value = projected.view(3, -1, length, width)
+            normed = torch.mul(here, part.of(inverse), out=within(all_normed, part.size, size))
+            projected = part.product(normed, joined)
             scores = within(all_scores, heads, some.size, length, length)
-            torch.bmm(query, key.transpose(1, 2), out=scores.view(-1, length, length))
-            scores.add_(bias[0].unsqueeze(1))
+            values = within(all_values, heads, some.size, length, width)
+            for head, (query, key, _) in enumerate(_by_head(projected, length, heads)):
+                torch.bmm(key, query.transpose(1, 2), out=scores[head])
+            scores.add_(added)
             if mask is not None:
-                scores.add_(some.of(mask).transpose(0, 1))
-            weights = softmax(scores, torch.empty_like(scores)).view(-1, length, length)
-            drawn = draws.draw(weights, weights_dropped)
-            kept = drop(weights, drawn, weights_dropped, scores.view_as(weights))
-            values = within(all_values, heads, count, width)
-            torch.bmm(kept, value, out=values.view(-1, length, width))
-            mine = part.of(attended)
-            mine.view(count, heads, width).copy_(values.transpose(0, 1))
-            lowered = part.product(mine, lowering, normed)
-            lowered_drawn = draws.draw(lowered, dropped)
-            drop(lowered, lowered_drawn, dropped, lowered)
+                scores.add_(some.of(mask).permute(1, 0, 3, 2))
+            weights = torch.softmax(scores, _KEYS)
+            on_weights = draws.draw(weights, weights_dropped)
+            kept = drop(weights, on_weights, weights_dropped, scores)
+            for head, (_, _, value) in enumerate(_by_head(projected, length, heads)):
+                torch.bmm(kept[head].transpose(1, 2), value, out=values[head])
+            attended = values.permute(1, 2, 0, 3).reshape(part.size, inner)
+            lowered = part.product(attended, lowering, normed)
+            on_lowered = draws.draw(lowered, dropped)
+            drop(lowered, on_lowered, dropped, lowered)
             torch.add(here, lowered, alpha=scale_of(dropped), out=part.of(out))
-            saved += [projected, weights, drawn, lowered_drawn]
-        ctx.save_for_backward(hidden, norm, q, k, v, o, inverse, attended, *saved)
+            saved += [projected, weights, attended, on_weights, on_lowered]
+        ctx.save_for_backward(hidden, norm, q, k, v, o, inverse, *saved)
         ctx.cut, ctx.heads, ctx.weights_dropped, ctx.dropped = cut, heads, weights_dropped, dropped
         return out.view_as(hidden)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        hidden, norm, q, k, v, o, inverse, attended, *saved = ctx.saved_tensors
+        hidden, norm, q, k, v, o, inverse, *saved = ctx.saved_tensors
         (_, length, size), heads, inner = hidden.shape, ctx.heads, len(q)
         width = inner // heads
         flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
-        scale = scale_of(ctx.dropped)
+        scale = scale_of(ctx.dropped) * scale_of(ctx.weights_dropped)
         projection = torch.cat((q, k, v))
-        back = projection * norm
-        raising = (o * (scale * scale_of(ctx.weights_dropped))).view(size, heads, width).transpose(0, 1).contiguous()
-        of_o, of_joined = (sums(hidden, ctx.cut, size, each) for each in (inner, 3 * inner))
+        back, raising = projection * norm, o * scale
+        of_o, of_joined = Sum(ctx.cut), Sum(ctx.cut)
         of_bias = hidden.new_zeros(heads, length, length)
         out = torch.empty_like(flat)
         all_masked, all_normed, all_of_values, all_of_projected, all_together, all_kept, all_of_weights = buffers(
@@ -186,37 +177,37 @@ class SelfAttention(torch.autograd.Function):
             *(length * each for each in (size, size, inner, *[3 * inner] * 2)),
             *[heads * length**2] * 2,
         )
-        for place, some in enumerate(ctx.cut):
-            projected, weights, drawn, lowered_drawn = saved[4 * place : 4 * place + 4]
+        for some, *mine in zip(ctx.cut, *(saved[place::5] for place in range(5)), strict=True):
+            projected, weights, attended, on_weights, on_lowered = mine
             part = some.in_rows(length)
-            count = part.size
             around = part.of(gradient)
-            mine = drop(around, lowered_drawn, ctx.dropped, within(all_masked, count, size))
-            part.add_product(of_o, mine, part.of(attended))
-            of_values = within(all_of_values, heads, count, width)
-            of_values = torch.bmm(mine.expand(heads, count, size), raising, out=of_values).view(-1, length, width)
-            query, key, value = projected.view(3, -1, length, width)
-            of_projected = within(all_of_projected, *projected.shape)
-            of_query, of_key, of_value = of_projected.view(3, -1, length, width)
-            kept = drop(weights, drawn, ctx.weights_dropped, within(all_kept, *weights.shape))
-            torch.bmm(kept.transpose(1, 2), of_values, out=of_value)
-            of_weights = torch.bmm(of_values, value.transpose(1, 2), out=within(all_of_weights, *weights.shape))
-            drop(of_weights, drawn, ctx.weights_dropped, of_weights)
-            of_scores = through_softmax(of_weights, weights, within(all_kept, *weights.shape))
-            of_bias += of_scores.view(heads, -1, length, length).sum(1)
-            torch.bmm(of_scores, key, out=of_query)
-            torch.bmm(of_scores.transpose(1, 2), query, out=of_key)
-            normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, count, size))
-            together = within(all_together, count, 3 * inner)
-            together.view(count, 3 * heads, width).copy_(of_projected.transpose(0, 1))
-            part.add_product(of_joined, normed, together)
-            of_normed = part.product(together, back, within(all_masked, count, size))
+            masked = drop(around, on_lowered, ctx.dropped, within(all_masked, part.size, size))
+            of_o.add(part, masked, attended)
+            of_values = part.product(masked, raising, within(all_of_values, part.size, inner))
+            of_values = of_values.view(-1, length, heads, width).unbind(2)
+            of_projected = within(all_of_projected, 3, heads, some.size, length, width)
+            kept = drop(weights, on_weights, ctx.weights_dropped, within(all_kept, *weights.shape))
+            of_weights = within(all_of_weights, *weights.shape)
+            for head, (_, _, value) in enumerate(_by_head(projected, length, heads)):
+                torch.bmm(kept[head], of_values[head], out=of_projected[2, head])
+                torch.bmm(value, of_values[head].transpose(1, 2), out=of_weights[head])
+            drop(of_weights, on_weights, ctx.weights_dropped, of_weights)
+            of_scores = _through_softmax(of_weights, weights, within(all_kept, *weights.shape))
+            of_bias += of_scores.sum(1)
+            for head, (query, key, _) in enumerate(_by_head(projected, length, heads)):
+                torch.bmm(of_scores[head].transpose(1, 2), key, out=of_projected[0, head])
+                torch.bmm(of_scores[head], query, out=of_projected[1, head])
+            normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, part.size, size))
+            together = within(all_together, part.size, 3 * inner)
+            together.view(-1, length, 3, heads, width).copy_(of_projected.permute(2, 3, 0, 1, 4))
+            of_joined.add(part, normed, together)
+            of_normed = part.product(together, back, within(all_masked, part.size, size))
             through_norm(of_normed, normed, part.of(inverse), around, part.of(out))
-        of_projection = of_joined.sum(0).t()
+        of_projection = of_joined.total().t()
         of_norm = (of_projection * projection).sum(0)
         of_q, of_k, of_v = (of_projection * norm).chunk(3)
-        of_o = of_o.sum(0).mul_(scale * scale_of(ctx.weights_dropped))
-        return out.view_as(hidden), of_norm, of_q, of_k, of_v, of_o, of_bias.unsqueeze(0), None, None, None, None
+        of_projections = of_q, of_k, of_v, of_o.total().mul_(scale)
+        return out.view_as(hidden), of_norm, *of_projections, of_bias.transpose(1, 2).unsqueeze(0), *[None] * 4
 
 
 class JoinedAttention(torch.autograd.Function):
@@ -261,85 +252,95 @@ class JoinedAttention(torch.autograd.Function):
         cut = parts(users, length, heads * max(size, keys), hidden.element_size())
         flat = hidden.view(-1, size)
         inverse = inverse_norms(flat, epsilon)
-        queries = flat.new_empty(len(flat), wide)
-        weights = flat.new_empty(users, length * heads, keys)
+        both = length * heads
         out = torch.empty_like(flat)
-        added = None if bias is None else bias[0].transpose(0, 1).contiguous()
-        all_normed, all_scores, all_states = buffers(hidden, cut, length * size, heads * length * keys, length * wide)
+        added = None if bias is None else bias[0].permute(2, 1, 0).reshape(keys, both)
+        all_normed, all_scores, all_states = buffers(hidden, cut, length * size, keys * both, length * wide)
         draws = RandomBytes()
-        drawn = []
+        saved = []
         for some in cut:
             part = some.in_rows(length)
             here = part.of(flat)
             normed = torch.mul(here, part.of(inverse), out=within(all_normed, part.size, size))
             rows = normed.view(-1, length, size) if source is None else some.of(source)
-            query = part.product(normed, into, part.of(queries)).view(-1, length * heads, size)
-            scores = within(all_scores, some.size, length * heads, keys)
-            torch.bmm(query, rows.transpose(1, 2), out=scores)
-            by_head = scores.view(-1, length, heads, keys)
+            query = part.product(normed, into).view(-1, both, size)
+            scores = within(all_scores, some.size, keys, both)
+            torch.bmm(rows, query.transpose(1, 2), out=scores)
             if added is not None:
-                by_head += added
+                scores += added
             if mask is not None:
-                by_head += some.of(mask).transpose(1, 2)
-            weight = softmax(scores, some.of(weights))
-            on_weights = draws.draw(weight, weights_dropped)
-            kept = drop(weight, on_weights, weights_dropped, scores)
+                scores.view(-1, keys, length, heads).add_(some.of(mask).permute(0, 3, 2, 1))
+            weights = torch.softmax(scores, _KEYS)
+            on_weights = draws.draw(weights, weights_dropped)
+            kept = drop(weights, on_weights, weights_dropped, scores)
             states = within(all_states, part.size, wide)
-            torch.bmm(kept, rows, out=states.view(-1, length * heads, size))
+            torch.bmm(kept.transpose(1, 2), rows, out=states.view(-1, both, size))
             lowered = part.product(states, out_of, normed)
             on_lowered = draws.draw(lowered, dropped)
             drop(lowered, on_lowered, dropped, lowered)
-            drawn += [on_weights, on_lowered]
             torch.add(here, lowered, alpha=scale_of(dropped) * scale_of(weights_dropped), out=part.of(out))
-        ctx.save_for_backward(hidden, source, into, out_of, inverse, queries, weights, *drawn)
+            saved += [query, weights, on_weights, on_lowered]
+        ctx.save_for_backward(hidden, source, into, out_of, inverse, *saved)
         ctx.cut, ctx.biased, ctx.weights_dropped, ctx.dropped = cut, bias is not None, weights_dropped, dropped
         return out.view_as(hidden)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        hidden, source, into, out_of, inverse, queries, weights, *drawn = ctx.saved_tensors
-        (_, length, size), (_, both, keys), wide = hidden.shape, weights.shape, into.shape[1]
+        hidden, source, into, out_of, inverse, *saved = ctx.saved_tensors
+        (_, length, size), wide = hidden.shape, into.shape[1]
+        keys, both = saved[1].shape[1:]
         flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
         scale = scale_of(ctx.dropped) * scale_of(ctx.weights_dropped)
         raising, lowering = (out_of * scale).t(), into.t().contiguous()
-        of_into, of_out_of = (sums(hidden, ctx.cut, size, wide) for _ in range(2))
-        of_bias = hidden.new_zeros(both, keys) if ctx.biased else None
+        of_into, of_out_of = Sum(ctx.cut), Sum(ctx.cut)
+        of_bias = hidden.new_zeros(keys, both) if ctx.biased else None
         of_source = None if source is None else torch.empty_like(source)
         out = torch.empty_like(flat)
-        narrow, square = length * size, both * keys
+        narrow, square = length * size, keys * both
         all_masked, all_normed, all_of_rows, all_wide, all_kept, all_of_weights = buffers(
             hidden, ctx.cut, narrow, narrow, narrow, length * wide, square, square
         )
-        for some, on_weights, on_lowered in zip(ctx.cut, drawn[::2], drawn[1::2], strict=True):
+        for some, *mine in zip(ctx.cut, *(saved[place::4] for place in range(4)), strict=True):
+            query, weights, on_weights, on_lowered = mine
             part = some.in_rows(length)
             shape = part.size, size
-            weight, query = some.of(weights), part.of(queries).view(-1, both, size)
             around = part.of(gradient)
-            mine = drop(around, on_lowered, ctx.dropped, within(all_masked, *shape))
+            masked = drop(around, on_lowered, ctx.dropped, within(all_masked, *shape))
             normed = torch.mul(part.of(flat), part.of(inverse), out=within(all_normed, *shape))
             rows = normed.view(-1, length, size) if source is None else some.of(source)
-            kept = drop(weight, on_weights, ctx.weights_dropped, within(all_kept, *weight.shape))
+            kept = drop(weights, on_weights, ctx.weights_dropped, within(all_kept, *weights.shape))
             # What was attended is less to compute than to fetch from memory.
             attended = within(all_wide, part.size, wide)
-            torch.bmm(kept, rows, out=attended.view(-1, both, size))
-            part.add_product(of_out_of, mine, attended)
-            raised = part.product(mine, raising, within(all_wide, part.size, wide))
+            torch.bmm(kept.transpose(1, 2), rows, out=attended.view(-1, both, size))
+            of_out_of.add(part, masked, attended)
+            raised = part.product(masked, raising, within(all_wide, part.size, wide))
             of_states = raised.view(-1, both, size)
-            of_weights = torch.bmm(of_states, rows.transpose(1, 2), out=within(all_of_weights, *weight.shape))
+            of_weights = torch.bmm(rows, of_states.transpose(1, 2), out=within(all_of_weights, *weights.shape))
             drop(of_weights, on_weights, ctx.weights_dropped, of_weights)
             of_rows = within(all_of_rows, *rows.shape) if source is None else some.of(of_source)
-            torch.bmm(kept.transpose(1, 2), of_states, out=of_rows)
-            of_scores = through_softmax(of_weights, weight, within(all_kept, *weight.shape))
+            torch.bmm(kept, of_states, out=of_rows)
+            of_scores = _through_softmax(of_weights, weights, within(all_kept, *weights.shape))
             if of_bias is not None:
                 of_bias += of_scores.sum(0)
-            of_rows.baddbmm_(of_scores.transpose(1, 2), query)
-            torch.bmm(of_scores, rows, out=of_states)  # in its place the gradient of the queries
-            part.add_product(of_into, normed, raised)
+            of_rows.baddbmm_(of_scores, query)
+            torch.bmm(of_scores.transpose(1, 2), rows, out=of_states)  # in its place the gradient of the queries
+            of_into.add(part, normed, raised)
             of_normed = part.product(raised, lowering, within(all_masked, *shape))
             if source is None:
                 of_normed += of_rows.view(shape)
             through_norm(of_normed, normed, part.of(inverse), around, part.of(out))
         if of_bias is not None:
-            of_bias = of_bias.view(1, length, -1, keys).transpose(1, 2)
-        return out.view_as(hidden), of_source, of_into.sum(0), of_out_of.sum(0).mul_(scale).t(), of_bias, *[None] * 4
+            of_bias = of_bias.view(1, keys, length, -1).permute(0, 3, 2, 1)
+        return out.view_as(hidden), of_source, of_into.total(), of_out_of.total().mul_(scale).t(), of_bias, *[None] * 4
+
+
+def _by_head(projected: torch.Tensor, length: int, heads: int) -> list[tuple[torch.Tensor, ...]]:
+    """(rows, 3 · heads · d_kv) → of each head its queries, keys and values, each (users, length, d_kv)."""
+    by_head = projected.view(-1, length, 3, heads, projected.shape[1] // (3 * heads))
+    return [head.unbind(2) for head in by_head.unbind(3)]
+
+
+def _through_softmax(gradient: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The gradient of the scores, from that of their softmax."""
+    return torch.ops.aten._softmax_backward_data.out(gradient, weights, _KEYS, weights.dtype, grad_input=out)

@@ -21,7 +21,7 @@ from transformers.models.t5.modeling_t5 import (
 from .byte_dropout import ByteDropout, dropped_of
 from .cpu_attention import NAME, added_mask
 from .cpu_functions import FeedForward, JoinedAttention, SelfAttention
-from .cpu_linear import is_called_as_is, is_plain, products_are_held_back
+from .cpu_linear import is_called_as_is, is_plain
 
 _SHORT = 32  # tokens, by timing 4 to 33: of longer sequences the attention itself is too much of a layer
 
@@ -40,7 +40,6 @@ class CpuFeedForward(T5LayerFF):
         dense: nn.Module = self.DenseReluDense
         if not (
             _suits(hidden_states, self.layer_norm, self.dropout)
-            and not products_are_held_back()
             and type(dense) is T5DenseActDense
             and type(dense.act) is nn.ReLU
             and is_called_as_is(dense)
@@ -74,7 +73,6 @@ class CpuSelfAttention(T5LayerSelfAttention):
         attention, length = self.SelfAttention, hidden_states.shape[1]
         if not (
             _suits(hidden_states, self.layer_norm, self.dropout)
-            and not products_are_held_back()
             and _attends_plainly(attention, hidden_states, attention_mask)
             and past_key_values is None
         ):
@@ -133,7 +131,7 @@ class CpuCrossAttention(T5LayerCrossAttention):
             )
         if position_bias is None:
             position_bias = hidden_states.new_zeros(1, heads, queries, length)  # T5 has none here
-        if _joining_pays(attention) and not products_are_held_back():
+        if _joining_pays(attention):
             q, k, v, o = _weights(attention)
             joined = _joined(q * self.layer_norm.weight, k, v, o, heads)
             hidden, source = hidden_states.contiguous(), key_value_states.contiguous()

@@ -1,17 +1,18 @@
-"""What the layers of [`cpu_functions`] are made of: rows in parts, products by thread, dropout, norm, softmax."""
+"""What the layers of [`cpu_functions`] are made of: rows in parts, products by thread, dropout, norm."""
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+
+from .cpu_linear import multiplies_by_onednn, product_by_onednn
 
 _WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}  # one word serves as many elements as it has bytes
 _CACHE = 2**23  # bytes a thread of the widest intermediate value, by timing 1 to 64 MiB
 _PAGE = 4096  # bytes; values that many apart share places in a processor's caches and drive each other out
 _ROWS_AT_ONCE = 176  # that wide, of a thread in a sum of products, by timing 128 to 2,048
-_VECTOR = 64  # bytes; torch's softmax takes a shorter row number by number
 _FEWEST_ROWS = 64  # a thread; with fewer, fewer threads
 
 
@@ -37,24 +38,45 @@ class Part(NamedTuple):
         """(rows, size) → (teams, rows / teams, size)."""
         return values.view(self.teams, -1, values.shape[-1])
 
-    def product(self, values: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """(rows, in) · (in, out) → (rows, out), each thread its rows."""
+    def product(self, values: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(rows, in) · (in, out) → (rows, out), each thread its rows; where oneDNN multiplies not in `out`."""
+        if multiplies_by_onednn(values):
+            return product_by_onednn(values, weight)
+        if out is None:
+            out = values.new_empty(len(values), weight.shape[1])
         torch.bmm(self.by_team(values), weight.expand(self.teams, *weight.shape), out=self.by_team(out))
         return out
 
-    def add_product(self, total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-        """Adds (rows, m)ᵀ · (rows, n) to (at least teams, m, n), a sum for each thread; the first part to nothing."""
-        mine = total[: self.teams]
+
+class Sum:
+    """The sum of (rows, m)ᵀ · (rows, n) over parts, in order; each thread has one of its own until the end."""
+
+    def __init__(self, cut: list[Part]):
+        self._teams = max(part.teams for part in cut)
+        self._sums: torch.Tensor | None = None  # (teams, m, n); of oneDNN, whose threads share one, (1, m, n)
+
+    def add(self, part: Part, left: torch.Tensor, right: torch.Tensor) -> None:
+        if multiplies_by_onednn(left):
+            product = product_by_onednn(left.t(), right).unsqueeze(0)
+            self._sums = product if self._sums is None else self._sums.add_(product)
+            return
+        first = self._sums is None
+        if self._sums is None:
+            self._sums = left.new_empty(self._teams, left.shape[1], right.shape[1])
+            self._sums[part.teams :].zero_()
+        mine = self._sums[: part.teams]
         in_pages = right.shape[1] * right.element_size() % _PAGE == 0
-        rows = _ROWS_AT_ONCE if in_pages else self.size
-        pieces = zip(*(self.by_team(values).split(rows, 1) for values in (left, right)), strict=True)
+        rows = _ROWS_AT_ONCE if in_pages else part.size
+        pieces = zip(*(part.by_team(values).split(rows, 1) for values in (left, right)), strict=True)
         for place, (some, others) in enumerate(pieces):
-            if place or self.start:
-                mine.baddbmm_(some.transpose(1, 2), others)
-            else:
+            if first and not place:
                 torch.bmm(some.transpose(1, 2), others, out=mine)
-        if not self.start:
-            total[self.teams :].zero_()
+            else:
+                mine.baddbmm_(some.transpose(1, 2), others)
+
+    def total(self) -> torch.Tensor:
+        """(m, n), after the first part."""
+        return cast(torch.Tensor, self._sums).sum(0)
 
 
 def parts(count: int, rows: int, width: int, element_size: int) -> list[Part]:
@@ -147,31 +169,10 @@ def through_norm(
     torch.addcmul(residual, gradient, inverse, out=out)
 
 
-def softmax(scores: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """[`torch.softmax`] over the last dimension, up to six times as fast where that is shorter than a vector."""
-    if scores.shape[-1] * scores.element_size() >= _VECTOR:
-        return torch.softmax(scores, -1, out=out)
-    torch.sub(scores, scores.amax(-1, keepdim=True), out=out).exp_()
-    return out.div_(out.sum(-1, keepdim=True))
-
-
-def through_softmax(gradient: torch.Tensor, weights: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """The gradient of what [`softmax`] made `weights` of, from that of the weights."""
-    if weights.shape[-1] * weights.element_size() >= _VECTOR:
-        return torch.ops.aten._softmax_backward_data.out(gradient, weights, -1, weights.dtype, grad_input=out)
-    mean = torch.mul(gradient, weights, out=out).sum(-1, keepdim=True)
-    return out.addcmul_(weights, mean, value=-1)
-
-
 def buffers(like: torch.Tensor, cut: list[Part], *widths: int) -> Iterator[torch.Tensor]:
     """A tensor of each width with the rows of the largest part, written anew for each."""
     rows = max(part.size for part in cut)
     return (like.new_empty(rows, width) for width in widths)
-
-
-def sums(like: torch.Tensor, cut: list[Part], *shape: int) -> torch.Tensor:
-    """(teams, …) for [`Part.add_product`], which writes it first."""
-    return like.new_empty(max(part.teams for part in cut), *shape)
 
 
 def within(buffer: torch.Tensor, *shape: int) -> torch.Tensor:

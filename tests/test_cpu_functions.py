@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from macrec_hf import cpu_functions, cpu_parts
+from macrec_hf import cpu_functions, cpu_linear, cpu_parts
 from macrec_hf.byte_dropout import dropped_of, scale_of
 from macrec_hf.cpu_functions import FeedForward, JoinedAttention, SelfAttention
-from macrec_hf.cpu_parts import Part, RandomBytes, drop, inverse_norms, parts, softmax, through_softmax
+from macrec_hf.cpu_parts import Part, RandomBytes, Sum, drop, inverse_norms, parts
 
 EPSILON, SIZE, WIDTH, HEADS, LENGTH, USERS = 1e-6, 6, 10, 3, 5, 7
 
@@ -94,9 +94,9 @@ def test_self_attention_is_its_formula_with_its_gradients(cut, exact, weights_dr
     outer = torch.ones(USERS, LENGTH, SIZE, dtype=torch.float64)
     for part in parts(USERS, LENGTH, 3 * inner, 8):
         if weights_dropped:
-            mine = torch.ones(HEADS, part.stop - part.start, LENGTH, LENGTH, dtype=torch.float64)
+            mine = torch.ones(HEADS, part.size, LENGTH, LENGTH, dtype=torch.float64)  # keys, queries
             drop(mine, draws.draw(mine, weights_dropped), weights_dropped, mine)
-            part.of(kept).copy_(mine.transpose(0, 1) * scale_of(weights_dropped))
+            part.of(kept).copy_(mine.permute(1, 0, 3, 2) * scale_of(weights_dropped))
         if dropped:
             mine = part.of(outer)
             drop(mine, draws.draw(mine, dropped), dropped, mine).mul_(scale_of(dropped))
@@ -128,7 +128,7 @@ def test_joined_attention_is_its_formula_with_its_gradients(cut, exact, to_itsel
 
     torch.manual_seed(1)
     draws = RandomBytes()
-    kept = torch.ones(USERS, LENGTH, HEADS, keys, dtype=torch.float64)
+    kept = torch.ones(USERS, keys, LENGTH, HEADS, dtype=torch.float64)
     outer = torch.ones(USERS, LENGTH, SIZE, dtype=torch.float64)
     for part in parts(USERS, LENGTH, HEADS * max(SIZE, keys), 8):
         for all_of_it, number in ((kept, weights_dropped), (outer, dropped)):
@@ -142,24 +142,9 @@ def test_joined_attention_is_its_formula_with_its_gradients(cut, exact, to_itsel
     if to_itself:
         scores = scores + bias[0].transpose(0, 1)
     raised = scores.exp() * (seen.transpose(1, 2) if given else 1)
-    weights = raised / raised.sum(-1, keepdim=True) * kept
+    weights = raised / raised.sum(-1, keepdim=True) * kept.permute(0, 2, 3, 1)
     added = torch.einsum("ulhs,usj,hjm->ulm", weights, others, out_of.view(HEADS, SIZE, SIZE))
     assert_same(found, hidden + added * outer, inputs)
-
-
-@pytest.mark.parametrize("length", [1, 4, 7, 8, 15, 16, 17])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_softmax_and_its_gradient_are_torchs(dtype, length):
-    scores = (torch.randn(3, 5, length, dtype=dtype) * 30).requires_grad_()
-    with torch.no_grad():
-        scores[0, 0] = torch.finfo(dtype).min  # all is padding
-        scores[0, 1, :1] = torch.finfo(dtype).max
-        found = softmax(scores, torch.empty_like(scores))
-    wanted = torch.softmax(scores, -1)
-    torch.testing.assert_close(found, wanted.detach())
-    gradient = torch.randn_like(scores)
-    (of_scores,) = torch.autograd.grad(wanted, scores, gradient)
-    torch.testing.assert_close(through_softmax(gradient, found, torch.empty_like(found)), of_scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -229,15 +214,30 @@ def test_parts_are_all_rows_in_order_and_fit(threads, count, rows, width, monkey
         assert size // part.teams <= most
 
 
-def test_a_part_multiplies_by_team():
-    part = Part(2, 8, 3)
-    values, weight = torch.randn(10, 4, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
-    mine = part.of(values)
-    torch.testing.assert_close(part.product(mine, weight, mine.new_empty(6, 5)), values[2:8] @ weight)
-    total = torch.ones(4, 4, 4, dtype=torch.float64)
-    part.add_product(total, mine, mine)
-    torch.testing.assert_close(total.sum(0) - 4, mine.T @ mine)
-    assert bool((total[3] == 1).all())
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("held_back", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", [5, 1024])  # rows that lie pages apart are added in pieces
+def test_products_of_parts(held_back, threads, width, dtype, tolerance, monkeypatch):
+    """On any processor as on one whose products go through oneDNN."""
+    monkeypatch.setattr(cpu_linear, "products_are_held_back", lambda: held_back)
+    monkeypatch.setattr(cpu_parts, "_ROWS_AT_ONCE", 3)
+    torch.manual_seed(0)
+    cut = [Part(2, 18, 4), Part(18, 26, 2), Part(26, 29, 1)]
+    values, others, weight = (torch.randn(shape, dtype=dtype) for shape in ((30, 4), (30, width), (4, width)))
+    before, total = torch.get_num_threads(), Sum(cut)
+    torch.set_num_threads(threads)
+    try:
+        for part in cut:
+            mine = part.of(values)
+            for given in (weight, weight.t().contiguous().t()):
+                for out in (None, mine.new_empty(part.size, width)):
+                    found = part.product(mine, given, out)
+                    torch.testing.assert_close(found, mine @ weight, rtol=0, atol=tolerance)
+            total.add(part, mine, part.of(others))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(total.total(), values[2:29].T @ others[2:29], rtol=0, atol=10 * tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

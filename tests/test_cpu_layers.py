@@ -6,7 +6,7 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.t5 import modeling_t5
 
-from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, cpu_layers
+from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, cpu_layers, cpu_linear
 from macrec_hf.cpu_layers import CpuCrossAttention, CpuFeedForward, CpuSelfAttention, use_cpu_layers
 
 SIZES = dict(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=3)
@@ -61,7 +61,9 @@ def encoded(model, **kwargs):
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-7), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("attention", ["joined", "too wide", "too long"])
-def test_values_and_gradients_are_transformers_own(attention, dtype, tolerance, padded, mode, monkeypatch):
+@pytest.mark.parametrize("held_back", [False, True])
+def test_values_and_gradients_are_transformers_own(held_back, attention, dtype, tolerance, padded, mode, monkeypatch):
+    monkeypatch.setattr(cpu_linear, "products_are_held_back", lambda: held_back)
     if attention == "too long":
         monkeypatch.setattr(cpu_layers, "_SHORT", 3)
     model = getattr(recommender(**(WIDE if attention == "too wide" else {})).to(dtype), mode)()
@@ -131,7 +133,7 @@ def test_the_mean_over_dropout_is_what_comes_without():
     torch.testing.assert_close(out.mean(0), layer.eval()(hidden[:1])[0], rtol=0, atol=0.05)
 
 
-def test_only_where_the_layer_is_t5s_and_the_cpu_computes_gradients(monkeypatch):
+def test_only_where_the_layer_is_t5s_and_the_cpu_computes_gradients():
     model = recommender()
     assert ENCODED <= functions_behind(encoded(model))
     with torch.no_grad():
@@ -145,8 +147,6 @@ def test_only_where_the_layer_is_t5s_and_the_cpu_computes_gradients(monkeypatch)
     assert ANY & functions_behind(encoded(eager)) == {"FeedForwardBackward"}
     out = eager(**batch(), output_attentions=True)
     assert out.encoder_attentions[0].shape == (7, 3, 9, 9) and out.cross_attentions[1].shape == (7, 3, 4, 9)
-    monkeypatch.setattr(cpu_layers, "products_are_held_back", lambda: True)
-    assert not ANY & functions_behind(encoded(model))
 
 
 def test_adapters_and_hooks_on_a_layers_parts_are_heard():
