@@ -5,62 +5,76 @@ import torch
 from torch import nn
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, cpu_linear
-from macrec_hf.cpu_linear import CpuLinear, convolution_pays, linear, linear_as_convolution, use_cpu_linear
+from macrec_hf.cpu_linear import CpuLinear, linear, onednn_pays, product_by_onednn, use_cpu_linear
 
 
 @pytest.fixture
 def held_back(monkeypatch):
-    """As on a processor whose AVX-512 torch's products leave idle."""
+    """As on a processor whose AVX-512 torch's products leave idle, and with products of any size."""
     monkeypatch.setattr(cpu_linear, "products_are_held_back", lambda: True)
+    monkeypatch.setattr(cpu_linear, "_LEAST_WORK", 0)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("shape, images", [((48, 5, 7), 16), ((336, 7), 21), ((3, 107, 7), 1)])
+@pytest.mark.parametrize("shape", [(48, 5, 7), (336, 7), (3, 107, 7), (1, 7), (7,)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_is_the_linear_map_and_its_gradients(dtype, tolerance, shape, images, biased):
-    torch.manual_seed(0)
-    hidden = torch.randn(shape, dtype=dtype, requires_grad=True)
-    layer = nn.Linear(7, 11, bias=biased, dtype=dtype)
-    found = linear_as_convolution(hidden, layer.weight, layer.bias, images)
-    wanted = torch.einsum("...i,oi->...o", hidden, layer.weight) + (layer.bias if biased else 0)
-    change = torch.randn_like(wanted)
-    inputs = (hidden, *layer.parameters())
-    torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
-    for mine, other in zip(
-        torch.autograd.grad(found, inputs, change), torch.autograd.grad(wanted, inputs, change), strict=True
-    ):
-        torch.testing.assert_close(mine, other, rtol=0, atol=100 * tolerance)
-
-
-def test_a_tensor_that_is_not_contiguous():
-    hidden = torch.randn(7, 320).T
-    weight = torch.randn(3, 7)
-    torch.testing.assert_close(linear_as_convolution(hidden, weight, images=20), hidden @ weight.T)
-
-
-@pytest.mark.parametrize("rows", [256, 257, 320, 8 * 33])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_any_number_of_rows_on_any_number_of_threads(held_back, rows, threads):
+def test_is_the_linear_map_and_its_gradients(held_back, shape, biased, threads):
+    torch.manual_seed(0)
+    hidden, layer = torch.randn(shape, requires_grad=True), nn.Linear(7, 11, bias=biased)
     before = torch.get_num_threads()
-    hidden, weight = torch.randn(rows, 128), torch.randn(96, 128)
     torch.set_num_threads(threads)
     try:
-        # Rows that nothing from 16 to 32 divides are left to the product on one thread.
-        assert convolution_pays(hidden, weight) == (threads > 1 or rows != 257)
-        torch.testing.assert_close(linear(hidden, weight), hidden @ weight.T, rtol=1e-4, atol=1e-4)
+        found = linear(hidden, layer.weight, layer.bias)
+        assert "_Linear" in type(found.grad_fn.next_functions[0][0]).__name__
+        wanted = torch.einsum("...i,oi->...o", hidden, layer.weight) + (layer.bias if biased else 0)
+        change, inputs = torch.randn_like(wanted), (hidden, *layer.parameters())
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        mine = torch.autograd.grad(found, inputs, change)
     finally:
         torch.set_num_threads(before)
+    for one, other in zip(mine, torch.autograd.grad(wanted, inputs, change), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
-def test_where_it_does_not_pay(held_back):
+def test_only_the_gradients_that_are_wanted(held_back):
+    hidden, layer = torch.randn(9, 7), nn.Linear(7, 11)
+    linear(hidden, layer.weight.detach(), layer.bias).sum().backward()  # its gradient has no strides
+    assert layer.weight.grad is None and torch.equal(layer.bias.grad, torch.full((11,), 9.0))
+    with torch.no_grad():
+        assert linear(hidden, layer.weight).grad_fn is None
+
+
+def test_gradients_have_gradients(held_back):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(9, 7, requires_grad=True), torch.randn(11, 7, requires_grad=True)
+
+    def curvature(function):
+        (slope,) = torch.autograd.grad(function(hidden, weight).pow(3).sum(), hidden, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), (hidden, weight))
+
+    for found, wanted in zip(curvature(linear), curvature(lambda h, w: h @ w.T), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-2)
+
+
+def test_matrices_of_any_strides():
+    torch.manual_seed(0)
+    left, right = torch.randn(30, 40), torch.randn(40, 50)
+    for some in (left, left.T.contiguous().T, left.repeat(1, 2)[:, :40], left[:1].expand(30, -1)):
+        for other in (right, right.T.contiguous().T, right.repeat(2, 2)[::2, ::2], right[:, :1].expand(-1, 50)):
+            torch.testing.assert_close(product_by_onednn(some, other), some @ other, rtol=0, atol=1e-4)
+
+
+def test_where_it_does_not_pay(held_back, monkeypatch):
     hidden, weight = torch.randn(320, 8), torch.randn(4, 8)
-    assert convolution_pays(hidden, weight)
-    assert not convolution_pays(hidden[:240], weight)
-    assert not convolution_pays(hidden.double(), weight.double())
-    assert not convolution_pays(hidden.bfloat16(), weight.bfloat16())
+    assert onednn_pays(hidden, weight)
+    assert not onednn_pays(hidden.double(), weight.double())
+    assert not onednn_pays(hidden.bfloat16(), weight.bfloat16())
+    assert not onednn_pays(hidden, weight.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not convolution_pays(hidden, weight)
+        assert not onednn_pays(hidden, weight)
         assert CpuLinear(8, 4)(hidden).dtype == torch.bfloat16
+    monkeypatch.setattr(cpu_linear, "_LEAST_WORK", 320 * 8 * 4)
+    assert onednn_pays(hidden, weight) and not onednn_pays(hidden[1:], weight)
 
 
 def test_a_model_gives_the_same_with_the_same_weights(held_back):
@@ -94,7 +108,7 @@ def test_other_kinds_of_layers_and_other_processors_stay(held_back, monkeypatch)
     model = nn.Sequential(nn.Linear(2, 2))
     use_cpu_linear(model)
     assert type(model[0]) is nn.Linear
-    assert not convolution_pays(torch.randn(320, 8), torch.randn(4, 8))
+    assert not onednn_pays(torch.randn(320, 8), torch.randn(4, 8))
 
 
 @pytest.mark.parametrize(
