@@ -6,8 +6,9 @@ timed, because the sides differ in what becomes of freed memory:
 
     (a) the field's loop. Recommender: T5's 32,100 tokens plus the codes, `</s>` in the labels, strings tokenised by
         the collator, random batches padded to their longest source, attention and dropout as T5 had them when the
-        scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python, either by
-        searching the batch's labels once for each item or by comparing them one at a time (`--draw`)
+        scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python (`--draw`): by
+        searching the batch's labels once for each item, by comparing them one at a time, or by looking up which of
+        the catalogue's items with the same label are in the batch, as the paper's public code does
     (b) ours: batches of `MacRecTrainer` / `MacRecQuantizerTrainer` and their `training_step`; of the recommender 50
         batches a repeat, which are the groups by length of 12,800 examples: long and short ones in their shares
     (e) the arithmetic floor: the products of a step as T5 and the quantizer are written, at the speed of torch's best
@@ -332,6 +333,7 @@ class FieldQuantizer:
 
     def __init__(self, arrays, labels, like, batch_size):
         self.arrays, self.labels = arrays, labels
+        self.members = {name: members_by_label(values.tolist()) for name, values in labels.items()}
         self.model = MacRecQuantizer(like.config).train()
         for module in self.model.modules():
             if isinstance(module, torch.nn.Linear):
@@ -345,15 +347,17 @@ class FieldQuantizer:
 
     def __getitem__(self, row):
         embeddings = {name: torch.tensor(array[row]) for name, array in self.arrays.items()}
-        return {"embeddings": embeddings, "pseudo_labels": {name: int(self.labels[name][row]) for name in embeddings}}
+        labels = {name: int(self.labels[name][row]) for name in embeddings}
+        return {"embeddings": embeddings, "pseudo_labels": labels, "items": row}
 
     def step(self):
         batch = next(self.batches)
+        items = batch.pop("items")
         # The forward pass draws its own, by tensor operations: what is timed here is drawing them as the scripts do,
         # for each level with a contrastive loss.
         for _ in range(sum(weight > 0 for weight in self.model.config.contrastive_weights)):
-            for labels in batch["pseudo_labels"].values():
-                self.draw(labels)
+            for name, labels in batch["pseudo_labels"].items():
+                self.draw(labels, items, self.members[name])
         self.model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -361,7 +365,25 @@ class FieldQuantizer:
         return len(next(iter(batch["embeddings"].values())))
 
 
-def drawn_by_searching(labels):
+def members_by_label(labels):
+    """label → the catalogue's rows that have it."""
+    members = {}
+    for row, label in enumerate(labels):
+        members.setdefault(label, []).append(row)
+    return members
+
+
+def drawn_by_looking_up(labels, items, members):
+    """A batch-mate with the same label for each item, found among the catalogue's items that have it."""
+    places = {int(item): place for place, item in enumerate(items)}
+    positives = []
+    for place, label in enumerate(labels):
+        mates = [places[item] for item in members[int(label)] if places.get(item, place) != place]
+        positives.append(random.choice(mates) if mates else place)
+    return torch.tensor(positives)
+
+
+def drawn_by_searching(labels, *_):
     """A batch-mate with the same label for each item, the labels searched once an item."""
     positives = []
     for place in range(len(labels)):
@@ -370,7 +392,7 @@ def drawn_by_searching(labels):
     return torch.tensor(positives)
 
 
-def drawn_by_comparing(labels):
+def drawn_by_comparing(labels, *_):
     """The same, the labels of a tensor compared one at a time."""
     positives = []
     for place, own in enumerate(labels):
@@ -394,7 +416,7 @@ def flops_of_quantizer(batch, model):
     return np.full(2, total + 3 * terms * similarities)
 
 
-DRAWS |= {"search": drawn_by_searching, "compare": drawn_by_comparing}
+DRAWS |= {"search": drawn_by_searching, "compare": drawn_by_comparing, "lookup": drawn_by_looking_up}
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .byte_dropout import scale_of
-from .cpu_parts import RandomBytes, Sum, buffers, drop, inverse_norms, parts, through_norm, within
+from .cpu_parts import RandomBytes, Sum, buffers, drop, inverse_norms, laid_out, parts, through_norm, within
 
 # Scores and weights are (…, keys, queries). Of short sequences that is the faster softmax (torch takes a short last
 # dimension number by number), and with all heads of a user side by side in the last one also the faster products.
@@ -45,7 +45,7 @@ class FeedForward(torch.autograd.Function):
         (rows, size), width = hidden.shape, len(wi)
         cut = parts(rows, 1, width, hidden.element_size())
         first = (wi * (norm * scale_of(inner_dropped))).t()
-        second = wo.t().contiguous()
+        second = laid_out(wo.t())
         inverse = inverse_norms(hidden, epsilon)
         out = torch.empty_like(hidden)
         normed, lowered = buffers(hidden, cut, size, size)
@@ -122,8 +122,8 @@ class SelfAttention(torch.autograd.Function):
         inner = len(q)
         width = inner // heads
         cut = parts(users, length, 3 * inner, hidden.element_size())
-        joined = (torch.cat((q, k, v)) * norm).t().contiguous()
-        lowering = (o * scale_of(weights_dropped)).t().contiguous()
+        joined = laid_out((torch.cat((q, k, v)) * norm).t())
+        lowering = laid_out((o * scale_of(weights_dropped)).t())
         flat = hidden.view(-1, size)
         inverse = inverse_norms(flat, epsilon)
         out = torch.empty_like(flat)
@@ -292,7 +292,7 @@ class JoinedAttention(torch.autograd.Function):
         keys, both = saved[1].shape[1:]
         flat, gradient = hidden.view(-1, size), gradient.contiguous().view(-1, size)
         scale = scale_of(ctx.dropped) * scale_of(ctx.weights_dropped)
-        raising, lowering = (out_of * scale).t(), into.t().contiguous()
+        raising, lowering = (out_of * scale).t(), laid_out(into.t())
         of_into, of_out_of = Sum(ctx.cut), Sum(ctx.cut)
         of_bias = hidden.new_zeros(keys, both) if ctx.biased else None
         of_source = None if source is None else torch.empty_like(source)
