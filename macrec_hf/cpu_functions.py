@@ -85,7 +85,7 @@ class FeedForward(torch.autograd.Function):
             of_wi.add(part, here, up)
             down = part.product(up, down_weight, lowered[: part.size])
             through_norm(down, here, part.of(inverse), around, part.of(out))
-        of_first = of_wi.total().t()
+        of_first = of_wi.total().t().contiguous()  # as the weight, which it is multiplied with
         return out, (of_first * wi).sum(0), of_first * norm, of_wo.total().mul_(scale), None, None, None
 
 
@@ -203,7 +203,7 @@ class SelfAttention(torch.autograd.Function):
             of_joined.add(part, normed, together)
             of_normed = part.product(together, back, within(all_masked, part.size, size))
             through_norm(of_normed, normed, part.of(inverse), around, part.of(out))
-        of_projection = of_joined.total().t()
+        of_projection = of_joined.total().t().contiguous()
         of_norm = (of_projection * projection).sum(0)
         of_q, of_k, of_v = (of_projection * norm).chunk(3)
         of_projections = of_q, of_k, of_v, of_o.total().mul_(scale)
