@@ -3,7 +3,7 @@
 A training step of a small T5 spends more time on fetching activations from memory than on arithmetic. Here a part of
 the rows goes through a whole layer, forward or backward, while its intermediate values stay in the processor's cache;
 what the backward pass needs of them is written once. Each thread multiplies its own rows (a batched product with one
-matrix a thread), which keeps them in its own cache, and dropout takes a random byte an element.
+matrix a thread, or oneDNN's linear map), which keeps them in its own cache, and dropout takes a random byte an element.
 """
 
 from typing import Any
