@@ -6,9 +6,9 @@ timed, because the sides differ in what becomes of freed memory:
 
     (a) the field's loop. Recommender: T5's 32,100 tokens plus the codes, `</s>` in the labels, strings tokenised by
         the collator, random batches padded to their longest source, attention and dropout as T5 had them when the
-        scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python (`--draw`): by
-        searching the batch's labels once for each item, by comparing them one at a time, or by looking up which of
-        the catalogue's items with the same label are in the batch, as the paper's public code does
+        scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python, in several
+        ways (`--draws`): by searching the batch's labels once for each item, by looking up which of the catalogue's
+        items with the same label are in the batch, as the paper's public code does, or by comparing labels one by one
     (b) ours: batches of `MacRecTrainer` / `MacRecQuantizerTrainer` and their `training_step`; of the recommender 50
         batches a repeat, which are the groups by length of 12,800 examples: long and short ones in their shares
     (e) the arithmetic floor: the products of a step as T5 and the quantizer are written, at the speed of torch's best
@@ -78,7 +78,9 @@ def parse_arguments():
     )
     parser.add_argument("--repeats", type=int, default=3, help="repeats (default 3)")
     parser.add_argument("--batch-size", type=int, default=256, help="of the recommender (default 256)")
-    parser.add_argument("--draw", choices=DRAWS, default="search", help="how (a) draws positives (default search)")
+    parser.add_argument(
+        "--draws", nargs="+", choices=DRAWS, default=list(DRAWS), help="ways in which (a) draws positives (default all)"
+    )
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall (default), or cpu: processor seconds")
     return parser.parse_args()
 
@@ -132,8 +134,9 @@ def quantizer(args, folder):
     model.set_codebooks({name: torch.randn_like(values) for name, values in model.codebooks.items()})
     ours = OurSteps(trainer, lambda batch: flops_of_quantizer(batch, model))
     sides = {"a": FieldQuantizer(arrays, labels, model, batch_size), "b": ours}
-    sides["a"].draw = DRAWS[args.draw]
-    report("quantizer", "items", batch_size, sides, ours, args)
+    for draw in args.draws:
+        sides["a"].draw = DRAWS[draw]
+        report(f"quantizer, positives of (a) by {draw}", "items", batch_size, sides, ours, args)
 
 
 def report(stage, unit, batch_size, sides, ours, args):
@@ -416,7 +419,7 @@ def flops_of_quantizer(batch, model):
     return np.full(2, total + 3 * terms * similarities)
 
 
-DRAWS |= {"search": drawn_by_searching, "compare": drawn_by_comparing, "lookup": drawn_by_looking_up}
+DRAWS |= {"search": drawn_by_searching, "lookup": drawn_by_looking_up, "compare": drawn_by_comparing}
 
 if __name__ == "__main__":
     main()
