@@ -79,7 +79,7 @@ def parse_arguments():
     parser.add_argument("--repeats", type=int, default=3, help="repeats (default 3)")
     parser.add_argument("--batch-size", type=int, default=256, help="of the recommender (default 256)")
     parser.add_argument(
-        "--draws", nargs="+", choices=DRAWS, default=list(DRAWS), help="ways in which (a) draws positives (default all)"
+        "--draws", nargs="+", choices=DRAWS, default=list(DRAWS), help="how (a) draws positives (default all ways)"
     )
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall (default), or cpu: processor seconds")
     return parser.parse_args()
