@@ -84,8 +84,9 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
 
     Before the first step it computes the pseudo-labels (eq. 1) and seeds the codebooks by k-means over the catalogue's
     residuals, level by level. It logs every part of the loss, and at each evaluation the collision rate and per level
-    and modality the share of used codes, the perplexity and the number of dead codes. `metric_for_best_model` is the
-    collision rate (lower is better) unless the arguments name another.
+    and modality the share of used codes, the perplexity and the number of dead codes. The weights that it ends with
+    are the last ones, unless the arguments ask for the best by a metric: by the collision rate that would often be the
+    first checkpoint, because k-means seeds spread the codes before anything is learned.
 
     Args:
         train_dataset: an [`EmbeddingStore`] (read memory-mapped, a batch at a time), a dict `{modality: float array
@@ -116,8 +117,6 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         # The inputs are dicts of tensors, none of them labels in Trainer's sense.
         args.remove_unused_columns = False
         args.label_names = []
-        if args.metric_for_best_model in (None, "loss"):
-            args.metric_for_best_model, args.greater_is_better = "collision_rate", False
         train_rows = None if train_dataset is None else as_rows(train_dataset, model)
         eval_rows = train_rows if eval_dataset is None else as_rows(eval_dataset, model)
         if data_collator is None:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 from killing import compare, make_inputs, words
+from safetensors.torch import load_file
 
 from macrec_hf.checkpoints import checkpoints_in
 from macrec_hf.cli.main import main
@@ -23,6 +25,19 @@ def test_the_same_seed_gives_the_same_bits(inputs, tmp_path, stage):
     compare(tmp_path / "a", tmp_path / "b", stage)  # weights, IDs and the optimizer's state
     with pytest.raises(RuntimeError, match="differs from that of the uninterrupted run"):
         compare(tmp_path / "a", tmp_path / "c", stage)
+
+
+def test_the_quantizer_that_is_kept_is_the_trained_one(inputs, tmp_path):
+    """Not the one with the lowest collision rate, which k-means seeds have before anything is learned."""
+    assert main([*words("quantize", inputs, tmp_path), "--learning-rate", "0.01"]) == 0
+    log = json.loads((tmp_path / "training_log.json").read_text())
+    rates = [line["eval_collision_rate"] for line in log if "eval_collision_rate" in line]
+    assert min(rates[:-1]) < rates[-1]
+    last = checkpoints_in(tmp_path / "checkpoints")[0]
+    assert last.name == "checkpoint-24"
+    assert load_file(tmp_path / "quantizer" / "model.safetensors").keys() == load_file(last / "model.safetensors").keys()
+    for name, weight in load_file(last / "model.safetensors").items():
+        assert torch.equal(load_file(tmp_path / "quantizer" / "model.safetensors")[name], weight), name
 
 
 @pytest.mark.parametrize("stage", ["quantize", "train"])

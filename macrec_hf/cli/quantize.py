@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience",
         type=int,
         default=0,
-        help="stop after so many evaluations without a lower collision rate (default: 0 = never; ours)",
+        help="stop after so many evaluations without a lower reconstruction loss (default: 0 = never; ours)",
     )
     parser.add_argument(
         "--health-page",
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> str:
     quantizer.config.encoders = store.encoders
     write_ids(output, table, quantizer)
     write_json(output / "training_log.json", trainer.state.log_history)
-    write_json(output / "report.json", {"collisions": table.report, "best_metric": trainer.state.best_metric})
+    write_json(output / "report.json", {"collisions": table.report, "steps": trainer.state.global_step})
     return summary(table, output, start)
 
 
@@ -169,7 +169,11 @@ def write_ids(output: Path, table: "SemanticIdTable", quantizer: "MacRecQuantize
 
 
 def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "TrainingArguments":
-    """Trainer's arguments: the best of `--evaluations` checkpoints by collision rate is kept."""
+    """Trainer's arguments: the last weights are kept.
+
+    Not those of the lowest collision rate: k-means seeds spread the codes before anything is learned, and training
+    brings alike items together, so that rate is often lowest at the first checkpoint.
+    """
     from transformers import TrainingArguments
 
     epochs = args.epochs if args.epochs is not None else args.default_epochs
@@ -190,8 +194,8 @@ def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -
         save_steps=every,
         save_total_limit=2,
         logging_steps=max(1, every // 5),
-        load_best_model_at_end=True,
-        metric_for_best_model="collision_rate",
+        # What --patience counts; no checkpoint is chosen by it.
+        metric_for_best_model="reconstruction_loss",
         greater_is_better=False,
         **tracking_arguments(args, output),
         dataloader_pin_memory=False,
