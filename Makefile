@@ -18,9 +18,8 @@ $(READY): constraints.txt setup.py
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e ".[dev]"
 	touch $(READY)
 
-# Waiting threads sleep instead of spinning: beside other work on the same cores, spinning makes small steps many times slower.
 demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/index.html
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/macrec demo --output demo
+	$(BIN)/macrec demo --output demo
 
 # Strict: a broken link or an unknown name ends it. The variable silences the theme's notice about its own future.
 docs: $(READY) ## the documentation as a site: open site/index.html

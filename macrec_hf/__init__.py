@@ -3,8 +3,16 @@
 Names are imported when they are first used, so that `import macrec_hf` and `macrec --help` stay quick.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# `macrec VERB` and `python -m macrec_hf.cli VERB`: waiting threads sleep instead of spinning, unless the user has chosen.
+# Beside other work on the same cores, spinning makes small steps ten times slower. The thread library reads this once,
+# when torch is loaded, which the next imports do; a process that only imports the package keeps its own settings.
+if sys.argv[0].endswith(("macrec", "macrec.exe")) or "macrec_hf.cli" in sys.orig_argv:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,6 +180,22 @@ def test_help_version_and_unknown_verbs(capsys):
             main([verb, "--help"])
         shown = " ".join(capsys.readouterr().out.split())
         assert stopped.value.code == 0 and all(word in shown for word in words)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what GNU's thread library says of itself")
+@pytest.mark.parametrize(
+    "command, chosen, spins",
+    [
+        (["-m", "macrec_hf.cli", "--version"], {}, "0"),
+        (["-m", "macrec_hf.cli", "--version"], {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
+        (["-c", "import macrec_hf"], {}, "300000"),  # the library's default: who imports the package chooses
+    ],
+)
+def test_waiting_threads_of_the_command_line_sleep(command, chosen, spins):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **chosen}
+    shown = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=True)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in shown.stderr
 
 
 def test_readers_of_flag_values():
