@@ -27,11 +27,10 @@ class Docstrings(griffe.Extension):
             name = match[2].rpartition(".")[2] if match[1] else match[2]
             return f"[`{name}`][{pkg.name}.{name}]" if name in public else f"`{name}`"
 
-        for module in pkg.modules.values():
-            for member in everything_in(module):
-                if member.docstring:
-                    text = EXAMPLE.sub("Examples:\n", TOGETHER.sub(one_by_one, member.docstring.value))
-                    member.docstring.value = REFERENCE.sub(link, text)
+        for member in everything_in(pkg):
+            if member.docstring:
+                text = EXAMPLE.sub("Examples:\n", TOGETHER.sub(one_by_one, member.docstring.value))
+                member.docstring.value = REFERENCE.sub(link, text)
 
     def on_class(self, *, cls, **kwargs):
         fields = {name: call for name, member in cls.members.items() if (call := default_of(member))}
@@ -61,5 +60,5 @@ def everything_in(thing):
     for member in thing.members.values():
         if not member.is_alias:
             yield member
-            if member.is_class:
+            if member.is_class or member.is_module:
                 yield from everything_in(member)

@@ -28,10 +28,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from macrec_hf.beam_search import beam_search  # noqa: E402
-from macrec_hf.cpu_linear import product_by_onednn, products_are_held_back  # noqa: E402
-from macrec_hf.logits_process import SemanticIdLogitsProcessor  # noqa: E402
-from macrec_hf.semantic_id_trie import SemanticIdTrie  # noqa: E402
+from macrec_hf.cpu.linear import product_by_onednn, products_are_held_back  # noqa: E402
+from macrec_hf.model.beam_search import beam_search  # noqa: E402
+from macrec_hf.model.logits_process import SemanticIdLogitsProcessor  # noqa: E402
+from macrec_hf.model.trie import SemanticIdTrie  # noqa: E402
 
 CODEBOOK_SIZE, NUM_LEVELS, MAX_HISTORY = 256, 4, 20
 T5_VOCABULARY = 32_100

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from decoding import CODEBOOK_SIZE, COMPACT_OFFSET, NUM_LEVELS, build_model, level_offsets
 
-from macrec_hf.beam_search import BeamRequest, beam_search, joint_beam_search
-from macrec_hf.model_directory import load_model_directory
-from macrec_hf.scoring import exact_scores
-from macrec_hf.semantic_id_trie import SemanticIdTrie
+from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
+from macrec_hf.model.model_files import load_model_directory
+from macrec_hf.model.scoring import exact_scores
+from macrec_hf.model.trie import SemanticIdTrie
 
 
 def main():

@@ -36,7 +36,7 @@ from macrec_hf import (  # noqa: E402
     SemanticIdTrie,
     build_semantic_ids,
 )
-from macrec_hf.indexing import encode_catalogue  # noqa: E402
+from macrec_hf.catalogue.indexing import encode_catalogue  # noqa: E402
 
 SIZES = {"text": 256, "image": 128}
 CHUNK = 50_000

@@ -50,8 +50,8 @@ from macrec_hf import (  # noqa: E402
     SemanticIdTable,
     SemanticIdTokenizer,
 )
-from macrec_hf.cpu_memory import KEPT, keep_freed_memory  # noqa: E402
-from macrec_hf.losses import alignment_loss  # noqa: E402
+from macrec_hf.cpu.memory import KEPT, keep_freed_memory  # noqa: E402
+from macrec_hf.model.losses import alignment_loss  # noqa: E402
 
 T5_VOCABULARY = 32_100
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

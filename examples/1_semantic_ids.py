@@ -9,9 +9,9 @@ from pathlib import Path
 from transformers import TrainingArguments, set_seed
 
 from macrec_hf import MacRecQuantizer, MacRecQuantizerConfig, MacRecQuantizerTrainer, build_semantic_ids
-from macrec_hf.demo_shop import make_demo_shop
-from macrec_hf.item_encoders import embed_items, make_encoders
-from macrec_hf.readers import read_items
+from macrec_hf.catalogue.item_encoders import embed_items, make_encoders
+from macrec_hf.data.readers import read_items
+from macrec_hf.demo.shop import make_demo_shop
 
 
 def main():

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from macrec_hf import MacRecRecommender, SemanticIdLogitsProcessor, semantic_id_beam_search
-from macrec_hf.evaluation import history_sources, rank_catalogue, ranking_metrics
-from macrec_hf.readers import leave_one_out, read_interactions, read_items, user_histories
+from macrec_hf.data.readers import read_interactions, read_items, user_histories
+from macrec_hf.data.splits import leave_one_out
+from macrec_hf.evaluation.ranking_metrics import ranking_metrics
+from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 
 
 def main():

@@ -14,7 +14,8 @@ from pathlib import Path
 from growth_steps import changed_copies, report
 
 from macrec_hf import EmbeddingStore, MacRecRecommender, add_items
-from macrec_hf.readers import leave_one_out, read_interactions, user_histories
+from macrec_hf.data.readers import read_interactions, user_histories
+from macrec_hf.data.splits import leave_one_out
 
 
 def main():

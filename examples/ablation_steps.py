@@ -8,8 +8,8 @@ import numpy as np
 
 from macrec_hf import EmbeddingStore
 from macrec_hf.cli import main
-from macrec_hf.demo_shop import make_demo_shop
-from macrec_hf.ranking import TiedRanks, bootstrap_interval, hit_rate, ndcg, paired_bootstrap
+from macrec_hf.demo.shop import make_demo_shop
+from macrec_hf.evaluation.ranking_metrics import TiedRanks, bootstrap_interval, hit_rate, ndcg, paired_bootstrap
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 COMPARED = ("hr@10", "ndcg@10")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from macrec_hf import EmbeddingStore
-from macrec_hf.evaluation import history_sources, rank_catalogue, user_metrics
-from macrec_hf.ranking import bootstrap_interval
+from macrec_hf.evaluation.ranking_metrics import bootstrap_interval, user_metrics
+from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 
 
 def report(title, recommender, known, targets, old, new=None, embeddings=None):

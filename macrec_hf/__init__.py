@@ -8,19 +8,19 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# `macrec VERB` and `python -m macrec_hf.cli VERB`: waiting threads sleep instead of spinning, unless the user has chosen.
-# Beside other work on the same cores, spinning makes small steps ten times slower. The thread library reads this once,
-# when torch is loaded, which the next imports do; a process that only imports the package keeps its own settings.
+# `macrec VERB` and `python -m macrec_hf.cli VERB`: waiting threads sleep instead of spinning, unless the user has
+# chosen. Beside other work on the same cores, spinning makes small steps ten times slower. The thread library reads
+# this once, when the next imports load torch; a process that only imports the package keeps its own settings.
 if sys.argv[0].endswith(("macrec", "macrec.exe")) or "macrec_hf.cli" in sys.orig_argv:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_macrec import MacRecConfig, MacRecQuantizerConfig
-from .modeling_macrec import MacRecForConditionalGeneration
-from .modeling_macrec_quantizer import MacRecQuantizer
-from .tokenization_macrec import SemanticIdTokenizer
+from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
+from .model.modeling_macrec import MacRecForConditionalGeneration
+from .model.modeling_macrec_quantizer import MacRecQuantizer
+from .model.tokenization_macrec import SemanticIdTokenizer
 
 __version__ = "0.1.0"
 
@@ -31,40 +31,40 @@ AutoModelForSeq2SeqLM.register(MacRecConfig, MacRecForConditionalGeneration, exi
 AutoTokenizer.register(MacRecConfig, tokenizer_class=SemanticIdTokenizer, exist_ok=True)
 # As transformers registers its own tasks: the class is named, and imported when a pipeline is made.
 PIPELINE_REGISTRY.supported_tasks["semantic-id-recommendation"] = {
-    "impl": f"{__name__}.pipeline_recommendation.SemanticIdRecommendationPipeline",
+    "impl": f"{__name__}.model.pipeline.SemanticIdRecommendationPipeline",
     "pt": (AutoModelForSeq2SeqLM,),
     "type": "multimodal",
 }
 
 # name → the file that holds it
 _HOMES = {
-    "CodebookHealthCallback": "trainer_codebook_health",
-    "EmbeddingStore": "embedding_store",
-    "InteractionsBuilder": "dataset_builders",
-    "ItemsBuilder": "dataset_builders",
-    "MacRecConfig": "configuration_macrec",
-    "MacRecForConditionalGeneration": "modeling_macrec",
-    "MacRecOutput": "modeling_macrec",
-    "MacRecQuantizer": "modeling_macrec_quantizer",
-    "MacRecQuantizerConfig": "configuration_macrec",
-    "MacRecQuantizerOutput": "modeling_macrec_quantizer",
-    "MacRecQuantizerTrainer": "trainer_quantizer",
-    "MacRecRecommender": "recommender",
-    "MacRecTrainer": "trainer_macrec",
-    "RankingMetrics": "metrics",
-    "RecommendationCollator": "data_collator",
-    "RecommendationTasksBuilder": "dataset_builders",
-    "SemanticIdLogitsProcessor": "logits_process",
-    "SemanticIdRecommendationPipeline": "pipeline_recommendation",
-    "SemanticIdTable": "semantic_ids",
-    "SemanticIdTokenizer": "tokenization_macrec",
-    "SemanticIdTrie": "semantic_id_trie",
-    "add_items": "indexing",
-    "build_semantic_ids": "indexing",
-    "codebook_report": "codebook_figures",
-    "exact_scores": "scoring",
-    "remove_items": "indexing",
-    "semantic_id_beam_search": "beam_search",
+    "CodebookHealthCallback": "doctor.health_callback",
+    "EmbeddingStore": "catalogue.embedding_store",
+    "InteractionsBuilder": "data.dataset_builders",
+    "ItemsBuilder": "data.dataset_builders",
+    "MacRecConfig": "model.configuration_macrec",
+    "MacRecForConditionalGeneration": "model.modeling_macrec",
+    "MacRecOutput": "model.modeling_macrec",
+    "MacRecQuantizer": "model.modeling_macrec_quantizer",
+    "MacRecQuantizerConfig": "model.configuration_macrec",
+    "MacRecQuantizerOutput": "model.modeling_macrec_quantizer",
+    "MacRecQuantizerTrainer": "training.trainer_quantizer",
+    "MacRecRecommender": "model.recommender",
+    "MacRecTrainer": "training.trainer_macrec",
+    "RankingMetrics": "evaluation.evaluate_metric",
+    "RecommendationCollator": "data.data_collator",
+    "RecommendationTasksBuilder": "data.dataset_builders",
+    "SemanticIdLogitsProcessor": "model.logits_process",
+    "SemanticIdRecommendationPipeline": "model.pipeline",
+    "SemanticIdTable": "model.semantic_ids",
+    "SemanticIdTokenizer": "model.tokenization_macrec",
+    "SemanticIdTrie": "model.trie",
+    "add_items": "catalogue.indexing",
+    "build_semantic_ids": "catalogue.indexing",
+    "codebook_report": "doctor.figures",
+    "exact_scores": "model.scoring",
+    "remove_items": "catalogue.indexing",
+    "semantic_id_beam_search": "model.beam_search",
 }
 
 __all__ = [
@@ -109,21 +109,21 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from .beam_search import semantic_id_beam_search
-    from .codebook_figures import codebook_report
-    from .data_collator import RecommendationCollator
-    from .dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
-    from .embedding_store import EmbeddingStore
-    from .indexing import add_items, build_semantic_ids, remove_items
-    from .logits_process import SemanticIdLogitsProcessor
-    from .metrics import RankingMetrics
-    from .modeling_macrec import MacRecOutput
-    from .modeling_macrec_quantizer import MacRecQuantizerOutput
-    from .pipeline_recommendation import SemanticIdRecommendationPipeline
-    from .recommender import MacRecRecommender
-    from .scoring import exact_scores
-    from .semantic_id_trie import SemanticIdTrie
-    from .semantic_ids import SemanticIdTable
-    from .trainer_codebook_health import CodebookHealthCallback
-    from .trainer_macrec import MacRecTrainer
-    from .trainer_quantizer import MacRecQuantizerTrainer
+    from .catalogue.embedding_store import EmbeddingStore
+    from .catalogue.indexing import add_items, build_semantic_ids, remove_items
+    from .data.data_collator import RecommendationCollator
+    from .data.dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
+    from .doctor.figures import codebook_report
+    from .doctor.health_callback import CodebookHealthCallback
+    from .evaluation.evaluate_metric import RankingMetrics
+    from .model.beam_search import semantic_id_beam_search
+    from .model.logits_process import SemanticIdLogitsProcessor
+    from .model.modeling_macrec import MacRecOutput
+    from .model.modeling_macrec_quantizer import MacRecQuantizerOutput
+    from .model.pipeline import SemanticIdRecommendationPipeline
+    from .model.recommender import MacRecRecommender
+    from .model.scoring import exact_scores
+    from .model.semantic_ids import SemanticIdTable
+    from .model.trie import SemanticIdTrie
+    from .training.trainer_macrec import MacRecTrainer
+    from .training.trainer_quantizer import MacRecQuantizerTrainer

@@ -18,10 +18,10 @@ from macrec_hf import (
     SemanticIdTokenizer,
     build_semantic_ids,
 )
-from macrec_hf.app_shop import Shop
-from macrec_hf.demo_shop import make_demo_shop
-from macrec_hf.item_encoders import embed_items, make_encoders
-from macrec_hf.readers import read_items
+from macrec_hf.app.shop import Shop
+from macrec_hf.catalogue.item_encoders import embed_items, make_encoders
+from macrec_hf.data.readers import read_items
+from macrec_hf.demo.shop import make_demo_shop
 
 NUM_ITEMS = 40
 SOLD_OUT = 3  # each third item

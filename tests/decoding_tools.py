@@ -3,7 +3,7 @@
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from macrec_hf.semantic_id_trie import SemanticIdTrie
+from macrec_hf.model.trie import SemanticIdTrie
 
 FIRST_CODE = 5
 

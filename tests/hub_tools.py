@@ -4,19 +4,22 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from macrec_hf.catalogue.embedding_store import EmbeddingStore
 from macrec_hf.cli.main import main
-from macrec_hf.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
-from macrec_hf.embedding_store import EmbeddingStore
-from macrec_hf.modeling_macrec import MacRecForConditionalGeneration
-from macrec_hf.modeling_macrec_quantizer import MacRecQuantizer
-from macrec_hf.recommender import MacRecRecommender
-from macrec_hf.semantic_ids import SemanticIdTable
-from macrec_hf.tokenization_macrec import SemanticIdTokenizer
+from macrec_hf.model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
+from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
+from macrec_hf.model.modeling_macrec_quantizer import MacRecQuantizer
+from macrec_hf.model.recommender import MacRecRecommender
+from macrec_hf.model.semantic_ids import SemanticIdTable
+from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS = 30
 MODALITIES = ("text", "image")
@@ -76,16 +79,37 @@ def train(shop: Path, *more: str) -> int:
 
 
 def clean_python(folder: Path) -> Path:
-    """The interpreter of a new virtual environment with everything that is installed here except `macrec_hf`."""
+    """The interpreter of a new environment with torch, transformers and what these two require, and nothing else.
+
+    No `macrec_hf`, and none of what else it requires: scipy, scikit-learn, datasets, pandas, accelerate.
+    """
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     asked = [python, "-Ic", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        # .pth files would bring an editable installation along.
-        if "macrec" not in path.name.lower() and path.suffix != ".pth":
-            (packages / path.name).symlink_to(path)
+    here = Path(sysconfig.get_path("purelib"))
+    for name in sorted(required_by("torch", "transformers")):
+        for entry in {Path(file).parts[0] for file in metadata.files(name) or () if ".." not in Path(file).parts}:
+            if not (packages / entry).exists():
+                (packages / entry).symlink_to(here / entry)
+    script = "import importlib.util, sys; sys.exit(any(map(importlib.util.find_spec, sys.argv[1:])))"
+    absent = ["macrec_hf", "scipy", "sklearn", "datasets", "pandas", "accelerate"]
+    subprocess.run([python, "-Ic", script, *absent], check=True)
     return python
+
+
+def required_by(*names: str) -> set[str]:
+    """These distributions and all that they need, extras left out."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        needs = [Requirement(line) for line in metadata.requires(name) or ()]
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
 
 
 def run_clean(python: Path, script: str, *arguments: str, env: dict[str, str], cwd: Path) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 import macrec_hf
-from macrec_hf.checkpoints import SAVING, checkpoints_in
 from macrec_hf.cli.main import main
+from macrec_hf.training.checkpoints import SAVING, checkpoints_in
 
 NUM_ITEMS, STEPS, EVERY = 60, 24, 3
 LOADED = [getattr(macrec_hf, name) for name in macrec_hf.__all__]  # imported before the forks

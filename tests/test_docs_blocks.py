@@ -13,8 +13,8 @@ import pytest
 from docs_blocks import ROOT, blocks_of, macrec_commands, page_before, run_page
 
 from macrec_hf import SemanticIdTable
-from macrec_hf.demo_shop import make_demo_shop
-from macrec_hf.readers import read_interactions, read_items
+from macrec_hf.data.readers import read_interactions, read_items
+from macrec_hf.demo.shop import make_demo_shop
 
 RECIPES = ROOT / "docs" / "recipes"
 QUICKSTART = ROOT / "docs" / "quickstart.md"

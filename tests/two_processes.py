@@ -27,7 +27,7 @@ from macrec_hf import (
     SemanticIdTable,
     SemanticIdTokenizer,
 )
-from macrec_hf.trainer_quantizer import CatalogueCollator
+from macrec_hf.catalogue.catalogue_batches import CatalogueCollator
 
 BATCH, STEPS = 8, 20
 # Each loss by itself, and the whole: (contrastive weights, alignment weight), for a catalogue with and without gaps.

@@ -15,7 +15,7 @@ from pathlib import Path
 from forks import fork_two, free_port
 from killing import make_inputs, start, words
 
-from macrec_hf.checkpoints import checkpoints_in
+from macrec_hf.training.checkpoints import checkpoints_in
 
 # Smaller batches than the other tests': 8 and 10 steps an epoch, a checkpoint every 3 and 2.
 CHANGES = {"quantize": ["--batch-size", "4"], "train": []}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from macrec_hf.app_page import launch_page
-from macrec_hf.app_shop import Shop
+from macrec_hf.app.page import launch_page
+from macrec_hf.app.shop import Shop
 
 HERE = Path(__file__).parent
 MODEL = "user/macrec-shop"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .common import make_output
 
 if TYPE_CHECKING:
-    from ..app_shop import Shop
+    from ..app.shop import Shop
 
 HELP = """Serves a page on this machine: pick items by photo as a history, see what is recommended; switch modality,
 beams, history and stock; add a new item by photo and title and see where it lands. Ctrl-C ends it.
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str | None:
     if args.space:
-        from ..app_space import write_space
+        from ..app.space import write_space
 
         folder = make_output(args.space)
         said = write_space(folder, _open(args), args.model, args.encoders)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> str | None:
 def _page() -> Callable[..., None]:
     """What serves the page; Gradio is imported by nobody before."""
     try:
-        from ..app_page import launch_page
+        from ..app.page import launch_page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
@@ -87,7 +87,7 @@ def _page() -> Callable[..., None]:
 def _open(args: argparse.Namespace) -> "Shop":
     import torch
 
-    from ..app_shop import Shop
+    from ..app.shop import Shop
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shop = Shop.open(args.model, items=args.items, encoders=args.encoders, device=device, title=args.title)

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from ..readers import Histories
+    from ..data.readers import Histories
 
 logger = logging.getLogger(__name__)
 
 
 def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "Histories") -> dict[str, Any]:
-    """What made a model, as `model_card.model_card` takes it.
+    """What made a model, as `hub.model_card.model_card` takes it.
 
     Args:
         args: of `macrec train`.
         trainer: after its training.
-        histories: everybody's `readers.Histories`.
+        histories: everybody's `data.readers.Histories`.
     """
-    from ..model_card import last_losses, trainer_facts
+    from ..hub.model_card import last_losses, trainer_facts
 
     told = trainer_facts(trainer)
     data = {
@@ -45,7 +45,8 @@ def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> No
 
     Only of all users' test items, and of a directory: a repository of the Hub gets its card with the next push.
     """
-    from ..model_directory import CARD_NAME, update_model_card
+    from ..hub.saving import update_model_card
+    from ..model.model_files import CARD_NAME
 
     whole = report.get("split") == "test" and args.limit_users is None
     if args.no_card or not whole or not (Path(model) / CARD_NAME).is_file():

@@ -65,16 +65,6 @@ def chosen_fields(args: argparse.Namespace, names: Iterable[str]) -> dict:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def read_pairs(text: str) -> dict[str, str] | None:
-    """`text=a.npy,image=b.npy` → a dict in that order; None where it is a plain path."""
-    if "=" not in text:
-        return None
-    pairs = [[word.strip() for word in part.partition("=")] for part in text.split(",")]
-    if not all(name and path for name, _, path in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
-        raise ValueError(f"Expected pairs such as text=a,image=b, each name once, got {text!r}.")
-    return {name: path for name, _, path in pairs}
-
-
 def make_output(path: str | Path) -> Path:
     """Makes the output folder now, so that an unwritable one is found before any work.
 
@@ -123,16 +113,6 @@ def write_json(path: Path, content: Any) -> None:
     beside.replace(path)
 
 
-def read_titles(path: str | None) -> dict[str, str]:
-    """`{item_id: title}` of an items file; empty without one."""
-    if path is None:
-        return {}
-    from ..readers import read_items
-
-    items = read_items(path)
-    return dict(zip(items["item_id"], items["title"], strict=True))
-
-
 def seconds_since(start: float) -> str:
     """`3.2 s`, `4 min 10 s`."""
     seconds = time.time() - start
@@ -175,6 +155,21 @@ def add_training_flags(
     group.set_defaults(default_epochs=epochs)
 
 
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that `evaluate` and `recommend` share."""
+    parser.add_argument(
+        "--num-beams", type=int, default=20, help="IDs kept per user and modality (default: 20; authors' code)"
+    )
+    parser.add_argument(
+        "--fusion", choices=("average", "authors"), default="average",
+        help="ensemble: mean of exact log-probabilities, or the rule of the authors' code (default: average; ours)",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=64, help="users at a time (default: 64; ours)")
+    parser.add_argument(
+        "--max-history", type=int, help="last items of a history to read (default: as the model was trained)"
+    )
+
+
 def last_checkpoint(directory: Path, resume: bool, config: "PreTrainedConfig", names: Iterable[str]) -> str | None:
     """The newest whole checkpoint if `--resume` asks for one and there is one.
 
@@ -185,7 +180,7 @@ def last_checkpoint(directory: Path, resume: bool, config: "PreTrainedConfig", n
     Raises:
         ValueError: the checkpoint was made with other settings, or none is whole.
     """
-    from ..checkpoints import last_intact_checkpoint
+    from ..training.checkpoints import last_intact_checkpoint
 
     found = last_intact_checkpoint(directory) if resume and directory.is_dir() else None
     checkpoint = str(found) if found else None

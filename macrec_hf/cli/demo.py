@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .common import make_output, seconds_since
 
 if TYPE_CHECKING:
-    from ..demo_shop import DemoShop
+    from ..demo.shop import DemoShop
 
 HELP = "Makes a small shop, runs every verb on it with reduced widths, and writes a page that shows the result."
 # Three levels of 64 codes name 300 products well; short histories hold the tastes of the shop's customers.
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..demo_shop import make_demo_shop
+    from ..demo.shop import make_demo_shop
 
     start, output = time.time(), make_output(args.output)
     shop = make_demo_shop(output / "shop", args.num_items, args.num_customers, args.seed)
@@ -98,7 +98,7 @@ def say(text: str) -> None:
 
 def choose_customers(shop: "DemoShop", output: Path) -> list[dict]:
     """Customers for the page, evenly spaced; their histories without the last purchase become `users.jsonl`."""
-    from ..readers import read_interactions
+    from ..data.readers import read_interactions
 
     interactions = read_interactions(shop.interactions)
     everyone = list(interactions.sort_values("timestamp", kind="stable").groupby("user_id", sort=True)["item_id"])
@@ -115,8 +115,8 @@ def write_demo_page(
     shop: "DemoShop", output: Path, examples: list[dict], commands: list[tuple[str, float]], start: float
 ) -> Path:
     """Gathers what the verbs left in `output` and writes `index.html` there."""
-    from ..readers import read_items
-    from .demo_page import write_page
+    from ..data.readers import read_items
+    from ..demo.page import write_page
 
     items = read_items(shop.items)
     products = {

@@ -7,13 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import check_writable, read_pairs, seconds_since
-from .quantize import open_embeddings
-from .train import open_semantic_ids
+from .common import check_writable, seconds_since
+from .inputs import open_embeddings, open_semantic_ids, read_pairs
 
 if TYPE_CHECKING:
-    from ..embedding_store import EmbeddingStore
-    from ..semantic_ids import SemanticIdTable
+    from ..catalogue.embedding_store import EmbeddingStore
+    from ..model.semantic_ids import SemanticIdTable
 
 HELP = """Examines semantic IDs: use of the codes, collisions, agreement of the modalities, whether items that share a
 prefix look alike; with advice. Writes one HTML page that needs nothing else. --embeddings and --items show more."""
@@ -51,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..codebook_advice import findings
-    from ..codebook_figures import codebook_report
+    from ..doctor.advice import findings
+    from ..doctor.figures import codebook_report
 
     start = time.time()
     output = args.output or (None if args.json else DEFAULT_OUTPUT)
@@ -79,7 +78,7 @@ def _local_folder(argument: str) -> Path | None:
     """
     if read_pairs(argument) is not None:
         return None
-    from ..hub_folder import hub_folder
+    from ..model.hub_folder import hub_folder
 
     return hub_folder(argument, _PATTERNS, "a folder, a repository of the Hub or text=X.json,image=Y.json")
 
@@ -88,10 +87,10 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
     """Collisions of the quantizer's own codes, where the folder has it and these are its embeddings."""
     if folder is None or store is None or not (folder / "quantizer").is_dir():
         return {}
-    from ..codebook_figures import store_rows
-    from ..indexing import encode_catalogue
-    from ..modeling_macrec_quantizer import MacRecQuantizer
-    from ..vector_quantization import collision_rate
+    from ..catalogue.indexing import encode_catalogue
+    from ..doctor.figures import store_rows
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
+    from ..model.vector_quantization import collision_rate
 
     quantizer = MacRecQuantizer.from_pretrained(folder / "quantizer").eval()
     learned, given = quantizer.config.embeddings_fingerprint, store.fingerprint()
@@ -116,7 +115,7 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
 def _known_items(path: str | None, folder: Path | None) -> dict[str, dict]:
     """`{item id: {"title", "image" (path or None)}}`."""
     if path is not None:
-        from ..readers import read_items
+        from ..data.readers import read_items
 
         rows = read_items(path).itertuples()
         return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
@@ -135,9 +134,9 @@ def _write_page(
     store: "EmbeddingStore | None",
     known: dict[str, dict],
 ) -> None:
-    from ..codebook_page import report_page
-    from ..codebook_pictures import embedding_maps, prefix_examples, shown_items
-    from ..html_page import write_whole
+    from ..doctor.html_page import write_whole
+    from ..doctor.page import report_page
+    from ..doctor.pictures import embedding_maps, prefix_examples, shown_items
 
     examples = prefix_examples(table, known, args.seed) if known else None
     maps = embedding_maps(table, store, args.map, args.seed) if store is not None and args.map != "none" else None

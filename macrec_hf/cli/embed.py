@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Embeds and writes; returns the summary line."""
-    from ..item_encoders import embed_items, load_encoders, make_encoders
-    from ..readers import read_items
+    from ..catalogue.item_encoders import embed_items, load_encoders, make_encoders
+    from ..data.readers import read_items
 
     started = time.time()
     _check(args)

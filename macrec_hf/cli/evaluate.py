@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .card import add_results
-from .common import check_writable, seconds_since, write_json
+from .common import add_decoding_arguments, check_writable, seconds_since, write_json
 from .seeds import mean_report, seed_folders
 
 if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
 
-    from ..ranking import RankedLists
-    from ..recommender import MacRecRecommender
-    from ..semantic_ids import SemanticIdTable
+    from ..model.ranked_lists import RankedLists
+    from ..model.recommender import MacRecRecommender
+    from ..model.semantic_ids import SemanticIdTable
 
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
 ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not hidden."""
@@ -50,21 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the bootstrap and the random baseline (default: 0; ours)"
-    )
-
-
-def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that `evaluate` and `recommend` share."""
-    parser.add_argument(
-        "--num-beams", type=int, default=20, help="IDs kept per user and modality (default: 20; authors' code)"
-    )
-    parser.add_argument(
-        "--fusion", choices=("average", "authors"), default="average",
-        help="ensemble: mean of exact log-probabilities, or the rule of the authors' code (default: average; ours)",
-    )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=64, help="users at a time (default: 64; ours)")
-    parser.add_argument(
-        "--max-history", type=int, help="last items of a history to read (default: as the model was trained)"
     )
 
 
@@ -107,8 +92,9 @@ def evaluate_model(
     args: argparse.Namespace, name: str | Path, predictions: Path | None, accelerator: "Accelerator"
 ) -> dict:
     """The report of one model directory, whose lists go into `predictions`; empty in other processes than the main."""
-    from ..evaluation import baseline_lists, evaluation_report
-    from ..recommender import MacRecRecommender
+    from ..evaluation.baselines import baseline_lists
+    from ..evaluation.report import evaluation_report
+    from ..model.recommender import MacRecRecommender
 
     recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
     users, train, histories, targets = _split(args, recommender.table)
@@ -131,7 +117,8 @@ def _split(
     """User ids, training sequences of everybody, histories and targets of the users to evaluate."""
     import numpy as np
 
-    from ..readers import leave_one_out, read_interactions, user_histories
+    from ..data.readers import read_interactions, user_histories
+    from ..data.splits import leave_one_out
 
     everyone = user_histories(read_interactions(args.interactions), table.row_of)
     train, _ = leave_one_out(everyone, "train")
@@ -150,7 +137,8 @@ def _ranked(
     histories: "list[np.ndarray]",
     accelerator: "Accelerator",
 ) -> "dict[str, RankedLists]":
-    from ..evaluation import history_sources, rank_catalogue
+    from ..evaluation.report import shared_by
+    from ..model.catalogue_ranking import history_sources, rank_catalogue
 
     return rank_catalogue(
         recommender.model,
@@ -160,7 +148,7 @@ def _ranked(
         fusion=args.fusion,
         batch_size=args.batch_size,
         progress=True,
-        accelerator=accelerator,
+        **shared_by(accelerator),
     )
 
 

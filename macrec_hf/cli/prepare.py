@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..prepare_data import prepare
+    from ..data.prepare import prepare
 
     start = time.time()
     for flag in ("k_core", "workers"):
@@ -82,7 +82,7 @@ def split_inputs(inputs: list[str]) -> list[str]:
 
 def fetch_photos(output: Path, args: argparse.Namespace) -> str:
     """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
-    from ..image_download import download_images
+    from ..data.image_download import download_images
 
     urls = {row["item_id"]: row["image"] for row in read_rows(output / "items.jsonl") if row.get("image")}
     failures = output / "failed_images.jsonl"

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
 from .common import (
     add_config_flags,
     add_training_flags,
@@ -18,19 +16,17 @@ from .common import (
     make_output,
     num_processes,
     progress_callback,
-    read_pairs,
     seconds_since,
     write_json,
 )
+from .inputs import open_embeddings
 from .tracking import tracking_arguments
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from ..configuration_macrec import MacRecQuantizerConfig
-    from ..embedding_store import EmbeddingStore
-    from ..modeling_macrec_quantizer import MacRecQuantizer
-    from ..semantic_ids import SemanticIdTable
+    from ..model.configuration_macrec import MacRecQuantizerConfig
+    from ..model.semantic_ids import SemanticIdTable
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 FIELDS = (
@@ -80,36 +76,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _config_class() -> type["MacRecQuantizerConfig"]:
-    from ..configuration_macrec import MacRecQuantizerConfig
+    from ..model.configuration_macrec import MacRecQuantizerConfig
 
     return MacRecQuantizerConfig
-
-
-def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
-    """The store behind `--embeddings`, restricted to `--modalities`, every number checked."""
-    from ..embedding_store import EmbeddingStore
-
-    pairs = read_pairs(args.embeddings)
-    if pairs is None:
-        store = EmbeddingStore.open(args.embeddings)
-    elif args.item_ids is None:
-        raise ValueError("--embeddings text=….npy needs --item-ids: a JSON list with the item id of each row.")
-    else:
-        store = EmbeddingStore.from_files(pairs, args.item_ids)
-    if args.modalities:
-        store = store.select(args.modalities.split(","))
-    return store.check_finite()
 
 
 def run(args: argparse.Namespace) -> str:
     import torch
     from transformers import EarlyStoppingCallback, set_seed
 
-    from ..collision_resolution import check_space
-    from ..indexing import build_semantic_ids
-    from ..modeling_macrec_quantizer import MacRecQuantizer
-    from ..trainer_codebook_health import CodebookHealthCallback
-    from ..trainer_quantizer import MacRecQuantizerTrainer
+    from ..catalogue.collision_resolution import check_space
+    from ..catalogue.ids_folder import write_ids
+    from ..catalogue.indexing import build_semantic_ids
+    from ..doctor.health_callback import CodebookHealthCallback
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
+    from ..training.trainer_quantizer import MacRecQuantizerTrainer
 
     check_writable(args.health_page)
     start, output = time.time(), make_output(args.output)
@@ -141,31 +122,6 @@ def run(args: argparse.Namespace) -> str:
     write_json(output / "training_log.json", trainer.state.log_history)
     write_json(output / "report.json", {"collisions": table.report, "steps": trainer.state.global_step})
     return summary(table, output, start)
-
-
-def write_ids(output: Path, table: "SemanticIdTable", quantizer: "MacRecQuantizer") -> None:
-    """Table and quantizer, written beside and moved into place; the table's list of items comes last.
-
-    Until it is there the folder counts as incomplete, so that codes and quantizer of two runs are never mixed up.
-    """
-    from ..checkpoints import discard, move_into_place
-    from ..semantic_ids import ITEMS_NAME
-
-    beside = output / ".partial"
-    try:
-        discard(beside)
-        table.save_pretrained(beside)
-        quantizer.save_pretrained(beside / "quantizer")
-        (output / ITEMS_NAME).unlink(missing_ok=True)
-        for path in sorted(beside.iterdir(), key=lambda path: path.name == ITEMS_NAME):
-            move_into_place(path, output / path.name)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"{output}: the semantic IDs could not be written: {error}. Is the disk full? The checkpoints are whole: "
-            "--resume goes on from the last."
-        ) from error
-    finally:
-        discard(beside)
 
 
 def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "TrainingArguments":

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import check_writable, read_titles, seconds_since
-from .evaluate import add_decoding_arguments
+from .common import add_decoding_arguments, check_writable, seconds_since
+from .inputs import read_titles
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     import torch
 
-    from ..recommender import MacRecRecommender
+    from ..model.recommender import MacRecRecommender
 
     start = time.time()
     check_writable(args.output)

@@ -16,11 +16,10 @@ from .common import (
     num_processes,
     process_state,
     progress_callback,
-    read_pairs,
-    read_titles,
     seconds_since,
     write_json,
 )
+from .inputs import open_semantic_ids, read_pairs, read_titles
 from .seeds import FINISHED, is_finished, seed_folder
 from .tracking import tracking_arguments
 
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from transformers import Seq2SeqTrainingArguments
 
-    from ..configuration_macrec import MacRecConfig
-    from ..modeling_macrec import MacRecForConditionalGeneration
-    from ..semantic_ids import SemanticIdTable
-    from ..tokenization_macrec import SemanticIdTokenizer
-    from ..trainer_macrec import MacRecTrainer
+    from ..model.configuration_macrec import MacRecConfig
+    from ..model.modeling_macrec import MacRecForConditionalGeneration
+    from ..model.semantic_ids import SemanticIdTable
+    from ..model.tokenization_macrec import SemanticIdTokenizer
+    from ..training.trainer_macrec import MacRecTrainer
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 FIELDS = (
@@ -123,19 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _config_class() -> type["MacRecConfig"]:
-    from ..configuration_macrec import MacRecConfig
+    from ..model.configuration_macrec import MacRecConfig
 
     return MacRecConfig
-
-
-def open_semantic_ids(argument: str) -> "SemanticIdTable":
-    """The table behind `--semantic-ids`."""
-    from ..semantic_ids import SemanticIdTable
-
-    pairs = read_pairs(argument)
-    if pairs is None:
-        return SemanticIdTable.from_pretrained(argument)
-    return SemanticIdTable.from_index_json(codebook_size=None, **pairs)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -162,9 +151,9 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     """Trains one model into `output`; returns the summary line, empty in other processes than the main one."""
     from transformers import EarlyStoppingCallback, set_seed
 
-    from ..tokenization_macrec import SemanticIdTokenizer
-    from ..trainer_macrec import MacRecTrainer
-    from ..trainer_sharding import whole_copy
+    from ..model.tokenization_macrec import SemanticIdTokenizer
+    from ..training.sharding import whole_copy
+    from ..training.trainer_macrec import MacRecTrainer
 
     start = time.time()
     table, titles = open_semantic_ids(args.semantic_ids), read_titles(args.items)
@@ -205,8 +194,8 @@ def first_model(
     args: argparse.Namespace, tokenizer: "SemanticIdTokenizer", table: "SemanticIdTable"
 ) -> "MacRecForConditionalGeneration":
     """The model to train: new, or that of `--start-from`."""
-    from ..model_directory import local_directory
-    from ..modeling_macrec import MacRecForConditionalGeneration
+    from ..model.model_files import local_directory
+    from ..model.modeling_macrec import MacRecForConditionalGeneration
 
     chosen = chosen_fields(args, FIELDS)
     if args.start_from is None:
@@ -231,7 +220,7 @@ def first_model(
 
 def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path) -> "DatasetDict":
     """Train and validation examples as token ids, cached."""
-    from ..dataset_builders import RecommendationTasksBuilder
+    from ..data.dataset_builders import RecommendationTasksBuilder
 
     builder = RecommendationTasksBuilder(
         interactions=args.interactions,
@@ -292,9 +281,10 @@ def write_model(
     """The whole model directory, the quantizer beside it where `--semantic-ids` has one."""
     import numpy as np
 
-    from ..model_directory import save_model_directory
-    from ..modeling_macrec_quantizer import MacRecQuantizer
-    from ..readers import leave_one_out, read_interactions, user_histories
+    from ..data.readers import read_interactions, user_histories
+    from ..data.splits import leave_one_out
+    from ..hub.saving import save_model_directory
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
 
     folder = None if read_pairs(args.semantic_ids) else Path(args.semantic_ids) / "quantizer"
     quantizer = MacRecQuantizer.from_pretrained(folder) if folder is not None and folder.is_dir() else None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from macrec_hf.cli import main
-from macrec_hf.demo_shop import make_demo_shop
+from macrec_hf.demo.shop import make_demo_shop
 
 QUANTIZE = "--num-levels 3 --codebook-size 32 --hidden-sizes 128 --num-pseudo-labels 32 --epochs 60 --evaluations 2"
 TRAIN = (

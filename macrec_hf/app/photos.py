@@ -1,0 +1,40 @@
+"""The photos of `macrec app`'s page: small copies, made when they are first shown."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..doctor.html_page import thumbnail
+from .shop import ShownItem
+
+THUMBNAIL = 240  # pixels: a tile is half of that wide, on screens with two pixels for one
+
+
+class Thumbnails:
+    """Small copies of the photos, made when they are first shown: the browser sees no other file.
+
+    Args:
+        folder: where they are written; the page may serve it.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._known: dict[str, str | None] = {}
+
+    def address(self, item: ShownItem) -> str | None:
+        """Where the browser finds the item's photo; None where there is none."""
+        if item.photo is None or item.photo.startswith(("http://", "https://", "data:")):
+            return item.photo
+        if item.photo not in self._known:
+            self._known[item.photo] = self._write(item.photo)
+        return self._known[item.photo]
+
+    def _write(self, photo: str) -> str | None:
+        small = thumbnail(photo, THUMBNAIL)
+        if small is None:
+            return None
+        path = self.folder / f"{hashlib.sha256(photo.encode()).hexdigest()[:24]}.jpg"
+        beside = path.with_suffix(f".{os.urandom(4).hex()}")
+        beside.write_bytes(small)
+        beside.replace(path)
+        return f"gradio_api/file={path}"

@@ -1,0 +1,144 @@
+"""Writes the folder of a Hugging Face Space that serves the page of `macrec app`: code, model, photos, encoders."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..doctor.html_page import thumbnail
+from .shop import Shop, ShownItem
+
+logger = logging.get_logger(__name__)
+
+PHOTO_SIDE = 320  # pixels; a tile shows 240
+GRADIO = "6.31.0"  # what constraints.txt pins: the version that the page was tested with
+APP = '''"""The page of `macrec app` as a Space. Photos and encoders, if there are any, lie beside it."""
+
+from pathlib import Path
+
+from macrec_hf.app.page import launch_page
+from macrec_hf.app.shop import Shop
+
+HERE = Path(__file__).parent
+MODEL = {model}
+ITEMS, ENCODERS = (path if path.exists() else None for path in (HERE / "items.jsonl", HERE / "encoders"))
+
+if __name__ == "__main__":
+    launch_page(Shop.open(MODEL, items=ITEMS, encoders=ENCODERS, title={title}), host="0.0.0.0", port=7860)
+'''
+README = """---
+title: {title}
+emoji: 🛍️
+colorFrom: blue
+colorTo: gray
+sdk: gradio
+sdk_version: {gradio}
+python_version: "3.11"
+app_file: app.py
+pinned: false
+---
+
+Pick items by photo as a history and see what `macrec_hf` recommends, with scores and semantic IDs. What visitors pick
+and add stays in their visit: nothing of it is written.
+"""
+# As in setup.py, which the tests hold it to. The package itself is copied: no index need have it.
+REQUIREMENTS = """torch>=2.13.0
+transformers>=5.23.0,<6
+tokenizers>=0.23.3
+huggingface_hub>=2.4.0
+accelerate>=1.15.0
+datasets>=5.2.0
+evaluate>=0.4.6
+safetensors>=0.8.0
+scikit-learn>=1.9.1
+scipy>=1.17.1
+numpy>=2.4.6
+pandas>=3.1.1
+pyarrow>=26.0.1
+pillow>=12.3.0
+pyyaml>=6.0.3
+tqdm>=4.70.1
+"""
+_PACKAGE = Path(__file__).parents[1]
+
+
+def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str | Path | None = None) -> str:
+    """Writes the Space of a shop, with the package's own code.
+
+    Args:
+        folder: made if it does not exist; files of other names stay.
+        shop: as `Shop.open(model, …)` gives it.
+        model: a directory is copied into the Space; a repository of the Hub is named in it.
+        encoders: the folder of `macrec embed`: what the encoders learned is copied, the embeddings are not.
+
+    Returns:
+        What was written, in a few words.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    local = Path(model).is_dir()
+    shutil.rmtree(folder / _PACKAGE.name, ignore_errors=True)  # another version's files must not stay
+    shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    if local:
+        shop.recommender.save_pretrained(folder / "model", include_code=False)
+    for name, content in space_files('HERE / "model"' if local else json.dumps(str(model)), shop.name).items():
+        (folder / name).write_text(content, encoding="utf-8")
+    num_photos = _write_items(folder, list(shop.items.values()))
+    parts = ["the model" if local else f"the address of {model}", f"{num_photos:,} photos"]
+    if encoders is not None and _write_encoders(folder / "encoders", Path(encoders), shop):
+        parts.append("encoders for new items")
+    return f"A Space with {', '.join(parts)}"
+
+
+def space_files(model: str, title: str) -> dict[str, str]:
+    """`{name: text}` of the files that are the same for every shop.
+
+    Args:
+        model: a Python expression, such as `"user/macrec-shop"` with its quotes.
+    """
+    title = json.dumps(title, ensure_ascii=False)  # a string of Python and of YAML alike
+    return {
+        "app.py": APP.format(model=model, title=title),
+        "README.md": README.format(title=title, gradio=GRADIO),
+        "requirements.txt": REQUIREMENTS,
+    }
+
+
+def _write_items(folder: Path, items: list[ShownItem]) -> int:
+    """`items.jsonl` and small photos; returns how many there are."""
+    (folder / "photos").mkdir(exist_ok=True)
+    lines, num_photos = [], 0
+    for item in items:
+        row = {"item_id": item.item_id, "title": item.title}
+        if item.photo is not None and item.photo.startswith(("http://", "https://")):
+            row["image"] = item.photo
+        elif item.photo is not None and (small := thumbnail(item.photo, PHOTO_SIDE)) is not None:
+            # Ids may hold characters that are none for a file name.
+            row["image"] = f"photos/{hashlib.sha256(item.item_id.encode()).hexdigest()[:24]}.jpg"
+            (folder / row["image"]).write_bytes(small)
+        num_photos += "image" in row
+        lines.append(
+            json.dumps(row | ({} if item.in_stock is None else {"in_stock": item.in_stock}), ensure_ascii=False)
+        )
+    (folder / "items.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return num_photos
+
+
+def _write_encoders(folder: Path, encoders: Path, shop: Shop) -> bool:
+    """Copies what the encoders learned; False where one of them is a folder that a Space does not have."""
+    here = [encoder.name for encoder in shop.encoders.values() if Path(encoder.name).is_dir()]
+    if here:
+        logger.warning(
+            f"The encoder {here[0]} is a folder of this machine, which the Space cannot load: encoders are left out, "
+            "so that no items can be added there. Embed with its name on the Hub instead."
+        )
+        return False
+    folder.mkdir(exist_ok=True)
+    for path in [encoders / "meta.json", *encoders.glob("*_encoder.safetensors")]:
+        shutil.copyfile(path, folder / path.name)
+    return True

@@ -1,0 +1,209 @@
+"""What one visitor of the page of `macrec app` does, without the page: a history, lists for it, new items."""
+
+import math
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..model.catalogue_ranking import ENSEMBLE, NUM_BEAMS
+from ..model.recommender import MacRecRecommender, Recommendations
+from .new_item import Landing, place_item
+from .shop import Shop, ShownItem
+
+TOP_K = 10  # items of a list; paper, largest K
+PAGE_SIZE = 60  # items of the catalogue that are shown at first, and further ones on request
+MAX_NEW_ITEMS = 20  # of one visitor: each has a catalogue of its own from the first on
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a list is made; see `MacRecRecommender.recommend`."""
+
+    modality: str = ENSEMBLE
+    num_beams: int = NUM_BEAMS
+    exclude_history: bool = False
+    only_in_stock: bool = False
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    """One line of a list.
+
+    Attributes:
+        rank: from 1; None: the item is not among the first, but its score is known.
+        likelihood: `exp(score - best score)`, in (0, 1].
+        semantic_ids: `{modality: tokens}`, no tokens where the item has no ID.
+    """
+
+    rank: int | None
+    item: ShownItem
+    score: float
+    likelihood: float
+    semantic_ids: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class RankedPage:
+    """A list to be shown.
+
+    Attributes:
+        rows: best first.
+        outside: the visitor's own new items that are not in `rows`, with their scores.
+        note: what has to be said about it, else None.
+    """
+
+    rows: list[RankedItem] = field(default_factory=list)
+    outside: list[RankedItem] = field(default_factory=list)
+    note: str | None = None
+
+
+class Visit:
+    """What one visitor has picked and added. Nothing of it is written anywhere.
+
+    Attributes:
+        history: ids of the items that were picked, oldest first.
+        items: the shop's, and this visitor's new ones.
+        query: words that the shown part of the catalogue matches.
+        recommender: the shop's, or one over a catalogue with the new items, which has the same model.
+    """
+
+    def __init__(self, shop: Shop):
+        self.shop, self.recommender = shop, shop.recommender
+        self.items = ChainMap({}, shop.items)
+        self.history: list[str] = []
+        self.query, self.num_shown = "", PAGE_SIZE
+
+    @property
+    def new_items(self) -> list[str]:
+        """Ids of the items that this visitor has added, oldest first."""
+        return list(self.items.maps[0])
+
+    def search(self, query: str) -> None:
+        """Narrows the catalogue down to the items whose title or id holds all words."""
+        self.query, self.num_shown = query, PAGE_SIZE
+
+    def show_more(self) -> None:
+        self.num_shown += PAGE_SIZE
+
+    def catalogue(self) -> tuple[list[ShownItem], int]:
+        """The items to show, the visitor's own before the shop's, and how many were found in all."""
+        words = self.query.casefold().split()
+        own = [
+            item
+            for item in reversed(self.new_items)
+            if all(word in self.items[item].title.casefold() for word in words)
+        ]
+        found = own + self.shop.search(self.query)
+        return [self.items[item] for item in found[: self.num_shown]], len(found)
+
+    def toggle(self, item_id: str) -> None:
+        """Puts an item at the end of the history, or takes it out where it is in it."""
+        if item_id in self.history:
+            self.history.remove(item_id)
+        elif item_id in self.items:
+            self.history.append(item_id)
+
+    def clear(self) -> None:
+        self.history.clear()
+
+    def recommend(self, options: Options) -> RankedPage:
+        """The list for the history as it stands.
+
+        Where the history holds nothing that the model can read, it is what is popular; where nobody knows that, the
+        list is empty and the note says so.
+        """
+        readable = self._readable(options.modality)
+        if not readable and self.recommender.item_counts is None:
+            return RankedPage(
+                note="Pick an item to begin: this model keeps no popular items for people without a past."
+            )
+        allowed = self._in_stock() if options.only_in_stock else None
+        if allowed == []:
+            return RankedPage(note="Nothing is in stock.")
+        (found,) = self._ranked(options, allowed)
+        if not found:
+            return RankedPage(note="Nothing is left to recommend: every item is excluded.")
+        best = found[0][1]
+        rows = [self._row(rank, item, score, best) for rank, (item, score) in enumerate(found, start=1)]
+        shown = {item for item, _ in found} | set(self.history if options.exclude_history else ())
+        outside = [
+            self._row(None, item, score, best)
+            for item in self.new_items
+            if item not in shown and readable
+            for _, score in self._ranked(options, [item])[0]
+        ]
+        return RankedPage(rows, outside, None if readable else self._popularity_note(options.modality))
+
+    def add_item(
+        self, title: str, photo: str | Path | None = None, text: str = "", shown_photo: str | None = None
+    ) -> Landing:
+        """Gives a new item semantic IDs; from now on it can be picked and recommended in this visit.
+
+        Args:
+            photo: file for the image encoder.
+            shown_photo: what is shown instead of it, for a file that will not last.
+
+        Returns:
+            The `Landing`.
+
+        Raises:
+            ValueError: no title, nothing that can be encoded, too many items, or a shop without encoders.
+        """
+        quantizer = self.recommender.quantizer
+        if not self.shop.can_add or quantizer is None:
+            raise ValueError("Items cannot be added: expected a quantizer and encoders, got none. Give --encoders.")
+        if len(self.new_items) >= MAX_NEW_ITEMS:
+            raise ValueError(
+                f"Expected at most {MAX_NEW_ITEMS} new items in one visit. Reload the page to begin anew."
+            )
+        old, title = self.recommender, title.strip()
+        item_id = next(name for number in range(1, 10**6) if (name := f"new-{number}") not in old.table.row_of)
+        table, landing = place_item(old.table, quantizer, self.shop.encoders, item_id, title, text, photo)
+        counts = old.item_counts
+        self.recommender = MacRecRecommender(
+            model=old.model,
+            tokenizer=old.tokenizer,
+            table=table,
+            quantizer=quantizer,
+            item_counts=None if counts is None else torch.cat([counts, counts.new_zeros(1)]),
+            max_history=old.task_encoder.max_history,
+        )
+        shown = shown_photo or (None if photo is None else str(photo))
+        self.items.maps[0][item_id] = ShownItem(item_id, title, shown, in_stock=True, is_new=True)
+        return landing
+
+    def semantic_ids(self, item_id: str) -> dict[str, list[str]]:
+        table = self.recommender.table
+        return {name: table.tokens(item_id, name) for name in table.modalities}
+
+    def _ranked(self, options: Options, allowed: list[str] | None) -> Recommendations:
+        return self.recommender.recommend(
+            [self.history],
+            top_k=TOP_K,
+            num_beams=options.num_beams,
+            modality=options.modality,
+            allowed_items=allowed,
+            exclude_history=options.exclude_history,
+        )
+
+    def _row(self, rank: int | None, item_id: str, score: float, best: float) -> RankedItem:
+        likelihood = min(1.0, math.exp(score - best))
+        return RankedItem(rank, self.items[item_id], score, likelihood, self.semantic_ids(item_id))
+
+    def _in_stock(self) -> list[str]:
+        return [item for item in self.recommender.table.item_ids if self.items[item].in_stock is not False]
+
+    def _readable(self, modality: str) -> bool:
+        """Whether any item of the history has an ID in what the list is made from."""
+        table = self.recommender.table
+        names = table.modalities if modality == ENSEMBLE else (modality,)
+        rows = [table.row_of[item] for item in self.history]
+        return any(bool((table.codes[name][rows, 0] >= 0).any()) for name in names)
+
+    def _popularity_note(self, modality: str) -> str:
+        if not self.history:
+            return "Nothing is picked yet: these items are popular with everybody. The score is their log-share."
+        return f"No picked item has an ID of {modality}: these items are popular with everybody."

@@ -1,0 +1,54 @@
+"""What verbs read: folders of an earlier verb, or other people's files by name."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..catalogue.embedding_store import EmbeddingStore
+    from ..model.semantic_ids import SemanticIdTable
+
+
+def read_pairs(text: str) -> dict[str, str] | None:
+    """`text=a.npy,image=b.npy` → a dict in that order; None where it is a plain path."""
+    if "=" not in text:
+        return None
+    pairs = [[word.strip() for word in part.partition("=")] for part in text.split(",")]
+    if not all(name and path for name, _, path in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise ValueError(f"Expected pairs such as text=a,image=b, each name once, got {text!r}.")
+    return {name: path for name, _, path in pairs}
+
+
+def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
+    """The store behind `--embeddings`, restricted to `--modalities`, every number checked."""
+    from ..catalogue.embedding_store import EmbeddingStore
+
+    pairs = read_pairs(args.embeddings)
+    if pairs is None:
+        store = EmbeddingStore.open(args.embeddings)
+    elif args.item_ids is None:
+        raise ValueError("--embeddings text=….npy needs --item-ids: a JSON list with the item id of each row.")
+    else:
+        store = EmbeddingStore.from_files(pairs, args.item_ids)
+    if args.modalities:
+        store = store.select(args.modalities.split(","))
+    return store.check_finite()
+
+
+def open_semantic_ids(argument: str) -> "SemanticIdTable":
+    """The table behind `--semantic-ids`."""
+    from ..model.semantic_ids import SemanticIdTable
+
+    pairs = read_pairs(argument)
+    if pairs is None:
+        return SemanticIdTable.from_pretrained(argument)
+    return SemanticIdTable.from_index_json(codebook_size=None, **pairs)
+
+
+def read_titles(path: str | None) -> dict[str, str]:
+    """`{item_id: title}` of an items file; empty without one."""
+    if path is None:
+        return {}
+    from ..data.readers import read_items
+
+    items = read_items(path)
+    return dict(zip(items["item_id"], items["title"], strict=True))

@@ -1,0 +1,102 @@
+"""From rows of the tasks to the recommender's batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass
+class RecommendationCollator:
+    """Pads rows of `RecommendationTasksBuilder` and adds the items for the implicit alignment.
+
+    Args:
+        item_token_ids: int32 (num_modalities, num_items, num_levels): every item's codes as token ids, pad where the
+            item has no ID in that modality (`TaskEncoder.item_token_ids`).
+        pad_token_id: fills the ends of shorter sources. Default 0, the tokenizer's `<pad>`.
+        max_alignment_items: at most so many items are aligned, drawn at random from the batch's (of each process's
+            part, where there are several); `None` takes all, as the paper's equations 16-18 do.
+
+    Returns (from a call with a list of rows):
+        `input_ids` and `attention_mask`, long (batch_size, longest source); `labels`, long (batch_size, num_levels);
+        `alignment_input_ids`, long (num_modalities, num_unique_items, num_levels): the batch's target items, each
+        once, in table order; absent with one modality, where there is nothing to align. Items that share their ID in
+        every modality stand there as one: the model could not tell them apart.
+
+    Raises:
+        ValueError: a row lacks a column that the batch needs.
+
+    A worked batch. Two modalities, three items, two levels; item 2 has no image:
+
+    >>> item_token_ids = np.array([[[3, 5], [4, 6], [3, 6]], [[7, 9], [8, 10], [0, 0]]], dtype=np.int32)
+    >>> collator = RecommendationCollator(item_token_ids)
+    >>> batch = collator([
+    ...     {"input_ids": [3, 5, 4, 6, 1], "labels": [3, 6], "item": 2},  # text of items 0, 1 → text of item 2
+    ...     {"input_ids": [7, 9, 1], "labels": [8, 10], "item": 1},  # image of item 0 → image of item 1
+    ...     {"input_ids": [2, 4, 6, 1], "labels": [8, 10], "item": 1},  # task token, text of item 1 → its image
+    ... ])
+    >>> batch["input_ids"]
+    tensor([[3, 5, 4, 6, 1],
+            [7, 9, 1, 0, 0],
+            [2, 4, 6, 1, 0]])
+    >>> batch["attention_mask"]
+    tensor([[1, 1, 1, 1, 1],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0]])
+    >>> batch["labels"]
+    tensor([[ 3,  6],
+            [ 8, 10],
+            [ 8, 10]])
+    >>> batch["alignment_input_ids"]  # items 1 and 2, first as text, then as image
+    tensor([[[ 4,  6],
+             [ 3,  6]],
+    <BLANKLINE>
+            [[ 8, 10],
+             [ 0,  0]]])
+    """
+
+    item_token_ids: np.ndarray
+    pad_token_id: int = 0
+    max_alignment_items: int | None = None
+
+    def __post_init__(self) -> None:
+        rows = np.concatenate(list(self.item_token_ids), axis=1)
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        # The first item with the same IDs; None where every item is the first.
+        self._first_alike = None if len(first) == len(rows) else first[inverse.reshape(-1)]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rows of [`RecommendationTasksBuilder`] → a batch as in the example; ValueError for a missing column."""
+        align = len(self.item_token_ids) > 1
+        for column in ("input_ids", "labels") + ("item",) * align:
+            if any(column not in row for row in rows):
+                raise ValueError(
+                    f"Expected rows with input_ids, labels and item, got one without {column!r}. Trainer drops the "
+                    "columns that forward does not name: set remove_unused_columns=False."
+                )
+        input_ids, attention_mask = self._pad([row["input_ids"] for row in rows])
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": torch.from_numpy(np.array([row["labels"] for row in rows], dtype=np.int64)),
+        }
+        if align:
+            items = np.array([row["item"] for row in rows], dtype=np.int64)
+            items = self._choose(np.unique(items if self._first_alike is None else self._first_alike[items]))
+            batch["alignment_input_ids"] = torch.from_numpy(self.item_token_ids[:, items].astype(np.int64))
+        return batch
+
+    def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = np.array([len(source) for source in sources])
+        inside = np.arange(lengths.max()) < lengths[:, None]  # (batch_size, longest source)
+        padded = np.full(inside.shape, self.pad_token_id, dtype=np.int64)
+        padded[inside] = np.concatenate(sources)
+        return torch.from_numpy(padded), torch.from_numpy(inside.astype(np.int64))
+
+    def _choose(self, items: np.ndarray) -> np.ndarray:
+        if self.max_alignment_items is None or len(items) <= self.max_alignment_items:
+            return items
+        # torch's generator is the one that Trainer seeds, also in the workers of a DataLoader
+        return items[np.sort(torch.randperm(len(items))[: self.max_alignment_items].numpy())]

@@ -1,0 +1,298 @@
+"""`datasets` builders: a catalogue, its interactions, and the examples of the six tasks.
+
+builder = RecommendationTasksBuilder(interactions="interactions.csv", semantic_ids="ids/")
+builder.download_and_prepare(num_proc=2)       # once; afterwards the cache is used
+train = builder.as_dataset(split="train")
+for row in builder.as_streaming_dataset(split="train"): ...   # or without writing anything
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from ..model import semantic_ids, tasks, tokenization_macrec
+from ..model.semantic_ids import SemanticIdTable
+from ..model.tasks import ITEM, MAX_HISTORY
+from ..model.tokenization_macrec import SemanticIdTokenizer
+from . import readers, task_examples
+from .readers import Histories, file_digest, read_interactions, read_items, user_histories
+from .splits import leave_one_out
+from .task_examples import EXAMPLES_AT_A_TIME, TaskExampleEncoder, TaskExamples, chunk_by_length
+
+ITEMS_AT_A_TIME = 10_000
+SPLITS = ("train", "validation", "test")
+SOURCES = (
+    sys.modules[__name__],
+    readers,
+    semantic_ids,
+    tasks,
+    task_examples,
+    tokenization_macrec,
+)  # the code that decides on the rows
+
+
+class _Builder(datasets.ArrowBasedBuilder):
+    """What the three builders share: a cache key made of code, settings and the contents of the input files.
+
+    `datasets` names its cache after the module, knows nothing of edited code, and reads only the time stamps of
+    `data_files`: two builders of one module would get each other's data, and an edited file its old examples.
+
+    The input is read and checked while the splits are made: what is raised there arrives as it is, whereas errors
+    while rows are made arrive wrapped in a `DatasetGenerationError`.
+    """
+
+    def __init__(
+        self, data_file: str | os.PathLike[str], settings: Mapping[str, Any], cache_dir: str | os.PathLike[str] | None
+    ):
+        # No pathlib in this module: `datasets` replaces `Path` and `open` in the modules of builders once one is made.
+        if not isinstance(data_file, (str, os.PathLike)):
+            raise ValueError(
+                f"{type(self).__name__}: expected the path of one file, got {type(data_file).__name__}. "
+                "Join several files into one first."
+            )
+        self.data_file = data_file
+        digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+        for path in (*(str(module.__file__) for module in SOURCES), data_file):
+            digest.update(file_digest(path).encode())
+        super().__init__(
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            dataset_name=type(self).__name__,
+            hash=digest.hexdigest()[:32],
+        )
+
+    def _as_dataset(self, split: Any = "train", in_memory: bool = False) -> datasets.Dataset:
+        # `datasets` refuses to open a split without rows; ours can be empty, where users have three interactions each
+        if self.info.splits[str(split)].num_examples == 0:
+            return datasets.Dataset.from_dict({name: [] for name in self.info.features}, features=self.info.features)
+        return super()._as_dataset(split, in_memory)
+
+
+class ItemsBuilder(_Builder):
+    """A catalogue as a dataset: one split `train` with `item_id`, `title`, `text` and `image` (decoded when read).
+
+    Args:
+        data_files: a `.jsonl`, `.csv`, `.tsv` or `.parquet`, see `docs/data_formats.md`.
+        cache_dir: where Arrow files go. Default: the cache of `datasets`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: from `download_and_prepare`, whatever `read_items` finds wrong.
+
+    Example:
+
+    ```python
+    >>> builder = ItemsBuilder("shop/items.jsonl")
+    >>> builder.download_and_prepare()
+    >>> builder.as_dataset(split="train")[0]["title"]
+    ```
+    """
+
+    def __init__(self, data_files: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
+        # Photos are named relative to the file, so the same file elsewhere is another dataset.
+        super().__init__(data_files, {"file": os.path.abspath(data_files)}, cache_dir)
+
+    def _info(self) -> datasets.DatasetInfo:
+        columns = {name: datasets.Value("string") for name in ("item_id", "title", "text")}
+        return datasets.DatasetInfo(features=datasets.Features({**columns, "image": datasets.Image()}))
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        self._items = read_items(self.data_file)
+        starts = list(range(0, len(self._items), ITEMS_AT_A_TIME))
+        return [datasets.SplitGenerator(name="train", gen_kwargs={"starts": starts})]
+
+    def _generate_tables(self, starts: list[int]) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
+        for number, start in enumerate(starts):
+            items = self._items.iloc[start : start + ITEMS_AT_A_TIME]
+            columns = {name: pa.array(items[name].tolist(), pa.string()) for name in ("item_id", "title", "text")}
+            images = [None if path is None else {"bytes": None, "path": path} for path in items["image"].tolist()]
+            columns["image"] = pa.array(images, datasets.Image().pa_type)
+            yield datasets.builder.Key(number, 0), pa.table(columns)
+
+
+class InteractionsBuilder(_Builder):
+    """Leave-one-out splits: `user_id`, `history` (item ids, oldest first) and `target` (an item id).
+
+    `test` holds each user's last item with everything before it as history, `validation` the one before; in `train`
+    history and target together are what is left, of users who have two items left. Users with fewer than three
+    interactions are dropped.
+
+    Args:
+        data_files: a `.csv`, `.jsonl`, `.tsv`, `.parquet` or `X.inter.json`, see `docs/data_formats.md`.
+        cache_dir: where Arrow files go. Default: the cache of `datasets`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: from `download_and_prepare`, whatever `read_interactions` and `user_histories` find wrong.
+
+    Example:
+
+    ```python
+    >>> builder = InteractionsBuilder("shop/interactions.csv")
+    >>> builder.download_and_prepare()
+    >>> builder.as_dataset(split="test")[0]["target"]
+    ```
+    """
+
+    def __init__(self, data_files: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
+        super().__init__(data_files, {}, cache_dir)
+
+    def _info(self) -> datasets.DatasetInfo:
+        text = datasets.Value("string")
+        features = {"user_id": text, "history": datasets.List(text), "target": text}
+        return datasets.DatasetInfo(features=datasets.Features(features))
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        interactions = read_interactions(self.data_file)
+        self._item_ids = interactions["item_id"].unique().astype(object)
+        self._histories = user_histories(interactions, {item: row for row, item in enumerate(self._item_ids)})
+        return _user_shards(self._histories)
+
+    def _generate_tables(self, shards: list[tuple[str, int, int]]) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
+        for number, (split, start, stop) in enumerate(shards):
+            histories = _part(self._histories, start, stop)
+            rows, targets = leave_one_out(histories, split)
+            users = histories.user_ids
+            if split == "train":
+                users = [user for user, row in zip(users, rows, strict=True) if len(row) > 1]
+                rows = [row for row in rows if len(row) > 1]
+                rows, targets = [row[:-1] for row in rows], np.array([row[-1] for row in rows], dtype=np.int64)
+            names = self._item_ids[np.concatenate([*rows, np.zeros(0, dtype=np.int64)]).astype(np.int64)]
+            offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int32)
+            columns = {
+                "user_id": pa.array(users, pa.string()),
+                "history": pa.ListArray.from_arrays(offsets, pa.array(names.tolist(), pa.string())),
+                "target": pa.array(self._item_ids[targets].tolist(), pa.string()),
+            }
+            yield datasets.builder.Key(number, 0), pa.table(columns)
+
+
+class RecommendationTasksBuilder(_Builder):
+    """The tasks' examples as token ids.
+
+    `train`: all tasks, every prefix of a training history, item tasks once per item. `validation` and `test`: the bare
+    tasks only, one row per user and modality.
+
+    Columns: `input_ids` and `labels` (lists of int32), `length` (of the source, for batches of like lengths), `task`
+    (place in `model.tasks.task_names(modalities)`), `user` (place of the history, -1 for item tasks), `item` (table
+    row of the target).
+
+    Args:
+        interactions: as for `InteractionsBuilder`.
+        semantic_ids: the table, or what `SemanticIdTable.from_pretrained` takes: a folder or a Hub repository.
+        tasks: names of the training tasks. Default: all, see `model.tasks.task_names`.
+        max_history: items of a history that are read, the latest ones. Default 20 (authors' code).
+        cache_dir: where Arrow files go. Default: the cache of `datasets`.
+
+    Raises:
+        FileNotFoundError: no such interactions or semantic IDs.
+        ValueError: no task or an unknown one, `max_history` below 1; from `download_and_prepare`, whatever the
+            readers find wrong, such as interactions that name unknown items.
+
+    Example:
+
+    ```python
+    >>> builder = RecommendationTasksBuilder(interactions="shop/interactions.csv", semantic_ids="ids")
+    >>> builder.download_and_prepare()
+    >>> builder.as_dataset(split="train")[0]["input_ids"]
+    ```
+    """
+
+    def __init__(
+        self,
+        interactions: str | os.PathLike[str],
+        semantic_ids: str | os.PathLike[str] | SemanticIdTable,
+        tasks: list[str] | None = None,
+        max_history: int = MAX_HISTORY,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ):
+        if isinstance(semantic_ids, SemanticIdTable):
+            table = semantic_ids
+        else:
+            table = SemanticIdTable.from_pretrained(semantic_ids)
+        self._encoder = TaskExampleEncoder(SemanticIdTokenizer.from_table(table), table, max_history)
+        self._row_of = table.row_of
+        self._names = list(self._encoder.tasks)
+        self._chosen = self._names if tasks is None else _check_tasks(tasks, self._names)
+        settings = {"semantic_ids": table.fingerprint(), "tasks": self._chosen, "max_history": max_history}
+        super().__init__(interactions, settings, cache_dir)
+
+    def _info(self) -> datasets.DatasetInfo:
+        ids, number = datasets.List(datasets.Value("int32")), datasets.Value("int32")
+        columns = {"input_ids": ids, "labels": ids, "length": number}
+        columns |= {"task": datasets.Value("int16"), "user": number, "item": number}
+        return datasets.DatasetInfo(features=datasets.Features(columns))
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        self._histories = user_histories(read_interactions(self.data_file), self._row_of)
+        longest = max(len(items) for items in self._histories.items)
+        if longest < 4 and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
+            raise ValueError(
+                f"{self.data_file}: expected a user with 4 interactions, one to test, one to validate, and two from "
+                f"which the tasks {self._chosen} can learn, but the longest history has {longest}."
+            )
+        bare = [f"{modality}_to_{modality}" for modality in self._encoder.modalities]
+        splits = []
+        for users in _user_shards(self._histories):
+            names = self._chosen if users.name == "train" else bare
+            # An item task is one shard: it has no users.
+            sequences = [name for name in names if self._encoder.task(name).kind != ITEM]
+            shards = [(name, *shard) for name in sequences for shard in users.gen_kwargs["shards"]]
+            shards += [(name, "train", 0, 0) for name in names if name not in sequences]
+            splits.append(datasets.SplitGenerator(name=users.name, gen_kwargs={"shards": shards}))
+        return splits
+
+    def _generate_tables(
+        self, shards: list[tuple[str, str, int, int]]
+    ) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
+        for number, (name, split, start, stop) in enumerate(shards):
+            for part, examples in enumerate(self._examples(name, split, start, stop)):
+                yield datasets.builder.Key(number, part), _as_table(examples, self._names.index(name), start)
+
+    def _examples(self, name: str, split: str, start: int, stop: int) -> Iterator[TaskExamples]:
+        if self._encoder.task(name).kind == ITEM:
+            yield self._encoder.item_examples(name)
+        else:
+            rows, targets = leave_one_out(_part(self._histories, start, stop), split)
+            yield from self._encoder.sequence_examples(rows, name, targets)
+
+
+def _user_shards(histories: Histories) -> list[datasets.SplitGenerator]:
+    """One generator a split; its list of shards is what `num_proc` and streaming workers divide among themselves."""
+    runs = chunk_by_length([len(items) for items in histories.items], EXAMPLES_AT_A_TIME)
+    return [
+        datasets.SplitGenerator(name=split, gen_kwargs={"shards": [(split, *run) for run in runs]}) for split in SPLITS
+    ]
+
+
+def _part(histories: Histories, start: int, stop: int) -> Histories:
+    return Histories(histories.user_ids[start:stop], histories.items[start:stop])
+
+
+def _check_tasks(tasks: list[str], names: list[str]) -> list[str]:
+    chosen = list(tasks) if not isinstance(tasks, str) else [tasks]
+    unknown = [name for name in chosen if name not in names]
+    if unknown or not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"tasks: expected at least one of {names}, each at most once, got {chosen}.")
+    return chosen
+
+
+def _as_table(examples: TaskExamples, task: int, first_user: int) -> pa.Table:
+    number, levels = examples.labels.shape
+    ends = np.arange(number + 1, dtype=np.int32) * levels
+    user = np.where(examples.user < 0, examples.user, examples.user + first_user).astype(np.int32)
+    return pa.table(
+        {
+            "input_ids": pa.ListArray.from_arrays(examples.offsets.astype(np.int32), examples.input_ids),
+            "labels": pa.ListArray.from_arrays(ends, examples.labels.ravel()),
+            "length": np.diff(examples.offsets).astype(np.int32),
+            "task": np.full(number, task, dtype=np.int16),
+            "user": user,
+            "item": examples.item,
+        }
+    )

@@ -1,0 +1,157 @@
+"""Writes a whole model directory, and so a Hub repository: what stands in it is said in `model/model_files.py`.
+
+Files are written beside and moved into place when complete.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+
+from ..model.model_files import (
+    CARD_NAME,
+    ITEM_COUNTS_NAME,
+    ITEM_TITLES_NAME,
+    QUANTIZER_FOLDER,
+    check_item_counts,
+    check_parts,
+)
+from ..model.modeling_macrec import MacRecForConditionalGeneration
+from ..model.semantic_ids import SemanticIdTable
+from ..model.tokenization_macrec import SemanticIdTokenizer
+from .code_usage_picture import code_usage_picture
+from .model_card import PICTURE_NAME, model_card, with_results
+from .remote_code import IncludeCode, code_files, write_code
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
+
+
+def save_model_directory(
+    directory: str | Path,
+    *,
+    model: MacRecForConditionalGeneration,
+    tokenizer: SemanticIdTokenizer,
+    table: SemanticIdTable,
+    quantizer: "MacRecQuantizer | None" = None,
+    item_counts: "torch.Tensor | np.ndarray | None" = None,
+    item_titles: Mapping[str, str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    license: str = "unknown",
+    card: str | None = None,
+    include_code: IncludeCode = True,
+) -> Path:
+    """Writes a whole model directory. Files of other purposes that are there already stay.
+
+    Args:
+        directory: made if it does not exist.
+        quantizer: a `MacRecQuantizer`; None: none is kept, and one of an earlier save is removed.
+        item_counts: integers, `(num_items,)`: how often each item was taken.
+        item_titles: `{item_id: title}`, to show beside the ids.
+        metrics: `{"ensemble": {"hr@10": …}, …}` as `evaluation.ranking_metrics.ranking_metrics` gives them, or the
+            report of `macrec evaluate`, for the model card.
+        training: what made the model, for the card: see `hub.model_card.model_card`.
+        license: of the weights, an identifier of the Hub such as `apache-2.0`, for the card.
+        card: text of `README.md`, into which `metrics` are put; None: a card is written.
+        include_code: whether the code of models and tokenizer goes along, so that `trust_remote_code=True` loads them
+            where `macrec_hf` is not installed; "recommender": recommender and pipeline too.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: the parts do not belong together.
+    """
+    check_parts(model, tokenizer, table)
+    counts = check_item_counts(item_counts, table)
+    with _moved_into_place(Path(directory)) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        table.save_pretrained(beside)
+        if counts is not None:
+            save_file({"item_counts": counts}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
+        if item_titles:
+            titles = {item: item_titles[item] for item in table.item_ids if item_titles.get(item)}
+            (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
+        if quantizer is not None:
+            quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
+        write_code(beside, include_code)
+        picture = code_usage_picture(table)
+        if picture:
+            (beside / PICTURE_NAME).write_bytes(picture)
+        if card is None:
+            shown = PICTURE_NAME if picture else None
+            card = model_card(
+                model,
+                table,
+                quantizer,
+                training=training,
+                license=license,
+                picture=shown,
+                code=include_code,
+            )
+        (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
+    return Path(directory)
+
+
+def update_model_card(directory: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Puts results into the card of a model directory, in place of those before; the rest of the card stays.
+
+    Raises:
+        OSError: there is no card, or it cannot be written.
+    """
+    path = Path(directory) / CARD_NAME
+    beside = path.with_name(f".{CARD_NAME}.partial")
+    beside.write_text(with_results(path.read_text(encoding="utf-8"), metrics), encoding="utf-8")
+    beside.replace(path)
+
+
+def parts_that_may_be_absent(inside: bool = False) -> list[str]:
+    """Patterns of what a new save must not leave of an earlier one, such as a quantizer of other codes.
+
+    Args:
+        inside: also what a folder of that name holds, as an upload's `delete_patterns` want it.
+    """
+    code = [path.name for path in code_files("recommender")]
+    parts = [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, PICTURE_NAME, QUANTIZER_FOLDER, "model*.safetensors*", *code]
+    return parts + [f"{part}/*" for part in parts if inside]
+
+
+@contextmanager
+def _moved_into_place(directory: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `directory` at the end, or leaves no trace if an error ends it."""
+    exists = directory.is_dir()
+    # On the same file system, so that moving is renaming; inside, if the parent may not be ours to write.
+    name = f".macrec-{os.getpid()}.partial"
+    beside = directory / name if exists else directory.absolute().parent / f".{directory.absolute().name}{name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if exists:
+            _replace_files(beside, directory)
+        else:
+            beside.rename(directory)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replace_files(beside: Path, directory: Path) -> None:
+    written = {path.name for path in beside.iterdir()}
+    for stale in [path for pattern in parts_that_may_be_absent() for path in directory.glob(pattern)]:
+        name = stale.name
+        if name not in written and stale.is_file():
+            stale.unlink()
+        elif stale.is_dir():
+            shutil.rmtree(stale)
+    for name in sorted(written, key=lambda name: (name == "config.json", name)):  # config.json last: it names the rest
+        (beside / name).replace(directory / name)

@@ -1,0 +1,144 @@
+"""One ranking path for the trainer, the recommender and the command line.
+
+`rank_catalogue` decodes every user's history once in each modality, over the whole catalogue, and fuses what the
+modalities say. A user's history is never hidden: the next purchase may be a repeat.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration
+from transformers.utils import logging
+
+from .ensemble import IndexedTrie, UserLimits, rank_batch
+from .ranked_lists import FUSIONS, RankedLists
+from .tasks import TaskEncoder
+from .trie import SemanticIdTrie
+
+ENSEMBLE = "ensemble"
+NUM_BEAMS = 20  # authors' code; the paper is silent
+
+
+def history_sources(
+    task_encoder: TaskEncoder, histories: Iterable[np.ndarray], modalities: Sequence[str]
+) -> dict[str, list[list[int] | None]]:
+    """What the model reads of each history in each modality, `None` where the history has nothing there.
+
+    Args:
+        task_encoder: a `TaskEncoder`.
+        histories: item rows, oldest first, an array a user.
+        modalities: names; each is asked through its bare task, such as `text_to_text`.
+    """
+    histories = list(histories)
+    sources = {}
+    for modality in modalities:
+        encoded = (task_encoder.source(history, f"{modality}_to_{modality}") for history in histories)
+        # One token is the </s> alone: none of the items has an ID in this modality.
+        sources[modality] = [source if len(source) > 1 else None for source in encoded]
+    return sources
+
+
+@torch.no_grad()
+def rank_catalogue(
+    model: T5ForConditionalGeneration,
+    tries: Mapping[str, SemanticIdTrie],
+    sources: Mapping[str, Sequence[Sequence[int] | None]],
+    *,
+    num_beams: int = NUM_BEAMS,
+    top_k: int | None = None,
+    modality: str = ENSEMBLE,
+    fusion: str = "average",
+    batch_size: int = 64,
+    allowed_items: torch.Tensor | None = None,
+    excluded_items: torch.Tensor | None = None,
+    progress: bool = False,
+    rank: int = 0,
+    num_processes: int = 1,
+    gather: Callable[[list], list] = list,
+) -> dict[str, RankedLists]:
+    """Ranks the whole catalogue for every user.
+
+    Args:
+        model: an encoder-decoder over semantic IDs; it is put into eval mode for the time of the call.
+        tries: the catalogue in each modality, in the order of the modalities.
+        sources: token ids of each user's history in each modality, as `history_sources` gives them; a user with `None`
+            is served by the other modalities.
+        num_beams: distinct IDs that are kept per user and modality; raised to `top_k` where it is smaller.
+        top_k: items to return per user; None: all that the beams hold.
+        modality: "ensemble", or the only one to decode.
+        fusion: "average": the mean of the modalities' log-probabilities, where an item that one modality's beams
+            missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
+            rule of the authors' code over what the beams found, see `model.ranked_lists.fuse`.
+        batch_size: users at a time; they are sorted by the length of their histories.
+        allowed_items: bool, `(num_items,)` or `(num_users, num_items)`, or long rows, `(num_users, n)`, padded with
+            -1. None: everything.
+        excluded_items: in the same form: what may not appear. None: nothing.
+        progress: whether to show a progress bar.
+        rank, num_processes: of the processes that share the users; each returns the lists of all.
+        gather: joins the lists that all processes hand over into one, in every process; for accelerate's processes
+            `evaluation.report.shared_by` makes all three arguments.
+
+    Returns:
+        `model.ranked_lists.RankedLists` for each decoded modality and, unless `modality` names one, "ensemble". Users
+        keep their order.
+
+    Raises:
+        ValueError: unknown modality or fusion, sources of unequal number, or a limit of the wrong shape.
+    """
+    tries = _chosen_tries(tries, sources, modality)
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.")
+    num_users = len(sources[next(iter(tries))])
+    lengths = np.array([[len(source or ()) for source in sources[name]] for name in tries]).max(axis=0, initial=0)
+    order = np.argsort(-lengths, kind="stable")
+    order = order[rank::num_processes]
+    num_beams = max(num_beams, top_k or 0)
+    limits = UserLimits(allowed_items, excluded_items, num_users, next(iter(tries.values())).num_items)
+    catalogues = {name: IndexedTrie(trie.to(model.device)) for name, trie in tries.items()}
+    fuse_by = fusion if modality == ENSEMBLE else None
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    was_training = model.training
+    model.eval()
+    try:
+        parts = [
+            (users, rank_batch(model, catalogues, sources, users, limits, num_beams, top_k, fuse_by))
+            for users in logging.tqdm(batches, desc="ranking", unit="batch", disable=not progress or rank > 0)
+        ]
+    finally:
+        model.train(was_training)
+    parts = gather(parts)
+    names = [*tries, *([ENSEMBLE] if fuse_by else [])]
+    return {name: _in_order(num_users, [(users, lists[name]) for users, lists in parts]) for name in names}
+
+
+def _chosen_tries(tries: Mapping, sources: Mapping, modality: str) -> dict[str, SemanticIdTrie]:
+    """The tries to decode; refuses what does not fit together."""
+    if modality != ENSEMBLE and modality not in tries:
+        raise ValueError(f"modality must be 'ensemble' or one of {', '.join(map(repr, tries))}, got {modality!r}.")
+    chosen = dict(tries) if modality == ENSEMBLE else {modality: tries[modality]}
+    missing = [name for name in chosen if name not in sources]
+    if missing:
+        raise ValueError(f"Expected sources for {list(chosen)}, got {list(sources)}: pass those of {missing} too.")
+    counts = {name: len(sources[name]) for name in chosen}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"Expected as many sources in each modality, got {counts}: a user without a history in a modality is None."
+        )
+    return chosen
+
+
+def _in_order(num_users: int, parts: Sequence[tuple[np.ndarray, RankedLists]]) -> RankedLists:
+    """Joins the lists of batches, as wide as the widest, and puts every user back into place."""
+    width = max((lists.items.shape[1] for _, lists in parts), default=0)
+    dtype = parts[0][1].scores.dtype if parts else np.float32
+    items = np.full((num_users, width), -1, dtype=np.int64)
+    scores = np.full((num_users, width), -np.inf, dtype=dtype)
+    has_leaves = bool(parts) and parts[0][1].leaf_ranks is not None
+    leaf_ranks = np.full((num_users, width), -1, dtype=np.int64) if has_leaves else None
+    for users, lists in parts:
+        columns = slice(lists.items.shape[1])
+        items[users, columns], scores[users, columns] = lists.items, lists.scores
+        if leaf_ranks is not None:
+            leaf_ranks[users, columns] = lists.leaf_ranks
+    return RankedLists(items, scores, leaf_ranks)

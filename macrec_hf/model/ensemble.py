@@ -1,0 +1,262 @@
+"""One batch of users: beams in each modality, items behind the beams, and the ensemble of what the modalities say.
+
+Decoding and scoring run on the model's device; the joining of lists is NumPy on the host. Axes: `batch_size` users,
+`num_beams` leaves (distinct IDs) per user, `num_candidates` items per user.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration
+
+from .beam_search import BeamRequest, joint_beam_search
+from .ranked_lists import RankedLists, fuse, sort_lists, unique_rows
+from .scoring import candidate_scores
+from .trie import SemanticIdTrie
+
+
+class IndexedTrie:
+    """A trie with its leaf ↔ item look-ups on the host."""
+
+    def __init__(self, trie: SemanticIdTrie):
+        self.trie = trie
+        self.num_leaves = trie.num_leaves
+        self.leaf_start = trie.leaf_start.cpu().numpy()
+        self.leaf_rows = trie.leaf_rows.cpu().numpy()
+        self.item_leaf = trie.item_leaf.cpu().numpy()
+
+    def expand(self, leaves: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All items behind each user's leaves.
+
+        Args:
+            leaves: int, `(batch_size, num_beams)`, -1 in empty places.
+            scores: float, same shape.
+
+        Returns:
+            items, their scores and the places of their leaves, `(batch_size, num_candidates)`, -1 (-inf) at the end.
+        """
+        batch_size, num_beams = leaves.shape
+        known = leaves >= 0
+        counts = np.where(known, self.leaf_start[leaves + 1] - self.leaf_start[np.where(known, leaves, 0)], 0)
+        ends = counts.cumsum(axis=1)
+        beam = np.repeat(np.arange(leaves.size), counts.ravel())  # which flat beam each item comes from
+        within = np.arange(len(beam)) - np.repeat(counts.ravel().cumsum() - counts.ravel(), counts.ravel())
+        user, place = beam // num_beams, (ends - counts).ravel()[beam] + within
+        shape = (batch_size, int(ends[:, -1].max(initial=0)))
+        items, places = np.full(shape, -1, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
+        spread = np.full(shape, -np.inf, dtype=scores.dtype)
+        items[user, place] = self.leaf_rows[self.leaf_start[leaves.ravel()[beam]] + within]
+        spread[user, place], places[user, place] = scores.ravel()[beam], beam % num_beams
+        return items, spread, places
+
+
+class UserLimits:
+    """Which items may appear, for all users or for each.
+
+    Args:
+        allowed: bool, `(num_items,)` or `(num_users, num_items)`, or long rows, `(num_users, n)`, padded with -1.
+        excluded: the same form.
+
+    Raises:
+        ValueError: any other form, or a row that is no item.
+    """
+
+    def __init__(
+        self, allowed: torch.Tensor | None, excluded: torch.Tensor | None, num_users: int, num_items: int
+    ) -> None:
+        self.num_items = num_items
+        self.allowed = self._checked(allowed, "allowed_items", num_users)
+        self.excluded = self._checked(excluded, "excluded_items", num_users)
+
+    def _checked(self, limit: torch.Tensor | None, name: str, num_users: int) -> torch.Tensor | None:
+        if limit is None:
+            return None
+        limit = torch.as_tensor(limit)
+        shape = tuple(limit.shape)
+        if limit.dtype == torch.bool and shape in ((self.num_items,), (num_users, self.num_items)):
+            return limit
+        if limit.dtype == torch.long and limit.ndim == 2 and shape[0] == num_users:
+            if limit.numel() and not -1 <= int(limit.min()) <= int(limit.max()) < self.num_items:
+                raise ValueError(f"{name}: expected rows of the table below {self.num_items}, got {int(limit.max())}.")
+            return limit
+        raise ValueError(
+            f"{name}: expected bool of shape ({self.num_items},) or ({num_users}, {self.num_items}), or long "
+            f"rows of shape ({num_users}, n) padded with -1, got {limit.dtype} of shape {shape}."
+        )
+
+    def of(self, users: np.ndarray, device: torch.device) -> dict[str, torch.Tensor | None]:
+        """The limits of these users, as the decoder takes them."""
+        rows = torch.from_numpy(users)
+
+        def chosen(limit: torch.Tensor | None) -> torch.Tensor | None:
+            if limit is None or limit.ndim == 1:
+                return limit if limit is None else limit.to(device)
+            return limit[rows.to(limit.device)].to(device)
+
+        return {"allowed_items": chosen(self.allowed), "excluded_items": chosen(self.excluded)}
+
+    def keep(self, items: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """-1 for every candidate that may not appear; a shared ID can be open for one item and closed for another."""
+        for limit, wanted in ((self.allowed, True), (self.excluded, False)):
+            if limit is not None:
+                items = np.where(self._mask(limit, items, users) == wanted, items, -1)
+        return items
+
+    def _mask(self, limit: torch.Tensor, items: np.ndarray, users: np.ndarray) -> np.ndarray:
+        if limit.ndim == 1:
+            return limit.cpu().numpy()[items]
+        chosen = limit[torch.from_numpy(users).to(limit.device)].cpu().numpy()
+        if limit.dtype != torch.bool:  # lists: one number per user and row, so that nothing grows with the catalogue
+            first = np.arange(len(users))[:, None] * (self.num_items + 1) + 1
+            return np.isin(items + first, chosen + first)
+        return np.take_along_axis(chosen, np.maximum(items, 0), axis=1)
+
+
+@dataclass
+class _Decoded:
+    """What one modality's beams found for the users that it serves."""
+
+    served: np.ndarray  # int64, positions in the batch of the users that have a source in this modality
+    leaves: np.ndarray  # int64, (num_served, num_beams)
+    scores: np.ndarray  # (num_served, num_beams)
+    encoder_hidden_states: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+
+
+def rank_batch(
+    model: T5ForConditionalGeneration,
+    catalogues: Mapping[str, IndexedTrie],
+    sources: Mapping[str, Sequence[Sequence[int] | None]],
+    users: np.ndarray,
+    limits: UserLimits,
+    num_beams: int,
+    top_k: int | None,
+    fusion: str | None,
+) -> dict[str, RankedLists]:
+    """The lists of `users` in each modality and, unless `fusion` is None, "ensemble".
+
+    Args as in `model.catalogue_ranking.rank_catalogue`; `users` are int64 positions in `sources` and in the limits.
+    """
+    lists, found = {}, {}
+    decoded = _decode(model, catalogues, sources, users, limits, num_beams)
+    for name, catalogue in catalogues.items():
+        found[name] = _expand_all(catalogue, decoded[name], users, limits)
+        items, scores, places = sort_lists(*found[name], width=top_k)
+        lists[name] = RankedLists(items, scores, places)
+    if fusion is None:
+        return lists
+    candidates = unique_rows(np.concatenate([items for items, _, _ in found.values()], axis=1))
+    scores = np.stack(
+        [_score(model, catalogues[name], decoded[name], candidates, exact=fusion == "average") for name in catalogues]
+    )
+    items, scores = sort_lists(candidates, fuse(scores, fusion), width=top_k)
+    return lists | {"ensemble": RankedLists(items, scores)}
+
+
+def _decode(
+    model: T5ForConditionalGeneration,
+    catalogues: Mapping[str, IndexedTrie],
+    sources: Mapping[str, Sequence[Sequence[int] | None]],
+    users: np.ndarray,
+    limits: UserLimits,
+    num_beams: int,
+) -> dict[str, _Decoded]:
+    """The beams of every modality, all in one batch; users without a source in a modality have none there."""
+    decoded, requests = {}, {}
+    for name, catalogue in catalogues.items():
+        served = np.array([place for place, user in enumerate(users) if sources[name][user]], dtype=np.int64)
+        decoded[name] = _Decoded(served, np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), np.float32), None, None)
+        if len(served):
+            read = [source for user in users[served] if (source := sources[name][user])]
+            padded = _pad(read, cast(int, model.config.pad_token_id))
+            input_ids, attention_mask = (tensor.to(model.device) for tensor in padded)
+            limited = limits.of(users[served], model.device)
+            requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, **limited)
+    results = joint_beam_search(model, list(requests.values()), num_beams)
+    for (name, request), result in zip(requests.items(), results, strict=True):
+        leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu().numpy()
+        decoded[name] = _Decoded(
+            decoded[name].served, leaves, scores, result.encoder_hidden_states, request.attention_mask
+        )
+    return decoded
+
+
+def _pad(sources: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """input_ids and attention_mask, long, `(batch_size, source_length)`, padded on the right."""
+    lengths = np.array([len(source) for source in sources])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate(sources)
+    return torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def _expand_all(
+    catalogue: IndexedTrie, decoded: _Decoded, users: np.ndarray, limits: UserLimits
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items, scores and leaf places of the whole batch; users that the modality does not serve have empty rows."""
+    found = catalogue.expand(decoded.leaves, decoded.scores)
+    shape = (len(users), found[0].shape[1])
+    spread = (np.full(shape, -1), np.full(shape, -np.inf, dtype=found[1].dtype), np.full(shape, -1))
+    for everyone, some in zip(spread, found, strict=True):
+        everyone[decoded.served] = some
+    items, scores, places = spread
+    return limits.keep(items, users), scores, places
+
+
+def _score(
+    model: T5ForConditionalGeneration,
+    catalogue: IndexedTrie,
+    decoded: _Decoded,
+    candidates: np.ndarray,
+    exact: bool,
+) -> np.ndarray:
+    """One modality's score of every candidate, `(batch_size, num_candidates)`, -inf where it has none.
+
+    The beams' own scores where they have the item's leaf; with `exact`, teacher forcing where they missed it. Every
+    leaf is scored once per user, so items that share an ID stay tied to the last bit.
+    """
+    scores = np.full(candidates.shape, -np.inf, dtype=decoded.scores.dtype)
+    if not len(decoded.served):
+        return scores
+    candidates = candidates[decoded.served]
+    leaves = np.where(candidates >= 0, catalogue.item_leaf[candidates], -1)
+    known_keys, known = _keys(decoded.leaves, catalogue.num_leaves), decoded.scores[decoded.leaves >= 0]
+    if exact:
+        missed = np.setdiff1d(_keys(leaves, catalogue.num_leaves), known_keys)
+        known_keys = np.concatenate([known_keys, missed])
+        known = np.concatenate([known, _exact(model, catalogue, decoded, missed)])
+    order = np.argsort(known_keys)
+    wanted = _keys(leaves, catalogue.num_leaves)
+    place = np.minimum(np.searchsorted(known_keys[order], wanted), max(len(order) - 1, 0))
+    values = np.full(len(wanted), -np.inf, dtype=scores.dtype)
+    if len(order):
+        values = np.where(known_keys[order][place] == wanted, known[order][place], -np.inf)
+    of_served = np.full(leaves.shape, -np.inf, dtype=scores.dtype)
+    of_served[leaves >= 0] = values
+    scores[decoded.served] = of_served
+    return scores
+
+
+def _keys(leaves: np.ndarray, num_leaves: int) -> np.ndarray:
+    """One number per user and leaf, row by row, empty places left out."""
+    return (leaves + np.arange(len(leaves))[:, None] * num_leaves)[leaves >= 0]
+
+
+def _exact(
+    model: T5ForConditionalGeneration, catalogue: IndexedTrie, decoded: _Decoded, keys: np.ndarray
+) -> np.ndarray:
+    """Teacher-forced scores of the leaves in `keys` (ascending), from the encoder states that decoding made."""
+    if not len(keys):
+        return np.zeros(0, dtype=decoded.scores.dtype)
+    users = keys // catalogue.num_leaves
+    counts = np.bincount(users, minlength=len(decoded.served))
+    place = np.arange(len(keys)) - np.repeat(counts.cumsum() - counts, counts)
+    leaves = np.full((len(decoded.served), counts.max()), -1, dtype=np.int64)
+    leaves[users, place] = keys % catalogue.num_leaves
+    states = cast(torch.Tensor, decoded.encoder_hidden_states)  # there are leaves, so somebody was served
+    on_device = torch.from_numpy(leaves).to(states.device)
+    scores = candidate_scores(model, states, decoded.attention_mask, catalogue.trie, on_device)
+    return scores.cpu().numpy()[users, place]

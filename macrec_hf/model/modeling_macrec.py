@@ -1,0 +1,211 @@
+"""The recommender: a T5 over semantic IDs with the implicit cross-modal alignment (paper, eq. 14-19)."""
+
+from dataclasses import dataclass
+from itertools import combinations
+from os import PathLike
+from typing import Any, cast
+
+import torch
+from transformers import EncoderDecoderCache, GenerationConfig, T5ForConditionalGeneration
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
+from .configuration_macrec import MacRecConfig
+from .distributed import Everyone, num_processes
+from .logits_process import SemanticIdLogitsProcessor  # noqa: F401
+from .losses import alignment_loss
+from .search_kernels import SearchKernels
+from .trie import SemanticIdTrie  # noqa: F401
+
+
+@dataclass
+class MacRecOutput(Seq2SeqLMOutput):
+    """[`~transformers.modeling_outputs.Seq2SeqLMOutput`] and the parts of its loss.
+
+    Attributes:
+        loss: scalar, eq. 19.
+        generation_loss: scalar, cross-entropy, mean over target tokens.
+        alignment_loss: scalar, eq. 18 before its weight.
+
+    In training mode on several processes each loss is the process's share: their mean over the processes is the loss
+    of the whole batch, in which alignment compares the items of all processes.
+    """
+
+    generation_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+
+
+class MacRecForConditionalGeneration(T5ForConditionalGeneration):
+    """Writes the semantic ID of the item that a user will want next.
+
+    `loss = generation_loss + implicit_alignment_weight · alignment_loss`. Sources end with `</s>`; labels are the
+    `num_levels` codes of the target, without `</s>`: IDs have a fixed length.
+
+    Example:
+
+    ```python
+    >>> model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer)))
+    >>> out = model(input_ids, attention_mask, labels, alignment_input_ids)
+    >>> out.loss, out.generation_loss, out.alignment_loss
+    ```
+    """
+
+    config: MacRecConfig
+    # Labels all have the same length and the alignment is a mean over the batch: Trainer must average over
+    # accumulation steps and processes. T5's `forward(**kwargs)` would make it believe that the model does so.
+    accepts_loss_kwargs = False
+    search_kernels = SearchKernels()  # `macrec_hf.cpu.accelerate` sets others
+
+    def __init__(self, config: MacRecConfig):
+        super().__init__(config)
+        if config.attention_dropout_rate is not None:
+            for module in self.modules():
+                if isinstance(module, T5Attention):
+                    module.dropout = config.attention_dropout_rate
+        self.generation_config = GenerationConfig(
+            max_new_tokens=config.num_levels,
+            length_penalty=0.0,
+            num_beams=20,  # authors' code; length_penalty may only stand beside beams
+            decoder_start_token_id=config.decoder_start_token_id,
+            pad_token_id=config.pad_token_id,
+            eos_token_id=config.eos_token_id,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """[`~transformers.PreTrainedModel.from_pretrained`]; the model remembers how to reach the place it came from.
+
+        `pipeline` hands over a loaded model, not the revision and token that it was loaded with.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
+        names = ("revision", "token", "cache_dir", "local_files_only")
+        model.hub_kwargs = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        return loaded
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        alignment_input_ids: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> MacRecOutput | tuple:
+        """One batch.
+
+        Args:
+            input_ids: long, (batch_size, source_length), codes of the history, then `</s>`.
+            attention_mask: (batch_size, source_length), 1 = a token, 0 = padding.
+            labels: long, (batch_size, num_levels), the target's codes; −100 is ignored.
+            alignment_input_ids: long, (num_modalities, num_items, num_levels), semantic IDs of the batch's unique
+                target items in each modality; a row of padding = the item has none there. `None`: no alignment loss.
+            kwargs: whatever [`~transformers.T5ForConditionalGeneration`] takes.
+        """
+        return_dict = kwargs.pop("return_dict", None)
+        if self.training and self.config.history_dropout_rate and input_ids is not None:
+            attention_mask = self._history_dropout(input_ids, attention_mask)
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)  # nothing follows the labels
+        outputs = super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, labels=labels, return_dict=True, **kwargs
+        )
+        loss, generation_loss, alignment = outputs.loss, outputs.loss, None
+        if loss is not None and labels is not None and self.training:
+            loss = generation_loss = self._share_of_tokens(loss, labels)
+        if alignment_input_ids is not None and self.config.implicit_alignment_weight:
+            alignment = self.implicit_alignment_loss(alignment_input_ids)
+            if loss is not None:
+                loss = loss + self.config.implicit_alignment_weight * alignment
+        values = {**outputs, "loss": loss, "generation_loss": generation_loss, "alignment_loss": alignment}
+        output = MacRecOutput(**values)
+        return output if return_dict is not False else output.to_tuple()
+
+    def _history_dropout(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """An attention mask without a random share of each history's items, whole items at a time.
+
+        A task token at the start, the `</s>` at the end and an only item always stay.
+
+        Args:
+            input_ids: long, (batch_size, source_length).
+            attention_mask: (batch_size, source_length), right-padded; `None`: no padding.
+        """
+        levels = self.config.num_levels
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        last = mask.sum(dim=1, keepdim=True) - 1  # the place of </s>
+        places = torch.arange(mask.shape[1], device=mask.device) - last % levels
+        item = places.div(levels, rounding_mode="floor")
+        draws = torch.rand(len(mask), mask.shape[1] // levels + 2, device=mask.device)
+        dropped = (draws < self.config.history_dropout_rate).gather(1, item.clamp(min=0))
+        dropped &= (places >= 0) & (places + last % levels < last) & (last >= 2 * levels)
+        return mask.masked_fill(dropped, 0)
+
+    def implicit_alignment_loss(self, alignment_input_ids: torch.Tensor) -> torch.Tensor:
+        """Eq. 14-18: mean-pooled encoder states of an item's ID in each modality, pulled together.
+
+        One encoder pass over all modalities; every unordered pair adds both directions, over the items that have an ID
+        in both.
+
+        Args:
+            alignment_input_ids: long, (num_modalities, num_items, num_levels).
+        """
+        if alignment_input_ids.ndim != 3:
+            raise ValueError(
+                "alignment_input_ids: expected shape (num_modalities, num_items, num_levels), got "
+                f"{tuple(alignment_input_ids.shape)}."
+            )
+        num_modalities, num_items, num_levels = alignment_input_ids.shape
+        everyone = Everyone.around(self, num_items, alignment_input_ids.device)
+        if not everyone.alone:
+            # The same item may be a target of several processes: each is encoded once, by one of them.
+            rows = everyone.gather(alignment_input_ids.transpose(0, 1).reshape(num_items, -1)).unique(dim=0)
+            alignment_input_ids = rows.view(-1, num_modalities, num_levels).transpose(0, 1)
+            everyone = everyone.parts_of(len(rows))
+        pad_token_id = cast(int, self.config.pad_token_id)  # T5's may be None, ours never is
+        present = (alignment_input_ids != pad_token_id).all(dim=-1)
+        pooled = self._mean_states(alignment_input_ids[:, everyone.mine])
+        # One exchange for all modalities: (num_items, num_modalities, d_model) of all processes.
+        everything = pooled if everyone.alone else everyone.gather(pooled.transpose(0, 1)).transpose(0, 1)
+        loss = (pooled.sum() + everything.sum()) * 0.0
+        everybody = bool(present.all())
+        for first, second in combinations(range(num_modalities), 2):
+            both = slice(None) if everybody else present[first] & present[second]
+            offset: torch.Tensor | int = 0
+            mine, counts = both, (offset, offset)
+            if not everyone.alone:
+                chosen = torch.ones_like(present[0]) if everybody else present[first] & present[second]
+                mine, offset = chosen[everyone.mine], chosen[: everyone.mine.start].sum()
+                counts = (chosen[everyone.mine].sum(), chosen.sum())
+            aligned = alignment_loss(
+                pooled[first, mine],
+                pooled[second, mine],
+                self.config.alignment_temperature,
+                (everything[first, both], everything[second, both]),
+                offset,
+            )
+            loss = loss + everyone.share(aligned, *counts)
+        return loss
+
+    def _mean_states(self, items: torch.Tensor) -> torch.Tensor:
+        """Eq. 14-15: (num_modalities, num_items, num_levels) → (num_modalities, num_items, d_model), in one pass."""
+        tokens = items.reshape(-1, items.shape[-1])
+        if not len(tokens):  # more processes than items
+            tokens = tokens.new_full((1, items.shape[-1]), cast(int, self.config.pad_token_id))
+        # A padding row would leave its attention without any key; it is encoded like the rest and left out afterwards.
+        states = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0].mean(dim=1)
+        return states[: items.shape[0] * items.shape[1]].view(*items.shape[:2], -1)
+
+    def _share_of_tokens(self, loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over our target tokens as our share of the mean over those of all processes."""
+        if num_processes() == 1:
+            return loss
+        own = int((labels != -100).sum())
+        everyone = Everyone.around(self, own, labels.device)
+        return everyone.share(loss, own, sum(everyone.counts))
+
+    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
+        """Beams stay within their user, whose cross-attention keys and values are the same for all of them."""
+        past_key_values.self_attention_cache.reorder_cache(beam_idx)
+        return past_key_values

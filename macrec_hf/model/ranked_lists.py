@@ -1,0 +1,77 @@
+"""Ranked lists: fused, sorted, each item once. NumPy only: what is computed here needs no model.
+
+Axes: `num_users` rows, `width` places of a ranked list, best first. An item is its row in the table, -1 an empty
+place, whose score is -inf. Exactly equal scores are ties.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FUSIONS = ("average", "authors")
+
+
+@dataclass
+class RankedLists:
+    """Ranked items, a row a user, best first.
+
+    Attributes:
+        items: int64, `(num_users, width)`, rows of the table; -1 in places without an item.
+        scores: float, same shape, falling; log-probabilities (or their fusion), -inf in places without an item.
+        leaf_ranks: int64, same shape: at which place, from 0, the item's ID was found among the distinct IDs; items
+            that share an ID share it. None for lists that do not come from one modality's IDs.
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    leaf_ranks: np.ndarray | None = None
+
+
+def fuse(scores: np.ndarray, fusion: str = "average") -> np.ndarray:
+    """One score an item from one score a modality.
+
+    Args:
+        scores: float, `(num_modalities, ...)`, -inf where a modality has nothing to say of an item.
+        fusion: "average": the mean over the modalities that score the item. "authors": the rule of the authors' code,
+            that mean plus 1 for an item in both lists, else the one score; each further list adds another 1.
+
+    Returns:
+        `(...)`, -inf where no modality scores the item.
+
+    Raises:
+        ValueError: for any other `fusion`.
+    """
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.")
+    scores = np.asarray(scores)
+    known = scores > -np.inf
+    count = known.sum(axis=0)
+    mean = np.where(known, scores, 0).sum(axis=0, dtype=scores.dtype) / np.maximum(count, 1).astype(scores.dtype)
+    bonus = np.maximum(count - 1, 0).astype(scores.dtype) if fusion == "authors" else np.zeros_like(mean)
+    return np.where(count > 0, mean + bonus, -np.inf).astype(scores.dtype)
+
+
+def sort_lists(
+    items: np.ndarray, scores: np.ndarray, *others: np.ndarray, width: int | None = None
+) -> tuple[np.ndarray, ...]:
+    """Sorts each row by falling score, tied items by their number, so that equal input gives equal lists.
+
+    Args:
+        items: int, `(num_users, num_candidates)`, -1 where a place is empty.
+        scores: float, same shape.
+        others: further arrays of that shape to bring into the same order.
+        width: how many places to keep; None: all.
+    """
+    scores = np.where(items >= 0, scores, -np.inf).astype(scores.dtype)
+    items = np.where(scores > -np.inf, items, -1)
+    order = np.lexsort((items, -scores), axis=1)[:, :width]
+    return tuple(np.take_along_axis(array, order, axis=1) for array in (items, scores, *others))
+
+
+def unique_rows(items: np.ndarray) -> np.ndarray:
+    """Every item once a row, ascending, then -1; as narrow as the longest row allows."""
+    items = np.sort(items, axis=1)
+    items[:, 1:][items[:, 1:] == items[:, :-1]] = -1
+    order = np.argsort(items < 0, axis=1, kind="stable")
+    items = np.take_along_axis(items, order, axis=1)
+    return items[:, : int((items >= 0).sum(axis=1).max(initial=0))]

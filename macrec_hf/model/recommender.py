@@ -1,0 +1,373 @@
+"""The front door: item ids in, ranked item ids with scores out."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from huggingface_hub import CommitInfo, HfApi
+from transformers.utils import logging
+
+from .catalogue_ranking import ENSEMBLE, NUM_BEAMS, history_sources, rank_catalogue
+from .model_files import (
+    Catalogue,
+    check_item_counts,
+    check_parts,
+    load_model_directory,
+)
+from .modeling_macrec import MacRecForConditionalGeneration
+from .ranked_lists import RankedLists, sort_lists
+from .semantic_ids import SemanticIdTable
+from .tasks import TaskEncoder
+from .tokenization_macrec import SemanticIdTokenizer
+from .trie import SemanticIdTrie
+
+if TYPE_CHECKING:
+    from .modeling_macrec_quantizer import MacRecQuantizer
+
+logger = logging.get_logger(__name__)
+
+Recommendations = list[list[tuple[str, float]]]
+
+
+class MacRecRecommender:
+    """Recommends items of a catalogue to people, by what they took before.
+
+    Args:
+        model: the trained recommender; it is put into eval mode and stays on its device.
+        tokenizer: the one that it was trained with.
+        table: the catalogue's semantic IDs.
+        quantizer: what made them, kept so that items can be added later; not needed to recommend.
+        item_counts: integers, `(num_items,)`, how often each item was taken: with them, a user without a usable
+            history gets the most popular items.
+        item_titles: `{item_id: title}`, kept beside the model to be shown.
+        max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
+
+    Attributes:
+        tries: the catalogue in each modality, on the model's device.
+        task_encoder: the `TaskEncoder` that turns histories into sources.
+
+    Raises:
+        ValueError: the parts do not belong together.
+
+    Example:
+
+    ```python
+    >>> recommender = MacRecRecommender.from_pretrained("user/macrec-shop")
+    >>> recommender.recommend([["i1", "i7"], ["i3"]], top_k=2)
+    [[('i9', -3.1), ('i4', -4.0)], [('i1', -2.7), ('i7', -3.3)]]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: MacRecForConditionalGeneration,
+        tokenizer: SemanticIdTokenizer,
+        table: SemanticIdTable,
+        quantizer: "MacRecQuantizer | None" = None,
+        item_counts: torch.Tensor | np.ndarray | None = None,
+        item_titles: Mapping[str, str] | None = None,
+        max_history: int | None = None,
+    ):
+        check_parts(model, tokenizer, table)
+        self.model, self.tokenizer, self.table = _accelerated(model.eval()), tokenizer, table
+        self.item_counts = check_item_counts(item_counts, table)
+        self.item_titles = dict(item_titles or {})
+        self._quantizer = quantizer
+        self._load_quantizer: Callable[[], MacRecQuantizer | None] | None = None
+        self._card: str | None = None
+        tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
+        self.tries = {name: trie.to(model.device) for name, trie in tries.items()}
+        max_history = model.config.max_history if max_history is None else max_history
+        self.task_encoder = TaskEncoder(tokenizer, table, max_history=max_history)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        max_history: int | None = None,
+        **hub_kwargs: Any,
+    ) -> "MacRecRecommender":
+        """Loads a model directory or a repository of the Hub.
+
+        Args:
+            name_or_path: a directory that `save_pretrained` or `macrec train` wrote, or a repository id.
+            device: where the model is put.
+            max_history: see the class.
+            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ….
+
+        Raises:
+            FileNotFoundError, OSError, ValueError: see `model.model_files.load_model_directory`.
+        """
+        parts = load_model_directory(name_or_path, **hub_kwargs)
+        return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history).to(device)
+
+    @classmethod
+    def _of_catalogue(
+        cls,
+        model: MacRecForConditionalGeneration,
+        tokenizer: SemanticIdTokenizer,
+        catalogue: Catalogue,
+        max_history: int | None = None,
+    ) -> "MacRecRecommender":
+        """A model that was loaded already, with what stands beside it in its directory."""
+        recommender = cls(
+            model=model,
+            tokenizer=tokenizer,
+            table=catalogue.table,
+            item_counts=catalogue.item_counts,
+            item_titles=catalogue.item_titles,
+            max_history=max_history,
+        )
+        recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
+        return recommender
+
+    @property
+    def quantizer(self) -> "MacRecQuantizer | None":
+        """The `MacRecQuantizer`, read from the model directory at the first use; None where there is none."""
+        if self._quantizer is None and self._load_quantizer is not None:
+            self._quantizer, self._load_quantizer = self._load_quantizer(), None
+        return self._quantizer
+
+    def to(self, device: str | torch.device) -> "MacRecRecommender":
+        """Moves model and catalogue to a device; returns itself."""
+        self.model.to(device)  # type: ignore[arg-type]  # transformers types it by a decorator
+        _accelerated(self.model)
+        self.tries = {name: trie.to(self.model.device) for name, trie in self.tries.items()}
+        return self
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        top_k: int = 10,
+        num_beams: int = NUM_BEAMS,
+        modality: str = ENSEMBLE,
+        fusion: str = "average",
+        allowed_items: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        excluded_items: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        exclude_history: bool = False,
+        on_unknown: str = "raise",
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> Recommendations:
+        """Ranks the whole catalogue for each history.
+
+        Args:
+            histories: item ids of each user, oldest first; the last `max_history` of the model's configuration count.
+            top_k: items for each user. Fewer come back only where fewer are allowed.
+            num_beams: distinct IDs that are kept per modality; raised to `top_k` where it is smaller.
+            modality: "ensemble", or one of the table's.
+            fusion: "average" or "authors", see `model.catalogue_ranking.rank_catalogue`.
+            allowed_items: ids that may appear, for everybody or one list a user. None: all.
+            excluded_items: ids that may not appear, in the same form.
+            exclude_history: whether a user's own items may not appear. By default they may: people buy again.
+            on_unknown: "raise", or "skip" to leave out ids that the table lacks, in histories and limits.
+            batch_size: users at a time.
+            progress: whether to show a progress bar.
+
+        Returns:
+            For each history `[(item_id, score), …]`, best first, no item twice. The score is a log-probability (of the
+            fusion, see there). A history without any item that the model can read is answered by popularity.
+
+        Raises:
+            ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.
+        """
+        self._check(histories, top_k, num_beams, on_unknown)
+        if not len(histories):
+            return []
+        skip = on_unknown == "skip"
+        rows = [self._rows(history, skip, f"history {user}") for user, history in enumerate(histories)]
+        allowed = self._limit(allowed_items, "allowed_items", len(rows), skip)
+        excluded = self._limit(excluded_items, "excluded_items", len(rows), skip)
+        if exclude_history:
+            excluded = [np.concatenate(pair) for pair in zip(excluded or [rows[0][:0]] * len(rows), rows, strict=True)]
+        names = self.table.modalities
+        sources = history_sources(self.task_encoder, rows, names if modality not in names else (modality,))
+        lists = rank_catalogue(
+            self.model,
+            self.tries,
+            sources,
+            num_beams=num_beams,
+            top_k=top_k,
+            modality=modality,
+            fusion=fusion,
+            batch_size=batch_size,
+            allowed_items=_padded(allowed),
+            excluded_items=_padded(excluded),
+            progress=progress,
+        )[modality]
+        unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
+        self._say(histories, rows, unread)
+        found = self._named(lists)
+        for user in unread:
+            of_user = (None if limit is None else limit[user] for limit in (allowed, excluded))
+            found[user] = self._popular(user, top_k, *of_user)
+        return found
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Path:
+        """Writes a whole model directory.
+
+        Args:
+            **kwargs: `include_code`, `metrics`, `training`, `license` and `card` as in `save_model_directory`; the
+                card of the directory that the recommender came from goes along unless they name another.
+        """
+        if self._card is not None and not {"training", "license"} & set(kwargs):
+            kwargs.setdefault("card", self._card)
+        return _saving().save_model_directory(
+            save_directory,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            table=self.table,
+            quantizer=self.quantizer,
+            item_counts=self.item_counts,
+            item_titles=self.item_titles,
+            **kwargs,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload recommender",
+        **kwargs: Any,
+    ) -> CommitInfo:
+        """Writes a whole model directory and uploads it to the Hub, where the repository is made if need be.
+
+        Args:
+            repo_id: such as `user/macrec-shop`.
+            private, token, revision, commit_message: as in `huggingface_hub`.
+            **kwargs: as in `save_pretrained`.
+
+        Returns:
+            The `CommitInfo` of the upload.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            directory = self.save_pretrained(Path(folder) / "model", **kwargs)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=directory,
+                revision=revision,
+                commit_message=commit_message,
+                delete_patterns=_saving().parts_that_may_be_absent(inside=True),  # what the folder has not
+            )
+
+    def _check(self, histories: Sequence[Sequence[str]], top_k: int, num_beams: int, on_unknown: str) -> None:
+        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+            raise ValueError(
+                'histories: expected a list of histories such as [["i1", "i7"], ["i3"]], got item ids where histories '
+                "should be. Put a single history into a list: recommend([history])."
+            )
+        for name, value in (("top_k", top_k), ("num_beams", num_beams)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
+        if on_unknown not in ("raise", "skip"):
+            raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
+
+    def _rows(self, items: Iterable[str], skip: bool, where: str) -> np.ndarray:
+        """Rows of the table, int64; unknown items are left out or refused."""
+        items = list(items)
+        unknown = [item for item in items if item not in self.table.row_of]
+        if unknown and not skip:
+            raise ValueError(
+                f"Unknown item {unknown[0]!r} in {where}: it is not among the {self.table.num_items} items of the "
+                "table. Ids are strings, leading zeros count. on_unknown='skip' leaves such items out."
+            )
+        return np.array([self.table.row_of[item] for item in items if item in self.table.row_of], dtype=np.int64)
+
+    def _say(self, histories: Sequence[Sequence[str]], rows: Sequence[np.ndarray], unread: list[int]) -> None:
+        """Notices of what was left out, and of who is answered by popularity."""
+        skipped = [item for history in histories for item in history if item not in self.table.row_of]
+        if skipped:
+            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
+        if unread and self.item_counts is not None:
+            logger.warning(
+                f"{len(unread):,} of {len(rows):,} histories hold no item that the model can read, such as history "
+                f"{unread[0]}: recommending what is popular there."
+            )
+
+    def _limit(
+        self, items: Sequence[str] | Sequence[Sequence[str]] | None, name: str, num_users: int, skip: bool
+    ) -> list[np.ndarray] | None:
+        """One array of rows a user, or None for no limit."""
+        if items is None:
+            return None
+        items = list(items)
+        if all(isinstance(item, str) for item in items):
+            return [self._rows(cast(list[str], items), skip, name)] * num_users
+        if len(items) != num_users or any(isinstance(item, str) for item in items):
+            raise ValueError(
+                f"{name}: expected item ids, or one list of item ids for each of the {num_users} histories, got "
+                f"{len(items)} entries."
+            )
+        return [self._rows(of_user, skip, f"{name} of history {user}") for user, of_user in enumerate(items)]
+
+    def _named(self, lists: RankedLists) -> Recommendations:
+        ids = self.table.item_ids
+        return [
+            [(ids[item], score) for item, score in zip(items, scores, strict=True) if item >= 0]
+            for items, scores in zip(lists.items.tolist(), lists.scores.tolist(), strict=True)
+        ]
+
+    def _popular(
+        self, user: int, top_k: int, allowed: np.ndarray | None, excluded: np.ndarray | None
+    ) -> list[tuple[str, float]]:
+        """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
+        if self.item_counts is None:
+            raise ValueError(
+                f"History {user} holds no item that the model can read, and the recommender does not know what is "
+                "popular. Leave the user out, or pass item_counts when the recommender is made or saved."
+            )
+        counts = self.item_counts.numpy() + 1.0
+        scores = np.log(counts / counts.sum())
+        may_appear = np.full(len(scores), allowed is None)
+        if allowed is not None:
+            may_appear[allowed] = True
+        if excluded is not None:
+            may_appear[excluded] = False
+        rows = np.where(may_appear, np.arange(len(scores)), -1)
+        return self._named(RankedLists(*sort_lists(rows[None], scores[None], width=top_k)))[0]
+
+
+def _accelerated(model: MacRecForConditionalGeneration) -> MacRecForConditionalGeneration:
+    """The model with `macrec_hf.cpu`'s faster parts where it stands on a CPU and the package is installed."""
+    if model.device.type == "cpu" and _is_installed():
+        import_module("macrec_hf.cpu").accelerate(model)
+    return model
+
+
+def _is_installed() -> bool:
+    """Whether there is more than what travels with a model: a process may have this file from a repository."""
+    return find_spec("macrec_hf") is not None
+
+
+def _saving() -> ModuleType:
+    """The part of the package that writes model directories."""
+    if not _is_installed():
+        raise RuntimeError(
+            "Expected the package macrec_hf, which writes model directories, found only what travels with a model. "
+            "Install it: pip install macrec-hf."
+        )
+    return import_module("macrec_hf.hub.saving")
+
+
+def _padded(rows: list[np.ndarray] | None) -> torch.Tensor | None:
+    """long, `(num_users, n)`, padded with -1."""
+    if rows is None:
+        return None
+    padded = np.full((len(rows), max((len(of_user) for of_user in rows), default=0)), -1, dtype=np.int64)
+    for place, of_user in zip(padded, rows, strict=True):
+        place[: len(of_user)] = of_user
+    return torch.from_numpy(padded)

@@ -1,0 +1,389 @@
+"""T5's encoder, and its decoder one position at a time for many continuations of each user, without dropout.
+
+`generate` holds the encoder's keys and values once for each beam and moves them at every step. Here they are projected
+once for each user and all rows of that user attend to them together. The weights are the model's own, read anew for
+each call of the search; projections of the same input are joined into one product. A projection that is more than a
+plain `nn.Linear` (an adapter, a quantized or hooked layer) is called as the module that it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import nn
+from transformers import T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import (
+    T5Attention,
+    T5Block,
+    T5LayerCrossAttention,
+    T5LayerFF,
+    T5LayerNorm,
+    T5Stack,
+)
+
+from .search_kernels import SearchKernels, is_called_as_is, search_kernels
+
+_HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What scores of a model of this dtype are summed in: float64 for float64, float32 for the others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def start_token(model: T5ForConditionalGeneration) -> int:
+    """The token that the model's decoder starts with."""
+    token = model.generation_config.decoder_start_token_id
+    if token is None:
+        raise ValueError(
+            "decoder_start_token_id: expected a token id in model.generation_config, got None. Plain T5 configs have "
+            "no such field: set model.generation_config.decoder_start_token_id (in T5 it is the pad token's)."
+        )
+    return token
+
+
+class _Joined:
+    """Linear maps of the same input as one product: their outputs side by side on the last axis.
+
+    With a norm, of what that norm gives: its weight is then part of the product's, see [`_folds`].
+    """
+
+    def __init__(self, kernels: SearchKernels, *modules: nn.Linear, norm: nn.Module | None = None):
+        self.kernels, self.modules, self.norm = kernels, modules, norm
+        self.weight: torch.Tensor | None = None
+        if all(_is_plain(module, kernels) for module in modules):
+            weight = torch.cat([module.weight for module in modules]) if len(modules) > 1 else modules[0].weight
+            self.weight = weight * norm.weight if _folds(norm) else weight
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of states that [`_normed`] has seen, if there is a norm."""
+        if self.weight is not None:
+            return self.kernels.linear(hidden, self.weight)
+        if _folds(self.norm):
+            hidden = hidden * self.norm.weight
+        return torch.cat([module(hidden) for module in self.modules], dim=-1)
+
+
+class _Added:
+    """A linear map whose output is added to the states that a layer was given."""
+
+    def __init__(self, kernels: SearchKernels, module: nn.Linear):
+        self.kernels, self.module = kernels, module
+        self.weight = module.weight if _is_plain(module, kernels) else None
+
+    def added(self, hidden: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """`hidden + module(change)`, `(rows, d_model)`, written to `hidden` where one product can add to it."""
+        if self.weight is not None and hidden.dtype == change.dtype == self.weight.dtype != torch.float16:
+            return self.kernels.add_linear(hidden, change, self.weight)
+        hidden = hidden + self.module(change)
+        if hidden.dtype == torch.float16:  # T5 keeps float16 finite this way
+            limit = torch.finfo(hidden.dtype).max - 1000
+            hidden = hidden.clamp(-limit, limit)
+        return hidden
+
+
+class _Head:
+    """Log-probabilities over the whole vocabulary.
+
+    Rows of an odd width are slow to write (a third of the product's speed on AVX2), so the vocabulary is padded to
+    whole vectors, with tokens that have the probability 0.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.module, self.kernels = model.lm_head, search_kernels(model)
+        self.weight: torch.Tensor | None = None
+        self.scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else None
+        if _is_plain(self.module, self.kernels):
+            weight = self.module.weight
+            self.vocab_size = len(weight)
+            self.weight = nn.functional.pad(weight, (0, 0, 0, -len(weight) % 16))
+
+    def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 (float64 for a float64 model), at least `vocab_size` on the last axis, any beyond that -inf."""
+        hidden = hidden if self.scale is None else hidden * self.scale
+        if self.weight is None:
+            logits = self.module(hidden)
+        else:
+            logits = self.kernels.linear(hidden, self.weight)
+            logits[..., self.vocab_size :] = -torch.inf
+        return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits.dtype))
+
+
+def _is_plain(module: nn.Module, kernels: SearchKernels) -> bool:
+    """Whether calling the module is one product with its weight."""
+    return type(module) in kernels.linear_classes and module.bias is None and is_called_as_is(module)
+
+
+def _folds(norm: nn.Module | None) -> TypeGuard[T5LayerNorm]:
+    """Whether the norm's weight may be multiplied into that of the product behind it.
+
+    In float32 alone: narrower types would notice that the weight is rounded once more, and of a float64 model T5 takes
+    the variance in float32, which is only followed by calling the norm.
+    """
+    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32 and is_called_as_is(norm)
+
+
+def _normed(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """What the norm gives, without the factor of its weight where [`_folds`]."""
+    if not _folds(norm):
+        return norm(hidden)
+    return nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=norm.variance_epsilon)
+
+
+def _layers(stack: T5Stack) -> list[list[Any]]:
+    """The layers of each block: self-attention, in a decoder cross-attention, feed-forward."""
+    return [list(block.layer) for block in cast("Iterable[T5Block]", stack.block)]
+
+
+class EncoderPass:
+    """A model's encoder. Its weights are read when this is made: make one for each call.
+
+    Args:
+        model: any `T5ForConditionalGeneration`.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.encoder, kernels = model.encoder, search_kernels(model)
+        self.layers = []
+        for layer, dense in _layers(self.encoder):
+            attention, norm = layer.SelfAttention, layer.layer_norm
+            joined = _Joined(kernels, attention.q, attention.k, attention.v, norm=norm)
+            self.layers.append((norm, attention, joined, _Added(kernels, attention.o), _Dense(kernels, dense)))
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The encoder's states; what `model.encoder` returns in eval mode.
+
+        Args:
+            input_ids: long, `(batch_size, sequence_length)`.
+            attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
+
+        Returns:
+            float, `(batch_size, sequence_length, d_model)`.
+        """
+        batch_size, length = input_ids.shape
+        hidden = self.encoder.embed_tokens(input_ids).flatten(0, 1)
+        first = self.layers[0][1]  # its bias is that of all layers
+        bias, mask = first.compute_bias(length, length), _additive_mask(attention_mask, hidden.dtype)
+        bias = bias if mask is None else bias + mask
+        for norm, attention, joined, output, dense in self.layers:
+            queries, keys, values = _by_head(joined(_normed(norm, hidden)), batch_size, attention, 3)
+            hidden = dense.added(output.added(hidden, _attended(queries, keys, values, bias)))
+        return self.encoder.final_layer_norm(hidden).view(batch_size, length, hidden.shape[-1])
+
+
+@dataclass
+class DecoderPast:
+    """Self-attention keys and values of the positions so far.
+
+    `layers[layer][position]` is float `(batch_size, rows or 1, 2, num_heads, d_kv)`; 1 where all rows of a user share
+    the position, as they do the decoder start token.
+    """
+
+    layers: list[list[torch.Tensor]]
+
+    def reorder(self, parents: torch.Tensor) -> "DecoderPast":
+        """The past of rows that continue the rows `parents`: long `(batch_size, rows)`, or `(rows,)` for all users."""
+        return DecoderPast([[_take(states, parents) for states in positions] for positions in self.layers])
+
+
+class DecoderWeights:
+    """A model's decoder. Its weights are read when this is made: make one for each call.
+
+    Args:
+        model: any `T5ForConditionalGeneration`.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.model, self.head, kernels = model, _Head(model), search_kernels(model)
+        self.layers = []
+        for layer, cross, dense in _layers(model.decoder):
+            attention, norm = layer.SelfAttention, layer.layer_norm
+            queries = _Joined(kernels, attention.q, norm=norm)
+            states = _Joined(kernels, attention.k, attention.v, norm=norm)
+            blocks = _Added(kernels, attention.o), _CrossAttention(kernels, cross), _Dense(kernels, dense)
+            self.layers.append((norm, attention, queries, states, *blocks))
+
+
+class DecoderSteps:
+    """The decoder of one batch of users: what cross-attention reads of the encoder's states is computed once.
+
+    Args:
+        weights: [`DecoderWeights`]; threads may share them.
+        encoder_hidden_states: float, `(batch_size, sequence_length, d_model)`.
+        attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
+    """
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ):
+        self.model, self.layers, self.head = weights.model, weights.layers, weights.head
+        self.batch_size, self.device = len(encoder_hidden_states), encoder_hidden_states.device
+        self.score_dtype = score_dtype(encoder_hidden_states.dtype)
+        self.mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
+        self.encoded = [cross.keys_and_values(encoder_hidden_states) for *_, cross, _ in self.layers]
+
+    def start(self) -> tuple[torch.Tensor, DecoderPast]:
+        """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past."""
+        tokens = torch.full((self.batch_size, 1), start_token(self.model), device=self.device)
+        return tokens, DecoderPast([[] for _ in self.layers])
+
+    def step(self, tokens: torch.Tensor, past: DecoderPast) -> tuple[torch.Tensor, DecoderPast]:
+        """Reads one more token of each row.
+
+        Args:
+            tokens: long, `(batch_size, rows)`.
+            past: [`DecoderPast`] of the same rows.
+
+        Returns:
+            `(hidden, past)`: float `(batch_size, rows, d_model)` after the last norm, and the past with this position.
+        """
+        hidden = self.model.decoder.embed_tokens(tokens).flatten(0, 1)
+        place = len(past.layers[0])
+        first = self.layers[0][1]  # its bias is that of all layers
+        bias = first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0].t()[:, None, None]
+        layers: list[list[torch.Tensor]] = []
+        for (norm, attention, to_queries, to_states, output, cross, dense), encoded, positions in zip(
+            self.layers, self.encoded, past.layers, strict=True
+        ):
+            shape = attention.n_heads, attention.key_value_proj_dim
+            if layers:
+                normed = _normed(norm, hidden)
+                queries, states = to_queries(normed), to_states(normed)
+            else:
+                queries, states = self._of_tokens(tokens, norm, to_queries, to_states)
+            positions = [*positions, states.view(*tokens.shape, 2, *shape)]
+            layers.append(positions)
+            attended = _self_attention(queries.view(*tokens.shape, *shape), positions, bias)
+            hidden = output.added(hidden, attended)
+            hidden = dense.added(cross.added(hidden, encoded, self.mask))
+        hidden = self.model.decoder.final_layer_norm(hidden)
+        return hidden.view(*tokens.shape, hidden.shape[-1]), DecoderPast(layers)
+
+    def _of_tokens(
+        self, tokens: torch.Tensor, norm: nn.Module, to_queries: _Joined, to_states: _Joined
+    ) -> list[torch.Tensor]:
+        """The first layer reads tokens alone: each distinct one is projected once."""
+        distinct, places = tokens.unique(return_inverse=True)
+        normed = _normed(norm, self.model.decoder.embed_tokens(distinct))
+        return [to(normed).index_select(0, places.flatten()) for to in (to_queries, to_states)]
+
+    def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the next token, `(batch_size, rows, vocab_size or more)`, see [`_Head`]."""
+        return self.head.log_probs(hidden)
+
+    def token_log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Those of `tokens` alone, long `(batch_size, rows, n)`.
+
+        On the CPU some rows at a time: the vocabulary's logits are by far the largest tensor, and written anew for a
+        whole batch they cost more in fresh memory than in arithmetic.
+        """
+        rows = len(hidden) if hidden.device.type != "cpu" else max(1, _HEAD_ROWS // max(1, hidden.shape[1]))
+        parts = zip(hidden.split(rows), tokens.split(rows), strict=True)
+        return torch.cat([self.head.log_probs(part).gather(-1, wanted) for part, wanted in parts])
+
+
+class _CrossAttention:
+    """Cross-attention, of keys and values that are projected once."""
+
+    def __init__(self, kernels: SearchKernels, layer: T5LayerCrossAttention):
+        self.norm, self.attention = layer.layer_norm, layer.EncDecAttention
+        self.to_queries = _Joined(kernels, self.attention.q, norm=self.norm)
+        self.to_states = _Joined(kernels, self.attention.k, self.attention.v)
+        self.output = _Added(kernels, self.attention.o)
+
+    def keys_and_values(self, states: torch.Tensor) -> torch.Tensor:
+        """`(2, batch_size, num_heads, sequence_length, d_kv)` of the encoder's states."""
+        return _by_head(self.to_states(states.flatten(0, 1)), len(states), self.attention, 2)
+
+    def added(self, hidden: torch.Tensor, encoded: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """`hidden` and what its rows read of `encoded`, which is [`keys_and_values`]."""
+        (queries,) = _by_head(self.to_queries(_normed(self.norm, hidden)), encoded.shape[1], self.attention, 1)
+        keys, values = encoded
+        return self.output.added(hidden, _attended(queries, keys, values, mask))
+
+
+class _Dense:
+    """The feed-forward layer."""
+
+    def __init__(self, kernels: SearchKernels, layer: T5LayerFF):
+        self.norm, self.dense = layer.layer_norm, layer.DenseReluDense
+        self.gated = hasattr(self.dense, "wi_0")  # T5 v1.1: one of two input layers gates the other
+        first = (self.dense.wi_0, self.dense.wi_1) if self.gated else (self.dense.wi,)
+        self.first = [_Joined(kernels, cast(nn.Linear, module), norm=self.norm) for module in first]
+        self.output = _Added(kernels, self.dense.wo)
+
+    def added(self, hidden: torch.Tensor) -> torch.Tensor:
+        dense, normed = self.dense, _normed(self.norm, hidden)
+        inner = self.first[0](normed)
+        inner = inner.relu_() if isinstance(dense.act, nn.ReLU) else dense.act(inner)
+        if self.gated:
+            inner = inner * self.first[1](normed)
+        return self.output.added(hidden, inner.to(dense.wo.weight.dtype))  # float16 models keep it in float32
+
+
+def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """`(batch_size, 1, 1, sequence_length)`: 0, or the lowest number where there is padding; None without padding."""
+    if attention_mask is None or attention_mask.all():
+        return None
+    return added_mask(attention_mask[:, None, None, :] != 0, dtype)
+
+
+def added_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask as what is added to scores: of a bool one, 0 where it is True and the type's least number elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask
+    # Not -inf: a row of padding alone must stay finite, as in T5.
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _by_head(projected: torch.Tensor, batch_size: int, attention: T5Attention, parts: int) -> torch.Tensor:
+    """`(parts, batch_size, num_heads, length, d_kv)` of `(batch_size * length, parts * inner)`."""
+    length = len(projected) // max(batch_size, 1)
+    split = projected.view(batch_size, length, parts, attention.n_heads, attention.key_value_proj_dim)
+    return split.permute(2, 0, 3, 1, 4)
+
+
+def _attended(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """`(batch_size * length, inner)` of what [`_by_head`] gives."""
+    attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+    return attended.transpose(1, 2).reshape(-1, attended.shape[1] * attended.shape[3])
+
+
+def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
+    """Each row attends to the few positions before it and to itself; a product per position beats tiny matrices.
+
+    Args:
+        queries: `(batch_size, rows, num_heads, d_kv)`.
+        positions: see [`DecoderPast`].
+        bias: `(positions, 1, 1, num_heads)`.
+
+    Returns:
+        `(batch_size * rows, inner)`.
+    """
+    product = torch.empty_like(queries)
+    scores = queries.new_empty(len(positions), *queries.shape[:-1])
+    keys, values = zip(*(states.unbind(2) for states in positions), strict=True)
+    for key, score in zip(keys, scores.unbind(), strict=True):
+        torch.sum(torch.mul(queries, key, out=product), -1, out=score)
+    weights = torch.softmax(scores.add_(bias), 0, dtype=score_dtype(scores.dtype)).to(scores.dtype)
+    first, *others = weights.unsqueeze(-1).unbind()
+    attended = torch.mul(first, values[0], out=product)
+    for weight, value in zip(others, values[1:], strict=True):
+        attended.addcmul_(weight, value)
+    return attended.view(-1, queries.shape[2] * queries.shape[3])
+
+
+def _take(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    if states.shape[1] == 1:
+        return states
+    if parents.dim() == 1:
+        return states.index_select(1, parents)
+    batch_size, rows = states.shape[:2]
+    offsets = torch.arange(batch_size, device=parents.device).unsqueeze(1) * rows
+    return states.flatten(0, 1).index_select(0, (parents + offsets).flatten()).view(*parents.shape, *states.shape[2:])

@@ -1,0 +1,107 @@
+"""Checkpoints that are either whole or recognised as not: sealed with the size and checksum of every file.
+
+A checkpoint is written into `.saving/` beside the others, sealed, and moved into place by one renaming. What a crash
+leaves in `.saving/` is never read; a folder whose files disagree with its seal is passed over with a warning.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from pathlib import Path
+
+from ..model.files import discard
+
+logger = logging.getLogger(__name__)
+
+SAVING = ".saving"
+SEAL = "complete.json"
+_NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")  # of checkpoints that a plain Trainer wrote
+
+
+def seal(folder: Path) -> None:
+    """Writes `complete.json`, `{file: [bytes, crc32]}`, once every file is on the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+    content = {str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)] for path in files}
+    (folder / SEAL).write_text(json.dumps(content, indent=1))
+    for path in [*files, folder / SEAL]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def what_is_wrong(folder: str | Path) -> str | None:
+    """Why a checkpoint cannot be trusted, in words; None where it can."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
+    if not (folder / SEAL).is_file():
+        missing = [name for name in _NEEDED if not (folder / name).is_file()]
+        return f"it has no {missing[0]}: it was written in part" if missing else None
+    try:
+        for name, (size, checksum) in json.loads((folder / SEAL).read_text()).items():
+            path = folder / name
+            if not path.is_file():
+                return f"its {name} is gone"
+            if path.stat().st_size != size:
+                return f"its {name} has {path.stat().st_size} bytes instead of {size}"
+            if _checksum(path) != checksum:
+                return f"the bytes of its {name} have changed since they were written"
+    except (ValueError, OSError) as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def checkpoints_in(directory: str | Path) -> list[Path]:
+    """All `checkpoint-N` folders, newest first."""
+    found = [(int(match[1]), path) for path in Path(directory).glob("checkpoint-*")
+             if path.is_dir() and (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]  # fmt: skip
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def last_intact_checkpoint(directory: str | Path) -> Path | None:
+    """The newest checkpoint that is whole; warns about each that is not. None where there is none at all.
+
+    Raises:
+        ValueError: there are checkpoints, but not one is whole.
+    """
+    directory, broken = Path(directory), []
+    for path in sorted((directory / SAVING).glob("checkpoint-*")):
+        logger.warning("%s was cut short while it was being written: it is passed over.", path.name)
+    for path in checkpoints_in(directory):
+        wrong = what_is_wrong(path)
+        if wrong is None:
+            return path
+        broken.append(f"{path.name}: {wrong}")
+        logger.warning("%s is passed over: %s.", path, wrong)
+    if broken:
+        raise ValueError(
+            f"{directory}: expected at least one whole checkpoint to resume from, got none ({'; '.join(broken)}). "
+            "Restore one from a copy, or start anew without --resume."
+        )
+    return None
+
+
+def keep_newest(directory: Path, limit: int | None, best: str | None) -> None:
+    """Removes the oldest checkpoints beyond `limit`; the newest and the best always stay."""
+    for leftover in directory.glob(".discarded-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = checkpoints_in(directory)
+    if not limit or limit < 1 or len(found) <= limit:
+        return
+    kept = {found[0]} | {path for path in found if best and path.resolve() == Path(best).resolve()}
+    for path in found[1:]:
+        if len(kept) < limit:
+            kept.add(path)
+    for path in found:
+        if path not in kept:
+            discard(path)

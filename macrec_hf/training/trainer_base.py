@@ -1,0 +1,274 @@
+"""What both trainers share: the same batches on any number of processes, and checkpoints that survive anything."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput, has_length, seed_worker
+from transformers.utils import logging
+
+from ..cpu import accelerate
+from ..cpu.memory import keep_freed_memory
+from ..model.files import discard, move_into_place
+from .batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
+from .checkpoints import SAVING, keep_newest, last_intact_checkpoint, seal, what_is_wrong
+from .global_batches import GlobalBatches
+from .sharding import shard_tied_model
+from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, restore_callbacks
+
+logger = logging.get_logger(__name__)
+
+
+class MacRecTrainerBase(Trainer):
+    """[`~transformers.Trainer`] with batches from [`GlobalBatches`], whole checkpoints and an error for a NaN loss.
+
+    `train(resume_from_checkpoint=True)` takes the newest checkpoint that is whole.
+    """
+
+    _saving_to: Path | None = None
+    _weights: Sequence[float] = ()  # of the micro-batches of this step that are still to come
+    _weight = 1.0  # of the micro-batch at hand: subclasses multiply their loss by it
+
+    def __init__(
+        self,
+        model: PreTrainedModel | torch.nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        **kwargs: Any,
+    ):
+        if args is not None:
+            keep_to_one_gpu(args)
+        super().__init__(model=model, args=args, **kwargs)
+        if self.args.device.type == "cpu":
+            accelerate(cast(nn.Module, self.model))
+        self.add_callback(EpochOrder())
+
+    # ---- batches ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Our part of every global batch, on one process as on many."""
+        dataset, args = self.train_dataset, self.args
+        strategy = args.train_sampling_strategy
+        if dataset is None or not has_length(dataset) or strategy == "batch_rebalance":
+            return super().get_train_dataloader()
+        batches = GlobalBatches(
+            len(dataset),
+            self._train_batch_size,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            rank=args.process_index,
+            num_processes=args.world_size,
+            accumulation=args.gradient_accumulation_steps,
+            lengths=self._row_lengths(dataset) if strategy == "group_by_length" else None,
+            shuffle=strategy != "sequential",
+            drop_last=args.dataloader_drop_last,
+        )
+        # Not `accelerator.prepare`d, which would deal the batches out a second time.
+        return DataLoader(
+            cast(Dataset, dataset),
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        )
+
+    def _row_lengths(self, dataset: Any) -> Sequence[int] | None:
+        """Length of each row, for batches of like length; None: there are no lengths to group by."""
+        return None
+
+    def means(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, float]:
+        """Mean of each list, and over the processes: of shares the whole. Every process has to call it."""
+        if not parts:
+            return {}
+        values = torch.stack([torch.stack(list(value)).double().mean() for value in parts.values()])
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, "mean")
+        return dict(zip(parts, values.tolist(), strict=True))
+
+    def warn_of_accumulation(self, losses: Sequence[str]) -> None:
+        """Accumulated micro-batches are compared each within itself."""
+        rows = self._train_batch_size * self.args.world_size
+        warn_of_accumulation(losses, rows, self.args.gradient_accumulation_steps)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader]:
+        if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
+            shard_tied_model(cast(nn.Module, self.model), self.accelerator)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """The micro-batches of a step, and what each of them counts for."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [self._size_of(batch) for batch in batches]
+        self._weights = micro_batch_weights(sizes, self.accelerator) if len(sizes) > 1 else []
+        return batches, num_items
+
+    def _size_of(self, batch: Mapping[str, Any]) -> int:
+        """How much the losses of a batch are means over: its target tokens, or items. Here: all weigh the same."""
+        return 1
+
+    # ---- nothing lost ----
+
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """[`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint: a folder, or True: the newest whole checkpoint of `args.output_dir`.
+
+        Raises:
+            ValueError: the checkpoint is not whole, or there is none.
+            RuntimeError: the loss became NaN or infinite.
+            OSError: a checkpoint could not be written.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_intact_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.args.output_dir}: expected a checkpoint to resume from, found none.")
+        elif resume_from_checkpoint and (wrong := what_is_wrong(resume_from_checkpoint)):
+            raise ValueError(
+                f"{resume_from_checkpoint}: expected a whole checkpoint, but {wrong}. resume_from_checkpoint=True "
+                "takes the newest one that is whole."
+            )
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
+        return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Trainer's, with the weight of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
+        if self._weights:
+            self._weight, *self._weights = self._weights
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._weight = 1.0
+        # Before the optimizer's step: the weights are still those of the step before. Trainer looks at it as well.
+        if not torch.isfinite(loss):
+            self._not_finite(f"the loss of step {self.state.global_step + 1} is {float(loss)}")
+        return loss
+
+    def _not_finite(self, what: str) -> None:
+        raise RuntimeError(
+            f"Training stopped: {what}, where finite numbers were expected. The usual causes are a learning rate that "
+            "is too high, half precision, and numbers in the data that are not finite or huge. "
+            + self._last_good_state()
+        )
+
+    def _last_good_state(self) -> str:
+        try:
+            last = last_intact_checkpoint(str(self.args.output_dir))
+        except ValueError:
+            last = None
+        return (
+            f"The last good state is {last}: --resume goes on there." if last else "No checkpoint was written before."
+        )
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        place = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        callbacks = self.callback_handler.callbacks
+        if resume_from_checkpoint is not None:
+            restore_callbacks(callbacks, self.state)
+            # Trainer looks only after a step whether there is one to make: a run cut short between its last
+            # checkpoint and the writing of the model would go on past its end.
+            if had_ended(callbacks, self.state, max_steps):
+                return num_train_epochs, 0
+        return place
+
+    def _load_best_model(self) -> None:
+        """The best checkpoint, or where it is damaged the best of those that are whole, or else the last weights."""
+        state, metric = self.state, self.args.metric_for_best_model
+        best = state.best_model_checkpoint
+        if best and (wrong := what_is_wrong(best)):
+            found = best_whole_checkpoint(Path(best).parent, state, metric, self.args.greater_is_better)
+            path, value = found or (None, metric_of_step(state, metric, state.global_step))
+            logger.warning(
+                "The best checkpoint %s (%s %.6g) cannot be loaded: %s. %s instead: %s %s.",
+                best, metric, state.best_metric, wrong, f"{path} is taken" if path else "The last weights stay",
+                metric, "was not measured there" if value is None else f"{value:.6g}",
+            )  # fmt: skip
+            state.best_model_checkpoint, state.best_metric = str(path) if path else None, value
+        if state.best_model_checkpoint:
+            super()._load_best_model()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer's warnings, without the tied weights, which a checkpoint holds under one of their names."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, written into `.saving/`, sealed and moved into place by the main process."""
+        weights = cast(torch.nn.Module, self.model).named_parameters()
+        bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
+        if bad:
+            self._not_finite(f"the weights {bad[0]} hold NaN or infinity after step {self.state.global_step}")
+        run_dir = Path(self._get_output_dir(trial))
+        written = run_dir / SAVING / f"checkpoint-{self.state.global_step}"
+        place = run_dir / written.name
+        try:
+            if self.args.should_save:
+                discard(run_dir / SAVING)
+            self.accelerator.wait_for_everyone()
+            with self._saving_into(run_dir / SAVING):
+                super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(place)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(written / "trainer_state.json"))
+                seal(written)
+                move_into_place(written, place)
+                keep_newest(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+            self.accelerator.wait_for_everyone()
+            # Another machine without a file system in common has its own random states to keep.
+            if self.args.local_process_index == 0 and written.is_dir():
+                move_into_place(written, place)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            discard(run_dir / SAVING)
+            raise OSError(
+                f"{place} could not be written: {error}. Is the disk full, or the folder not writable? "
+                + self._last_good_state()
+            ) from error
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(place))
+
+    @contextmanager
+    def _saving_into(self, folder: Path) -> Iterator[None]:
+        # Uploading waits until the checkpoint is in its place.
+        pushing, self.args.push_to_hub, self._saving_to = self.args.push_to_hub, False, folder
+        try:
+            yield
+        finally:
+            self.args.push_to_hub, self._saving_to = pushing, None

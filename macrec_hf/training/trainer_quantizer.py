@@ -1,0 +1,338 @@
+"""Trains the quantizer: Trainer + pseudo-labels, codebook seeds and codebook health."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
+
+from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows
+from ..catalogue.clustering import codebook_seeds, pseudo_labels
+from ..catalogue.embedding_store import EmbeddingStore
+from ..model.distributed import Everyone
+from ..model.modeling_macrec_quantizer import MacRecQuantizer
+from ..model.vector_quantization import codebook_health, collision_rate, nearest_code
+from .trainer_base import MacRecTrainerBase
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.get_logger(__name__)
+
+Result = TypeVar("Result")
+WITHOUT_PARTNER_WARNING = 0.3
+
+
+# What a catalogue's embeddings may come as, see [`MacRecQuantizerTrainer`].
+Catalogue: TypeAlias = "EmbeddingStore | Mapping[str, np.ndarray] | datasets.Dataset | Dataset"
+
+
+class MacRecQuantizerTrainer(MacRecTrainerBase):
+    """[`~transformers.Trainer`] for [`MacRecQuantizer`].
+
+    Before the first step it computes the pseudo-labels (eq. 1) and seeds the codebooks by k-means over the catalogue's
+    residuals, level by level. It logs every part of the loss, and at each evaluation the collision rate and per level
+    and modality the share of used codes, the perplexity and the number of dead codes. The weights that it ends with
+    are the last ones, unless the arguments ask for the best by a metric: by the collision rate that would often be the
+    first checkpoint, because k-means seeds spread the codes before anything is learned.
+
+    Args:
+        train_dataset: an [`EmbeddingStore`] (read memory-mapped, a batch at a time), a dict `{modality: float array
+            (num_items, embedding_size)}`, a `datasets.Dataset` with a column per modality, or any dataset of rows
+            `{modality: vector}`.
+        eval_dataset: the same; the training catalogue if left out.
+
+    The other arguments are [`~transformers.Trainer`]'s.
+
+    Example:
+
+    ```python
+    >>> trainer = MacRecQuantizerTrainer(quantizer, TrainingArguments("out", num_train_epochs=50), train_dataset=store)
+    >>> trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: MacRecQuantizer | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[int]], dict[str, Any]] | None = None,
+        train_dataset: "Catalogue | None" = None,
+        eval_dataset: "Catalogue | None" = None,
+        **kwargs: Any,
+    ):
+        args = args if args is not None else TrainingArguments("macrec_quantizer")
+        # The inputs are dicts of tensors, none of them labels in Trainer's sense.
+        args.remove_unused_columns = False
+        args.label_names = []
+        train_rows = None if train_dataset is None else as_rows(train_dataset, model)
+        eval_rows = train_rows if eval_dataset is None else as_rows(eval_dataset, model)
+        if data_collator is None:
+            rows = train_rows or eval_rows
+            if rows is None:
+                raise ValueError("train_dataset: expected the catalogue's embeddings, got None, and no eval_dataset.")
+            data_collator = CatalogueCollator(rows.store)
+        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._warned = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            **kwargs,
+        )
+
+    def train(
+        self,
+        resume_from_checkpoint: str | Path | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """[`~transformers.Trainer.train`], after pseudo-labels and codebook seeds."""
+        self.prepare_catalogue(seed_codebooks=not resume_from_checkpoint)
+        config = self.accelerator.unwrap_model(self.model).config
+        if len(config.modalities) > 1:
+            weights = {"the contrastive losses": any(config.contrastive_weights), "alignment": config.alignment_weight}
+            self.warn_of_accumulation([name for name, weight in weights.items() if weight])
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def prepare_catalogue(self, seed_codebooks: bool = True) -> None:
+        """Pseudo-labels and codebook seeds: computed once, by the main process, and sent to the others.
+
+        Args:
+            seed_codebooks: False where a checkpoint brings codebooks along.
+        """
+        if isinstance(self.data_collator, CatalogueCollator) and self.data_collator.labels is None:
+            self.data_collator.labels = self._from_main(self._pseudo_labels)
+        quantizer = self.accelerator.unwrap_model(self.model)
+        if seed_codebooks and not quantizer.codebooks_seeded:
+            quantizer.set_codebooks(self._from_main(lambda: self._seeds(quantizer)))
+
+    def _from_main(self, compute: Callable[[], Result]) -> Result:
+        """What the main process computes, in every process."""
+        if self.accelerator.num_processes == 1:
+            return compute()
+        return broadcast_object_list([compute() if self.accelerator.is_main_process else None])[0]
+
+    def _pseudo_labels(self) -> dict[str, np.ndarray] | None:
+        """Eq. 1, once: written into the output folder, where a resumed run reads them back."""
+        store, config = cast(CatalogueRows, self.train_dataset).store, self.accelerator.unwrap_model(self.model).config
+        if len(config.modalities) < 2 or not any(config.contrastive_weights):
+            return None
+        key = f"{store.fingerprint()}-{config.num_pseudo_labels}-{self.args.seed}"
+        path = Path(str(self.args.output_dir)) / "pseudo_labels.npz"
+        if path.is_file():
+            with np.load(path) as saved:
+                if str(saved["key"]) == key:
+                    return {name: saved[name] for name, _ in config.modalities}
+        labels = {}
+        for name, _ in logging.tqdm(config.modalities, desc="pseudo-labels", unit="modality"):
+            labels[name] = pseudo_labels(
+                store.arrays[name], config.num_pseudo_labels, store.present[name], self.args.seed, name
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name("pseudo_labels.partial.npz")
+        np.savez(beside, allow_pickle=False, key=np.array(key), **labels)
+        beside.replace(path)
+        return labels
+
+    @torch.no_grad()
+    def _seeds(self, quantizer: MacRecQuantizer) -> dict[str, torch.Tensor]:
+        """Level by level: k-means over the residuals that enter it, then the residuals of the next."""
+        config, store, seeds = quantizer.config, cast(CatalogueRows, self.train_dataset).store, {}
+        latents = self._latents(quantizer, store)
+        progress = logging.tqdm(total=len(latents) * config.num_levels, desc="seeding codebooks", unit="codebook")
+        for name, residual in latents.items():
+            levels = []
+            for level in range(config.num_levels):
+                codebook = torch.from_numpy(
+                    codebook_seeds(residual.numpy(), config.codebook_size, self.args.seed + level)
+                ).to(residual.dtype)
+                residual = residual - codebook[nearest_code(residual, codebook)]
+                levels.append(codebook)
+                progress.update()
+            seeds[name] = torch.stack(levels)
+        progress.close()
+        return seeds
+
+    def _latents(self, quantizer: MacRecQuantizer, store: EmbeddingStore) -> dict[str, torch.Tensor]:
+        """Latents of the items that have the modality: `{modality: (num_present, codebook_dim)}` on the CPU."""
+        was_training, device = quantizer.training, quantizer.device
+        quantizer.eval()
+        latents: dict[str, torch.Tensor] = {}
+        for name in store.arrays:
+            rows, batches = np.flatnonzero(store.present[name]), []
+            for start in range(0, len(rows), self.args.eval_batch_size * 8):
+                values = torch.from_numpy(store.rows(name, rows[start : start + self.args.eval_batch_size * 8]))
+                values = values.to(device=device, dtype=quantizer.dtype)
+                batches.append(quantizer.encode_latents({name: values})[name].float().cpu())
+            latents[name] = torch.cat(batches) if batches else torch.zeros(1, quantizer.config.codebook_dim)
+        quantizer.train(was_training)
+        return latents
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
+        """6 × weights × items of every modality."""
+        quantizers = self.accelerator.unwrap_model(self.model).quantizers
+        sizes = {name: sum(weight.numel() for weight in module.parameters()) for name, module in quantizers.items()}
+        embeddings = cast(Mapping[str, torch.Tensor], inputs.get("embeddings", {}))
+        return sum(6 * len(rows) * sizes[name] for name, rows in embeddings.items())
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Eq. 13, scalar; its parts and the share of items without a partner are kept for the next log line."""
+        outputs = model(**inputs)
+        self._note("reconstruction_loss", outputs.reconstruction_loss)
+        self._note("quantization_loss", outputs.quantization_loss)
+        self._note("alignment_loss", outputs.alignment_loss)
+        for level, value in enumerate(outputs.contrastive_losses):
+            self._note(f"contrastive_loss_{level + 1}", value)
+        if "pseudo_labels" in inputs:
+            self._note_partners(model, inputs)
+        loss = outputs.loss * self._weight
+        return (loss, outputs) if return_outputs else loss
+
+    def _size_of(self, batch: Mapping[str, Any]) -> int:
+        return len(next(iter(batch["embeddings"].values())))
+
+    def _note(self, name: str, value: torch.Tensor) -> None:
+        self._parts[name].append(value.detach())
+
+    def _note_partners(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor | Any]) -> None:
+        """The share of items whose pseudo-label nobody else in the batch has: their positive is themselves."""
+        with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
+            given = cast(Mapping[str, torch.Tensor], inputs["pseudo_labels"])
+            first = next(iter(given.values()))
+            everyone = Everyone.around(model, len(first), first.device)
+        for name, labels in given.items():
+            # Where the item lacks the modality its label is −1.
+            labels = everyone.gather(labels)
+            labels = labels[labels >= 0]
+            _, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+            alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
+            self._note(f"without_partner_{name}", alone)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
+        """Adds the means of the loss parts since the last log line."""
+        if "loss" in logs and self._parts:
+            means = self.means(self._parts)
+            self._parts.clear()
+            logs = {**logs, **{name: round(value, 6) for name, value in means.items()}}
+            alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}
+            if (
+                self.is_world_process_zero()
+                and not self._warned
+                and any(value > WITHOUT_PARTNER_WARNING for value in alone.values())
+            ):
+                self._warned = True
+                logger.warning(
+                    "Share of items without a partner in their batch: %s. Above %.0f %% the contrastive loss mostly "
+                    "compares items with themselves: take a larger batch or fewer pseudo-labels.",
+                    {name.removeprefix("without_partner_"): round(value, 2) for name, value in alone.items()},
+                    100 * WITHOUT_PARTNER_WARNING,
+                )
+        super().log(logs, start_time, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Encodes the catalogue: own losses (without the contrastive terms, whose positives are drawn) and health."""
+        quantizer, rows = self.accelerator.unwrap_model(self.model), cast(CatalogueRows, dataloader.dataset)
+        was_training = quantizer.training
+        quantizer.eval()
+        sums, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
+        quantizer.train(was_training)
+        metrics = {name: value / len(rows) for name, value in sums.items()}
+        metrics |= catalogue_health(codes, quantizer.config.codebook_size)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(  # nothing is predicted
+            predictions=None,  # type: ignore[arg-type]
+            label_ids=None,
+            metrics=metrics,
+            num_samples=len(rows),
+        )
+
+    @torch.no_grad()
+    def _encode_catalogue(
+        self, quantizer: MacRecQuantizer, collator: CatalogueCollator, num_items: int
+    ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """Sums of the losses over items, and all codes; the processes share the batches."""
+        size, processes = self.args.eval_batch_size, self.accelerator.num_processes
+        batches = [np.arange(start, min(start + size, num_items)) for start in range(0, num_items, size)]
+        done = []
+        for rows in batches[self.accelerator.process_index :: processes]:
+            outputs = quantizer(**self._prepare_inputs({**collator(rows)}))
+            losses = {
+                name: float(outputs[name]) * len(rows) for name in ("loss", "reconstruction_loss", "quantization_loss")
+            }
+            done.append((int(rows[0]), losses, {name: values.cpu() for name, values in outputs.codes.items()}))
+        # In the order of the rows, whoever encoded them: every item counts once.
+        done = sorted(done if processes == 1 else gather_object(done), key=lambda part: part[0])
+        sums = {name: sum(losses[name] for _, losses, _ in done) for name in done[0][1]}
+        return sums, {name: torch.cat([codes[name] for _, _, codes in done]) for name in done[0][2]}
+
+
+def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> dict[str, float]:
+    """Collision rate and codebook health of all modalities under flat names, levels counted from 1.
+
+    Args:
+        codes: `{modality: long (num_items, num_levels)}`; rows of −1 are left out.
+    """
+    metrics: dict[str, float] = {}
+    for name, values in codes.items():
+        values = values[values[:, 0] >= 0]
+        metrics[f"collision_rate_{name}"] = collision_rate(values)
+        for level, health in enumerate(codebook_health(values, codebook_size), start=1):
+            metrics |= {f"{what}_{name}_{level}": value for what, value in health.items()}
+    rates = [metrics[f"collision_rate_{name}"] for name in codes]
+    return {"collision_rate": sum(rates) / len(rates), **metrics}
+
+
+def as_rows(dataset: Any, model: MacRecQuantizer | None = None) -> CatalogueRows:
+    """Whatever holds embeddings → rows of a store.
+
+    Raises:
+        TypeError: something that holds no embeddings.
+        ValueError: modalities or sizes that are not the quantizer's.
+    """
+    if isinstance(dataset, CatalogueRows):
+        return dataset
+    expected = dict(model.config.modalities) if model is not None else None
+    if hasattr(dataset, "column_names"):
+        names = list(expected or dataset.column_names)
+        dataset = {name: np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float32) for name in names}
+    elif not isinstance(dataset, Mapping | EmbeddingStore) and len(dataset) and isinstance(dataset[0], Mapping):
+        rows = [row.get("embeddings", row) for row in (dataset[index] for index in range(len(dataset)))]
+        dataset = {
+            name: np.stack([np.asarray(row[name], dtype=np.float32) for row in rows]) for name in expected or rows[0]
+        }
+    if isinstance(dataset, Mapping):
+        dataset = EmbeddingStore(dataset)
+    if not isinstance(dataset, EmbeddingStore):
+        raise TypeError(
+            "train_dataset: expected an EmbeddingStore, a dict {modality: array} or a dataset of rows "
+            f"{{modality: vector}}, got {type(dataset).__name__}."
+        )
+    if expected is not None and dataset.modalities != expected:
+        raise ValueError(
+            f"train_dataset: expected the quantizer's modalities {expected}, got {dataset.modalities}. The quantizer "
+            "was configured for other embeddings: make MacRecQuantizerConfig(modalities=store.modalities)."
+        )
+    return CatalogueRows(dataset)

@@ -1,0 +1,84 @@
+"""The Gradio page without a browser: what its handlers answer, and that it offers only what the shop can do."""
+
+import socket
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from app_tools import open_shop, shop_folder
+
+from macrec_hf import MacRecRecommender
+from macrec_hf.app.page import _Handlers, build_page, launch_page
+from macrec_hf.app.photos import Thumbnails
+from macrec_hf.app.shop import Shop
+from macrec_hf.app.visit import MAX_NEW_ITEMS
+
+
+@pytest.fixture
+def handlers(tmp_path):
+    return _Handlers(open_shop(), Thumbnails(tmp_path))
+
+
+def event(action, item=""):
+    return SimpleNamespace(action=action, item=item)
+
+
+def components(page):
+    return {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None)}
+
+
+def test_clicks_change_catalogue_and_history(handlers):
+    visit, catalogue, history = handlers.arrive()
+    assert 'aria-pressed="true"' not in catalogue and "Nothing picked yet" in history
+    visit, catalogue, history = handlers.act(visit, event("toggle", "p0003"))
+    assert visit.history == ["p0003"] and catalogue.count('aria-pressed="true"') == 1 and "1 item," in history
+    handlers.act(visit, event("more"))
+    assert visit.num_shown == 120
+    _, _, history = handlers.act(visit, event("clear"))
+    assert visit.history == [] and "Nothing picked yet" in history
+    assert "No item is called" in handlers.search(visit, "zzz")[1]
+
+
+def test_a_visit_that_was_forgotten_begins_anew(handlers):
+    visit, _, _ = handlers.act(None, event("toggle", "p0003"))
+    assert visit.history == ["p0003"]
+    assert "popular with everybody" in handlers.recommend(None, "ensemble", 20, False, False)
+
+
+def test_errors_are_shown_as_one_message(handlers):
+    visit = handlers.arrive()[0]
+    for number in range(MAX_NEW_ITEMS + 1):
+        _, catalogue, card = handlers.add(visit, None, f"lamp {number}", "")
+    assert "Expected at most 20 new items" in card and 'role="alert"' in card
+    assert "new-20" in handlers._catalogue(visit) and "new-21" not in handlers._catalogue(visit)
+    (shop_folder() / "broken.jpg").write_text("no photo")
+    _, _, card = handlers.add(handlers.arrive()[0], str(shop_folder() / "broken.jpg"), "mug", None)
+    assert 'role="alert"' in card and "expected at least one item that can be encoded" in card
+
+
+def test_the_page_offers_what_the_shop_can_do(tmp_path):
+    whole = components(build_page(open_shop(), Thumbnails(tmp_path)))
+    assert whole["in-stock"].visible and whole["modality"].visible and "add" in whole
+    assert [value for _, value in whole["modality"].choices] == ["ensemble", "text", "image"]
+    bare = components(build_page(Shop(open_shop().recommender), Thumbnails(tmp_path)))
+    assert not bare["in-stock"].visible and "add" not in bare and "Start with --encoders" in bare["new-item"].value
+    old = open_shop().recommender
+    table = type(old.table)(old.table.item_ids, {"text": old.table.codes["text"]}, old.table.codebook_size)
+    tokenizer = type(old.tokenizer).from_table(table)
+    one = Shop(MacRecRecommender(model=old.model, tokenizer=tokenizer, table=table))
+    assert not components(build_page(one, Thumbnails(tmp_path)))["modality"].visible
+
+
+def test_no_handler_is_a_public_endpoint_and_nothing_is_counted(tmp_path):
+    page = build_page(open_shop(), Thumbnails(tmp_path))
+    assert page.analytics_enabled is False
+    assert {fn.api_visibility for fn in page.fns.values()} == {"private"}
+    assert isinstance(page, gr.Blocks) and page.title == "model"
+
+
+def test_a_port_in_use_is_an_error():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match=r"--port: expected port \d+ of 127.0.0.1 to be free"):
+            launch_page(open_shop(), port=taken.getsockname()[1])

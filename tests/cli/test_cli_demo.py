@@ -1,0 +1,110 @@
+import json
+import re
+
+import pytest
+
+from macrec_hf.cli import main
+from macrec_hf.cli.demo import choose_customers, log_lines, read_recommendations, run_verb, stages
+from macrec_hf.demo.page import metrics_table, write_page
+from macrec_hf.demo.shop import make_demo_shop
+
+METRICS = {
+    "split": "test",
+    "num_users": 7,
+    "text": {"hr@1": 0.1, "hr@5": 0.2, "hr@10": 0.3, "ndcg@10": 0.25},
+    "ensemble": {"hr@1": 0.2, "hr@5": 0.4, "hr@10": 0.6, "ndcg@10": 0.5},
+    "popularity": {"hr@1": 0.0, "hr@5": 0.05, "hr@10": 0.06, "ndcg@10": 0.03},
+    "intervals": {"text": {"hr@10": [0.2, 0.4]}},
+    "coverage": {"text": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_demo_shop(tmp_path_factory.mktemp("shop"), num_items=30, num_customers=20, seed=0)
+
+
+def test_whole_demo_on_a_tiny_shop(tmp_path, capfd):
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--num-items", "40", "--num-customers", "30"]) == 0
+    out = capfd.readouterr().out
+    verbs = re.findall(r"^\$ macrec (\w+) ", out, re.M)
+    assert verbs == ["embed", "quantize", "train", "evaluate", "recommend"]
+    assert "Reduced widths" in out and out.splitlines()[-1].endswith("index.html")
+    page = (tmp_path / "demo" / "index.html").read_text()
+    assert page.count("<figure") >= 6 * (1 + 10) and page.count("<svg") == 4
+    assert "Nothing was logged" not in page
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", page), "the page must not load anything"
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert f"{metrics['ensemble']['hr@10']:.3f}" in page and f"{metrics['popularity']['hr@10']:.3f}" in page
+    for line in re.findall(r"^\$ (.*)$", out, re.M):
+        assert line.split(" --")[0] in page
+
+
+def test_customers_histories_stop_before_their_last_purchase(shop, tmp_path):
+    examples = choose_customers(shop, tmp_path)
+    bought = {}
+    for line in shop.interactions.read_text().splitlines()[1:]:
+        user, item, _ = line.split(",")
+        bought.setdefault(user, []).append(item)
+    users = [json.loads(line) for line in (tmp_path / "users.jsonl").read_text().splitlines()]
+    assert len(examples) == len(users) == 6
+    for example, user in zip(examples, users, strict=True):
+        assert [*example["history"], example["target"]] == bought[example["user_id"]]
+        assert user == {"user_id": example["user_id"], "history": example["history"]}
+
+
+def test_commands_are_chained_by_their_outputs(shop, tmp_path):
+    embed, quantize, train, evaluate, recommend = stages(shop, tmp_path, seed=7)
+    after = lambda words, flag: words[words.index(flag) + 1]  # noqa: E731
+    assert after(quantize, "--embeddings") == after(embed, "--output")
+    assert after(train, "--semantic-ids") == after(quantize, "--output")
+    assert after(evaluate, "--model") == after(recommend, "--model") == after(train, "--output")
+    assert after(quantize, "--seed") == after(train, "--seed") == "7"
+
+
+def test_a_verb_that_fails_stops_the_demo(tmp_path, capfd):
+    with pytest.raises(RuntimeError, match="macrec embed --items .*nowhere.jsonl.* ended with status 1"):
+        run_verb(["embed", "--items", str(tmp_path / "nowhere.jsonl"), "--output", str(tmp_path / "emb")])
+    assert "no such file" in capfd.readouterr().err
+
+
+def test_page_marks_the_purchase_that_was_found(shop, tmp_path):
+    def product(number, title):
+        return {"item_id": str(number), "title": title, "image": shop.images / f"p{number:04d}.jpg"}
+
+    mug, lamp, odd = product(1, "Red mug"), product(2, "Lamp"), product(3, "<b>Cap</b> & co")
+    found = {"name": "c1", "history": [mug], "target": lamp, "recommended": [odd, lamp]}
+    missed = {"name": "c2", "history": [mug], "target": lamp, "recommended": [odd]}
+    page = write_page(
+        tmp_path / "a.html",
+        customers=[found, missed],
+        metrics=METRICS,
+        curves={"Loss": {"training": [(1, 2.0), (5, 1.0)]}},
+        facts=["One & two"],
+        commands=[("macrec embed", 3.4)],
+    ).read_text()
+    assert page.count("<figure class=hit>") == 1 and page.count("<figure>") == 6
+    assert "<b>Cap</b>" not in page and "&lt;b&gt;Cap&lt;/b&gt; &amp; co" in page and "One &amp; two" in page
+    assert page.count("data:image/jpeg;base64,") == 7 and "macrec embed    # 3 s" in page
+
+
+def test_metrics_table_is_sorted_and_holds_only_rows_of_figures():
+    table = metrics_table(METRICS)
+    assert re.findall(r"<td>(\w+)</td>", table) == ["ensemble", "text", "popularity"]
+    assert re.findall(r"width:([\d.]+)%", table) == ["100.0", "50.0", "10.0"]
+    assert table.count('class="ours"') == 2 and "7 customers" in table
+
+
+def test_log_and_recommendations_are_read(tmp_path):
+    log = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "eval_loss": 1.5},
+        {"step": 3, "loss": 1.0},
+        {"step": 3, "runtime": 9},
+    ]
+    (tmp_path / "training_log.json").write_text(json.dumps(log))
+    lines = log_lines(tmp_path, {"training": "loss", "validation": "eval_loss", "never": "eval_hr@10"})
+    assert lines == {"training": [(1, 2.0), (3, 1.0)], "validation": [(2, 1.5)]}
+    line = {"user_id": "u", "recommendations": [{"item_id": "b", "score": -1.0}, {"item_id": "a", "score": -2.0}]}
+    (tmp_path / "recs.jsonl").write_text(json.dumps(line) + "\n")
+    assert read_recommendations(tmp_path / "recs.jsonl") == {"u": ["b", "a"]}

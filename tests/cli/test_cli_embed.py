@@ -1,0 +1,135 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessorPil, ViTModel
+
+from macrec_hf.catalogue.embedding_store import EmbeddingStore
+from macrec_hf.cli import main
+
+TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+COLOURS = [(200, 30, 30), (40, 60, 200), (30, 160, 60), (220, 200, 40)]
+TITLES = ["red mug", "blue mug", "green lamp", "yellow lamp"]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Four items with photos; the third photo is broken, the fourth item has no text."""
+    rows = []
+    for number, (colour, title) in enumerate(zip(COLOURS, TITLES, strict=True)):
+        Image.new("RGB", (24, 24), colour).save(tmp_path / f"{number}.png")
+        rows.append({"item_id": f"0{number}", "title": title, "text": "", "image": f"{number}.png"})
+    (tmp_path / "2.png").write_bytes(b"not a picture")
+    rows[3]["title"] = ""
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def embed(shop, *flags, items="items.jsonl", output="emb"):
+    return main(["embed", "--items", str(shop / items), "--output", str(shop / output), *map(str, flags)])
+
+
+def test_offline_by_default(shop, capfd, caplog):
+    assert embed(shop) == 0
+    out = capfd.readouterr().out
+    assert len(out.splitlines()) == 1
+    assert "4 items → text 2 by offline (1 missing), image 2 by offline (1 missing)" in out
+    assert "02: UnidentifiedImageError" in caplog.text
+    store = EmbeddingStore.open(shop / "emb")
+    assert store.modalities == {"text": 2, "image": 2}
+    assert store.item_ids == ["00", "01", "02", "03"]
+    assert store.present["text"].tolist() == [True, True, True, False]
+    assert store.present["image"].tolist() == [True, True, False, True]
+
+
+def test_models_by_path_with_flags(shop, capfd):
+    torch.manual_seed(0)
+    backend = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "red": 2, "mug": 3, "blue": 4}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
+        shop / "bert"
+    )
+    BertModel(BertConfig(vocab_size=8, **TOWER)).save_pretrained(shop / "bert")
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **TOWER)).save_pretrained(shop / "vit")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(shop / "vit")
+    flags = ["--text-model", shop / "bert", "--image-model", shop / "vit", "--pooling", "cls", "--batch-size", 2,
+             "--max-length", 1, "--device", "cpu", "--no-standardize"]  # fmt: skip
+    assert embed(shop, *flags) == 0
+    store = EmbeddingStore.open(shop / "emb")
+    with torch.no_grad():
+        expected = BertModel.from_pretrained(shop / "bert").eval()(torch.tensor([[2]])).last_hidden_state[0, 0]
+    np.testing.assert_allclose(store.arrays["text"][0], expected.numpy(), rtol=1e-4, atol=1e-5)
+    about = json.loads((shop / "emb" / "meta.json").read_text())["modalities"]
+    assert about["text"]["encoder"] == str(shop / "bert")
+    assert about["text"]["settings"] == {
+        "pooling": "cls",
+        "max_length": 1,
+        "standardize": False,
+        "missing_reasons": {"03": "empty text"},
+    }
+    assert about["image"]["dimension"] == 16
+    # Items that arrive later, with the same encoders
+    assert embed(shop, "--like", shop / "emb", "--device", "cpu", output="later") == 0
+    later = EmbeddingStore.open(shop / "later")
+    for modality in ("text", "image"):
+        np.testing.assert_allclose(later.arrays[modality], store.arrays[modality], rtol=1e-4, atol=1e-5)
+
+
+def test_one_modality_on_request_or_for_want_of_photos(shop):
+    assert embed(shop, "--image-model", "none") == 0
+    assert list(EmbeddingStore.open(shop / "emb").modalities) == ["text"]
+    (shop / "texts.csv").write_text("item_id,title\na,red mug\nb,blue lamp\nc,red lamp\n")
+    assert embed(shop, items="texts.csv", output="texts") == 0
+    assert list(EmbeddingStore.open(shop / "texts").modalities) == ["text"]
+    assert not (shop / "texts" / "image.npy").exists()
+
+
+def test_text_columns(shop):
+    (shop / "items.csv").write_text("item_id,title,maker\na,mug,fox\nb,mug,owl\nc,mug,fox\n")
+    assert embed(shop, "--text-columns", "maker", items="items.csv") == 0
+    rows = EmbeddingStore.open(shop / "emb").arrays["text"]
+    np.testing.assert_allclose(rows[0], rows[2], atol=1e-5)
+    assert np.linalg.norm(rows[0] - rows[1]) > 1
+
+
+def test_flags_from_yaml(shop):
+    (shop / "embed.yaml").write_text("image-model: none\nbatch_size: 2\n")
+    assert embed(shop, "--config", shop / "embed.yaml") == 0
+    assert list(EmbeddingStore.open(shop / "emb").modalities) == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size: expected at least 1, got 0"),
+        (["--text-model", "none", "--image-model", "none"], "expected at least one modality"),
+        (["--like", "x", "--text-model", "offline"], "--like takes models and pooling from the earlier folder"),
+        (["--like", "nowhere"], "expected a folder that `macrec embed` wrote"),
+        (["--text-columns", "colour"], "text columns: .'colour'. are not in the items table"),
+    ],
+)
+def test_refusals(shop, capfd, flags, message):
+    assert embed(shop, *flags) == 1
+    err = capfd.readouterr().err
+    assert err.startswith("macrec embed: error: ") and "Traceback" not in err
+    assert re.search(message, err)
+
+
+def test_output_that_cannot_be_written_is_found_before_any_work(shop, capfd):
+    (shop / "file").write_text("")
+    assert embed(shop, output="file/emb") == 1
+    assert "--output" in capfd.readouterr().err
+
+
+def test_help_names_every_default(capfd):
+    with pytest.raises(SystemExit):
+        main(["embed", "--help"])
+    text = capfd.readouterr().out
+    for flag in ("--items", "--output", "--text-model", "--image-model", "--pooling", "--batch-size", "--max-length",
+                 "--device", "--seed", "--like", "--text-columns"):  # fmt: skip
+        assert flag in text
+    assert "default: offline" in text and "default: 32" in text and "default: 256" in text

@@ -1,0 +1,62 @@
+"""Both training verbs: same seed, same result; an unwritable output; patience that outlasts an interruption."""
+
+import json
+
+import pytest
+import torch
+from killing import compare, make_inputs, words
+from safetensors.torch import load_file
+
+from macrec_hf.cli.main import main
+from macrec_hf.training.checkpoints import checkpoints_in
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    make_inputs(folder)
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["quantize", "train"])
+def test_the_same_seed_gives_the_same_bits(inputs, tmp_path, stage):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert main([*words(stage, inputs, tmp_path / name), "--max-steps", "9", "--seed", seed]) == 0
+    compare(tmp_path / "a", tmp_path / "b", stage)  # weights, IDs and the optimizer's state
+    with pytest.raises(RuntimeError, match="differs from that of the uninterrupted run"):
+        compare(tmp_path / "a", tmp_path / "c", stage)
+
+
+def test_the_quantizer_that_is_kept_is_the_trained_one(inputs, tmp_path):
+    """Not the one with the lowest collision rate, which k-means seeds have before anything is learned."""
+    assert main([*words("quantize", inputs, tmp_path), "--learning-rate", "0.01"]) == 0
+    log = json.loads((tmp_path / "training_log.json").read_text())
+    rates = [line["eval_collision_rate"] for line in log if "eval_collision_rate" in line]
+    assert min(rates[:-1]) < rates[-1]
+    last = checkpoints_in(tmp_path / "checkpoints")[0]
+    assert last.name == "checkpoint-24"
+    kept, trained = (load_file(folder / "model.safetensors") for folder in (tmp_path / "quantizer", last))
+    assert kept.keys() == trained.keys()
+    assert all(torch.equal(kept[name], weight) for name, weight in trained.items())
+
+
+@pytest.mark.parametrize("stage", ["quantize", "train"])
+def test_an_output_that_cannot_be_written_is_found_first(inputs, tmp_path, stage, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert main(words(stage, inputs, tmp_path / "file")) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and "expected a folder that can be written" in error[0]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("stage", ["quantize", "train"])
+def test_a_finished_run_resumed_writes_the_same_again(inputs, tmp_path, stage):
+    # Rate 0: no evaluation is better than the first, so patience ends the run before its last step.
+    arguments = [*words(stage, inputs, tmp_path / "out"), "--learning-rate", "0", "--patience", "2"]
+    assert main(arguments) == 0
+    result = tmp_path / "out" / ("model.safetensors" if stage == "train" else "semantic_ids.safetensors")
+    before, last = result.read_bytes(), checkpoints_in(tmp_path / "out" / "checkpoints")[0]
+    assert json.loads((last / "trainer_state.json").read_text())["global_step"] < 24
+    result.unlink()
+    assert main(arguments) == 0  # with --resume, as after a kill between the last checkpoint and the result
+    assert result.read_bytes() == before and checkpoints_in(tmp_path / "out" / "checkpoints")[0] == last

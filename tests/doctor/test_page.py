@@ -1,0 +1,74 @@
+import re
+
+import numpy as np
+
+from macrec_hf import EmbeddingStore, SemanticIdTable, codebook_report
+from macrec_hf.doctor.page import prefix_words, report_page
+from macrec_hf.doctor.pictures import embedding_maps, prefix_examples
+
+
+def parts(num_items=80):
+    random = np.random.default_rng(0)
+    text = random.integers(4, size=(num_items, 2))
+    table = SemanticIdTable([f"i{row}" for row in range(num_items)], {"text": text, "image": text[:, ::-1].copy()}, 8)
+    arrays = {name: random.standard_normal((num_items, 5)).astype("f4") for name in ("text", "image")}
+    return table, EmbeddingStore(arrays, table.item_ids)
+
+
+def test_a_page_of_ids_alone_holds_their_figures_and_needs_nothing_else():
+    table, _ = parts()
+    report = codebook_report(table)
+    page = report_page(report, facts=["80 <items>"])
+    assert "80 &lt;items&gt;" in page and page.count("<svg") == 2
+    level = report["modalities"]["text"]["levels"][0]
+    for cell in ("4 of 8", f"{level['perplexity']:.1f}", f"{level['gini']:.2f}", f"{level['largest_share']:.1%}"):
+        assert f"<td class=number>{cell}</td>" in page
+    collisions = report["modalities"]["text"]["collisions"]["after"]
+    assert f"<td class=number>–</td><td class=number>{collisions:.2%}</td>" in page
+    assert f"{report['agreement'][0]['depths'][0]['mutual_information']:.3f}" in page
+    assert "--embeddings gives the numbers, --items the pictures" in page and "<h2>Maps" not in page
+    assert not re.search(r"https?:|<script|<link", page), "the page must not load anything"
+
+
+def test_problems_stand_first_with_what_to_do():
+    page = report_page(codebook_report(parts()[0]))
+    problem = page.index("Items that share an ID</h3>")
+    assert "things to look at" in page and problem < page.index("How the codes are used")
+    assert "<b>What to do:</b> `macrec quantize` resolves collisions." in page
+    assert page.count('class="warning"') == page.count('class="problem"') > 0
+
+
+def test_no_problem_is_said_plainly():
+    table, _ = parts()
+    report = codebook_report(table)
+    from macrec_hf.doctor.page import verdict
+
+    assert "Nothing to mend: 1 of 1 checks are fine." in "".join(verdict([{"status": "ok"}]))
+    assert "could not be made" in "".join(verdict([{"status": "ok"}, {"status": "unknown"}]))
+    assert report["num_items"] == 80
+
+
+def test_items_maps_and_curves_are_shown():
+    table, store = parts()
+    examples = prefix_examples(table, dict.fromkeys(table.item_ids))
+    items = {item: {"title": f"Thing <{item}>", "photo": None} for item in table.item_ids}
+    items[examples["random"][0]]["photo"] = "data:image/jpeg;base64,AAAA"
+    maps = embedding_maps(table, store, "pca")
+    curves = {"Collision rate": {"text": [(0, 0.5), (4, 0.25)]}}
+    page = report_page(codebook_report(table, store), examples=examples, items=items, maps=maps, curves=curves)
+    assert page.count("<figure>") == 8 * (3 + 3 + 1) and "Thing &lt;i" in page and "Thing <" not in page
+    assert page.count("data:image/jpeg;base64,AAAA") >= 1
+    assert page.count("<svg") == 2 + 4 + 1
+    assert page.index("text embeddings, coloured by the first text") < page.index(
+        "text embeddings, coloured by the first image"
+    )
+    assert "During training" in page and ">text 0.25<" in page
+    assert "any two items" in page and "text embeddings</td><td>image codes" in page
+
+
+def test_prefix_words():
+    assert (
+        prefix_words(1) == "first code"
+        and prefix_words(3) == "first three codes"
+        and prefix_words(6) == "first 6 codes"
+    )

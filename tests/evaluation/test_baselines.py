@@ -1,0 +1,115 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from macrec_hf.evaluation.baselines import (
+    BASELINES,
+    co_visitation,
+    co_visitation_new_items,
+    popularity,
+    random_items,
+    recent_then_popularity,
+)
+from macrec_hf.evaluation.ranking_metrics import hit_rate, tied_ranks
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+TRAIN = [np.array([0, 1, 2]), np.array([1, 2, 1]), np.array([3])]
+# purchases: item 0 once, item 1 three times, item 2 twice, item 3 once, items 4 and 5 never
+
+
+def test_popularity_by_hand():
+    assert popularity(TRAIN, [np.array([0])], 6, 4).tolist() == [[1, 2, 0, 3]]  # 0 and 3 tie: the lower row first
+    assert popularity(TRAIN, [np.array([0])] * 2, 6, 8).tolist() == [[1, 2, 0, 3, 4, 5, -1, -1]] * 2
+
+
+def test_recent_items_then_popularity_by_hand():
+    # last first, each once: 4, 2, 3; then the bestsellers that are not there yet: 1, 0
+    assert recent_then_popularity(TRAIN, [np.array([3, 2, 3, 2, 4])], 6, 5).tolist() == [[4, 2, 3, 1, 0]]
+    assert recent_then_popularity(TRAIN, [np.array([], dtype=int)], 6, 2).tolist() == [[1, 2]]
+
+
+def test_co_visitation_by_hand():
+    # neighbours of 0: item 1 and item 2, once each (first user); item 1 is more popular.
+    # Of the history [0], the list is 1, 2, then the bestsellers 0, 3.
+    assert co_visitation(TRAIN, [np.array([0])], 6, 4).tolist() == [[1, 2, 0, 3]]
+    # neighbours of 2: item 1 three times, item 0 once. History [0, 2]: item 2 votes with weight 1, item 0 with 1/2:
+    # item 1: 3 + 1/2, item 0: 1, item 2: 1/2, then the bestseller 3.
+    assert co_visitation(TRAIN, [np.array([0, 2])], 6, 4).tolist() == [[1, 0, 2, 3]]
+    assert co_visitation_new_items(TRAIN, [np.array([0, 2])], 6, 4).tolist() == [[1, 3, 4, 5]]
+
+
+def test_co_visitation_equals_counting_with_loops():
+    generator = np.random.default_rng(0)
+    train = [generator.integers(0, 12, size=generator.integers(1, 15)) for _ in range(30)]
+    histories = [generator.integers(0, 12, size=generator.integers(0, 25)) for _ in range(20)]
+    together = Counter()
+    for sequence in train:
+        for i in range(len(sequence)):
+            for j in range(len(sequence)):
+                if i != j and abs(i - j) <= 5 and sequence[i] != sequence[j]:
+                    together[sequence[i], sequence[j]] += 1
+    bought = Counter(int(item) for sequence in train for item in sequence)
+    for hide, function in ((False, co_visitation), (True, co_visitation_new_items)):
+        lists = function(train, histories, 12, 6)
+        for history, found in zip(histories, lists, strict=True):
+            score = {item: 0.0 for item in range(12) if not (hide and item in history)}
+            for item in score:
+                for back, voter in enumerate(history[::-1][:20], start=1):
+                    score[item] += together[voter, item] / back
+            expected = sorted(score, key=lambda item: (-round(score[item], 9), -bought[item], item))[:6]
+            assert found[found >= 0].tolist() == expected
+
+
+def test_random_items_are_seeded_distinct_and_even():
+    lists = random_items(TRAIN, [np.array([0])] * 3000, 6, 3, seed=1)
+    assert (lists == random_items(TRAIN, [np.array([0])] * 3000, 6, 3, seed=1)).all()
+    assert all(len(set(row)) == 3 for row in lists.tolist())
+    assert np.bincount(lists.ravel(), minlength=6) / 9000 == pytest.approx(1 / 6, abs=0.02)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_gives_full_lists_without_repeats(name):
+    histories = [np.array([1, 2, 2]), np.array([], dtype=int), np.array([5])]
+    lists = BASELINES[name](TRAIN, histories, 6, 9, seed=0)
+    assert lists.shape == (3, 9) and lists.dtype == np.int64
+    for row, history in zip(lists.tolist(), histories, strict=True):
+        found = [item for item in row if item >= 0]
+        hidden = set(history.tolist()) if name == "co_visitation_new_items" else set()
+        assert sorted(found) == sorted(set(range(6)) - hidden) and row[len(found) :] == [-1] * (9 - len(found))
+    assert BASELINES[name](TRAIN, [], 6, 9, seed=0).shape == (0, 9)
+
+
+def hit_rate_at_10(name, histories, num_items):
+    train, known = [items[:-2] for items in histories], [items[:-1] for items in histories]
+    targets = np.array([items[-1] for items in histories])
+    lists = BASELINES[name](train, known, num_items, 10, seed=0)
+    return hit_rate(tied_ranks(lists, targets), 10).mean()
+
+
+def test_measured_figures_of_the_fashion_shop():
+    if not (DATA / "hm").is_dir():
+        pytest.skip("needs the fashion shop's data in ../shared/data/hm")
+    from macrec_hf.data.readers import read_interactions, read_items, user_histories
+
+    row_of = {item_id: row for row, item_id in enumerate(read_items(DATA / "hm" / "items.jsonl")["item_id"])}
+    histories = user_histories(read_interactions(DATA / "hm" / "interactions.csv"), row_of).items
+    assert (len(histories), len(row_of)) == (917, 2615)
+    figures = {name: hit_rate_at_10(name, histories, len(row_of)) for name in BASELINES}
+    assert figures["popularity"] == pytest.approx(0.0425, abs=5e-5)
+    assert figures["recent_then_popularity"] == pytest.approx(0.107, abs=5e-4)
+    assert figures["co_visitation_new_items"] == pytest.approx(0.062, abs=1e-3)
+    assert figures["co_visitation"] > figures["recent_then_popularity"]  # 12 % of the last purchases are repeats
+    assert figures["random"] == pytest.approx(10 / 2615, abs=0.006)
+
+
+def test_measured_popularity_of_the_instruments():
+    if not (DATA / "instruments").is_dir():
+        pytest.skip("needs the instruments' data in ../shared/data/instruments")
+    from macrec_hf.data.readers import read_interactions, user_histories
+
+    interactions = read_interactions(DATA / "instruments" / "Instruments.inter.json")
+    histories = user_histories(interactions, {str(row): row for row in range(6250)}).items
+    assert hit_rate_at_10("popularity", histories, 6250) == pytest.approx(0.0638, abs=5e-5)

@@ -1,0 +1,180 @@
+"""The model card: what it tells, its picture, its results, and whether the Hub would take it."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from hub_tools import tiny_recommender
+from huggingface_hub import ModelCard
+from local_hub import TOKEN, card_errors, local_hub
+from PIL import Image
+from transformers import Seq2SeqTrainingArguments
+
+from macrec_hf import MacRecTrainer
+from macrec_hf.cli.main import main
+from macrec_hf.evaluation.baselines import BASELINES
+from macrec_hf.hub.code_usage_picture import code_usage_picture, sorted_uses
+from macrec_hf.hub.model_card import _BASELINES, PICTURE_NAME, model_card, with_results
+from macrec_hf.hub.saving import update_model_card
+from macrec_hf.model.semantic_ids import SemanticIdTable
+
+FIGURES = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+TRAINING = {
+    "command": "macrec train --output 'my shop' | tee log",
+    "data": {"users": 1234, "interactions file": "a|b.csv"},
+    "settings": {"learning rate": "0.001", "steps": 70},
+    "losses": {"generation_loss": 1.25, "alignment_loss": 0.5, "loss": 1.3},
+    "quantizer_losses": {"reconstruction_loss": 0.125, "contrastive_loss_1": 0.0, "contrastive_loss_3": 2.0},
+}
+
+
+def report(value: float = 0.25) -> dict:
+    """As `macrec evaluate` writes it."""
+    names = ("text", "image", "ensemble", "popularity")
+    values = {name: dict.fromkeys(FIGURES, value) for name in names}
+    intervals = {name: {figure: [value - 0.125, value + 0.0625] for figure in FIGURES} for name in names}
+    return {"split": "test", "num_users": 4321, **values, "intervals": intervals, "coverage": {"text": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def recommender():
+    return tiny_recommender(seed=4)
+
+
+@pytest.fixture(scope="module")
+def card(recommender):
+    parts = recommender.model, recommender.table, recommender.quantizer
+    return model_card(*parts, report(), training=TRAINING, license="mit", picture=PICTURE_NAME, code=True)
+
+
+def test_it_tells_what_made_the_model_and_how_well_it_does(card, recommender):
+    for heading in "Use Results Data Catalogue Model Losses Training Limits Licence Citation".split():
+        assert card.count(f"\n## {heading}\n") == 1, heading
+    assert "| ensemble | 0.2500 [0.1250, 0.3125] |" in card and "| popularity | 0.2500" in card
+    assert "4,321 users, their test items" in card and "| users | 1,234 |" in card and "a\\|b.csv" in card
+    assert "```bash\nmacrec train --output 'my shop' | tee log\n```" in card
+    assert "| recommender | implicit alignment | 0.01 | 0.5000 |" in card
+    assert "| quantizer | cross-modal contrastive | 0, 0, 0.1 by level | 0.0000, 2.0000 |" in card
+    assert "| quantizer | cross-modal alignment | 0.001 |  |" in card
+    weights = sum(weight.numel() for weight in recommender.model.parameters())
+    assert f"{weights:,} weights" in card and "30 items, 3 codes from 4 each." in card
+    assert "license: mit" in card and "@inproceedings{" in card and f"]({PICTURE_NAME})" in card
+    assert max(len(line) for line in card.splitlines()) < 400
+
+
+def test_collisions_before_and_after_are_a_table(recommender):
+    table = SemanticIdTable(["a", "b"], {"text": [[0], [1]], "image": [[2], [-1]]}, codebook_size=4)
+    table.report = {"text": {"collision_rate_before": 0.5}, "image": {"collision_rate_before": 0.0}}
+    text = model_card(recommender.model, table)
+    assert "| modality | items with an ID | share an ID (collision rate) | before collisions were resolved |" in text
+    assert "| text | 2 | 0.00 % | 50.00 % |\n| image | 1 | 0.00 % | 0.00 % |" in text
+
+
+def test_the_hub_can_read_it(card):
+    parsed = ModelCard(card)
+    assert parsed.data.library_name == "macrec_hf" and parsed.data.license == "mit"
+    results = parsed.data.eval_results
+    assert {result.metric_args["lists"] for result in results} == {"text", "image", "ensemble"}  # no baselines
+    found = {(result.metric_args["lists"], result.metric_type): result for result in results}
+    best = found["ensemble", "ndcg@10"]
+    assert (best.metric_value, best.metric_args["interval_95"]) == (0.25, [0.125, 0.3125])
+    assert (best.task_type, best.dataset_split) == ("semantic-id-recommendation", "test")
+    assert card_errors(card) == [] and card_errors(card.replace("license: mit", "license: ours"))
+
+
+def test_the_hub_says_so_itself(card, tmp_path, monkeypatch):
+    with local_hub(monkeypatch, tmp_path) as hub:
+        ModelCard(card).validate()
+        with pytest.raises(ValueError, match="license"):
+            ModelCard(card.replace("license: mit", "license: ours")).validate()
+        with pytest.raises(ValueError, match="license"):
+            tiny_recommender().push_to_hub("somebody/shop", token=TOKEN, license="ours")
+        tiny_recommender().push_to_hub("somebody/shop", token=TOKEN, license="apache-2.0", metrics=report())
+        assert PICTURE_NAME in hub["somebody/shop"].files()
+        assert ModelCard.load("somebody/shop").data.license == "apache-2.0"
+
+
+def test_baselines_are_known():
+    assert set(_BASELINES) == set(BASELINES)
+
+
+def test_new_results_take_the_place_of_the_old(card):
+    again = with_results(card, report(0.5))
+    assert again.count("## Results") == 1 and "0.2500" not in again and "| ensemble | 0.5000 [0.3750" in again
+    assert {result.metric_value for result in ModelCard(again).data.eval_results} == {0.5}
+    assert with_results(again, report()) == card
+    assert with_results(card, {"coverage": {"text": 0.5}}) == card  # nothing to tell
+
+
+def test_results_go_into_a_card_that_people_wrote():
+    theirs = "---\nlicense: cc-by-4.0\nlanguage: de\n---\n\n# Laden\n\nUnser \\1 Laden."
+    found = with_results(theirs, report())
+    parsed = ModelCard(found)
+    assert (parsed.data.license, parsed.data.language) == ("cc-by-4.0", "de") and parsed.data.eval_results
+    assert "# Laden\n\nUnser \\1 Laden.\n\n<!-- results" in found
+    assert with_results(with_results(theirs, report()), report(0.5)).count("## Results") == 1
+    assert "## Results" in with_results("Mine.", report())
+
+
+def test_bars_of_the_picture_are_the_uses():
+    random = np.random.default_rng(0)
+    codes = {name: torch.from_numpy(random.integers(0, 8, (40, 2))) for name in ("text", "image")}
+    codes["image"][3] = -1
+    table = SemanticIdTable([f"i{row}" for row in range(40)], codes, codebook_size=8)
+    for name, values in codes.items():
+        for level in range(2):
+            uses = sorted_uses(table, name, level)
+            counted = [int((values[:, level] == code).sum()) for code in range(8)]
+            assert uses.tolist() == sorted(counted, reverse=True)
+    picture = Image.open(io.BytesIO(code_usage_picture(table)))
+    assert picture.format == "PNG" and picture.size == (64 + 2 * 164, 26 + 2 * 98)
+    blue = (np.asarray(picture.convert("RGB")) == (37, 99, 150)).all(axis=2)
+    # The first panel: columns of falling height, the first one of the full height but for the writing on it.
+    heights = blue[26 : 26 + 85, 64 : 64 + 150].sum(axis=0)
+    assert heights[0] >= 80 and heights[0] > heights[-1]
+
+
+def test_a_table_with_more_codes_than_pixels_and_one_without_ids_have_pictures():
+    wide = SemanticIdTable(["a", "b"], {"text": [[0], [1023]]}, codebook_size=1024)
+    empty = SemanticIdTable(["a"], {"text": [[-1]]}, codebook_size=4)
+    for table in (wide, empty):
+        assert Image.open(io.BytesIO(code_usage_picture(table))).format == "PNG"
+
+
+def test_evaluate_puts_its_results_into_the_card(tmp_path, capsys):
+    directory = tiny_recommender(seed=4).save_pretrained(tmp_path / "model", license="mit")
+    random = np.random.default_rng(0)
+    rows = [f"u{user},i{item},{time}" for user in range(9) for time, item in enumerate(random.integers(0, 30, 5))]
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    words = ["evaluate", "--model", str(directory), "--interactions", str(tmp_path / "interactions.csv"),
+             "--num-beams", "2", "--output", str(tmp_path / "metrics.json")]  # fmt: skip
+    before = (directory / "README.md").read_text()
+    for more in (["--no-card"], ["--split", "validation"], ["--limit-users", "3"]):
+        assert main([*words, *more]) == 0, capsys.readouterr().err
+        assert (directory / "README.md").read_text() == before
+    assert main(words) == 0, capsys.readouterr().err
+    after = (directory / "README.md").read_text()
+    figure = json.loads((tmp_path / "metrics.json").read_text())["ensemble"]["ndcg@10"]
+    assert re.search(rf"\| ensemble .*\| {figure:.4f} \[", after) and "9 users, their test items" in after
+    assert "license: mit" in after and card_errors(after) == []
+    without_index = re.sub(r"(?s)model-index:.*?(?=---\n)", "", after)
+    assert re.sub(r"(?s)\n\n<!-- results.*end of results -->", "", without_index) == before
+
+
+def test_a_trainer_writes_the_card_of_its_output_folder(tmp_path, recommender):
+    arguments = Seq2SeqTrainingArguments(str(tmp_path), learning_rate=0.125, seed=7, report_to="none", use_cpu=True)
+    parts = {"processing_class": recommender.tokenizer, "table": recommender.table}
+    trainer = MacRecTrainer(recommender.model, arguments, **parts)
+    trainer.state.log_history = [{"generation_loss": 2.0, "alignment_loss": 1.5}, {"generation_loss": 0.75}]
+    trainer.create_model_card(license="mit")
+    text = (tmp_path / "README.md").read_text()
+    assert "| recommender | generation (cross-entropy) | 1 | 0.7500 |" in text and "| learning rate | 0.125 |" in text
+    assert "license: mit" in text and card_errors(text) == []
+
+
+def test_a_card_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(OSError, match="README.md"):
+        update_model_card(tmp_path, report())

@@ -1,0 +1,20 @@
+"""Runs scripts and modules under `accelerate launch` with a shipped configuration."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "examples" / "accelerate_configs" / "cpu_2_processes.yaml"
+
+
+def launch(*command, processes=2, timeout=600, config=CONFIG):
+    """Runs a script or `-m module` under `accelerate launch` with a shipped configuration, or alone."""
+    words = [sys.executable, *command]
+    if processes > 1:
+        chosen = ["--config_file", str(config)] if config else []
+        words = [sys.executable, "-m", "accelerate.commands.launch", *chosen, *command]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return done

@@ -1,0 +1,87 @@
+"""2 processes × 4 rows are 1 process × 8 rows, for every loss of both stages; see `two_processes.py` for the runs."""
+
+import shutil
+
+import pytest
+import torch
+from launching import launch
+
+from macrec_hf.model.distributed import Everyone
+
+
+@pytest.fixture(scope="module", params=["forked", pytest.param("launched", marks=pytest.mark.slow)])
+def runs(request, tmp_path_factory):
+    """What one process found and what two found, these forked, or by `accelerate launch`."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = [launch("tests/two_processes.py", str(folder), processes=1)]
+    if request.param == "launched":
+        shutil.rmtree(folder / "2")
+        done.append(launch("tests/two_processes.py", str(folder)))
+    found = []
+    for processes in (1, 2):
+        path = folder / str(processes) / "found.pt"
+        assert path.is_file(), "".join(part.stderr for part in done)[-3000:]
+        saved = torch.load(path)
+        assert saved["processes"] == processes
+        found.append(saved["found"])
+    return found
+
+
+def compare(runs, kind, tolerance):
+    alone, together = runs
+    names = [name for name in alone if name.split("/")[1] == kind]
+    assert names and alone.keys() == together.keys()
+    for name in names:
+        torch.testing.assert_close(together[name], alone[name], atol=tolerance, rtol=tolerance, msg=name)
+    return [alone[name] for name in names]
+
+
+def test_gradients_of_the_first_step_are_those_of_one_process(runs):
+    gradients = compare(runs, "gradient", 1e-9)
+    assert all(gradient.dtype == torch.float64 for gradient in gradients)
+    assert sum(bool(gradient.abs().max() > 1e-4) for gradient in gradients) > 0.8 * len(gradients)
+
+
+def test_twenty_steps_end_at_the_weights_of_one_process(runs):
+    compare(runs, "weight", 1e-6)
+    compare(runs, "loss", 1e-5)  # Trainer adds the logged losses up in float32
+
+
+def test_evaluation_counts_every_item_and_every_user_once(runs):
+    alone, together = runs
+    metrics = [name for name in alone if "hr@" in name or "ndcg@" in name or "eval_" in name]
+    assert len(metrics) > 30
+    for name in metrics:
+        assert float(alone[name]) == pytest.approx(float(together[name]), abs=1e-6), name
+
+
+def test_alone_nothing_is_exchanged():
+    layer = torch.nn.Linear(2, 2)
+    everyone = Everyone.around(layer, 5, torch.device("cpu"))
+    rows = torch.randn(5, 3)
+    assert everyone.alone and everyone.gather(rows) is rows and everyone.share(rows, 2, 5) is rows
+    assert everyone.mine == slice(0, 5) and everyone.parts_of(7).counts == [7]
+
+
+def test_parts_shares_and_the_seed():
+    everyone = Everyone([3, 5, 2], rank=1, seed=7)
+    assert everyone.mine == slice(3, 8)
+    assert everyone.parts_of(2).counts == [0, 1, 1] and everyone.parts_of(9).counts == [3, 3, 3]
+    # the mean over processes of share × mean is the mean over all rows
+    values, counts = torch.arange(10.0), [3, 5, 2]
+    parts = enumerate(values.split(counts))
+    shares = [Everyone(counts, rank).share(part.mean(), len(part), 10) for rank, part in parts]
+    assert float(sum(shares)) / 3 == pytest.approx(float(values.mean()))
+    draws = [torch.rand(4, generator=Everyone([1, 1], rank, 7).generator(torch.device("cpu"))) for rank in (0, 1)]
+    assert torch.equal(*draws)
+
+
+def test_the_seed_is_random_in_training_and_leaves_evaluation_alone():
+    layer, device = torch.nn.Linear(2, 2), torch.device("cpu")
+    torch.manual_seed(0)
+    first, second = (Everyone.around(layer, 1, device).seed for _ in range(2))
+    assert first != second
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        assert Everyone.around(layer, 1, device).seed == 0
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from recommender_training import make_shop, make_trainer
+from transformers import Seq2SeqTrainingArguments, TrainerCallback
+
+from macrec_hf import (
+    MacRecTrainer,
+    SemanticIdTrie,
+    exact_scores,
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_shop(tmp_path_factory.mktemp("shop"))
+
+
+def test_ranking_is_the_brute_force_ranking_of_the_whole_catalogue(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path)
+    table, tokenizer, tasks = shop
+    metrics = trainer.evaluate()
+    rows = [row for row in tasks["validation"] if row["task"] == 0]
+    images = {row["user"]: row for row in tasks["validation"] if row["task"] == 1}
+    model = trainer.model.eval()
+    tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
+    hits = {"text": [], "image": [], "ensemble": []}
+    for row in rows:
+        scores = {}
+        for name, source in (("text", row), ("image", images[row["user"]])):
+            ids = torch.tensor([source["input_ids"]])
+            scores[name] = exact_scores(model, ids, torch.ones_like(ids), tries[name])[0]
+        scores["ensemble"] = (scores["text"] + scores["image"]) / 2
+        for name, values in scores.items():
+            hits[name].append(float((values > values[row["item"]]).sum() < 5))
+    assert metrics["eval_hr@5"] == pytest.approx(np.mean(hits["ensemble"]))
+    assert metrics["eval_text_hr@5"] == pytest.approx(np.mean(hits["text"]))
+    assert metrics["eval_image_hr@5"] == pytest.approx(np.mean(hits["image"]))
+
+
+def test_training_lowers_the_loss_logs_its_parts_and_keeps_the_best_checkpoint(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path, num_train_epochs=8, load_best_model_at_end=True, save_total_limit=1)
+    trainer.train()
+    steps = [line for line in trainer.state.log_history if "loss" in line]
+    assert steps[-1]["loss"] < 0.85 * steps[0]["loss"]
+    for line in steps:
+        assert line["loss"] == pytest.approx(line["generation_loss"] + 0.01 * line["alignment_loss"], rel=1e-3)
+    evaluations = [line["eval_ndcg@10"] for line in trainer.state.log_history if "eval_ndcg@10" in line]
+    assert len(evaluations) == 8 and trainer.state.best_metric == max(evaluations)
+    assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(max(evaluations))
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.epoch >= self.epoch
+
+
+def test_resume_goes_on_bit_for_bit(shop, tmp_path):
+    whole = make_trainer(shop, tmp_path / "a")
+    whole.train()
+    make_trainer(shop, tmp_path / "b", callbacks=[StopAfter(1)]).train()
+    rest = make_trainer(shop, tmp_path / "b")
+    rest.train(resume_from_checkpoint=True)
+    assert rest.state.global_step == whole.state.global_step
+    for (name, a), (_, b) in zip(whole.model.named_parameters(), rest.model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_accumulation_averages_the_generation_loss(shop, tmp_path):
+    # 1 × 16 and 4 × 4 see the same rows of one length; without the alignment both steps are the same mean.
+    weights = []
+    for size, accumulation in ((16, 1), (4, 4)):
+        trainer = make_trainer(
+            shop,
+            tmp_path / str(size),
+            model_changes={"implicit_alignment_weight": 0.0, "dropout_rate": 0.0},
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            eval_strategy="no",
+            train_sampling_strategy="sequential",
+            max_grad_norm=0.0,
+            optim="sgd",
+            learning_rate=1.0,
+        )
+        before = trainer.model.shared.weight.detach().clone()
+        trainer.train()
+        weights.append(trainer.model.shared.weight.detach() - before)
+    assert weights[0].abs().max() > 1e-3
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
+
+
+def test_some_users_only_and_no_table(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path, num_eval_users=3)
+    assert {round(trainer.ranking(shop[2]["validation"])["hr@10"] * 3, 6)} <= {0.0, 1.0, 2.0, 3.0}
+    plain = MacRecTrainer(
+        trainer.model,
+        Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
+        eval_dataset=shop[2]["validation"],
+    )
+    assert "eval_loss" in plain.evaluate() and not any("hr@" in name for name in plain.evaluate())
+
+
+def test_what_is_missing_is_named(shop, tmp_path):
+    table, _, tasks = shop
+    with pytest.raises(ValueError, match="expected the SemanticIdTokenizer"):
+        MacRecTrainer(make_trainer(shop, tmp_path).model, None, table=table)
+    trainer = make_trainer(shop, tmp_path)
+    with pytest.raises(ValueError, match=r"found no \['user'\]"):
+        trainer.evaluate(tasks["validation"].remove_columns("user"))
+
+
+def test_embeddings_may_learn_at_a_rate_of_their_own(shop, tmp_path):
+    trainer = make_trainer(shop, tmp_path, embedding_learning_rate=0.5)
+    optimizer = trainer.create_optimizer()
+    weight = trainer.model.get_input_embeddings().weight
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == len(list(trainer.model.parameters()))
+    assert rates.pop(id(weight)) == (0.5, 0.0)
+    assert {rate for rate, _ in rates.values()} == {trainer.args.learning_rate}
+    trainer.train()
+    assert trainer.optimizer.param_groups[-1]["lr"] < 0.5  # the schedule moves it too
