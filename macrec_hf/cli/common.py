@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..model.files import replacing
 from .tracking import add_tracking_flag
 
 if TYPE_CHECKING:
@@ -107,10 +108,9 @@ def check_writable(path: str | None) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes beside and moves into place, so that a reader never sees half a file."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(content, indent=2))
-    beside.replace(path)
+    """A reader never sees half a file."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=2))
 
 
 def seconds_since(start: float) -> str:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..model.files import replacing
 from .card import add_results
 from .common import add_decoding_arguments, check_writable, seconds_since, write_json
 from .seeds import mean_report, seed_folders
@@ -161,15 +162,13 @@ def _write_predictions(
 ) -> None:
     """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …}`."""
     ids = table.item_ids
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for place, (user, target) in enumerate(zip(users, targets, strict=True)):
             line: dict[str, Any] = {"user_id": user, "target": ids[target]}
             for name, ranked in lists.items():
                 pairs = zip(ranked.items[place, :LISTED].tolist(), ranked.scores[place, :LISTED].tolist(), strict=True)
                 line[name] = [[ids[item], round(score, 6)] for item, score in pairs if item >= 0]
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    beside.replace(path)
 
 
 def print_table(report: dict) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..model.files import replacing
 from .common import make_output, seconds_since
 
 HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and interactions.csv."
@@ -90,12 +91,10 @@ def fetch_photos(output: Path, args: argparse.Namespace) -> str:
     if not urls:
         return ""
     report = download_images(urls, output / "images", workers=args.workers, retries=args.retries, timeout=args.timeout)
-    beside = output / "items.jsonl.partial"
-    with open(beside, "w", encoding="utf-8") as file:
+    with replacing(output / "items.jsonl") as beside, open(beside, "w", encoding="utf-8") as file:
         for row in read_rows(output / "items.jsonl"):
             name = report.files.get(row["item_id"])
             file.write(json.dumps({**row, "image": f"images/{name}" if name else None}, ensure_ascii=False) + "\n")
-    beside.replace(output / "items.jsonl")
     if not report.failed:
         return f" ({len(report.files):,} photos)"
     with open(failures, "w", encoding="utf-8") as file:

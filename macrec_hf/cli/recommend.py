@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..model.files import replacing
 from .common import add_decoding_arguments, check_writable, seconds_since
 from .inputs import read_titles
 
@@ -65,9 +66,8 @@ def run(args: argparse.Namespace) -> str:
     answers = [_answer(user, ranked, titles) for (user, _), ranked in zip(users, found, strict=True)]
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     if args.output:
-        beside = Path(args.output + ".partial")
-        beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        beside.replace(args.output)
+        with replacing(args.output) as beside:
+            beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     if args.json:
         sys.stdout.write("".join(line + "\n" for line in lines))
     elif not args.output:

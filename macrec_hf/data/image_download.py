@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..model.files import replacing
+
 logger = logging.getLogger(__name__)
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")  # JPEG, PNG, GIF, WebP, BMP
@@ -133,6 +135,5 @@ def _save(url: str, target: Path, timeout: float) -> None:
             raise http.client.IncompleteRead(content, answer.length)
         if not content.startswith(SIGNATURES):
             raise _NoPictureError(f"no picture but {answer.headers.get_content_type()}, {len(content):,} bytes")
-    beside = target.with_name(target.name + ".partial")
-    beside.write_bytes(content)
-    beside.replace(target)
+    with replacing(target) as beside:
+        beside.write_bytes(content)

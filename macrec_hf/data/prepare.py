@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..model.files import replacing
 from .readers_published import LAYOUTS, Triple, find_files
 
 logger = logging.getLogger(__name__)
@@ -138,15 +139,13 @@ def _drop_repeats(table: _Table) -> tuple[_Table, int]:
 def _write_interactions(table: _Table, kept: np.ndarray, path: Path) -> None:
     rows = np.flatnonzero(kept)
     rows = rows[np.lexsort((table.times[rows], table.users[rows]))]  # stable within equal times
-    beside = path.with_name(path.name + ".partial")
-    with open(beside, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["user_id", "item_id", "timestamp"])
         for row in rows:
             moment = table.times[row]
             moment = int(moment) if moment.is_integer() else float(moment)
             writer.writerow([table.user_ids[table.users[row]], table.item_ids[table.items[row]], moment])
-    beside.replace(path)
 
 
 def _spool(rows: Iterable[dict[str, Any]], path: Path) -> set[str]:
@@ -161,11 +160,9 @@ def _spool(rows: Iterable[dict[str, Any]], path: Path) -> set[str]:
 
 
 def _write_items(spooled: Path | None, wanted: set[str], path: Path) -> None:
-    beside = path.with_name(path.name + ".partial")
-    with open(beside, "w", encoding="utf-8") as file:
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         if spooled is None:
             file.writelines(json.dumps({"item_id": item}, ensure_ascii=False) + "\n" for item in sorted(wanted))
         else:
             with open(spooled, encoding="utf-8") as lines:
                 file.writelines(line for line in lines if json.loads(line)["item_id"] in wanted)
-    beside.replace(path)

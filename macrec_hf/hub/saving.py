@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from ..model.files import replacing
 from ..model.model_files import (
     CARD_NAME,
     ITEM_COUNTS_NAME,
@@ -110,9 +111,8 @@ def update_model_card(directory: str | Path, metrics: Mapping[str, Any]) -> None
         OSError: there is no card, or it cannot be written.
     """
     path = Path(directory) / CARD_NAME
-    beside = path.with_name(f".{CARD_NAME}.partial")
-    beside.write_text(with_results(path.read_text(encoding="utf-8"), metrics), encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(with_results(path.read_text(encoding="utf-8"), metrics), encoding="utf-8")
 
 
 def parts_that_may_be_absent(inside: bool = False) -> list[str]:

@@ -2,7 +2,24 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to: it takes the place of `path` at the end.
+
+    Until then a reader sees the old file or none; an error leaves the old one and nothing beside it.
+    """
+    path = Path(path)
+    beside = path.with_name(path.name + ".partial")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def move_into_place(written: Path, place: Path) -> None:

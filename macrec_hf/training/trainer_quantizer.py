@@ -17,6 +17,7 @@ from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows
 from ..catalogue.clustering import codebook_seeds, pseudo_labels
 from ..catalogue.embedding_store import EmbeddingStore
 from ..model.distributed import Everyone
+from ..model.files import replacing
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.vector_quantization import codebook_health, collision_rate, nearest_code
 from .trainer_base import MacRecTrainerBase
@@ -139,9 +140,8 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
                 store.arrays[name], config.num_pseudo_labels, store.present[name], self.args.seed, name
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name("pseudo_labels.partial.npz")
-        np.savez(beside, allow_pickle=False, key=np.array(key), **labels)
-        beside.replace(path)
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez(file, allow_pickle=False, key=np.array(key), **labels)
         return labels
 
     @torch.no_grad()
