@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "pyarrow>=26.0.1",
     "pillow>=12.3.0",
     "pyyaml>=6.0.3",
+    "jinja2>=3.1.6",
     "tqdm>=4.70.1",
 ]
 
@@ -46,7 +47,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["macrec_hf", "macrec_hf.*"]),
-    package_data={"macrec_hf": ["py.typed"]},
+    package_data={"": ["py.typed", "*.css", "*.js", "*.jinja", "templates/*"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "app": APP,

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..doctor.html_page import thumbnail_source
+from ..doctor.photos import thumbnail_source
 from ..model.catalogue_ranking import ENSEMBLE, NUM_BEAMS
 from . import cards
 from .photos import THUMBNAIL, Thumbnails

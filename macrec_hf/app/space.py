@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..doctor.html_page import thumbnail
+from ..doctor.photos import thumbnail
 from .shop import Shop, ShownItem
 
 logger = logging.get_logger(__name__)
@@ -59,6 +59,7 @@ pandas>=3.1.1
 pyarrow>=26.0.1
 pillow>=12.3.0
 pyyaml>=6.0.3
+jinja2>=3.1.6
 tqdm>=4.70.1
 """
 _PACKAGE = Path(__file__).parents[1]

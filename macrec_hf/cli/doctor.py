@@ -115,10 +115,9 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
 def _known_items(path: str | None, folder: Path | None) -> dict[str, dict]:
     """`{item id: {"title", "image" (path or None)}}`."""
     if path is not None:
-        from ..data.readers import read_items
+        from ..doctor.pictures import known_items
 
-        rows = read_items(path).itertuples()
-        return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
+        return known_items(path)
     titles = folder / "item_titles.json" if folder is not None else None
     if titles is None or not titles.is_file():
         return {}

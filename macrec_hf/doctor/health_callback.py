@@ -11,14 +11,13 @@ from transformers.utils import logging
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..catalogue.indexing import encode_catalogue
-from ..data.readers import read_items
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
 from .advice import findings
 from .figures import codebook_report
 from .html_page import write_whole
 from .page import report_page
-from .pictures import embedding_maps, prefix_examples, shown_items
+from .pictures import embedding_maps, known_items, prefix_examples, shown_items
 
 logger = logging.get_logger(__name__)
 
@@ -51,8 +50,7 @@ class CodebookHealthCallback(TrainerCallback):
 
     def __init__(self, path: str | Path | None = None, items: str | Path | None = None, maps: str | None = "pca"):
         self.path, self.maps = None if path is None else Path(path), maps
-        rows = read_items(items).itertuples() if items is not None else ()
-        self._known = {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
+        self._known = {} if items is None else known_items(items)
 
     def on_save(
         self,

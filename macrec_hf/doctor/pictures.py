@@ -1,6 +1,7 @@
 """What can be seen of semantic IDs: items that share a prefix, and the embeddings as 2-D maps coloured by code."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,9 +9,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ..catalogue.embedding_store import EmbeddingStore
+from ..data.readers import read_items
 from ..model.semantic_ids import SemanticIdTable, token_name
 from .figures import prefix_groups, store_rows
-from .html_page import thumbnail_source
+from .photos import thumbnail_source
 
 SHOWN_GROUPS = 3
 SHOWN_ITEMS = 8
@@ -133,11 +135,17 @@ def _named_codes(table: SemanticIdTable, modality: str, rows: torch.Tensor) -> d
     }
 
 
+def known_items(path: str | Path) -> dict[str, dict]:
+    """Of an items file: `{item id: {"title": str, "image": path or None}}`."""
+    rows = read_items(path).itertuples()
+    return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
+
+
 def shown_items(examples: Mapping, known: Mapping[str, Mapping]) -> dict[str, dict]:
     """Titles and small photos of the items of [`prefix_examples`], ready for a page.
 
     Args:
-        known: `{item id: {"title": str, "image": path or None}}`.
+        known: as [`known_items`] gives them.
 
     Returns:
         `{item id: {"title": str, "photo": data address, or None without a readable photo}}`.

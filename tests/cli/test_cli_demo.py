@@ -5,7 +5,7 @@ import pytest
 
 from macrec_hf.cli import main
 from macrec_hf.cli.demo import choose_customers, log_lines, read_recommendations, run_verb, stages
-from macrec_hf.demo.page import metrics_table, write_page
+from macrec_hf.demo.page import ranked_results, write_page
 from macrec_hf.demo.shop import make_demo_shop
 
 METRICS = {
@@ -83,16 +83,18 @@ def test_page_marks_the_purchase_that_was_found(shop, tmp_path):
         facts=["One & two"],
         commands=[("macrec embed", 3.4)],
     ).read_text()
-    assert page.count("<figure class=hit>") == 1 and page.count("<figure>") == 6
+    assert page.count('<figure class="hit">') == 1 and page.count("<figure>") == 6
     assert "<b>Cap</b>" not in page and "&lt;b&gt;Cap&lt;/b&gt; &amp; co" in page and "One &amp; two" in page
     assert page.count("data:image/jpeg;base64,") == 7 and "macrec embed    # 3 s" in page
 
 
-def test_metrics_table_is_sorted_and_holds_only_rows_of_figures():
-    table = metrics_table(METRICS)
+def test_results_are_sorted_and_hold_only_rows_of_figures(tmp_path):
+    assert [row["name"] for row in ranked_results(METRICS)] == ["ensemble", "text", "popularity"]
+    told = {"customers": [], "curves": {}, "facts": [], "commands": []}
+    table = write_page(tmp_path / "a.html", metrics=METRICS, **told).read_text().split("<table>")[1]
     assert re.findall(r"<td>(\w+)</td>", table) == ["ensemble", "text", "popularity"]
     assert re.findall(r"width:([\d.]+)%", table) == ["100.0", "50.0", "10.0"]
-    assert table.count('class="ours"') == 2 and "7 customers" in table
+    assert table.count('class="ours"') == 2 and "7 customers" in table and ">0.600<" in table
 
 
 def test_log_and_recommendations_are_read(tmp_path):

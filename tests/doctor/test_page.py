@@ -1,8 +1,10 @@
 import re
 
 import numpy as np
+import pytest
 
 from macrec_hf import EmbeddingStore, SemanticIdTable, codebook_report
+from macrec_hf.doctor.advice import findings
 from macrec_hf.doctor.page import prefix_words, report_page
 from macrec_hf.doctor.pictures import embedding_maps, prefix_examples
 
@@ -22,9 +24,9 @@ def test_a_page_of_ids_alone_holds_their_figures_and_needs_nothing_else():
     assert "80 &lt;items&gt;" in page and page.count("<svg") == 2
     level = report["modalities"]["text"]["levels"][0]
     for cell in ("4 of 8", f"{level['perplexity']:.1f}", f"{level['gini']:.2f}", f"{level['largest_share']:.1%}"):
-        assert f"<td class=number>{cell}</td>" in page
+        assert f'<td class="number">{cell}</td>' in page
     collisions = report["modalities"]["text"]["collisions"]["after"]
-    assert f"<td class=number>–</td><td class=number>{collisions:.2%}</td>" in page
+    assert f'<td class="number">–</td><td class="number">{collisions:.2%}</td>' in page
     assert f"{report['agreement'][0]['depths'][0]['mutual_information']:.3f}" in page
     assert "--embeddings gives the numbers, --items the pictures" in page and "<h2>Maps" not in page
     assert not re.search(r"https?:|<script|<link", page), "the page must not load anything"
@@ -38,14 +40,13 @@ def test_problems_stand_first_with_what_to_do():
     assert page.count('class="warning"') == page.count('class="problem"') > 0
 
 
-def test_no_problem_is_said_plainly():
-    table, _ = parts()
-    report = codebook_report(table)
-    from macrec_hf.doctor.page import verdict
-
-    assert "Nothing to mend: 1 of 1 checks are fine." in "".join(verdict([{"status": "ok"}]))
-    assert "could not be made" in "".join(verdict([{"status": "ok"}, {"status": "unknown"}]))
-    assert report["num_items"] == 80
+@pytest.mark.parametrize(("unknown", "rest"), [(0, "13 of 13 checks are fine."), (4, "checks are fine, 4 could not")])
+def test_no_problem_is_said_plainly(monkeypatch, unknown, rest):
+    report = codebook_report(parts()[0])
+    fine = [check | {"status": "ok" if row >= unknown else "unknown"} for row, check in enumerate(findings(report))]
+    monkeypatch.setattr("macrec_hf.doctor.page.findings", lambda report: fine)
+    page = report_page(report)
+    assert "Nothing to mend: " in page and rest in page and "to look at" not in page and 'class="problem"' not in page
 
 
 def test_items_maps_and_curves_are_shown():
