@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from importlib.resources import files
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,11 +13,11 @@ from ..model.catalogue_ranking import ENSEMBLE, NUM_BEAMS
 from . import cards
 from .photos import THUMBNAIL, Thumbnails
 from .shop import Shop
-from .style import CLICKS, STYLE
 from .visit import Options, Visit
 
 MAX_BEAMS = 100
 MAX_UPLOAD = "20mb"
+STYLE, CLICKS = (files(__package__).joinpath(name).read_text("utf-8") for name in ("app.css", "clicks.js"))
 FONT, FONT_MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # of the visitor: none is fetched
 MODEL_QUEUE = "model"  # the model answers one visitor at a time
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -148,10 +149,9 @@ def _options(shop: Shop) -> list[Any]:
 
 def _new_item(shop: Shop) -> tuple[gr.HTML, gr.Button, list[Any]] | None:
     """The form for a new item, or why there is none."""
-    gr.HTML(cards.piece("<h2 style='margin-top:18px'>Add a new item</h2>"), js_on_load=None)
+    gr.HTML(cards.piece("new_item_head"), js_on_load=None)
     if not shop.can_add:
-        why = "Start with --encoders EMB, the folder of macrec embed, and a model directory that holds its quantizer."
-        gr.HTML(cards.piece(f'<div class="empty">{why}</div>'), js_on_load=None, elem_id="new-item")
+        gr.HTML(cards.piece("no_new_items"), js_on_load=None, elem_id="new-item")
         return None
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
@@ -165,13 +165,7 @@ def _new_item(shop: Shop) -> tuple[gr.HTML, gr.Button, list[Any]] | None:
             )
             submit = gr.Button("Add and see where it lands", variant="primary", elem_id="add")
         with gr.Column(scale=9, min_width=300):
-            landing = gr.HTML(
-                cards.piece(
-                    '<div class="empty">The encoders and the frozen quantizer give it semantic IDs. '
-                    "Here you will see which ones, whether they were free, and who its neighbours are.</div>"
-                ),
-                elem_id="landing",
-            )
+            landing = gr.HTML(cards.piece("no_landing_yet"), elem_id="landing")
     return landing, submit, [photo, title, text]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..doctor.html_page import render
 from ..doctor.photos import thumbnail
 from .shop import Shop, ShownItem
 
@@ -14,54 +15,8 @@ logger = logging.get_logger(__name__)
 
 PHOTO_SIDE = 320  # pixels; a tile shows 240
 GRADIO = "6.31.0"  # what constraints.txt pins: the version that the page was tested with
-APP = '''"""The page of `macrec app` as a Space. Photos and encoders, if there are any, lie beside it."""
-
-from pathlib import Path
-
-from macrec_hf.app.page import launch_page
-from macrec_hf.app.shop import Shop
-
-HERE = Path(__file__).parent
-MODEL = {model}
-ITEMS, ENCODERS = (path if path.exists() else None for path in (HERE / "items.jsonl", HERE / "encoders"))
-
-if __name__ == "__main__":
-    launch_page(Shop.open(MODEL, items=ITEMS, encoders=ENCODERS, title={title}), host="0.0.0.0", port=7860)
-'''
-README = """---
-title: {title}
-emoji: 🛍️
-colorFrom: blue
-colorTo: gray
-sdk: gradio
-sdk_version: {gradio}
-python_version: "3.11"
-app_file: app.py
-pinned: false
----
-
-Pick items by photo as a history and see what `macrec_hf` recommends, with scores and semantic IDs. What visitors pick
-and add stays in their visit: nothing of it is written.
-"""
 # As in setup.py, which the tests hold it to. The package itself is copied: no index need have it.
-REQUIREMENTS = """torch>=2.13.0
-transformers>=5.23.0,<6
-tokenizers>=0.23.3
-huggingface_hub>=2.4.0
-accelerate>=1.15.0
-datasets>=5.2.0
-evaluate>=0.4.6
-safetensors>=0.8.0
-scikit-learn>=1.9.1
-scipy>=1.17.1
-numpy>=2.4.6
-pandas>=3.1.1
-pyarrow>=26.0.1
-pillow>=12.3.0
-pyyaml>=6.0.3
-jinja2>=3.1.6
-tqdm>=4.70.1
-"""
+REQUIREMENTS = "app/templates/space_requirements.txt"
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -104,9 +59,9 @@ def space_files(model: str, title: str) -> dict[str, str]:
     """
     title = json.dumps(title, ensure_ascii=False)  # a string of Python and of YAML alike
     return {
-        "app.py": APP.format(model=model, title=title),
-        "README.md": README.format(title=title, gradio=GRADIO),
-        "requirements.txt": REQUIREMENTS,
+        "app.py": render("app/templates/space_app.py.jinja", model=model, title=title),
+        "README.md": render("app/templates/space_README.md.jinja", title=title, gradio=GRADIO),
+        "requirements.txt": (_PACKAGE / REQUIREMENTS).read_text(encoding="utf-8"),
     }
 
 

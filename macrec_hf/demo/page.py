@@ -52,7 +52,7 @@ def ranked_results(metrics: Mapping) -> list[dict]:
         {
             "name": name.replace("_", " "),
             "is_ours": name in OURS,
-            "figures": [row.get(column) for column in COLUMNS],
+            "figures": [row.get(column, float("nan")) for column in COLUMNS],
             "share": row["hr@10"] / (rows[0][1]["hr@10"] or 1),
         }
         for name, row in rows

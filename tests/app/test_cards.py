@@ -42,7 +42,7 @@ def test_whatever_is_shown_is_escaped():
 
 def test_tiles_say_what_is_picked_sold_out_and_without_a_photo():
     html = cards.catalogue([A, B], 2, "", ["b"], address)
-    first, second = re.findall(r"<button.*?</button>", html)
+    first, second = re.findall(r"<button.*?</button>", html, re.S)
     assert 'src="a.jpg"' in first and 'aria-pressed="false"' in first and "badge" not in first
     assert text(second) == "no photo 1 sold out Bee" and 'aria-pressed="true"' in second and "more" not in html
     assert "Show more of 1,200 items" in cards.catalogue([A], 1200, "", [], address)
@@ -92,4 +92,4 @@ def test_where_an_item_landed_is_said(place, said):
 
 def test_a_title_is_not_a_template():
     html = cards.catalogue([ShownItem(ODD, ODD_TITLE)], 1, "", [], address)
-    assert "${1+1} {{value}} &lt;b&gt;bold&lt;/b&gt; &amp; &quot;quoted&quot;" in html
+    assert "${1+1} {{value}} &lt;b&gt;bold&lt;/b&gt; &amp; &#34;quoted&#34;" in html

@@ -12,7 +12,7 @@ from app_tools import NO_PHOTO, NUM_ITEMS, open_shop, shop_folder
 from PIL import Image
 
 from macrec_hf.app.shop import Shop
-from macrec_hf.app.space import GRADIO, PHOTO_SIDE, REQUIREMENTS, space_files, write_space
+from macrec_hf.app.space import GRADIO, PHOTO_SIDE, space_files, write_space
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_the_example_is_what_is_written():
 
 def test_a_space_requires_what_the_package_requires():
     (required,) = re.findall(r"REQUIREMENTS = \[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)
-    assert re.findall(r'"(.*?)"', required) == REQUIREMENTS.split()
+    assert re.findall(r'"(.*?)"', required) == space_files("", "")["requirements.txt"].split()
 
 
 def test_gradio_is_the_version_that_is_tested():
