@@ -1,5 +1,6 @@
 """The model card: what it tells, its picture, its results, and whether the Hub would take it."""
 
+import ast
 import io
 import json
 import re
@@ -63,6 +64,33 @@ def test_it_tells_what_made_the_model_and_how_well_it_does(card, recommender):
     assert f"{weights:,} weights" in card and "30 items, 3 codes from 4 each." in card
     assert "license: mit" in card and "@inproceedings{" in card and f"]({PICTURE_NAME})" in card
     assert max(len(line) for line in card.splitlines()) < 400
+
+
+def test_nothing_that_data_holds_ends_a_string_a_fence_a_table_or_the_results(recommender):
+    mark = "<!-- end of results -->"
+    ids = [f'"]]); print("run") # \\ é🛍 {mark}', "two\nlines\n```\n' | `"]
+    table = SemanticIdTable(ids, {"te|xt": [[0], [1]]}, codebook_size=4)
+    command = f"macrec train --output '\n```\n````\n{mark}'"
+    training = {"command": command, "data": {"a\nb": f"c:\\|d\n{mark}"}, "settings": {"<b>": "x\ny"}}
+    parts = recommender.model, table, recommender.quantizer
+    quantizer = recommender.quantizer.config
+    quantizer.encoders, before = {"text": "a`b\n``c"}, getattr(quantizer, "encoders", None)
+    card = model_card(*parts, report(), training=training, code="recommender")
+    quantizer.encoders = before
+    first, second = re.findall(r"^```python\n(.*?)^```$", card, re.S | re.M)
+    histories = [ast.literal_eval(node.args[0]) for code in (first, second) for node in calls(code, "recommend")]
+    assert histories == [[ids], ids]
+    assert f"`````bash\n{command}\n`````\n" in card and "text by ``` a`b ``c ```." in card
+    assert "| a b | c:\\\\\\|d &lt;!-- end of results --&gt; |\n" in card and "| &lt;b&gt; | x y |\n" in card
+    assert "| te\\|xt | 2 | 0.00 % |\n" in card
+    again = with_results(card, report(0.5))
+    assert with_results(again, report()) == card and again.count("\n## Data\n") == 1
+
+
+def calls(code, name):
+    """Calls of a function or method of that name."""
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    return [node for node in nodes if getattr(node.func, "id", getattr(node.func, "attr", "")) == name]
 
 
 def test_collisions_before_and_after_are_a_table(recommender):
