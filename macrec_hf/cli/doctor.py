@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..model.files import replacing
 from .common import check_writable, seconds_since
 from .inputs import open_embeddings, open_semantic_ids, read_pairs
 
@@ -133,7 +134,6 @@ def _write_page(
     store: "EmbeddingStore | None",
     known: dict[str, dict],
 ) -> None:
-    from ..doctor.html_page import write_whole
     from ..doctor.page import report_page
     from ..doctor.pictures import embedding_maps, prefix_examples, shown_items
 
@@ -146,4 +146,5 @@ def _write_page(
     page = report_page(
         report, facts=facts, examples=examples, items=shown_items(examples, known) if examples else None, maps=maps
     )
-    write_whole(output, page)
+    with replacing(output) as beside:
+        beside.write_text(page, encoding="utf-8")

@@ -11,11 +11,11 @@ from transformers.utils import logging
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..catalogue.indexing import encode_catalogue
+from ..model.files import replacing
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
 from .advice import findings
 from .figures import codebook_report
-from .html_page import write_whole
 from .page import report_page
 from .pictures import embedding_maps, known_items, prefix_examples, shown_items
 
@@ -88,8 +88,10 @@ class CodebookHealthCallback(TrainerCallback):
         figures = {"step": state.global_step, **report, "checks": findings(report)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, self._page(report, table, store, state))
-            write_whole(path.with_suffix(".json"), json.dumps(figures, indent=2, ensure_ascii=False))
+            with replacing(path) as beside:
+                beside.write_text(self._page(report, table, store, state), encoding="utf-8")
+            with replacing(path.with_suffix(".json")) as beside:
+                beside.write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             logger.warning("%s could not be written: %s. Training goes on.", path, error)
 

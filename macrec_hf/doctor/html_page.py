@@ -4,7 +4,6 @@ A template is named by its path in the package. `page.html.jinja` is the page th
 `pieces.html.jinja` and `charts.html.jinja` are what they share. Nothing is loaded from elsewhere.
 """
 
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -37,10 +36,3 @@ environment.filters["number"] = number
 def render(template: str, **values: Any) -> str:
     """The text of a template, such as `doctor/templates/report.html.jinja`."""
     return environment.get_template(template).render(values)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes beside and moves into place: a reader never sees half a page."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -34,7 +34,10 @@ def test_a_space_holds_model_photos_and_encoders(tmp_path):
     code = (moved / "app.py").read_text().replace("launch_page(", "print(list(", 1)
     code = re.sub(r", host=.*\)", ".items)[:2])", code)
     (moved / "try.py").write_text(code)
-    # With the Space's own copy of the package.
+    # With the Space's own copy of the package, its templates and styles included.
+    kinds = ("jinja", "css", "js")
+    others = [path.relative_to(ROOT) for kind in kinds for path in ROOT.glob(f"macrec_hf/**/*.{kind}")]
+    assert others and all((moved / path).is_file() for path in others)
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "try.py"], cwd=moved, capture_output=True, text=True, env=alone)
     assert done.returncode == 0 and done.stdout.strip() == "['p0000', 'p0001']", done.stderr
