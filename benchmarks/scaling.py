@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import TrainingArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,6 +31,7 @@ from macrec_hf import (  # noqa: E402
     MacRecQuantizer,
     MacRecQuantizerConfig,
     MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
     SemanticIdTokenizer,
     SemanticIdTrie,
     build_semantic_ids,
@@ -121,12 +121,9 @@ def resolve(quantizer, store, result, watch, when):
 
 
 def arguments(folder, steps):
-    return TrainingArguments(
+    return MacRecQuantizerTrainingArguments(
         str(folder / "training"),
         max_steps=steps,
-        per_device_train_batch_size=1024,
-        per_device_eval_batch_size=1024,
-        learning_rate=1e-3,
         save_strategy="no",
         eval_strategy="no",
         report_to="none",

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from decoding import floors, machine_speed, print_machine, print_ratios
-from transformers import Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration, TrainingArguments
+from transformers import T5Config, T5ForConditionalGeneration
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -45,7 +45,9 @@ from macrec_hf import (  # noqa: E402
     MacRecQuantizer,
     MacRecQuantizerConfig,
     MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
     MacRecTrainer,
+    MacRecTrainingArguments,
     RecommendationTasksBuilder,
     SemanticIdTable,
     SemanticIdTokenizer,
@@ -92,10 +94,9 @@ def recommender(args, folder):
     ours = OurSteps(
         MacRecTrainer(
             MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer))),
-            Seq2SeqTrainingArguments(
+            MacRecTrainingArguments(
                 str(folder / "ours"),
                 per_device_train_batch_size=args.batch_size,
-                train_sampling_strategy="group_by_length",
                 report_to="none",
                 use_cpu=True,
                 dataloader_pin_memory=False,
@@ -119,7 +120,7 @@ def quantizer(args, folder):
     model = MacRecQuantizer(MacRecQuantizerConfig(modalities=sizes))
     trainer = MacRecQuantizerTrainer(
         model,
-        TrainingArguments(
+        MacRecQuantizerTrainingArguments(
             str(folder / "quantizer"),
             per_device_train_batch_size=batch_size,
             report_to="none",

@@ -6,9 +6,15 @@ python examples/1_semantic_ids.py
 import argparse
 from pathlib import Path
 
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from macrec_hf import MacRecQuantizer, MacRecQuantizerConfig, MacRecQuantizerTrainer, build_semantic_ids
+from macrec_hf import (
+    MacRecQuantizer,
+    MacRecQuantizerConfig,
+    MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
+    build_semantic_ids,
+)
 from macrec_hf.catalogue.item_encoders import embed_items, make_encoders
 from macrec_hf.data.readers import read_items
 from macrec_hf.demo.shop import make_demo_shop
@@ -39,13 +45,11 @@ def main():
     )
     quantizer = MacRecQuantizer(config)
 
-    # 4. Training. Pseudo-labels and codebook seeds are computed before the first step.
-    arguments = TrainingArguments(
+    # 4. Training. Pseudo-labels and codebook seeds are computed before the first step. Batches of 1,024 and a learning
+    # rate of 1e-3 are the paper's, and the defaults.
+    arguments = MacRecQuantizerTrainingArguments(
         str(args.output / "quantizer_checkpoints"),
         num_train_epochs=args.epochs,
-        per_device_train_batch_size=1024,
-        learning_rate=1e-3,
-        lr_scheduler_type="constant",
         logging_steps=max(1, args.epochs // 4),
         save_strategy="no",
         report_to="none",

@@ -6,14 +6,14 @@ python examples/2_train_recommender.py
 import argparse
 from pathlib import Path
 
-from transformers import Seq2SeqTrainingArguments, set_seed
+from transformers import set_seed
 
 from macrec_hf import (
     MacRecConfig,
     MacRecForConditionalGeneration,
     MacRecQuantizer,
-    MacRecRecommender,
     MacRecTrainer,
+    MacRecTrainingArguments,
     RecommendationTasksBuilder,
     SemanticIdTable,
     SemanticIdTokenizer,
@@ -55,25 +55,24 @@ def main():
     model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **sizes))
 
     # 4. Training. Each evaluation ranks the whole catalogue for every user by constrained beams.
-    arguments = Seq2SeqTrainingArguments(
+    arguments = MacRecTrainingArguments(
         str(args.output / "recommender_checkpoints"),
         num_train_epochs=args.epochs,
-        per_device_train_batch_size=256,
-        per_device_eval_batch_size=256,
         learning_rate=2e-3,
-        train_sampling_strategy="group_by_length",
         eval_strategy="epoch",
         logging_strategy="epoch",
         save_strategy="no",
         report_to="none",
     )
+    quantizer = MacRecQuantizer.from_pretrained(ids / "quantizer")
     data = {"train_dataset": tasks["train"], "eval_dataset": tasks["validation"]}
-    MacRecTrainer(model, arguments, **data, processing_class=tokenizer, table=table).train()
+    catalogue = {"processing_class": tokenizer, "table": table, "quantizer": quantizer}
+    trainer = MacRecTrainer(model, arguments, **data, **catalogue)
+    trainer.train()
 
     # 5. One folder with everything that recommending takes.
-    quantizer = MacRecQuantizer.from_pretrained(ids / "quantizer")
-    recommender = MacRecRecommender(model=model, tokenizer=tokenizer, table=table, quantizer=quantizer)
-    print(f"saved to {recommender.save_pretrained(args.output / 'model')}")
+    trainer.save_model(str(args.output / "model"))
+    print(f"saved to {args.output / 'model'}")
 
 
 if __name__ == "__main__":

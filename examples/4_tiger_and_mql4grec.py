@@ -8,7 +8,7 @@ Two epochs show that all three run; which one is best takes far longer to tell: 
 import argparse
 from pathlib import Path
 
-from transformers import Seq2SeqTrainingArguments, TrainingArguments, set_seed
+from transformers import set_seed
 
 from macrec_hf import (
     EmbeddingStore,
@@ -17,7 +17,9 @@ from macrec_hf import (
     MacRecQuantizer,
     MacRecQuantizerConfig,
     MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
     MacRecTrainer,
+    MacRecTrainingArguments,
     RecommendationTasksBuilder,
     SemanticIdTokenizer,
     build_semantic_ids,
@@ -31,7 +33,7 @@ METHODS = {
     "MACRec": (["text", "image"], {}, {}),
 }
 SIZES = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
-TRAINING = {"per_device_train_batch_size": 256, "learning_rate": 1e-3, "save_strategy": "no", "report_to": "none"}
+TRAINING = {"per_device_train_batch_size": 256, "save_strategy": "no", "report_to": "none"}
 
 
 def main():
@@ -52,7 +54,8 @@ def main():
         store = EmbeddingStore.open(emb).select(modalities)
         sizes = {"hidden_sizes": (128, 64), "codebook_size": 32, "num_pseudo_labels": 32}
         quantizer = MacRecQuantizer(MacRecQuantizerConfig(modalities=store.modalities, **sizes, **quantizer_options))
-        arguments = TrainingArguments(str(folder / "quantizer"), num_train_epochs=args.quantizer_epochs, **TRAINING)
+        epochs = {"num_train_epochs": args.quantizer_epochs}
+        arguments = MacRecQuantizerTrainingArguments(str(folder / "quantizer"), **epochs, **TRAINING)
         MacRecQuantizerTrainer(quantizer, arguments, train_dataset=store).train()
         table = build_semantic_ids(quantizer, store)
         table.save_pretrained(folder / "ids")
@@ -66,7 +69,7 @@ def main():
         # 3. The recommender, and its validation figures by full ranking.
         tokenizer = SemanticIdTokenizer.from_table(table)
         model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **SIZES, **recommender_options))
-        arguments = Seq2SeqTrainingArguments(str(folder / "recommender"), num_train_epochs=args.epochs, **TRAINING)
+        arguments = MacRecTrainingArguments(str(folder / "recommender"), num_train_epochs=args.epochs, **TRAINING)
         trainer = MacRecTrainer(model, arguments, **data, processing_class=tokenizer, table=table)
         trainer.train()
         print(f"{method}: {len(tasks['train'])} examples, HR@10 {trainer.evaluate()['eval_hr@10']:.3f}")

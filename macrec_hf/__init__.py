@@ -49,8 +49,10 @@ _HOMES = {
     "MacRecQuantizerConfig": "model.configuration_macrec",
     "MacRecQuantizerOutput": "model.modeling_macrec_quantizer",
     "MacRecQuantizerTrainer": "training.trainer_quantizer",
+    "MacRecQuantizerTrainingArguments": "training.training_args",
     "MacRecRecommender": "model.recommender",
     "MacRecTrainer": "training.trainer_macrec",
+    "MacRecTrainingArguments": "training.training_args",
     "RankingMetrics": "evaluation.evaluate_metric",
     "RecommendationCollator": "data.data_collator",
     "RecommendationTasksBuilder": "data.dataset_builders",
@@ -79,8 +81,10 @@ __all__ = [
     "MacRecQuantizerConfig",
     "MacRecQuantizerOutput",
     "MacRecQuantizerTrainer",
+    "MacRecQuantizerTrainingArguments",
     "MacRecRecommender",
     "MacRecTrainer",
+    "MacRecTrainingArguments",
     "RankingMetrics",
     "RecommendationCollator",
     "RecommendationTasksBuilder",
@@ -127,3 +131,4 @@ if TYPE_CHECKING:
     from .model.trie import SemanticIdTrie
     from .training.trainer_macrec import MacRecTrainer
     from .training.trainer_quantizer import MacRecQuantizerTrainer
+    from .training.training_args import MacRecQuantizerTrainingArguments, MacRecTrainingArguments

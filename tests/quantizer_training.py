@@ -2,9 +2,14 @@
 
 import numpy as np
 import torch
-from transformers import TrainingArguments
 
-from macrec_hf import EmbeddingStore, MacRecQuantizer, MacRecQuantizerConfig, MacRecQuantizerTrainer
+from macrec_hf import (
+    EmbeddingStore,
+    MacRecQuantizer,
+    MacRecQuantizerConfig,
+    MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
+)
 
 
 def make_store(num_items=96, missing=()):
@@ -37,5 +42,5 @@ def make_trainer(tmp_path, store=None, model=None, callbacks=None, model_changes
         use_cpu=True,
         seed=0,
     )
-    args = TrainingArguments(**(arguments | changes))
+    args = MacRecQuantizerTrainingArguments(**(arguments | changes))
     return MacRecQuantizerTrainer(model or MacRecQuantizer(config), args, train_dataset=store, callbacks=callbacks)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from transformers import Seq2SeqTrainingArguments
 
 from macrec_hf import (
     MacRecConfig,
     MacRecForConditionalGeneration,
     MacRecTrainer,
+    MacRecTrainingArguments,
     RecommendationTasksBuilder,
     SemanticIdTable,
     SemanticIdTokenizer,
@@ -37,9 +37,7 @@ def make_shop(folder):
     return table, SemanticIdTokenizer.from_table(table), builder.as_dataset()
 
 
-def make_trainer(
-    shop, folder, callbacks=None, model_changes=None, num_eval_users=None, embedding_learning_rate=None, **changes
-):
+def make_trainer(shop, folder, callbacks=None, model_changes=None, **changes):
     table, tokenizer, tasks = shop
     torch.manual_seed(0)
     model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **(TINY | (model_changes or {}))))
@@ -54,18 +52,15 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
-        train_sampling_strategy="group_by_length",
         generation_num_beams=NUM_ITEMS,
         per_device_eval_batch_size=5,
     )
     return MacRecTrainer(
         model,
-        Seq2SeqTrainingArguments(**(settings | changes)),
+        MacRecTrainingArguments(**(settings | changes)),
         train_dataset=tasks["train"],
         eval_dataset=tasks["validation"],
         processing_class=tokenizer,
         table=table,
         callbacks=callbacks,
-        num_eval_users=num_eval_users,
-        embedding_learning_rate=embedding_learning_rate,
     )

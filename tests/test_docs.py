@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainingArguments
 
 import macrec_hf
 
@@ -35,8 +35,8 @@ def written_parameters(signature: str) -> list[str]:
 
 
 def true_parameters(thing) -> list[str]:
-    if isinstance(thing, type) and issubclass(thing, PreTrainedConfig):
-        # transformers adds the fields of all base configurations; ours are those of the class body.
+    if isinstance(thing, type) and issubclass(thing, (PreTrainedConfig, TrainingArguments)):
+        # transformers adds the fields of all base classes; ours are those of the class body.
         return [name for name in vars(thing)["__annotations__"] if name != "model_type"]
     return [name for name in inspect.signature(thing).parameters if name not in ("self", "cls")]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from forks import fork, fork_two, free_port, wait_for
-from transformers import Seq2SeqTrainingArguments, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from macrec_hf import (
@@ -22,7 +22,9 @@ from macrec_hf import (
     MacRecQuantizer,
     MacRecQuantizerConfig,
     MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
     MacRecTrainer,
+    MacRecTrainingArguments,
     RecommendationTasksBuilder,
     SemanticIdTable,
     SemanticIdTokenizer,
@@ -118,7 +120,7 @@ def train_quantizers(folder, found) -> None:
             catalogue, watch = store(missing), Watch()
             trainer = MacRecQuantizerTrainer(
                 MacRecQuantizer(config).double(),
-                TrainingArguments(**settings(folder / f"{name}{missing}", eval_strategy="no")),
+                MacRecQuantizerTrainingArguments(**settings(folder / f"{name}{missing}", eval_strategy="no")),
                 data_collator=DoubleCollator(catalogue),
                 train_dataset=catalogue,
                 callbacks=[watch],
@@ -154,10 +156,8 @@ def shop(folder):
 
 def train_recommenders(folder, found) -> None:
     for name, weight in RECOMMENDERS.items():
-        arguments = settings(
-            folder / name, eval_strategy="no", train_sampling_strategy="group_by_length", generation_num_beams=14
-        )
-        args = Seq2SeqTrainingArguments(**arguments)
+        arguments = settings(folder / name, eval_strategy="no", generation_num_beams=14)
+        args = MacRecTrainingArguments(**arguments)
         table, tasks = shop(folder)
         tokenizer = SemanticIdTokenizer.from_table(table)
         torch.manual_seed(0)

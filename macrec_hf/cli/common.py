@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.files import replacing
-from .tracking import add_tracking_flag
+from .tracking import add_tracking_flag, tracking_arguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -155,6 +156,45 @@ def add_training_flags(
     group.set_defaults(default_epochs=epochs)
 
 
+def training_steps(args: argparse.Namespace, num_rows: int) -> tuple[int, int]:
+    """Steps of one epoch and of the whole training, over all processes.
+
+    Args:
+        num_rows: rows of an epoch.
+    """
+    of_an_epoch = math.ceil(num_rows / (args.batch_size * num_processes()))
+    return of_an_epoch, args.max_steps or math.ceil(of_an_epoch * _epochs(args))
+
+
+def _epochs(args: argparse.Namespace) -> float:
+    return args.epochs if args.epochs is not None else args.default_epochs
+
+
+def training_settings(args: argparse.Namespace, output: Path, every: int) -> dict[str, Any]:
+    """What the flags of both training verbs say, as arguments of either trainer.
+
+    Args:
+        output: folder of the verb.
+        every: steps between evaluations, and between checkpoints.
+    """
+    return {
+        "output_dir": str(output / "checkpoints"),
+        "num_train_epochs": _epochs(args),
+        "max_steps": args.max_steps or -1,
+        "per_device_train_batch_size": args.batch_size,
+        "per_device_eval_batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "seed": args.seed,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "dataloader_pin_memory": False,
+        **tracking_arguments(args, output),
+    }
+
+
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `evaluate` and `recommend` share."""
     parser.add_argument(
@@ -211,8 +251,14 @@ def process_state() -> "PartialState":
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
 
 
-def progress_callback(trainer: "Trainer", shown: Iterable[str]) -> None:
-    """Replaces Trainer's dumps of every figure by a progress bar and one short line per evaluation."""
+def follow(trainer: "Trainer", shown: Iterable[str], patience: int) -> None:
+    """A progress bar with one short line per evaluation in place of Trainer's dumps, and `--patience`.
+
+    Args:
+        shown: figures of the log to show.
+        patience: evaluations without progress after which the training ends; 0: never.
+    """
+    from transformers import EarlyStoppingCallback
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     wanted = list(shown)
@@ -237,3 +283,5 @@ def progress_callback(trainer: "Trainer", shown: Iterable[str]) -> None:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(ShortProgress())
+    if patience:
+        trainer.add_callback(EarlyStoppingCallback(patience))

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,21 +11,20 @@ from .common import (
     add_training_flags,
     check_writable,
     chosen_fields,
+    follow,
     last_checkpoint,
     make_output,
-    num_processes,
-    progress_callback,
     seconds_since,
+    training_settings,
+    training_steps,
     write_json,
 )
 from .inputs import open_embeddings
-from .tracking import tracking_arguments
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
     from ..model.configuration_macrec import MacRecQuantizerConfig
     from ..model.semantic_ids import SemanticIdTable
+    from ..training.training_args import MacRecQuantizerTrainingArguments
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 FIELDS = (
@@ -83,7 +81,7 @@ def _config_class() -> type["MacRecQuantizerConfig"]:
 
 def run(args: argparse.Namespace) -> str:
     import torch
-    from transformers import EarlyStoppingCallback, set_seed
+    from transformers import set_seed
 
     from ..catalogue.collision_resolution import check_space
     from ..catalogue.ids_folder import write_ids
@@ -102,9 +100,7 @@ def run(args: argparse.Namespace) -> str:
     checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, ("modalities", *FIELDS))
     model = MacRecQuantizer(config)
     trainer = MacRecQuantizerTrainer(model, training_arguments(args, len(store), output), train_dataset=store)
-    progress_callback(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"])
-    if args.patience:
-        trainer.add_callback(EarlyStoppingCallback(args.patience))
+    follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience)
     if args.health_page:
         trainer.add_callback(CodebookHealthCallback(args.health_page))
     logging.getLogger(__name__).info(
@@ -124,38 +120,17 @@ def run(args: argparse.Namespace) -> str:
     return summary(table, output, start)
 
 
-def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "TrainingArguments":
-    """Trainer's arguments: the last weights are kept.
+def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "MacRecQuantizerTrainingArguments":
+    """The trainer's arguments: the last weights are kept.
 
     Not those of the lowest collision rate: k-means seeds spread the codes before anything is learned, and training
     brings alike items together, so that rate is often lowest at the first checkpoint.
     """
-    from transformers import TrainingArguments
+    from ..training.training_args import MacRecQuantizerTrainingArguments
 
-    epochs = args.epochs if args.epochs is not None else args.default_epochs
-    steps = args.max_steps or math.ceil(math.ceil(num_items / (args.batch_size * num_processes())) * epochs)
+    _, steps = training_steps(args, num_items)
     every = max(1, steps // max(1, args.evaluations))
-    return TrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        num_train_epochs=epochs,
-        max_steps=args.max_steps or -1,
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type="constant",
-        seed=args.seed,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        logging_steps=max(1, every // 5),
-        # What --patience counts; no checkpoint is chosen by it.
-        metric_for_best_model="reconstruction_loss",
-        greater_is_better=False,
-        **tracking_arguments(args, output),
-        dataloader_pin_memory=False,
-    )
+    return MacRecQuantizerTrainingArguments(logging_steps=max(1, every // 5), **training_settings(args, output, every))
 
 
 def summary(table: "SemanticIdTable", output: Path, start: float) -> str:

@@ -1,37 +1,38 @@
 """`macrec train`: fine-tunes the recommender on the six tasks and writes a whole model directory."""
 
 import argparse
-import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from .card import training_facts
 from .common import (
     add_config_flags,
     add_training_flags,
     chosen_fields,
+    follow,
     last_checkpoint,
     make_output,
-    num_processes,
     process_state,
-    progress_callback,
     seconds_since,
+    training_settings,
+    training_steps,
     write_json,
 )
 from .inputs import open_semantic_ids, read_pairs, read_titles
 from .seeds import FINISHED, is_finished, seed_folder
-from .tracking import tracking_arguments
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import DatasetDict
-    from transformers import Seq2SeqTrainingArguments
 
+    from ..data.readers import Histories
     from ..model.configuration_macrec import MacRecConfig
     from ..model.modeling_macrec import MacRecForConditionalGeneration
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
     from ..model.tokenization_macrec import SemanticIdTokenizer
-    from ..training.trainer_macrec import MacRecTrainer
+    from ..training.training_args import MacRecTrainingArguments
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 FIELDS = (
@@ -149,16 +150,17 @@ def run(args: argparse.Namespace) -> str:
 
 def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     """Trains one model into `output`; returns the summary line, empty in other processes than the main one."""
-    from transformers import EarlyStoppingCallback, set_seed
+    from transformers import set_seed
 
     from ..model.tokenization_macrec import SemanticIdTokenizer
-    from ..training.sharding import whole_copy
     from ..training.trainer_macrec import MacRecTrainer
 
     start = time.time()
-    table, titles = open_semantic_ids(args.semantic_ids), read_titles(args.items)
+    table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     tasks = build_tasks(args, table, cache)
+    histories, counts = read_purchases(args.interactions, table)
+    quantizer = quantizer_of(args.semantic_ids)
     set_seed(args.seed)
     model = first_model(args, tokenizer, table)
     config = model.config
@@ -171,18 +173,16 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
         eval_dataset=tasks["validation"],
         processing_class=tokenizer,
         table=table,
-        num_eval_users=args.eval_users or None,
-        embedding_learning_rate=args.embedding_learning_rate,
+        quantizer=quantizer,
+        item_counts=counts,
+        item_titles=read_titles(args.items),
     )
-    progress_callback(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"])
-    if args.patience:
-        trainer.add_callback(EarlyStoppingCallback(args.patience))
+    follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience)
     trainer.train(resume_from_checkpoint=checkpoint)
-    trained = cast("MacRecForConditionalGeneration", trainer.accelerator.unwrap_model(trainer.model))
-    model = whole_copy(trained, trainer.accelerator)
+    trainer.save_model_directory(output, training=training_facts(args, trainer, histories), license=args.license)
     if not trainer.is_world_process_zero():
         return ""
-    write_model(args, trainer, model, table, tokenizer, titles, output)
+    write_json(output / FINISHED, trainer.state.log_history)
     best = trainer.state.best_metric
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
@@ -234,72 +234,39 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path)
     return builder.as_dataset()
 
 
-def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "Seq2SeqTrainingArguments":
-    """Trainer's arguments: the checkpoint with the best validation NDCG@10 is kept."""
-    from transformers import Seq2SeqTrainingArguments
-
-    epochs = args.epochs if args.epochs is not None else args.default_epochs
-    steps_per_epoch = math.ceil(num_examples / (args.batch_size * num_processes()))
-    steps = args.max_steps or math.ceil(steps_per_epoch * epochs)
-    every = min(steps, max(1, round(steps_per_epoch * args.eval_every)))
-    return Seq2SeqTrainingArguments(
-        output_dir=str(output / "checkpoints"),
-        num_train_epochs=epochs,
-        max_steps=args.max_steps or -1,
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(steps * args.warmup),
-        seed=args.seed,
-        train_sampling_strategy="group_by_length",
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        logging_steps=max(1, min(50, every // 5)),
-        load_best_model_at_end=True,
-        metric_for_best_model="ndcg@10",
-        greater_is_better=True,
-        generation_num_beams=args.num_beams,
-        **tracking_arguments(args, output),
-        dataloader_pin_memory=False,
-    )
-
-
-def write_model(
-    args: argparse.Namespace,
-    trainer: "MacRecTrainer",
-    model: "MacRecForConditionalGeneration",
-    table: "SemanticIdTable",
-    tokenizer: "SemanticIdTokenizer",
-    titles: dict[str, str],
-    output: Path,
-) -> None:
-    """The whole model directory, the quantizer beside it where `--semantic-ids` has one."""
+def read_purchases(interactions: str, table: "SemanticIdTable") -> tuple["Histories", "np.ndarray"]:
+    """Everybody's history, and how often each item was bought, each user's last purchase left out: it tests."""
     import numpy as np
 
     from ..data.readers import read_interactions, user_histories
     from ..data.splits import leave_one_out
-    from ..hub.saving import save_model_directory
+
+    histories = user_histories(read_interactions(interactions), table.row_of)
+    known, _ = leave_one_out(histories, "test")
+    return histories, np.bincount(np.concatenate(known), minlength=table.num_items)
+
+
+def quantizer_of(semantic_ids: str) -> "MacRecQuantizer | None":
+    """The quantizer that stands in a folder of `macrec quantize`; None for other people's IDs."""
     from ..model.modeling_macrec_quantizer import MacRecQuantizer
 
-    folder = None if read_pairs(args.semantic_ids) else Path(args.semantic_ids) / "quantizer"
-    quantizer = MacRecQuantizer.from_pretrained(folder) if folder is not None and folder.is_dir() else None
-    histories = user_histories(read_interactions(args.interactions), table.row_of)
-    known, _ = leave_one_out(histories, "test")
-    counts = np.bincount(np.concatenate(known), minlength=table.num_items)
-    save_model_directory(
-        output,
-        model=model.eval(),
-        tokenizer=tokenizer,
-        table=table,
-        quantizer=quantizer,
-        item_counts=counts,
-        item_titles=titles,
-        training=training_facts(args, trainer, histories),
-        license=args.license,
+    folder = None if read_pairs(semantic_ids) else Path(semantic_ids) / "quantizer"
+    return MacRecQuantizer.from_pretrained(folder) if folder is not None and folder.is_dir() else None
+
+
+def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "MacRecTrainingArguments":
+    """The trainer's arguments: the checkpoint with the best validation NDCG@10 is kept."""
+    from ..training.training_args import MacRecTrainingArguments
+
+    of_an_epoch, steps = training_steps(args, num_examples)
+    every = min(steps, max(1, round(of_an_epoch * args.eval_every)))
+    return MacRecTrainingArguments(
+        weight_decay=args.weight_decay,
+        warmup_steps=round(steps * args.warmup),
+        logging_steps=max(1, min(50, every // 5)),
+        load_best_model_at_end=True,
+        generation_num_beams=args.num_beams,
+        num_eval_users=args.eval_users or None,
+        embedding_learning_rate=args.embedding_learning_rate,
+        **training_settings(args, output, every),
     )
-    write_json(output / FINISHED, trainer.state.log_history)

@@ -1,5 +1,6 @@
 """What both trainers share: the same batches on any number of processes, and checkpoints that survive anything."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,7 @@ from .checkpoints import SAVING, keep_newest, last_intact_checkpoint, seal, what
 from .global_batches import GlobalBatches
 from .sharding import shard_tied_model
 from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, restore_callbacks
+from .training_args import MacRecQuantizerTrainingArguments, MacRecTrainingArguments, own_copy
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +32,24 @@ class MacRecTrainerBase(Trainer):
     """[`~transformers.Trainer`] with batches from [`GlobalBatches`], whole checkpoints and an error for a NaN loss.
 
     `train(resume_from_checkpoint=True)` takes the newest checkpoint that is whole.
+
+    Args:
+        args: of `arguments_class`; a copy is kept, so that the caller's object stays as it is. `None`: the defaults of
+            that class, with `default_output_dir`.
+        **kwargs: the other arguments of [`~transformers.Trainer`].
+
+    Raises:
+        TypeError: `args` of another class.
+        ValueError: an argument that the trainer would not follow.
     """
+
+    arguments_class: type[MacRecTrainingArguments] | type[MacRecQuantizerTrainingArguments]
+    default_output_dir: str
+    # Arguments of Trainer's constructor that are refused, each with the reason and the remedy.
+    not_followed: dict[str, str] = {
+        "compute_loss_func": "The model computes its loss itself: override compute_loss in a subclass of the trainer.",
+    }
+    args: MacRecTrainingArguments | MacRecQuantizerTrainingArguments
 
     _saving_to: Path | None = None
     _weights: Sequence[float] = ()  # of the micro-batches of this step that are still to come
@@ -42,10 +61,15 @@ class MacRecTrainerBase(Trainer):
         args: TrainingArguments | None = None,
         **kwargs: Any,
     ):
-        if args is not None:
-            keep_to_one_gpu(args)
+        for name, reason in self.not_followed.items():
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name}: expected None, got {kwargs[name]!r}. {reason}")
+        args = own_copy(self.arguments_class(self.default_output_dir) if args is None else args, self.arguments_class)
+        keep_to_one_gpu(args)
+        # Parts of the loss since the last log line, of training and of evaluation.
+        self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(model=model, args=args, **kwargs)
-        if self.args.device.type == "cpu":
+        if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             accelerate(cast(nn.Module, self.model))
         self.add_callback(EpochOrder())
 
@@ -84,15 +108,6 @@ class MacRecTrainerBase(Trainer):
         """Length of each row, for batches of like length; None: there are no lengths to group by."""
         return None
 
-    def means(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, float]:
-        """Mean of each list, and over the processes: of shares the whole. Every process has to call it."""
-        if not parts:
-            return {}
-        values = torch.stack([torch.stack(list(value)).double().mean() for value in parts.values()])
-        if self.args.world_size > 1:
-            values = self.accelerator.reduce(values, "mean")
-        return dict(zip(parts, values.tolist(), strict=True))
-
     def warn_of_accumulation(self, losses: Sequence[str]) -> None:
         """Accumulated micro-batches are compared each within itself."""
         rows = self._train_batch_size * self.args.world_size
@@ -117,6 +132,32 @@ class MacRecTrainerBase(Trainer):
     def _size_of(self, batch: Mapping[str, Any]) -> int:
         """How much the losses of a batch are means over: its target tokens, or items. Here: all weigh the same."""
         return 1
+
+    # ---- the parts of the loss ----
+
+    def _note(self, name: str, value: torch.Tensor, kind: str = "train") -> None:
+        self._parts[kind][name].append(value.detach())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
+        """Adds the means of the loss parts since the last line of the same kind, training or evaluation."""
+        kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        if (kind == "eval" or "loss" in logs) and self._parts[kind]:
+            means = self._means(self._parts[kind])
+            self._parts[kind].clear()
+            self._look_at(means)
+            prefix = "eval_" if kind == "eval" else ""
+            logs = {**logs, **{prefix + name: round(value, 6) for name, value in means.items()}}
+        super().log(logs, start_time, **kwargs)
+
+    def _means(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, float]:
+        """Mean of each list, and over the processes: of shares the whole. Every process has to call it."""
+        values = torch.stack([torch.stack(list(value)).double().mean() for value in parts.values()])
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, "mean")
+        return dict(zip(parts, values.tolist(), strict=True))
+
+    def _look_at(self, means: Mapping[str, float]) -> None:
+        """For warnings about what is about to be logged."""
 
     # ---- nothing lost ----
 
@@ -145,9 +186,13 @@ class MacRecTrainerBase(Trainer):
                 f"{resume_from_checkpoint}: expected a whole checkpoint, but {wrong}. resume_from_checkpoint=True "
                 "takes the newest one that is whole."
             )
-        if self.args.device.type == "cpu":
+        self._before_training(resuming=bool(resume_from_checkpoint))
+        if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             keep_freed_memory()
         return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+
+    def _before_training(self, resuming: bool) -> None:
+        """What a stage prepares, and what it warns of, once the checkpoint to resume from has been found whole."""
 
     def training_step(
         self,

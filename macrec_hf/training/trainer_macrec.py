@@ -1,21 +1,20 @@
 """Trains the recommender: Seq2SeqTrainer + HR and NDCG by constrained beams over the whole catalogue."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from ..data.data_collator import RecommendationCollator
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
 from ..model.catalogue_ranking import rank_catalogue
+from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
@@ -24,6 +23,7 @@ from ..model.tokenization_macrec import SemanticIdTokenizer
 from ..model.trie import SemanticIdTrie
 from .sharding import whole_weights
 from .trainer_saving import MacRecSavingTrainer
+from .training_args import MacRecTrainingArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,37 +36,49 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
 
     With a `table` each evaluation also ranks the whole catalogue for every user of the evaluation set by constrained
     beams and reports `eval_hr@K` and `eval_ndcg@K` (of the ensemble, where there is more than one modality) and the
-    same per modality, `eval_text_hr@10`. `metric_for_best_model` is then `ndcg@10` unless the arguments name another.
+    same per modality, `eval_text_hr@10`. And `save_model` and `push_to_hub` write whole model directories, which
+    [`MacRecRecommender`] loads.
 
     Args:
+        args: [`MacRecTrainingArguments`], of which the trainer keeps a copy; with `None` their defaults, and `macrec`
+            as output folder.
         processing_class: the [`SemanticIdTokenizer`].
-        table: the [`SemanticIdTable`] of the catalogue. `None`: losses only. With it `save_model` and `push_to_hub`
-            write whole model directories, which [`MacRecRecommender`] loads.
-        quantizer: what made the table: it goes into those directories, so that items can be added later.
+        table: the [`SemanticIdTable`] of the catalogue. `None`: losses only, and Trainer's own saving.
+        quantizer: what made the table. It is saved with the model, so that items can be added later.
+        item_counts: how often each item was bought, integers (num_items,). They are saved with the model, which
+            recommends the most frequent items to a user without a history. `None`: how often `train_dataset` shows
+            each item as a target, which is every purchase of the training histories but each user's first.
+        item_titles: `{item_id: title}`, saved with the model, to show beside the ids.
         train_dataset, eval_dataset: splits of [`RecommendationTasksBuilder`].
         data_collator: [`RecommendationCollator`] of the table if left out.
-        num_eval_users: rank so many users of the evaluation set at most, evenly spaced; `None`: all.
-        embedding_learning_rate: of the token embeddings, without weight decay; `None`: `args.learning_rate`. T5's
-            embeddings start with a standard deviation of 1 and its matrices with one of `d_model ** -0.5`, while
-            AdamW moves both by the same amount; ten times the learning rate evens that out.
 
-    `args.generation_num_beams` is the beam width (20 if unset, authors' code). The other arguments are
-    [`~transformers.Seq2SeqTrainer`]'s.
+    The other arguments are [`~transformers.Seq2SeqTrainer`]'s; `compute_loss_func` is refused.
+
+    Raises:
+        TypeError: `args` of another class.
+        ValueError: a `table` without its tokenizer; `quantizer`, `item_counts` or `item_titles` without a `table`;
+            counts that are not the table's; evaluations without a `table` where `args.metric_for_best_model` is one
+            of the ranking; an argument of [`~transformers.Trainer`] that is refused.
 
     Example:
 
     ```python
-    >>> args = Seq2SeqTrainingArguments("out", num_train_epochs=20, train_sampling_strategy="group_by_length")
+    >>> args = MacRecTrainingArguments("out", num_train_epochs=20, eval_strategy="epoch")
     >>> trainer = MacRecTrainer(model, args, train_dataset=tasks["train"], eval_dataset=tasks["validation"],
     ...     processing_class=tokenizer, table=table)
     >>> trainer.train()
+    >>> trainer.save_model("model")
     ```
     """
+
+    arguments_class = MacRecTrainingArguments
+    default_output_dir = "macrec"
+    args: MacRecTrainingArguments
 
     def __init__(
         self,
         model: MacRecForConditionalGeneration | None = None,
-        args: Seq2SeqTrainingArguments | None = None,
+        args: MacRecTrainingArguments | None = None,
         data_collator: Callable[[list], dict[str, Any]] | None = None,
         train_dataset: "Dataset | None" = None,
         eval_dataset: "Dataset | dict[str, Dataset] | None" = None,
@@ -74,18 +86,12 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         *,
         table: SemanticIdTable | None = None,
         quantizer: MacRecQuantizer | None = None,
-        num_eval_users: int | None = None,
-        embedding_learning_rate: float | None = None,
+        item_counts: torch.Tensor | np.ndarray | None = None,
+        item_titles: Mapping[str, str] | None = None,
         **kwargs: Any,
     ):
-        args = args if args is not None else Seq2SeqTrainingArguments("macrec")
-        # `item` and `length` are no arguments of forward, but the collator and the sampler need them.
-        args.remove_unused_columns = False
-        args.label_names = ["labels"]
-        if table is not None and args.metric_for_best_model in (None, "loss"):
-            args.metric_for_best_model, args.greater_is_better = "ndcg@10", True
-        self.table, self.quantizer, self.num_eval_users, self.tries = table, quantizer, num_eval_users, {}
-        self.embedding_learning_rate = embedding_learning_rate
+        self.table, self.quantizer, self.item_titles, self.tries = table, quantizer, item_titles, {}
+        self.item_counts = None if table is None else check_item_counts(item_counts, table)
         if table is not None:
             if processing_class is None:
                 raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
@@ -93,9 +99,13 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             if data_collator is None:
                 tokens = [processing_class.item_token_ids(table, name) for name in table.modalities]
                 data_collator = RecommendationCollator(np.stack(tokens))
+        elif any(part is not None for part in (quantizer, item_counts, item_titles)):
+            raise ValueError(
+                "table: expected the catalogue's SemanticIdTable beside quantizer, item_counts or item_titles, got "
+                "None. They are saved with the table alone; give it too, or leave them out."
+            )
         elif data_collator is None:  # nothing can be aligned: one modality of no items
             data_collator = RecommendationCollator(np.zeros((1, 0, 1), dtype=np.int32))
-        self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             model=model,
             args=args,
@@ -105,18 +115,17 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        metric = str(self.args.metric_for_best_model)
+        if table is None and self.args.eval_strategy != "no" and ("hr@" in metric or "ndcg@" in metric):
+            raise ValueError(
+                f"table: expected the catalogue's SemanticIdTable, because metric_for_best_model is {metric!r}, got "
+                'None. Without it nothing is ranked: give it, or name another metric, metric_for_best_model="loss".'
+            )
 
-    def train(
-        self,
-        resume_from_checkpoint: str | Path | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """[`~transformers.Trainer.train`], after a word about losses that compare the rows of a micro-batch."""
+    def _before_training(self, resuming: bool) -> None:
         model = self.accelerator.unwrap_model(self.model)
         aligned = model.config.implicit_alignment_weight and len(getattr(self.table, "modalities", ())) > 1
         self.warn_of_accumulation(["the implicit alignment"] if aligned else [])
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _row_lengths(self, dataset: Any) -> Sequence[int]:
         name = self.args.length_column_name
@@ -127,13 +136,13 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's, with a group of its own for the token embeddings if they have a learning rate of their own."""
-        fresh = self.optimizer is None
+        fresh, rate = self.optimizer is None, self.args.embedding_learning_rate
         optimizer = super().create_optimizer(model)
-        if fresh and self.embedding_learning_rate is not None:
+        if fresh and rate is not None:
             weight = cast(PreTrainedModel, self.model if model is None else model).get_input_embeddings().weight
             for group in optimizer.param_groups:
                 group["params"] = [parameter for parameter in group["params"] if parameter is not weight]
-            optimizer.add_param_group({"params": [weight], "lr": self.embedding_learning_rate, "weight_decay": 0.0})
+            optimizer.add_param_group({"params": [weight], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
     def compute_loss(
@@ -145,25 +154,14 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Eq. 19, scalar; its parts are kept for the next log line."""
         outputs = model(**inputs)
-        parts = self._parts["train" if model.training else "eval"]
         for name in ("generation_loss", "alignment_loss"):
             if outputs.get(name) is not None:
-                parts[name].append(outputs[name].detach())
+                self._note(name, outputs[name], "train" if model.training else "eval")
         loss: Any = outputs.loss if outputs.loss is None else outputs.loss * self._weight  # None without labels
         return (loss, outputs) if return_outputs else loss
 
     def _size_of(self, batch: Mapping[str, Any]) -> int:
         return int((batch["labels"] != -100).sum())
-
-    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
-        """Adds the means of the loss parts since the last line of the same kind."""
-        kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        if (kind == "eval" or "loss" in logs) and self._parts[kind]:
-            prefix = "eval_" if kind == "eval" else ""
-            means = {prefix + name: round(value, 6) for name, value in self.means(self._parts[kind]).items()}
-            self._parts[kind].clear()
-            logs = {**logs, **means}
-        super().log(logs, start_time, **kwargs)
 
     def evaluation_loop(
         self,
@@ -192,7 +190,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 model,
                 self.tries,
                 sources,
-                num_beams=cast(Seq2SeqTrainingArguments, self.args).generation_num_beams or 20,
+                num_beams=self.args.generation_num_beams,
                 batch_size=self.args.eval_batch_size,
                 **shared_by(self.accelerator),
             )
@@ -215,8 +213,8 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         names = task_names(self.tries)
         bare = {name: names.index(f"{name}_to_{name}") for name in self.tries}
         users, first = np.unique(columns["user"], return_index=True)
-        if self.num_eval_users is not None and self.num_eval_users < len(users):
-            kept = np.unique(np.linspace(0, len(users) - 1, self.num_eval_users).astype(np.int64))
+        if self.args.num_eval_users is not None and self.args.num_eval_users < len(users):
+            kept = np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))
             users, first = users[kept], first[kept]
         sources: dict[str, list[list[int] | None]] = {}
         for name, task in bare.items():

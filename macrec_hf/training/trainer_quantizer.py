@@ -1,6 +1,5 @@
 """Trains the quantizer: Trainer + pseudo-labels, codebook seeds and codebook health."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
-from transformers import TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows
@@ -21,6 +19,7 @@ from ..model.files import replacing
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.vector_quantization import codebook_health, collision_rate, nearest_code
 from .trainer_base import MacRecTrainerBase
+from .training_args import MacRecQuantizerTrainingArguments
 
 if TYPE_CHECKING:
     import datasets
@@ -45,34 +44,46 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     first checkpoint, because k-means seeds spread the codes before anything is learned.
 
     Args:
+        args: [`MacRecQuantizerTrainingArguments`], of which the trainer keeps a copy; with `None` their defaults, and
+            `macrec_quantizer` as output folder.
         train_dataset: an [`EmbeddingStore`] (read memory-mapped, a batch at a time), a dict `{modality: float array
             (num_items, embedding_size)}`, a `datasets.Dataset` with a column per modality, or any dataset of rows
             `{modality: vector}`.
         eval_dataset: the same; the training catalogue if left out.
 
-    The other arguments are [`~transformers.Trainer`]'s.
+    The other arguments are [`~transformers.Trainer`]'s; `compute_loss_func`, `compute_metrics` and
+    `preprocess_logits_for_metrics` are refused.
+
+    Raises:
+        TypeError: `args` of another class, or a dataset that holds no embeddings.
+        ValueError: no dataset at all, modalities or sizes that are not the quantizer's, or an argument of
+            [`~transformers.Trainer`] that is refused.
 
     Example:
 
     ```python
-    >>> trainer = MacRecQuantizerTrainer(quantizer, TrainingArguments("out", num_train_epochs=50), train_dataset=store)
+    >>> args = MacRecQuantizerTrainingArguments("out", num_train_epochs=50)
+    >>> trainer = MacRecQuantizerTrainer(quantizer, args, train_dataset=store)
     >>> trainer.train()
     ```
     """
 
+    arguments_class = MacRecQuantizerTrainingArguments
+    default_output_dir = "macrec_quantizer"
+    not_followed = MacRecTrainerBase.not_followed | dict.fromkeys(
+        ("compute_metrics", "preprocess_logits_for_metrics"),
+        "An evaluation predicts nothing, it encodes the catalogue: encode it yourself with MacRecQuantizer.encode.",
+    )
+
     def __init__(
         self,
         model: MacRecQuantizer | None = None,
-        args: TrainingArguments | None = None,
+        args: MacRecQuantizerTrainingArguments | None = None,
         data_collator: Callable[[list[int]], dict[str, Any]] | None = None,
         train_dataset: "Catalogue | None" = None,
         eval_dataset: "Catalogue | None" = None,
         **kwargs: Any,
     ):
-        args = args if args is not None else TrainingArguments("macrec_quantizer")
-        # The inputs are dicts of tensors, none of them labels in Trainer's sense.
-        args.remove_unused_columns = False
-        args.label_names = []
         train_rows = None if train_dataset is None else as_rows(train_dataset, model)
         eval_rows = train_rows if eval_dataset is None else as_rows(eval_dataset, model)
         if data_collator is None:
@@ -80,7 +91,6 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             if rows is None:
                 raise ValueError("train_dataset: expected the catalogue's embeddings, got None, and no eval_dataset.")
             data_collator = CatalogueCollator(rows.store)
-        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._warned = False
         super().__init__(
             model=model,
@@ -91,19 +101,12 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             **kwargs,
         )
 
-    def train(
-        self,
-        resume_from_checkpoint: str | Path | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
-        """[`~transformers.Trainer.train`], after pseudo-labels and codebook seeds."""
-        self.prepare_catalogue(seed_codebooks=not resume_from_checkpoint)
+    def _before_training(self, resuming: bool) -> None:
+        self.prepare_catalogue(seed_codebooks=not resuming)
         config = self.accelerator.unwrap_model(self.model).config
         if len(config.modalities) > 1:
             weights = {"the contrastive losses": any(config.contrastive_weights), "alignment": config.alignment_weight}
             self.warn_of_accumulation([name for name, weight in weights.items() if weight])
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def prepare_catalogue(self, seed_codebooks: bool = True) -> None:
         """Pseudo-labels and codebook seeds: computed once, by the main process, and sent to the others.
@@ -207,9 +210,6 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     def _size_of(self, batch: Mapping[str, Any]) -> int:
         return len(next(iter(batch["embeddings"].values())))
 
-    def _note(self, name: str, value: torch.Tensor) -> None:
-        self._parts[name].append(value.detach())
-
     def _note_partners(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor | Any]) -> None:
         """The share of items whose pseudo-label nobody else in the batch has: their positive is themselves."""
         with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
@@ -224,26 +224,20 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
             self._note(f"without_partner_{name}", alone)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
-        """Adds the means of the loss parts since the last log line."""
-        if "loss" in logs and self._parts:
-            means = self.means(self._parts)
-            self._parts.clear()
-            logs = {**logs, **{name: round(value, 6) for name, value in means.items()}}
-            alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}
-            if (
-                self.is_world_process_zero()
-                and not self._warned
-                and any(value > WITHOUT_PARTNER_WARNING for value in alone.values())
-            ):
-                self._warned = True
-                logger.warning(
-                    "Share of items without a partner in their batch: %s. Above %.0f %% the contrastive loss mostly "
-                    "compares items with themselves: take a larger batch or fewer pseudo-labels.",
-                    {name.removeprefix("without_partner_"): round(value, 2) for name, value in alone.items()},
-                    100 * WITHOUT_PARTNER_WARNING,
-                )
-        super().log(logs, start_time, **kwargs)
+    def _look_at(self, means: Mapping[str, float]) -> None:
+        alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}
+        if (
+            self.is_world_process_zero()
+            and not self._warned
+            and any(value > WITHOUT_PARTNER_WARNING for value in alone.values())
+        ):
+            self._warned = True
+            logger.warning(
+                "Share of items without a partner in their batch: %s. Above %.0f %% the contrastive loss mostly "
+                "compares items with themselves: take a larger batch or fewer pseudo-labels.",
+                {name.removeprefix("without_partner_"): round(value, 2) for name, value in alone.items()},
+                100 * WITHOUT_PARTNER_WARNING,
+            )
 
     def evaluation_loop(
         self,

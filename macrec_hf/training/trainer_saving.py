@@ -1,11 +1,15 @@
 """What a trained recommender leaves behind: whole model directories, here and on the Hub."""
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import torch
 from huggingface_hub import CommitInfo, HfApi
+from transformers.trainer_utils import has_length
 
 from ..hub.model_card import model_card, trainer_facts
 from ..hub.saving import parts_that_may_be_absent, save_model_directory
@@ -16,6 +20,9 @@ from ..model.tokenization_macrec import SemanticIdTokenizer
 from .sharding import whole_copy
 from .trainer_base import MacRecTrainerBase
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 class MacRecSavingTrainer(MacRecTrainerBase):
     """[`MacRecTrainerBase`] that saves and uploads whole model directories where it has the catalogue's `table`.
@@ -25,13 +32,19 @@ class MacRecSavingTrainer(MacRecTrainerBase):
 
     table: SemanticIdTable | None = None
     quantizer: MacRecQuantizer | None = None
+    item_counts: torch.Tensor | None = None
+    item_titles: Mapping[str, str] | None = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes a whole model directory, see `hub.saving.save_model_directory`; every process has to call it."""
+        """Writes a whole model directory; every process has to call it. Without a `table`: Trainer's own saving.
+
+        Args:
+            output_dir: `args.output_dir` if left out.
+        """
         if self.table is None or _internal_call:
             super().save_model(output_dir, _internal_call)
             return
-        self._write_directory(Path(str(output_dir or self.args.output_dir)))
+        self.save_model_directory(str(output_dir or self.args.output_dir))
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -49,8 +62,7 @@ class MacRecSavingTrainer(MacRecTrainerBase):
         Args:
             commit_message, token, revision, private: as in `huggingface_hub`.
             blocking: False: returns at once, with a `Future` of what else is returned.
-            **kwargs: `license`, `metrics`, `item_counts`, `item_titles`, `card` and `include_code` as in
-                `hub.saving.save_model_directory`; without a `table` those of
+            **kwargs: as in `save_model_directory`; without a `table` those of
                 [`~transformers.Trainer.create_model_card`].
 
         Returns:
@@ -64,7 +76,7 @@ class MacRecSavingTrainer(MacRecTrainerBase):
             self.init_hf_repo(token=token, private=private)
         folder = TemporaryDirectory()  # until the upload is done
         try:
-            self._write_directory(Path(folder.name) / "model", **kwargs)
+            self.save_model_directory(Path(folder.name) / "model", **kwargs)
             upload = self._upload(Path(folder.name) / "model", commit_message, token, revision)
         except BaseException:
             folder.cleanup()
@@ -103,17 +115,61 @@ class MacRecSavingTrainer(MacRecTrainerBase):
             )
             (Path(str(self.args.output_dir)) / "README.md").write_text(text, encoding="utf-8")
 
-    def _write_directory(self, directory: Path, **kwargs: Any) -> None:
-        """In the main process; the others hand over their shards of the weights."""
+    def save_model_directory(
+        self, directory: str | Path, *, training: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Writes a whole model directory, see `hub.saving.save_model_directory`; every process has to call it.
+
+        The main process writes, the others hand over their shards of the weights.
+
+        Args:
+            directory: made if it does not exist.
+            training: what made the model, for the card. `None`: what the trainer knows of it.
+            **kwargs: `license`, `metrics`, `card` and `include_code` of `hub.saving.save_model_directory`.
+
+        Raises:
+            ValueError: the trainer has no `table`.
+        """
+        if self.table is None:
+            raise ValueError(
+                "table: expected the catalogue's SemanticIdTable, got None. A model directory is not whole without "
+                "it: give it to MacRecTrainer, or write weights and tokenizer alone with save_model."
+            )
         model = whole_copy(self.accelerator.unwrap_model(self.model), self.accelerator)
         if not self.is_world_process_zero():
             return
+        counts = self.item_counts
         save_model_directory(
             directory,
             model=cast(MacRecForConditionalGeneration, model),
             tokenizer=cast(SemanticIdTokenizer, self.processing_class),
-            table=cast(SemanticIdTable, self.table),
+            table=self.table,
             quantizer=self.quantizer,
-            training=trainer_facts(self),
+            item_counts=purchases_shown(self.train_dataset, self.table.num_items) if counts is None else counts,
+            item_titles=self.item_titles,
+            training=trainer_facts(self) if training is None else training,
             **kwargs,
         )
+
+
+def purchases_shown(dataset: Any, num_items: int) -> np.ndarray | None:
+    """How often each item was bought, as far as the examples of a training split show it.
+
+    A purchase is the target of one example of each sequence task. So an item's count is how often it is the target in
+    the task where that is most often. The first purchase of each user is missing: nothing stands before it from which
+    it could be told.
+
+    Args:
+        dataset: training split of [`RecommendationTasksBuilder`].
+
+    Returns:
+        int64 (num_items,); `None` for a dataset without that builder's columns, a stream, or no dataset.
+    """
+    names = getattr(dataset, "column_names", None) or ()
+    if dataset is None or not has_length(dataset) or not {"user", "task", "item"} <= set(names):
+        return None
+    columns = cast("Dataset", dataset).select_columns(["user", "task", "item"]).with_format("numpy")[:]
+    bought = columns["user"] >= 0  # the item tasks have no users
+    tasks, items = (columns[name][bought].astype(np.int64) for name in ("task", "item"))
+    num_tasks = int(tasks.max(initial=0)) + 1
+    return np.bincount(tasks * num_items + items, minlength=num_tasks * num_items).reshape(num_tasks, -1).max(axis=0)

@@ -12,6 +12,7 @@ from macrec_hf import (
     MacRecQuantizer,
     MacRecQuantizerConfig,
     MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
 )
 from macrec_hf.doctor.health_callback import health_curves
 
@@ -28,7 +29,7 @@ def make_trainer(folder, callbacks=(), **changes):
         num_train_epochs=3, per_device_train_batch_size=30, learning_rate=1e-2, eval_strategy="epoch",
         save_strategy="epoch", report_to="none", disable_tqdm=True, use_cpu=True, seed=0,
     )  # fmt: skip
-    args = TrainingArguments(str(folder), **(settings | changes))
+    args = MacRecQuantizerTrainingArguments(str(folder), **(settings | changes))
     return MacRecQuantizerTrainer(MacRecQuantizer(config), args, train_dataset=store, callbacks=list(callbacks))
 
 

@@ -12,9 +12,8 @@ from hub_tools import tiny_recommender
 from huggingface_hub import ModelCard
 from local_hub import TOKEN, card_errors, local_hub
 from PIL import Image
-from transformers import Seq2SeqTrainingArguments
 
-from macrec_hf import MacRecTrainer
+from macrec_hf import MacRecTrainer, MacRecTrainingArguments
 from macrec_hf.cli.main import main
 from macrec_hf.evaluation.baselines import BASELINES
 from macrec_hf.hub.code_usage_picture import code_usage_picture, sorted_uses
@@ -193,7 +192,7 @@ def test_evaluate_puts_its_results_into_the_card(tmp_path, capsys):
 
 
 def test_a_trainer_writes_the_card_of_its_output_folder(tmp_path, recommender):
-    arguments = Seq2SeqTrainingArguments(str(tmp_path), learning_rate=0.125, seed=7, report_to="none", use_cpu=True)
+    arguments = MacRecTrainingArguments(str(tmp_path), learning_rate=0.125, seed=7, report_to="none", use_cpu=True)
     parts = {"processing_class": recommender.tokenizer, "table": recommender.table}
     trainer = MacRecTrainer(recommender.model, arguments, **parts)
     trainer.state.log_history = [{"generation_loss": 2.0, "alignment_loss": 1.5}, {"generation_loss": 0.75}]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 from two_processes import DoubleCollator, DoubleLayerNorm, shop, store
 
@@ -13,7 +12,9 @@ from macrec_hf import (
     MacRecQuantizer,
     MacRecQuantizerConfig,
     MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
     MacRecTrainer,
+    MacRecTrainingArguments,
     SemanticIdTokenizer,
 )
 from macrec_hf.training.batches import micro_batch_weights
@@ -56,7 +57,7 @@ def train_quantizer(folder, size, accumulation, only=None):
 
     trainer = OneLoss(
         MacRecQuantizer(config).double(),
-        TrainingArguments(**settings(folder, size, accumulation)),
+        MacRecQuantizerTrainingArguments(**settings(folder, size, accumulation)),
         data_collator=DoubleCollator(catalogue),
         train_dataset=catalogue,
     )
@@ -71,9 +72,7 @@ def unequal(row):
 
 
 def train_recommender(folder, size, accumulation):
-    args = Seq2SeqTrainingArguments(
-        **settings(folder, size, accumulation), train_sampling_strategy="group_by_length", num_train_epochs=1
-    )
+    args = MacRecTrainingArguments(**settings(folder, size, accumulation))
     table, tasks = shop(folder)
     tokenizer = SemanticIdTokenizer.from_table(table)
     torch.manual_seed(0)

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 from recommender_training import make_shop, make_trainer
-from transformers import Seq2SeqTrainingArguments, TrainerCallback
+from transformers import TrainerCallback
 
 from macrec_hf import (
     MacRecTrainer,
+    MacRecTrainingArguments,
     SemanticIdTrie,
     exact_scores,
 )
@@ -83,6 +84,7 @@ def test_accumulation_averages_the_generation_loss(shop, tmp_path):
             eval_strategy="no",
             train_sampling_strategy="sequential",
             max_grad_norm=0.0,
+            warmup_steps=0,
             optim="sgd",
             learning_rate=1.0,
         )
@@ -98,7 +100,7 @@ def test_some_users_only_and_no_table(shop, tmp_path):
     assert {round(trainer.ranking(shop[2]["validation"])["hr@10"] * 3, 6)} <= {0.0, 1.0, 2.0, 3.0}
     plain = MacRecTrainer(
         trainer.model,
-        Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
+        MacRecTrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
         eval_dataset=shop[2]["validation"],
     )
     assert "eval_loss" in plain.evaluate() and not any("hr@" in name for name in plain.evaluate())
@@ -109,6 +111,19 @@ def test_what_is_missing_is_named(shop, tmp_path):
     with pytest.raises(ValueError, match="expected the SemanticIdTokenizer"):
         MacRecTrainer(make_trainer(shop, tmp_path).model, None, table=table)
     trainer = make_trainer(shop, tmp_path)
+    for part in ({"quantizer": trainer.model}, {"item_counts": np.arange(14)}, {"item_titles": {}}):
+        with pytest.raises(ValueError, match="table: expected .* beside quantizer, item_counts or item_titles"):
+            MacRecTrainer(trainer.model, None, **part)
+    with pytest.raises(ValueError, match="item_counts: expected whole numbers of at least 0, one for each of"):
+        MacRecTrainer(trainer.model, None, processing_class=shop[1], table=table, item_counts=np.arange(13))
+    evaluated = dict(eval_strategy="epoch", report_to="none", use_cpu=True)
+    data = {"train_dataset": tasks["train"], "eval_dataset": tasks["validation"]}
+    with pytest.raises(ValueError, match="because metric_for_best_model is 'ndcg@10', got None"):
+        MacRecTrainer(trainer.model, MacRecTrainingArguments(str(tmp_path), **evaluated), **data)
+    by_loss = MacRecTrainingArguments(str(tmp_path), metric_for_best_model="loss", max_steps=1, **evaluated)
+    plain = MacRecTrainer(trainer.model, by_loss, **data)
+    plain.train()
+    assert plain.state.best_metric == plain.state.log_history[-2]["eval_loss"]
     with pytest.raises(ValueError, match=r"found no \['user'\]"):
         trainer.evaluate(tasks["validation"].remove_columns("user"))
 

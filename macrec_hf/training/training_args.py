@@ -1,0 +1,153 @@
+"""The arguments of both trainers: those of transformers, with defaults for this task, and a few fields of our own.
+
+Every default that differs from the one of transformers says where it comes from: "paper" is *Multi-Aspect Cross-modal
+Quantization for Generative Recommendation* (MACRec), "authors' code" what its public implementation does where the
+paper is silent, "ours" a choice of this package.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers.trainer_utils import SchedulerType
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def _default(value: Any, meaning: str, source: str, **more: Any) -> Any:
+    # One text: HfArgumentParser hands the metadata on to argparse, which knows "help" but no "source".
+    return field(default=value, metadata={"help": f"{meaning} ({source})", **more})
+
+
+@dataclass
+class MacRecTrainingArguments(Seq2SeqTrainingArguments):
+    """Arguments of [`MacRecTrainer`]: those of [`~transformers.Seq2SeqTrainingArguments`], and these.
+
+    Args:
+        metric_for_best_model: What `load_best_model_at_end` and early stopping go by. A trainer without a `table`
+            ranks nothing: name `"loss"` there.
+        num_eval_users: Rank at most so many users of the evaluation set, evenly spaced; `None` ranks all.
+        embedding_learning_rate: Learning rate of the token embeddings, which then have no weight decay; `None` takes
+            `learning_rate` for them too. T5's embeddings start with a standard deviation of 1 and its matrices with
+            one of `d_model ** -0.5`, while AdamW moves both by the same amount; ten times the learning rate evens
+            that out.
+        use_cpu_kernels: On a CPU, replace layers of the model by faster ones with the same weights
+            (`macrec_hf.cpu.accelerate`), and keep the memory that a step freed for the next step.
+
+    Raises:
+        ValueError: arguments of transformers that this trainer does not follow: `remove_unused_columns=True`,
+            `label_smoothing_factor` other than 0.
+
+    Example:
+
+    ```python
+    >>> MacRecTrainingArguments("out", num_train_epochs=20, eval_strategy="epoch").metric_for_best_model
+    'ndcg@10'
+    ```
+    """
+
+    num_train_epochs: float = _default(200.0, "passes over the examples, at most", "authors' code")
+    per_device_train_batch_size: int = _default(256, "examples per step and process", "ours")
+    per_device_eval_batch_size: int = _default(256, "examples, or users to rank, at a time", "ours")
+    learning_rate: float = _default(1e-3, "AdamW's learning rate", "ours")
+    weight_decay: float = _default(0.01, "AdamW's weight decay", "ours")
+    lr_scheduler_type: SchedulerType | str = _default("cosine", "how the learning rate falls", "ours")
+    warmup_steps: float = _default(0.05, "steps with a rising learning rate; below 1 their share of all steps", "ours")
+    train_sampling_strategy: str = _default(
+        "group_by_length", "how batches are drawn: by default of histories of like length", "ours",
+        choices=["random", "sequential", "group_by_length", "batch_rebalance"],
+    )  # fmt: skip
+    generation_num_beams: int = _default(20, "beam width of the evaluations", "authors' code")
+    metric_for_best_model: str | None = _default("ndcg@10", "what the best checkpoint is chosen by", "ours")
+    num_eval_users: int | None = _default(None, "users to rank at most, evenly spaced; None: all", "ours")
+    embedding_learning_rate: float | None = _default(
+        None, "learning rate of the token embeddings; None: learning_rate", "ours"
+    )
+    use_cpu_kernels: bool = _default(True, "on a CPU, faster layers with the same weights", "ours")
+    remove_unused_columns: bool = _default(
+        False, "False: the collator and the sampler read columns that no argument of forward names", "ours"
+    )
+
+    def __post_init__(self) -> None:
+        _refuse_what_is_not_followed(self)
+        if self.num_eval_users is not None and self.num_eval_users < 1:
+            raise ValueError(f"num_eval_users: expected at least 1, or None for all users, got {self.num_eval_users}.")
+        if self.label_names is None:
+            self.label_names = ["labels"]
+        super().__post_init__()
+
+
+@dataclass
+class MacRecQuantizerTrainingArguments(TrainingArguments):
+    """Arguments of [`MacRecQuantizerTrainer`]: those of [`~transformers.TrainingArguments`], and these.
+
+    Args:
+        metric_for_best_model: What `load_best_model_at_end` and early stopping go by. Not the collision rate, which is
+            often lowest at the first checkpoint: k-means seeds spread the codes, and training brings alike items
+            together.
+        use_cpu_kernels: On a CPU, replace layers of the model by faster ones with the same weights
+            (`macrec_hf.cpu.accelerate`), and keep the memory that a step freed for the next step.
+
+    Raises:
+        ValueError: arguments of transformers that this trainer does not follow: `remove_unused_columns=True`,
+            `label_smoothing_factor` other than 0, `train_sampling_strategy="group_by_length"`.
+
+    Example:
+
+    ```python
+    >>> MacRecQuantizerTrainingArguments("out", num_train_epochs=50).per_device_train_batch_size
+    1024
+    ```
+    """
+
+    num_train_epochs: float = _default(1000.0, "passes over the catalogue", "authors' code")
+    per_device_train_batch_size: int = _default(1024, "items per step and process", "paper")
+    per_device_eval_batch_size: int = _default(1024, "items encoded at a time", "ours")
+    learning_rate: float = _default(1e-3, "AdamW's learning rate", "paper")
+    lr_scheduler_type: SchedulerType | str = _default("constant", "how the learning rate falls", "ours")
+    metric_for_best_model: str | None = _default(
+        "reconstruction_loss", "what the best checkpoint is chosen by, where one is chosen", "ours"
+    )
+    use_cpu_kernels: bool = _default(True, "on a CPU, faster layers with the same weights", "ours")
+    remove_unused_columns: bool = _default(
+        False, "False: rows are numbers, which the collator makes into embeddings", "ours"
+    )
+
+    def __post_init__(self) -> None:
+        _refuse_what_is_not_followed(self)
+        if self.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "train_sampling_strategy: expected 'random' or 'sequential', got 'group_by_length'. All embeddings of "
+                "a modality are of one length. Leave the argument out."
+            )
+        if self.label_names is None:
+            self.label_names = []  # the inputs are dicts of tensors, none of them labels in Trainer's sense
+        super().__post_init__()
+
+
+def _refuse_what_is_not_followed(arguments: TrainingArguments) -> None:
+    if arguments.remove_unused_columns:
+        raise ValueError(
+            "remove_unused_columns: expected False, got True. The collators of both stages read what no argument of "
+            "forward names; without it no batch can be made. Leave the argument out."
+        )
+    if arguments.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor: expected 0, got {arguments.label_smoothing_factor}. The losses are the paper's "
+            "and are computed by the model, which does not smooth labels. Leave the argument out."
+        )
+
+
+def own_copy(arguments: TrainingArguments, expected: type[Arguments]) -> Arguments:
+    """A copy for a trainer to change, so that the caller's object stays as it is.
+
+    Raises:
+        TypeError: arguments of another class, such as those of transformers, which lack our fields and defaults.
+    """
+    if not isinstance(arguments, expected):
+        raise TypeError(
+            f"args: expected {expected.__name__}, got {type(arguments).__name__}. It takes the same arguments, has "
+            f"defaults for this trainer and fields of its own: from macrec_hf import {expected.__name__}."
+        )
+    return copy.copy(arguments)

@@ -1,0 +1,171 @@
+"""The arguments of both trainers: defaults with their sources, refusals, and a caller's object that stays as it is."""
+
+import argparse
+import dataclasses
+import re
+
+import pytest
+import quantizer_training
+import recommender_training
+import torch
+from torch import nn
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
+
+from macrec_hf import (
+    MacRecQuantizerTrainer,
+    MacRecQuantizerTrainingArguments,
+    MacRecTrainer,
+    MacRecTrainingArguments,
+)
+from macrec_hf.cli import quantize, train
+from macrec_hf.cpu.byte_dropout import ByteDropout
+
+BOTH = [MacRecTrainingArguments, MacRecQuantizerTrainingArguments]
+TRAINERS = {MacRecTrainingArguments: MacRecTrainer, MacRecQuantizerTrainingArguments: MacRecQuantizerTrainer}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return recommender_training.make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def make(shop, tmp_path):
+    """`make(arguments_class, args, **kwargs)`: a trainer with these arguments."""
+
+    def trainer(arguments_class, args, **kwargs):
+        if arguments_class is MacRecQuantizerTrainingArguments:
+            made = quantizer_training.make_trainer(tmp_path / "made", model_changes={"dropout": 0.1}, use_cpu=True)
+            return MacRecQuantizerTrainer(made.model, args, train_dataset=quantizer_training.make_store(), **kwargs)
+        table, tokenizer, tasks = shop
+        model = recommender_training.make_trainer(shop, tmp_path / "made", use_cpu_kernels=False).model
+        data = {"train_dataset": tasks["train"], "eval_dataset": tasks["validation"]}
+        return MacRecTrainer(model, args, processing_class=tokenizer, table=table, **data, **kwargs)
+
+    return trainer
+
+
+# ---- defaults ----
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_every_field_of_ours_says_what_it_is_and_where_its_default_comes_from(arguments_class):
+    fields = {field.name: field for field in dataclasses.fields(arguments_class)}
+    for name in vars(arguments_class)["__annotations__"]:
+        assert re.search(r"\w+.* \((paper|authors' code|ours)\)$", fields[name].metadata["help"]), name
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_they_can_be_read_from_the_command_line_as_those_of_transformers(arguments_class, tmp_path):
+    words = ["--output_dir", str(tmp_path), "--learning_rate", "0.25", "--no_use_cpu_kernels", "--use_cpu"]
+    (args,) = HfArgumentParser(arguments_class).parse_args_into_dataclasses(words)
+    assert args == arguments_class(str(tmp_path), learning_rate=0.25, use_cpu_kernels=False, use_cpu=True)
+
+
+@pytest.mark.parametrize("verb, arguments_class", [(train, BOTH[0]), (quantize, BOTH[1])])
+def test_the_flags_of_the_command_line_have_the_same_defaults(verb, arguments_class):
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    names = {
+        "default_epochs": "num_train_epochs",
+        "batch_size": "per_device_train_batch_size",
+        "learning_rate": "learning_rate",
+    }
+    if verb is train:
+        names |= {"weight_decay": "weight_decay", "warmup": "warmup_steps", "num_beams": "generation_num_beams"}
+    for flag, name in names.items():
+        assert parser.get_default(flag) == arguments_class.__dataclass_fields__[name].default, flag
+
+
+def test_the_metric_that_a_best_checkpoint_is_chosen_by(tmp_path):
+    args = MacRecTrainingArguments(str(tmp_path))
+    assert (args.metric_for_best_model, args.greater_is_better) == ("ndcg@10", True)
+    args = MacRecTrainingArguments(str(tmp_path), metric_for_best_model="loss")
+    assert (args.metric_for_best_model, args.greater_is_better) == ("loss", False)
+    args = MacRecQuantizerTrainingArguments(str(tmp_path))
+    assert (args.metric_for_best_model, args.greater_is_better) == ("reconstruction_loss", False)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"remove_unused_columns": True}, "remove_unused_columns: expected False, got True"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: expected 0, got 0.1"),
+    ],
+)
+def test_arguments_that_would_be_ignored_are_refused(tmp_path, arguments_class, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arguments_class(str(tmp_path), **changes)
+
+
+def test_arguments_that_fit_one_stage_alone_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="train_sampling_strategy: expected 'random' or 'sequential'"):
+        MacRecQuantizerTrainingArguments(str(tmp_path), train_sampling_strategy="group_by_length")
+    with pytest.raises(ValueError, match="num_eval_users: expected at least 1, or None for all users, got 0"):
+        MacRecTrainingArguments(str(tmp_path), num_eval_users=0)
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+@pytest.mark.parametrize("other", [TrainingArguments, Seq2SeqTrainingArguments, *BOTH])
+def test_arguments_of_another_class_are_refused_and_the_right_one_is_named(make, tmp_path, arguments_class, other):
+    if other is arguments_class:
+        return
+    name = arguments_class.__name__
+    expected = f"args: expected {name}, got {other.__name__}.*from macrec_hf import {name}"
+    with pytest.raises(TypeError, match=expected):
+        make(arguments_class, other(str(tmp_path), report_to="none", use_cpu=True))
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_a_loss_function_of_the_callers_is_refused(make, tmp_path, arguments_class):
+    args = arguments_class(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="compute_loss_func: expected None, got .*override compute_loss"):
+        make(arguments_class, args, compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.loss)
+
+
+@pytest.mark.parametrize("name", ["compute_metrics", "preprocess_logits_for_metrics"])
+def test_metrics_of_predictions_are_refused_where_nothing_is_predicted(make, tmp_path, name):
+    args = MacRecQuantizerTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match=f"{name}: expected None, got .*predicts nothing"):
+        make(MacRecQuantizerTrainingArguments, args, **{name: lambda *given: {}})
+
+
+# ---- the caller's object ----
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_the_callers_arguments_stay_as_they_are(make, tmp_path, arguments_class, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of which the trainer takes one, for itself
+    options = dict(max_steps=2, eval_strategy="steps", eval_steps=1, save_steps=1, push_to_hub=False, report_to="none")
+    args = arguments_class(str(tmp_path / "run"), disable_tqdm=True, load_best_model_at_end=True, **options)
+    before, text, gpus = dict(vars(args)), args.to_json_string(), args.n_gpu
+    trainer = make(arguments_class, args)
+    trainer.train()
+    assert trainer.args is not args and trainer.args.n_gpu == 1 and gpus == 2
+    assert dict(vars(args)) == before and args.to_json_string() == text and args.n_gpu == gpus
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_without_arguments_a_trainer_takes_the_defaults_of_its_class(make, tmp_path, arguments_class, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make(arguments_class, None)
+    assert type(trainer.args) is arguments_class and TRAINERS[arguments_class] is type(trainer)
+    assert trainer.args.output_dir == ("macrec" if arguments_class is MacRecTrainingArguments else "macrec_quantizer")
+
+
+# ---- speed on a CPU ----
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_faster_layers_on_a_cpu_can_be_left_out(shop, tmp_path, arguments_class, fast):
+    if arguments_class is MacRecTrainingArguments:
+        trainer = recommender_training.make_trainer(shop, tmp_path, use_cpu_kernels=fast)
+    else:
+        trainer = quantizer_training.make_trainer(tmp_path, model_changes={"dropout": 0.1}, use_cpu_kernels=fast)
+    kinds = {type(module) for module in trainer.model.modules()}
+    assert (ByteDropout in kinds, nn.Dropout in kinds) == (fast, not fast)
