@@ -1,4 +1,4 @@
-"""What a training step is made of: one GPU per process, the epoch's order, micro-batches that weigh what they hold."""
+"""Parts of a training step: one GPU per process, the order of an epoch's rows, and the weights of micro-batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ logger = logging.get_logger(__name__)
 
 
 class EpochOrder(TrainerCallback):
-    """Tells the batches which epoch begins; also a resumed one, whose loader skips what was seen."""
+    """Tells [`GlobalBatches`] which epoch begins, so that a resumed run goes through the rows in the same order."""
 
     def on_epoch_begin(
         self,
@@ -31,10 +31,13 @@ class EpochOrder(TrainerCallback):
 
 
 def keep_to_one_gpu(args: TrainingArguments) -> None:
-    """Takes one GPU where Trainer, without `accelerate launch`, would spread each batch over all (`nn.DataParallel`).
+    """Uses one GPU and warns, where Trainer without `accelerate launch` would use all through `nn.DataParallel`.
 
-    Its copies of the model see a part of the batch each and do not know of one another: the losses that compare the
-    rows of a batch would compare those of one part.
+    `nn.DataParallel` gives each GPU a part of the batch. Losses that compare the rows of a batch would then compare
+    the rows of one part only.
+
+    Args:
+        args: changed in place.
     """
     if args.n_gpu > 1:
         logger.warning(
@@ -48,13 +51,13 @@ def keep_to_one_gpu(args: TrainingArguments) -> None:
 
 
 def micro_batch_weights(sizes: Sequence[int], accelerator: Accelerator) -> list[float]:
-    """What the mean of each micro-batch counts for in its step: 1 where all hold as much as each other.
+    """Factor for the loss of each micro-batch of an optimizer step; 1 for each when all are equally large.
 
-    Trainer averages the means of the micro-batches; weighed by what they hold, over all processes, their average is
-    the mean over the step, also at the end of an epoch, where the last micro-batch is smaller.
+    Trainer takes the plain average over micro-batches. With these factors it becomes the mean over all tokens or items
+    of the step and of all processes, also at the end of an epoch, where the last micro-batch is smaller.
 
     Args:
-        sizes: target tokens, or items, of each of our micro-batches.
+        sizes: number of target tokens, or items, in each micro-batch of this process.
     """
     totals = torch.tensor(sizes, dtype=torch.float32, device=accelerator.device)  # whole numbers below 2**24: exact
     if accelerator.num_processes > 1:
@@ -64,11 +67,11 @@ def micro_batch_weights(sizes: Sequence[int], accelerator: Accelerator) -> list[
 
 
 def warn_of_accumulation(losses: Sequence[str], rows: int, steps: int) -> None:
-    """Accumulated micro-batches are compared each within itself.
+    """Warns that losses which compare rows see the rows of one micro-batch, not those of a whole optimizer step.
 
     Args:
-        losses: names of the losses that compare rows.
-        rows: of a micro-batch, over all processes.
+        losses: names of the losses that compare rows; without any there is no warning.
+        rows: rows of a micro-batch, over all processes.
         steps: micro-batches per optimizer step.
     """
     if losses and steps > 1:

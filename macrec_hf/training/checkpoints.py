@@ -1,7 +1,8 @@
-"""Checkpoints that are either whole or recognised as not: sealed with the size and checksum of every file.
+"""Checkpoints that are complete, or recognised as incomplete: `complete.json` lists size and checksum of every file.
 
-A checkpoint is written into `.saving/` beside the others, sealed, and moved into place by one renaming. What a crash
-leaves in `.saving/` is never read; a folder whose files disagree with its seal is passed over with a warning.
+A checkpoint is written into `.saving/` beside the others, sealed with `complete.json`, and moved into place by one
+renaming. Files that a crash leaves in `.saving/` are never read. A checkpoint whose files differ from its
+`complete.json` is skipped with a warning.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Batches cut from one order of the rows that all processes agree on, a function of seed and epoch alone."""
+"""Batches for several processes, cut from one order of the rows that depends on seed and epoch alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,17 +8,17 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """Our part of every batch; the parts of all processes are the batch that one process alone would see.
+    """This process's part of every batch. Together the parts of all processes are the batch of a single process.
 
-    Every row comes once an epoch, on any number of processes: the last, smaller batch is split too. (Where it has
-    fewer rows than there are processes, those without one repeat its last.) The order needs no random state of the
-    process, so that a resumed run finds its place by the number of the epoch.
+    Every row comes once an epoch, whatever the number of processes: the last, smaller batch is split too. (If it has
+    fewer rows than there are processes, the processes without a row repeat its last one.) The order does not depend on
+    the process's random state, so a resumed run needs only the number of the epoch.
 
     Args:
         num_rows: rows of the dataset.
         batch_size: rows per batch and process.
         seed: of the order; the epoch is added.
-        rank, num_processes: which part is ours.
+        rank, num_processes: the part of this process.
         accumulation: batches per optimizer step; length groups are formed over the whole step.
         lengths: of each row: batches of like length, in random order. `None`: any rows together.
         shuffle: False keeps the order of the dataset.

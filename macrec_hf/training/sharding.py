@@ -1,4 +1,4 @@
-"""FSDP2 for a model with tied weights, and the whole weights back for what calls parts of it by themselves."""
+"""FSDP2 for a model with tied weights, and its weights gathered again for evaluation and saving."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 def shard_tied_model(model: nn.Module, accelerator: Accelerator) -> None:
-    """Shards a model for FSDP2 where accelerate would; what no layer holds, with the tied weights, in one group.
+    """Shards the layers that accelerate would shard for FSDP2; all other weights, tied ones included, are one group.
 
-    accelerate 1.15 gives a T5's input and output embeddings a group of their own and leaves the encoder's and the
-    decoder's, which are the same weight, to the rest: torch 2.13 refuses that. A model that is sharded already it
-    leaves as it is.
+    accelerate 1.15 puts a T5's input and output embeddings in a group of their own, but leaves the embeddings of
+    encoder and decoder, which are the same weight, in the group of the rest: torch 2.13 refuses that. accelerate does
+    not shard a model again that is sharded already.
     """
     plugin = accelerator.state.fsdp_plugin
     plugin.set_auto_wrap_policy(model)
@@ -35,10 +35,10 @@ def shard_tied_model(model: nn.Module, accelerator: Accelerator) -> None:
 
 @contextmanager
 def whole_weights(model: nn.Module) -> Iterator[None]:
-    """All weights in every process while an evaluation lasts; nothing happens to a model that is not sharded.
+    """Gathers all weights of a sharded model in every process, for as long as an evaluation lasts.
 
-    The processes share the users of an evaluation: they call the model unequally often, and could not gather weights
-    with one another at each call.
+    Each process evaluates users of its own and calls the model more or less often than the others, so weights cannot
+    be gathered at each call, which needs all processes at once. A model that is not sharded stays as it is.
     """
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for shard in shards:
@@ -53,9 +53,10 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 
 def whole_copy(model: Model, accelerator: Accelerator) -> Model:
-    """A sharded model gathered into one of its own class, in the main process; every process has to call it.
+    """Gathers a sharded model into an unsharded one of the same class. Every process has to call this.
 
-    A model that is not sharded, and any in the other processes, comes back as it is.
+    Returns:
+        The unsharded copy in the main process; the model itself in the other processes, and if it is not sharded.
     """
     if not isinstance(model, FSDPModule):
         return model

@@ -52,8 +52,8 @@ class MacRecTrainerBase(Trainer):
     args: MacRecTrainingArguments | MacRecQuantizerTrainingArguments
 
     _saving_to: Path | None = None
-    _weights: Sequence[float] = ()  # of the micro-batches of this step that are still to come
-    _weight = 1.0  # of the micro-batch at hand: subclasses multiply their loss by it
+    _weights: Sequence[float] = ()  # factors for the losses of this step's remaining micro-batches
+    _weight = 1.0  # factor for the loss of the current micro-batch: compute_loss multiplies by it
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class MacRecTrainerBase(Trainer):
     # ---- batches ----
 
     def get_train_dataloader(self) -> DataLoader:
-        """Our part of every global batch, on one process as on many."""
+        """Batches of this process, see [`GlobalBatches`]."""
         dataset, args = self.train_dataset, self.args
         strategy = args.train_sampling_strategy
         if dataset is None or not has_length(dataset) or strategy == "batch_rebalance":
@@ -105,11 +105,11 @@ class MacRecTrainerBase(Trainer):
         )
 
     def _row_lengths(self, dataset: Any) -> Sequence[int] | None:
-        """Length of each row, for batches of like length; None: there are no lengths to group by."""
+        """Length of each row, for batches of rows of similar length; None if rows have no length."""
         return None
 
     def warn_of_accumulation(self, losses: Sequence[str]) -> None:
-        """Accumulated micro-batches are compared each within itself."""
+        """Warns, with accumulation, that these losses compare the rows of one micro-batch only."""
         rows = self._train_batch_size * self.args.world_size
         warn_of_accumulation(losses, rows, self.args.gradient_accumulation_steps)
 
@@ -123,14 +123,14 @@ class MacRecTrainerBase(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """The micro-batches of a step, and what each of them counts for."""
+        """The micro-batches of a step; notes the factor for the loss of each."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         sizes = [self._size_of(batch) for batch in batches]
         self._weights = micro_batch_weights(sizes, self.accelerator) if len(sizes) > 1 else []
         return batches, num_items
 
     def _size_of(self, batch: Mapping[str, Any]) -> int:
-        """How much the losses of a batch are means over: its target tokens, or items. Here: all weigh the same."""
+        """Number of target tokens, or items, that the loss of a batch is the mean of. Here 1: all weigh the same."""
         return 1
 
     # ---- the parts of the loss ----
@@ -150,14 +150,17 @@ class MacRecTrainerBase(Trainer):
         super().log(logs, start_time, **kwargs)
 
     def _means(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, float]:
-        """Mean of each list, and over the processes: of shares the whole. Every process has to call it."""
+        """Mean of each list and over all processes. Every process has to call this.
+
+        A process's loss is its share of the loss of the whole batch, which is the mean over the processes.
+        """
         values = torch.stack([torch.stack(list(value)).double().mean() for value in parts.values()])
         if self.args.world_size > 1:
             values = self.accelerator.reduce(values, "mean")
         return dict(zip(parts, values.tolist(), strict=True))
 
     def _look_at(self, means: Mapping[str, float]) -> None:
-        """For warnings about what is about to be logged."""
+        """Called with the means before they are logged; subclasses warn of bad ones."""
 
     # ---- nothing lost ----
 
@@ -192,7 +195,7 @@ class MacRecTrainerBase(Trainer):
         return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
 
     def _before_training(self, resuming: bool) -> None:
-        """What a stage prepares, and what it warns of, once the checkpoint to resume from has been found whole."""
+        """Called by `train` once the checkpoint is known to be whole; subclasses prepare their data and warn here."""
 
     def training_step(
         self,
@@ -200,7 +203,7 @@ class MacRecTrainerBase(Trainer):
         inputs: dict[str, torch.Tensor | Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Trainer's, with the weight of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
+        """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
         if self._weights:
             self._weight, *self._weights = self._weights
         try:

@@ -121,7 +121,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             quantizer.set_codebooks(self._from_main(lambda: self._seeds(quantizer)))
 
     def _from_main(self, compute: Callable[[], Result]) -> Result:
-        """What the main process computes, in every process."""
+        """Computes something in the main process and sends it to all processes."""
         if self.accelerator.num_processes == 1:
             return compute()
         return broadcast_object_list([compute() if self.accelerator.is_main_process else None])[0]
@@ -211,7 +211,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         return len(next(iter(batch["embeddings"].values())))
 
     def _note_partners(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor | Any]) -> None:
-        """The share of items whose pseudo-label nobody else in the batch has: their positive is themselves."""
+        """Notes the share of items whose pseudo-label no other item of the batch has: they are their own positive."""
         with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
             given = cast(Mapping[str, torch.Tensor], inputs["pseudo_labels"])
             first = next(iter(given.values()))
@@ -267,7 +267,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     def _encode_catalogue(
         self, quantizer: MacRecQuantizer, collator: CatalogueCollator, num_items: int
     ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        """Sums of the losses over items, and all codes; the processes share the batches."""
+        """Sums of the losses over all items, and the codes of all items; the processes share the batches."""
         size, processes = self.args.eval_batch_size, self.accelerator.num_processes
         batches = [np.arange(start, min(start + size, num_items)) for start in range(0, num_items, size)]
         done = []

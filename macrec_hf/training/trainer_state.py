@@ -1,4 +1,4 @@
-"""What a resumed run takes from a checkpoint's state, and which checkpoint stands in for a lost best one."""
+"""Reads the state that a checkpoint holds: for a resumed run, and to replace a best checkpoint that is damaged."""
 
 import re
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from .checkpoints import checkpoints_in, what_is_wrong
 
 
 def restore_callbacks(callbacks: Iterable[TrainerCallback], state: TrainerState) -> None:
-    """What callbacks had counted, such as evaluations without progress; what they are told by arguments stays.
+    """Restores what callbacks had counted, such as evaluations without progress, but not their arguments.
 
-    Trainer restores both or, by default, neither: a resumed run would then count its patience from nothing, and end
-    elsewhere than an uninterrupted one.
+    Trainer restores counts and arguments together or, by default, neither. Then a resumed run counts its patience from
+    zero again, and ends at another step than an uninterrupted run.
     """
     for callback in callbacks:
         if isinstance(callback, ExportableState):
@@ -28,7 +28,7 @@ def restore_callbacks(callbacks: Iterable[TrainerCallback], state: TrainerState)
 
 
 def had_ended(callbacks: Iterable[TrainerCallback], state: TrainerState, max_steps: int) -> bool:
-    """Whether a run had made its last step, or been stopped early, by the time of its checkpoint."""
+    """Whether a run had made its last step, or had been stopped early, when its checkpoint was written."""
     patience_over = any(
         callback.early_stopping_patience_counter >= callback.early_stopping_patience
         for callback in callbacks
