@@ -52,6 +52,7 @@ def make_trainer(shop, folder, callbacks=None, model_changes=None, **changes):
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
+        bf16=False,  # the same on every processor
         generation_num_beams=NUM_ITEMS,
         per_device_eval_batch_size=5,
     )

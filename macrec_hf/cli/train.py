@@ -14,6 +14,7 @@ from .common import (
     last_checkpoint,
     make_output,
     process_state,
+    read_bool,
     seconds_since,
     training_settings,
     training_steps,
@@ -99,6 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's weight decay (default: 0.01; ours)")
     parser.add_argument(
         "--warmup", type=float, default=0.05, help="share of the steps with a rising rate (default: 0.05; ours)"
+    )
+    parser.add_argument(
+        "--bf16",
+        type=read_bool,
+        metavar="true|false",
+        help="compute in bfloat16 where that is safe (default: on a CPU that multiplies it, unless accelerate was "
+        "told a precision; ours)",
     )
     parser.add_argument(
         "--seeds",
@@ -268,5 +276,6 @@ def training_arguments(args: argparse.Namespace, num_examples: int, output: Path
         generation_num_beams=args.num_beams,
         num_eval_users=args.eval_users or None,
         embedding_learning_rate=args.embedding_learning_rate,
+        bf16=args.bf16,
         **training_settings(args, output, every),
     )

@@ -6,11 +6,15 @@ paper is silent, "ours" a choice of this package.
 """
 
 import copy
+import os
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import SchedulerType
+
+from ..cpu import has_bf16_units
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -34,6 +38,9 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
             that out.
         use_cpu_kernels: On a CPU, replace layers of the model by faster ones with the same weights
             (`macrec_hf.cpu.accelerate`), and keep the memory that a step freed for the next step.
+        bf16: Compute in bfloat16 where torch's autocast does; weights, optimizer, losses and the ranking of an
+            evaluation stay in float32. `None`: on a CPU that multiplies bfloat16 (AVX-512 BF16, AMX), unless
+            `accelerate launch` was told a precision.
 
     Raises:
         ValueError: arguments of transformers that this trainer does not follow: `remove_unused_columns=True`,
@@ -65,6 +72,9 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
         None, "learning rate of the token embeddings; None: learning_rate", "ours"
     )
     use_cpu_kernels: bool = _default(True, "on a CPU, faster layers with the same weights", "ours")
+    bf16: bool | None = _default(  # type: ignore[assignment]  # a bool when the object is made
+        None, "bfloat16 autocast; None: on CPUs that multiply bfloat16", "ours"
+    )
     remove_unused_columns: bool = _default(
         False, "False: the collator and the sampler read columns that no argument of forward names", "ours"
     )
@@ -75,6 +85,11 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"num_eval_users: expected at least 1, or None for all users, got {self.num_eval_users}.")
         if self.label_names is None:
             self.label_names = ["labels"]
+        if self.bf16 is None:
+            chosen = self.fp16 or "ACCELERATE_MIXED_PRECISION" in os.environ
+            on_cpu = self.use_cpu or not torch.accelerator.is_available()
+            self.bf16 = on_cpu and not chosen and has_bf16_units()
+            self.use_cpu = self.use_cpu or self.bf16  # transformers wants to be told
         super().__post_init__()
 
 

@@ -19,6 +19,7 @@ from macrec_hf import (
 )
 from macrec_hf.cli import quantize, train
 from macrec_hf.cpu.byte_dropout import ByteDropout
+from macrec_hf.training import training_args
 
 BOTH = [MacRecTrainingArguments, MacRecQuantizerTrainingArguments]
 TRAINERS = {MacRecTrainingArguments: MacRecTrainer, MacRecQuantizerTrainingArguments: MacRecQuantizerTrainer}
@@ -141,6 +142,7 @@ def test_metrics_of_predictions_are_refused_where_nothing_is_predicted(make, tmp
 def test_the_callers_arguments_stay_as_they_are(make, tmp_path, arguments_class, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of which the trainer takes one, for itself
     options = dict(max_steps=2, eval_strategy="steps", eval_steps=1, save_steps=1, push_to_hub=False, report_to="none")
+    options["bf16"] = False  # else a CPU that multiplies it is chosen
     args = arguments_class(str(tmp_path / "run"), disable_tqdm=True, load_best_model_at_end=True, **options)
     before, text, gpus = dict(vars(args)), args.to_json_string(), args.n_gpu
     trainer = make(arguments_class, args)
@@ -169,3 +171,33 @@ def test_faster_layers_on_a_cpu_can_be_left_out(shop, tmp_path, arguments_class,
         trainer = quantizer_training.make_trainer(tmp_path, model_changes={"dropout": 0.1}, use_cpu_kernels=fast)
     kinds = {type(module) for module in trainer.model.modules()}
     assert (ByteDropout in kinds, nn.Dropout in kinds) == (fast, not fast)
+
+
+# ---- precision ----
+
+
+def test_bf16_is_the_default_on_cpus_that_multiply_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+
+    def chosen(**given):
+        return MacRecTrainingArguments(str(tmp_path), use_cpu=True, **given)
+
+    for able in (True, False):
+        monkeypatch.setattr(training_args, "has_bf16_units", lambda able=able: able)
+        assert chosen().bf16 is able and chosen(bf16=False).bf16 is False and chosen(bf16=True).bf16 is True
+        assert MacRecQuantizerTrainingArguments(str(tmp_path), use_cpu=True).bf16 is False
+    monkeypatch.setattr(training_args, "has_bf16_units", lambda: True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # what `accelerate launch` was told
+    assert chosen().bf16 is False
+
+
+def test_a_training_in_bf16_ends_near_the_one_in_float32(shop, tmp_path):
+    runs = {}
+    for half in (False, True):
+        trainer = recommender_training.make_trainer(shop, tmp_path / str(half), num_train_epochs=30, bf16=half)
+        trainer.train()
+        assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+        runs[half] = [line for line in trainer.state.log_history if "eval_loss" in line]
+    first, (exact, half) = runs[False][0], (runs[name][-1] for name in (False, True))
+    assert exact["eval_loss"] < 0.7 * first["eval_loss"]
+    assert half["eval_loss"] == pytest.approx(exact["eval_loss"], rel=0.1) and half["eval_loss"] != exact["eval_loss"]
