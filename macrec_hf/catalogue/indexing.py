@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from transformers.utils import logging
 
 from ..cpu import accelerate
+from ..model.inference import eval_mode
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable, check_item_ids, code_keys
 from ..model.vector_quantization import check_not_collapsed
@@ -185,7 +186,7 @@ def encode_catalogue(
         ValueError: modalities or sizes that are not the quantizer's, NaN.
     """
     _check_modalities_of(store, quantizer)
-    with _inference(quantizer):
+    with eval_mode(quantizer):
         return _encode(quantizer, store, batch_size)
 
 
@@ -245,18 +246,6 @@ def _check_same_geometry(table: SemanticIdTable, quantizer: MacRecQuantizer) -> 
         )
 
 
-@contextmanager
-def _inference(quantizer: MacRecQuantizer) -> Iterator[None]:
-    """No dropout and no gradient inside; afterwards the quantizer is as before."""
-    was_training = quantizer.training
-    quantizer.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        quantizer.train(was_training)
-
-
 def _new_codes(
     quantizer: MacRecQuantizer,
     store: EmbeddingStore,
@@ -272,7 +261,7 @@ def _new_codes(
         raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
     if quantizer.device.type == "cpu":
         accelerate(quantizer)  # as the trainer does: the same products give the same codes now and when items arrive
-    with _inference(quantizer):
+    with eval_mode(quantizer):
         codes = _encode(quantizer, store, batch_size, accelerator)
         if accelerator is not None and not accelerator.is_main_process:
             return None

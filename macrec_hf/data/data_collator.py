@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..model.inference import pad_rows
+
 
 @dataclass
 class RecommendationCollator:
@@ -76,10 +78,10 @@ class RecommendationCollator:
                     f"Expected rows with input_ids, labels and item, got one without {column!r}. Trainer drops the "
                     "columns that forward does not name: set remove_unused_columns=False."
                 )
-        input_ids, attention_mask = self._pad([row["input_ids"] for row in rows])
+        input_ids, inside = pad_rows([row["input_ids"] for row in rows], self.pad_token_id)
         batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(inside.astype(np.int64)),
             "labels": torch.from_numpy(np.array([row["labels"] for row in rows], dtype=np.int64)),
         }
         if align:
@@ -87,13 +89,6 @@ class RecommendationCollator:
             items = self._choose(np.unique(items if self._first_alike is None else self._first_alike[items]))
             batch["alignment_input_ids"] = torch.from_numpy(self.item_token_ids[:, items].astype(np.int64))
         return batch
-
-    def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = np.array([len(source) for source in sources])
-        inside = np.arange(lengths.max()) < lengths[:, None]  # (batch_size, longest source)
-        padded = np.full(inside.shape, self.pad_token_id, dtype=np.int64)
-        padded[inside] = np.concatenate(sources)
-        return torch.from_numpy(padded), torch.from_numpy(inside.astype(np.int64))
 
     def _choose(self, items: np.ndarray) -> np.ndarray:
         if self.max_alignment_items is None or len(items) <= self.max_alignment_items:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
+from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
 from .ranking_metrics import KS
 
@@ -40,15 +41,15 @@ def popularity_order(train_histories: History, num_items: int) -> np.ndarray:
 
 def popularity(train_histories: History, histories: History, num_items: int, width: int, seed: int = 0) -> np.ndarray:
     """The bestsellers for everybody. A purchase counts once each time, so repeats count too."""
-    best = _pad(popularity_order(train_histories, num_items)[:width], width)
-    return np.repeat(best[None], len(histories), axis=0)
+    best = popularity_order(train_histories, num_items)[:width]
+    return np.repeat(np.pad(best, (0, width - len(best)), constant_values=-1)[None], len(histories), axis=0)
 
 
 def recent_then_popularity(
     train_histories: History, histories: History, num_items: int, width: int, seed: int = 0
 ) -> np.ndarray:
     """The user's own items, the last one first, then the bestsellers: what a shop can do that only sees repeats."""
-    own = _padded([history[::-1] for history in histories])
+    own, _ = pad_rows([history[::-1] for history in histories])
     return _fill(own, popularity_order(train_histories, num_items), width)
 
 
@@ -122,11 +123,11 @@ def _best_neighbours(
     scores = sparse.csr_matrix((weights, votes), shape=(len(histories), num_items)) @ neighbours
     # Sums of 1 / j differ in the last bits by the order of addition: without rounding equal scores would not be equal.
     scores.data = np.round(scores.data, 9)
-    hidden = _padded(histories) if hide_history else None
+    hidden = pad_rows(histories)[0] if hide_history else None
     keep = width + (0 if hidden is None else hidden.shape[1])
     place = np.empty(num_items, dtype=np.int64)
     place[order] = np.arange(num_items)
-    return _fill(_padded(_best_of_each_row(scores, place, keep)), order, width, hidden)
+    return _fill(pad_rows(_best_of_each_row(scores, place, keep))[0], order, width, hidden)
 
 
 def _best_of_each_row(scores: sparse.csr_matrix, place: np.ndarray, keep: int) -> list[np.ndarray]:
@@ -139,18 +140,6 @@ def _best_of_each_row(scores: sparse.csr_matrix, place: np.ndarray, keep: int) -
             values, columns = values[wanted], columns[wanted]
         best.append(columns[np.lexsort((place[columns], -values))[:keep]])
     return best
-
-
-def _padded(lists: Sequence[np.ndarray]) -> np.ndarray:
-    """Lists of unequal length as one int64 array, -1 at the end."""
-    padded = np.full((len(lists), max((len(items) for items in lists), default=0)), -1, dtype=np.int64)
-    for row, items in zip(padded, lists, strict=True):
-        row[: len(items)] = items
-    return padded
-
-
-def _pad(items: np.ndarray, width: int) -> np.ndarray:
-    return np.concatenate([items, np.full(width - len(items), -1, dtype=np.int64)])
 
 
 def _fill(own: np.ndarray, order: np.ndarray, width: int, hidden: np.ndarray | None = None) -> np.ndarray:

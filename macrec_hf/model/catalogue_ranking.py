@@ -12,6 +12,7 @@ from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
 from .ensemble import IndexedTrie, UserLimits, rank_batch
+from .inference import eval_mode
 from .ranked_lists import FUSIONS, RankedLists
 from .tasks import TaskEncoder
 from .trie import SemanticIdTrie
@@ -39,7 +40,6 @@ def history_sources(
     return sources
 
 
-@torch.no_grad()
 def rank_catalogue(
     model: T5ForConditionalGeneration,
     tries: Mapping[str, SemanticIdTrie],
@@ -98,15 +98,11 @@ def rank_catalogue(
     catalogues = {name: IndexedTrie(trie.to(model.device)) for name, trie in tries.items()}
     fuse_by = fusion if modality == ENSEMBLE else None
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         parts = [
             (users, rank_batch(model, catalogues, sources, users, limits, num_beams, top_k, fuse_by))
             for users in logging.tqdm(batches, desc="ranking", unit="batch", disable=not progress or rank > 0)
         ]
-    finally:
-        model.train(was_training)
     parts = gather(parts)
     names = [*tries, *([ENSEMBLE] if fuse_by else [])]
     return {name: _in_order(num_users, [(users, lists[name]) for users, lists in parts]) for name in names}

@@ -13,6 +13,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from .beam_search import BeamRequest, joint_beam_search
+from .inference import pad_rows
 from .ranked_lists import RankedLists, fuse, sort_lists, unique_rows
 from .scoring import candidate_scores
 from .trie import SemanticIdTrie
@@ -171,8 +172,9 @@ def _decode(
         decoded[name] = _Decoded(served, np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), np.float32), None, None)
         if len(served):
             read = [source for user in users[served] if (source := sources[name][user])]
-            padded = _pad(read, cast(int, model.config.pad_token_id))
-            input_ids, attention_mask = (tensor.to(model.device) for tensor in padded)
+            padded, inside = pad_rows(read, cast(int, model.config.pad_token_id))
+            input_ids = torch.from_numpy(padded).to(model.device)
+            attention_mask = torch.from_numpy(inside).to(model.device, torch.long)
             limited = limits.of(users[served], model.device)
             requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, **limited)
     results = joint_beam_search(model, list(requests.values()), num_beams)
@@ -182,15 +184,6 @@ def _decode(
             decoded[name].served, leaves, scores, result.encoder_hidden_states, request.attention_mask
         )
     return decoded
-
-
-def _pad(sources: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """input_ids and attention_mask, long, `(batch_size, source_length)`, padded on the right."""
-    lengths = np.array([len(source) for source in sources])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
-    input_ids[mask] = np.concatenate(sources)
-    return torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64))
 
 
 def _expand_all(
@@ -251,12 +244,9 @@ def _exact(
     """Teacher-forced scores of the leaves in `keys` (ascending), from the encoder states that decoding made."""
     if not len(keys):
         return np.zeros(0, dtype=decoded.scores.dtype)
-    users = keys // catalogue.num_leaves
-    counts = np.bincount(users, minlength=len(decoded.served))
-    place = np.arange(len(keys)) - np.repeat(counts.cumsum() - counts, counts)
-    leaves = np.full((len(decoded.served), counts.max()), -1, dtype=np.int64)
-    leaves[users, place] = keys % catalogue.num_leaves
+    counts = np.bincount(keys // catalogue.num_leaves, minlength=len(decoded.served))
+    leaves, inside = pad_rows(np.split(keys % catalogue.num_leaves, counts.cumsum()[:-1]))
     states = cast(torch.Tensor, decoded.encoder_hidden_states)  # there are leaves, so somebody was served
     on_device = torch.from_numpy(leaves).to(states.device)
     scores = candidate_scores(model, states, decoded.attention_mask, catalogue.trie, on_device)
-    return scores.cpu().numpy()[users, place]
+    return scores.cpu().numpy()[inside]

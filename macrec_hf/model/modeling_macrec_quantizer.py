@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_macrec import MacRecQuantizerConfig
 from .distributed import Everyone
+from .inference import eval_mode
 from .losses import alignment_loss, contrastive_loss, draw_positives, quantization_loss, reconstruction_loss
 from .semantic_ids import code_tokens
 from .vector_quantization import ResidualQuantization, residual_quantize, straight_through
@@ -169,12 +170,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         Returns:
             `{modality: long (batch_size, num_levels)}`, −1 where the modality is missing.
         """
-        was_training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             latents = self.encode_latents(embeddings)
-        finally:
-            self.train(was_training)
         masks = self._masks(embeddings, modality_mask)
         return {
             name: residual_quantize(latent, self.quantizers[name].codebooks).codes.masked_fill(

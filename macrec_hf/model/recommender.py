@@ -14,6 +14,7 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers.utils import logging
 
 from .catalogue_ranking import ENSEMBLE, NUM_BEAMS, history_sources, rank_catalogue
+from .inference import pad_rows
 from .model_files import (
     Catalogue,
     check_item_counts,
@@ -200,8 +201,8 @@ class MacRecRecommender:
             modality=modality,
             fusion=fusion,
             batch_size=batch_size,
-            allowed_items=_padded(allowed),
-            excluded_items=_padded(excluded),
+            allowed_items=None if allowed is None else torch.from_numpy(pad_rows(allowed)[0]),
+            excluded_items=None if excluded is None else torch.from_numpy(pad_rows(excluded)[0]),
             progress=progress,
         )[modality]
         unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
@@ -361,13 +362,3 @@ def _saving() -> ModuleType:
             "Install it: pip install macrec-hf."
         )
     return import_module("macrec_hf.hub.saving")
-
-
-def _padded(rows: list[np.ndarray] | None) -> torch.Tensor | None:
-    """long, `(num_users, n)`, padded with -1."""
-    if rows is None:
-        return None
-    padded = np.full((len(rows), max((len(of_user) for of_user in rows), default=0)), -1, dtype=np.int64)
-    for place, of_user in zip(padded, rows, strict=True):
-        place[: len(of_user)] = of_user
-    return torch.from_numpy(padded)

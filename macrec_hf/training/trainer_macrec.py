@@ -183,8 +183,6 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         """HR and NDCG at 1, 5 and 10 of a split's users, flat: `hr@10` (of the ensemble), `text_hr@10`, …"""
         sources, targets = self._sources(dataset)
         model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
-        model.eval()
         with whole_weights(model):
             lists = rank_catalogue(
                 model,
@@ -194,7 +192,6 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 batch_size=self.args.eval_batch_size,
                 **shared_by(self.accelerator),
             )
-        model.train(was_training)
         metrics = ranking_metrics(lists, targets)
         main = "ensemble" if "ensemble" in metrics else next(iter(metrics))
         parts = {name: values for name, values in metrics.items() if name != main or main != "ensemble"}

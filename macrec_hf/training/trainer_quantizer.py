@@ -16,6 +16,7 @@ from ..catalogue.clustering import codebook_seeds, pseudo_labels
 from ..catalogue.embedding_store import EmbeddingStore
 from ..model.distributed import Everyone
 from ..model.files import replacing
+from ..model.inference import eval_mode
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.vector_quantization import codebook_health, collision_rate, nearest_code
 from .trainer_base import MacRecTrainerBase
@@ -249,10 +250,8 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     ) -> EvalLoopOutput:
         """Encodes the catalogue: own losses (without the contrastive terms, whose positives are drawn) and health."""
         quantizer, rows = self.accelerator.unwrap_model(self.model), cast(CatalogueRows, dataloader.dataset)
-        was_training = quantizer.training
-        quantizer.eval()
-        sums, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
-        quantizer.train(was_training)
+        with eval_mode(quantizer):
+            sums, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
         metrics = {name: value / len(rows) for name, value in sums.items()}
         metrics |= catalogue_health(codes, quantizer.config.codebook_size)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

@@ -1,0 +1,41 @@
+"""What it takes to ask a model about many rows: eval mode for the time of the question, rows padded to one width."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradient inside; afterwards the model is in the mode that it was in, whatever happened."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], fill: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of unequal length as one array, filled at their ends.
+
+    Returns:
+        padded: int64, `(num_rows, longest)`.
+        inside: bool, the same shape, False where `fill` stands behind a row's end.
+
+    Example:
+
+    ```python
+    >>> pad_rows([[3, 5], [7]])[0].tolist()
+    [[3, 5], [7, -1]]
+    ```
+    """
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    padded = np.full(inside.shape, fill, dtype=np.int64)
+    padded[inside] = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+    return padded, inside

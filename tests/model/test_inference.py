@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from macrec_hf.model.inference import eval_mode, pad_rows
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_eval_mode_leaves_the_model_as_it_was(training):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train(training)
+    with eval_mode(model):
+        assert not model.training and not model[1].training and not torch.is_grad_enabled()
+    assert model.training == model[1].training == training and torch.is_grad_enabled()
+    with pytest.raises(KeyError), eval_mode(model):
+        raise KeyError
+    assert model.training == training and torch.is_grad_enabled()
+
+
+def test_rows_of_any_length():
+    padded, inside = pad_rows([[3, 5], np.array([7], dtype=np.int32), []], fill=0)
+    assert padded.tolist() == [[3, 5], [7, 0], [0, 0]] and padded.dtype == np.int64
+    assert inside.tolist() == [[True, True], [True, False], [False, False]]
+    assert pad_rows([[0], [1, 2]])[0].tolist() == [[0, -1], [1, 2]]
+    for rows, shape in (([], (0, 0)), ([[], []], (2, 0))):
+        padded, inside = pad_rows(rows)
+        assert padded.shape == inside.shape == shape and padded.dtype == np.int64
