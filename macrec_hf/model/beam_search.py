@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, T5
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
-from .limits import TrieLimits
+from .limits import Limits, TrieLimits
 from .logits_process import SemanticIdLogitsProcessor
 from .search_kernels import Part, search_kernels
 from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token
@@ -39,19 +39,12 @@ class BeamResult:
 
 @dataclass
 class BeamRequest:
-    """Users of one modality, for [`joint_beam_search`]; the fields are arguments of [`beam_search`]."""
+    """Users of one modality, for [`joint_beam_search`]: arguments of [`beam_search`], and the limits on its trie."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
     trie: SemanticIdTrie
-    allowed_items: torch.Tensor | None = None
-    excluded_items: torch.Tensor | None = None
-
-    def limits(self) -> TrieLimits | None:
-        """The limits on the trie, None where everything is allowed; raises what [`TrieLimits`] raises."""
-        if self.allowed_items is None and self.excluded_items is None:
-            return None
-        return TrieLimits(self.trie, len(self.input_ids), self.allowed_items, self.excluded_items)
+    limits: TrieLimits | None = None
 
 
 @torch.no_grad()
@@ -78,7 +71,7 @@ def beam_search(
         attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
         trie: [`SemanticIdTrie`] on the model's device.
         num_beams: beams, and the length of the lists.
-        allowed_items, excluded_items: see [`TrieLimits`]. An ID that items share stays while one of them is allowed.
+        allowed_items, excluded_items: see [`Limits`]. An ID that items share stays while one of them is allowed.
         encoder_outputs: what the encoder returned for these users.
 
     Returns:
@@ -89,7 +82,8 @@ def beam_search(
     """
     states = None if encoder_outputs is None else encoder_outputs[0]
     users = input_ids if states is None else states
-    request = BeamRequest(users, attention_mask, trie, allowed_items, excluded_items)
+    limits = Limits(len(users), trie.num_items, allowed_items, excluded_items).on_trie(trie)
+    request = BeamRequest(users, attention_mask, trie, limits)
     return _decode(model, [request], num_beams, states)[0]
 
 
@@ -133,7 +127,6 @@ def _decode(
     sizes = [len(request.input_ids) for request in requests]
     length = max(request.input_ids.shape[1] for request in requests)
     input_ids, attention_mask = _stacked(requests, length)  # with `states` there is one request: nothing is copied
-    limits = [request.limits() for request in requests]
     leaves = torch.full((sum(sizes), num_beams), -1, device=device)
     scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=device)
     encode, hidden = None, states
@@ -147,7 +140,7 @@ def _decode(
         mask = None if attention_mask is None else attention_mask[users, columns]
         encoded = hidden[users, columns] if encode is None else encode(input_ids[users, columns], mask)
         steps = DecoderSteps(weights, encoded, mask)
-        groups = _groups(requests, limits, sizes, users)
+        groups = _groups(requests, sizes, users)
         found, found_scores = _search(steps, groups, num_beams)
         leaves[users, : found.shape[1]], scores[users, : found.shape[1]] = found, found_scores
         if encode is not None:
@@ -174,16 +167,14 @@ def _stacked(requests: Sequence[BeamRequest], length: int) -> tuple[torch.Tensor
     return torch.cat(ids), torch.cat(masks)
 
 
-def _groups(
-    requests: Sequence[BeamRequest], limits: Sequence[TrieLimits | None], sizes: Sequence[int], users: torch.Tensor
-) -> list[Group]:
+def _groups(requests: Sequence[BeamRequest], sizes: Sequence[int], users: torch.Tensor) -> list[Group]:
     """For each request that has users in a part: where in the part (they are contiguous), its trie, its limits."""
     groups: list[Group] = []
     first = place = 0
-    for request, limit, size in zip(requests, limits, sizes, strict=True):
+    for request, size in zip(requests, sizes, strict=True):
         own = users if size == len(users) else users[(users >= first) & (users < first + size)] - first
         if len(own):
-            limit = limit if limit is None or len(own) == size else limit.select(own)
+            limit = request.limits if request.limits is None or len(own) == size else request.limits.select(own)
             groups.append((slice(place, place + len(own)), request.trie, limit))
         first, place = first + size, place + len(own)
     return groups
@@ -276,7 +267,7 @@ def semantic_id_beam_search(
         trie: [`SemanticIdTrie`] on the model's device.
         num_beams: `None`: that of the generation config if it asks for several, else 20 (authors' code).
         num_return_sequences: results of each user, at most `num_beams`; `None`: that of the generation config, else 1.
-        allowed_items, excluded_items: see [`TrieLimits`].
+        allowed_items, excluded_items: see [`Limits`].
 
     Returns:
         `GenerateBeamEncoderDecoderOutput` if `return_dict_in_generate`: `sequences`, long

@@ -7,12 +7,12 @@ modalities say. A user's history is never hidden: the next purchase may be a rep
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .ensemble import IndexedTrie, UserLimits, rank_batch
+from .ensemble import IndexedTrie, rank_batch
 from .inference import eval_mode
+from .limits import Limits
 from .ranked_lists import FUSIONS, RankedLists
 from .tasks import TaskEncoder
 from .trie import SemanticIdTrie
@@ -50,8 +50,7 @@ def rank_catalogue(
     modality: str = ENSEMBLE,
     fusion: str = "average",
     batch_size: int = 64,
-    allowed_items: torch.Tensor | None = None,
-    excluded_items: torch.Tensor | None = None,
+    limits: Limits | None = None,
     progress: bool = False,
     rank: int = 0,
     num_processes: int = 1,
@@ -71,9 +70,7 @@ def rank_catalogue(
             missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
             rule of the authors' code over what the beams found, see `model.ranked_lists.fuse`.
         batch_size: users at a time; they are sorted by the length of their histories.
-        allowed_items: bool, `(num_items,)` or `(num_users, num_items)`, or long rows, `(num_users, n)`, padded with
-            -1. None: everything.
-        excluded_items: in the same form: what may not appear. None: nothing.
+        limits: which items may appear for which of the users. None: all for everybody.
         progress: whether to show a progress bar.
         rank, num_processes: of the processes that share the users; each returns the lists of all.
         gather: joins the lists that all processes hand over into one, in every process; for accelerate's processes
@@ -84,7 +81,7 @@ def rank_catalogue(
         keep their order.
 
     Raises:
-        ValueError: unknown modality or fusion, sources of unequal number, or a limit of the wrong shape.
+        ValueError: unknown modality or fusion, sources of unequal number, or limits of other users or items.
     """
     tries = _chosen_tries(tries, sources, modality)
     if fusion not in FUSIONS:
@@ -94,7 +91,7 @@ def rank_catalogue(
     order = np.argsort(-lengths, kind="stable")
     order = order[rank::num_processes]
     num_beams = max(num_beams, top_k or 0)
-    limits = UserLimits(allowed_items, excluded_items, num_users, next(iter(tries.values())).num_items)
+    limits = _checked_limits(limits, num_users, next(iter(tries.values())).num_items)
     catalogues = {name: IndexedTrie(trie.to(model.device)) for name, trie in tries.items()}
     fuse_by = fusion if modality == ENSEMBLE else None
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -122,6 +119,18 @@ def _chosen_tries(tries: Mapping, sources: Mapping, modality: str) -> dict[str, 
             f"Expected as many sources in each modality, got {counts}: a user without a history in a modality is None."
         )
     return chosen
+
+
+def _checked_limits(limits: Limits | None, num_users: int, num_items: int) -> Limits:
+    """The limits, or such that limit nothing; refuses those of other users or of another catalogue."""
+    if limits is None:
+        return Limits(num_users, num_items)
+    if (limits.num_users, limits.num_items) != (num_users, num_items):
+        raise ValueError(
+            f"limits: expected those of {num_users} users over {num_items} items, got those of {limits.num_users} "
+            f"users over {limits.num_items} items. Make them with the same users and the tries' table."
+        )
+    return limits
 
 
 def _in_order(num_users: int, parts: Sequence[tuple[np.ndarray, RankedLists]]) -> RankedLists:

@@ -14,6 +14,7 @@ from transformers import T5ForConditionalGeneration
 
 from .beam_search import BeamRequest, joint_beam_search
 from .inference import pad_rows
+from .limits import Limits
 from .ranked_lists import RankedLists, fuse, sort_lists, unique_rows
 from .scoring import candidate_scores
 from .trie import SemanticIdTrie
@@ -54,68 +55,6 @@ class IndexedTrie:
         return items, spread, places
 
 
-class UserLimits:
-    """Which items may appear, for all users or for each.
-
-    Args:
-        allowed: bool, `(num_items,)` or `(num_users, num_items)`, or long rows, `(num_users, n)`, padded with -1.
-        excluded: the same form.
-
-    Raises:
-        ValueError: any other form, or a row that is no item.
-    """
-
-    def __init__(
-        self, allowed: torch.Tensor | None, excluded: torch.Tensor | None, num_users: int, num_items: int
-    ) -> None:
-        self.num_items = num_items
-        self.allowed = self._checked(allowed, "allowed_items", num_users)
-        self.excluded = self._checked(excluded, "excluded_items", num_users)
-
-    def _checked(self, limit: torch.Tensor | None, name: str, num_users: int) -> torch.Tensor | None:
-        if limit is None:
-            return None
-        limit = torch.as_tensor(limit)
-        shape = tuple(limit.shape)
-        if limit.dtype == torch.bool and shape in ((self.num_items,), (num_users, self.num_items)):
-            return limit
-        if limit.dtype == torch.long and limit.ndim == 2 and shape[0] == num_users:
-            if limit.numel() and not -1 <= int(limit.min()) <= int(limit.max()) < self.num_items:
-                raise ValueError(f"{name}: expected rows of the table below {self.num_items}, got {int(limit.max())}.")
-            return limit
-        raise ValueError(
-            f"{name}: expected bool of shape ({self.num_items},) or ({num_users}, {self.num_items}), or long "
-            f"rows of shape ({num_users}, n) padded with -1, got {limit.dtype} of shape {shape}."
-        )
-
-    def of(self, users: np.ndarray, device: torch.device) -> dict[str, torch.Tensor | None]:
-        """The limits of these users, as the decoder takes them."""
-        rows = torch.from_numpy(users)
-
-        def chosen(limit: torch.Tensor | None) -> torch.Tensor | None:
-            if limit is None or limit.ndim == 1:
-                return limit if limit is None else limit.to(device)
-            return limit[rows.to(limit.device)].to(device)
-
-        return {"allowed_items": chosen(self.allowed), "excluded_items": chosen(self.excluded)}
-
-    def keep(self, items: np.ndarray, users: np.ndarray) -> np.ndarray:
-        """-1 for every candidate that may not appear; a shared ID can be open for one item and closed for another."""
-        for limit, wanted in ((self.allowed, True), (self.excluded, False)):
-            if limit is not None:
-                items = np.where(self._mask(limit, items, users) == wanted, items, -1)
-        return items
-
-    def _mask(self, limit: torch.Tensor, items: np.ndarray, users: np.ndarray) -> np.ndarray:
-        if limit.ndim == 1:
-            return limit.cpu().numpy()[items]
-        chosen = limit[torch.from_numpy(users).to(limit.device)].cpu().numpy()
-        if limit.dtype != torch.bool:  # lists: one number per user and row, so that nothing grows with the catalogue
-            first = np.arange(len(users))[:, None] * (self.num_items + 1) + 1
-            return np.isin(items + first, chosen + first)
-        return np.take_along_axis(chosen, np.maximum(items, 0), axis=1)
-
-
 @dataclass
 class _Decoded:
     """What one modality's beams found for the users that it serves."""
@@ -132,7 +71,7 @@ def rank_batch(
     catalogues: Mapping[str, IndexedTrie],
     sources: Mapping[str, Sequence[Sequence[int] | None]],
     users: np.ndarray,
-    limits: UserLimits,
+    limits: Limits,
     num_beams: int,
     top_k: int | None,
     fusion: str | None,
@@ -162,7 +101,7 @@ def _decode(
     catalogues: Mapping[str, IndexedTrie],
     sources: Mapping[str, Sequence[Sequence[int] | None]],
     users: np.ndarray,
-    limits: UserLimits,
+    limits: Limits,
     num_beams: int,
 ) -> dict[str, _Decoded]:
     """The beams of every modality, all in one batch; users without a source in a modality have none there."""
@@ -175,8 +114,8 @@ def _decode(
             padded, inside = pad_rows(read, cast(int, model.config.pad_token_id))
             input_ids = torch.from_numpy(padded).to(model.device)
             attention_mask = torch.from_numpy(inside).to(model.device, torch.long)
-            limited = limits.of(users[served], model.device)
-            requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, **limited)
+            limited = limits.on_trie(catalogue.trie, users[served])
+            requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, limited)
     results = joint_beam_search(model, list(requests.values()), num_beams)
     for (name, request), result in zip(requests.items(), results, strict=True):
         leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu().numpy()
@@ -187,7 +126,7 @@ def _decode(
 
 
 def _expand_all(
-    catalogue: IndexedTrie, decoded: _Decoded, users: np.ndarray, limits: UserLimits
+    catalogue: IndexedTrie, decoded: _Decoded, users: np.ndarray, limits: Limits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items, scores and leaf places of the whole batch; users that the modality does not serve have empty rows."""
     found = catalogue.expand(decoded.leaves, decoded.scores)

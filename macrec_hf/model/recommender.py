@@ -1,12 +1,12 @@
 """The front door: item ids in, ranked item ids with scores out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from huggingface_hub import CommitInfo, HfApi
 from transformers.utils import logging
 
 from .catalogue_ranking import ENSEMBLE, NUM_BEAMS, history_sources, rank_catalogue
-from .inference import pad_rows
+from .limits import ItemIds, Limits, item_rows
 from .model_files import (
     Catalogue,
     check_item_counts,
@@ -152,8 +152,8 @@ class MacRecRecommender:
         num_beams: int = NUM_BEAMS,
         modality: str = ENSEMBLE,
         fusion: str = "average",
-        allowed_items: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        excluded_items: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        allowed_items: ItemIds | None = None,
+        excluded_items: ItemIds | None = None,
         exclude_history: bool = False,
         on_unknown: str = "raise",
         batch_size: int = 64,
@@ -185,11 +185,10 @@ class MacRecRecommender:
         if not len(histories):
             return []
         skip = on_unknown == "skip"
-        rows = [self._rows(history, skip, f"history {user}") for user, history in enumerate(histories)]
-        allowed = self._limit(allowed_items, "allowed_items", len(rows), skip)
-        excluded = self._limit(excluded_items, "excluded_items", len(rows), skip)
-        if exclude_history:
-            excluded = [np.concatenate(pair) for pair in zip(excluded or [rows[0][:0]] * len(rows), rows, strict=True)]
+        row_of = self.table.row_of
+        rows = [item_rows(row_of, history, f"history {user}", skip) for user, history in enumerate(histories)]
+        left_out = rows if exclude_history else None
+        limits = Limits.from_ids(row_of, len(rows), allowed_items, excluded_items, left_out, skip_unknown=skip)
         names = self.table.modalities
         sources = history_sources(self.task_encoder, rows, names if modality not in names else (modality,))
         lists = rank_catalogue(
@@ -201,16 +200,14 @@ class MacRecRecommender:
             modality=modality,
             fusion=fusion,
             batch_size=batch_size,
-            allowed_items=None if allowed is None else torch.from_numpy(pad_rows(allowed)[0]),
-            excluded_items=None if excluded is None else torch.from_numpy(pad_rows(excluded)[0]),
+            limits=limits,
             progress=progress,
         )[modality]
         unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
         self._say(histories, rows, unread)
         found = self._named(lists)
         for user in unread:
-            of_user = (None if limit is None else limit[user] for limit in (allowed, excluded))
-            found[user] = self._popular(user, top_k, *of_user)
+            found[user] = self._popular(user, top_k, limits)
         return found
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Path:
@@ -277,17 +274,6 @@ class MacRecRecommender:
         if on_unknown not in ("raise", "skip"):
             raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
 
-    def _rows(self, items: Iterable[str], skip: bool, where: str) -> np.ndarray:
-        """Rows of the table, int64; unknown items are left out or refused."""
-        items = list(items)
-        unknown = [item for item in items if item not in self.table.row_of]
-        if unknown and not skip:
-            raise ValueError(
-                f"Unknown item {unknown[0]!r} in {where}: it is not among the {self.table.num_items} items of the "
-                "table. Ids are strings, leading zeros count. on_unknown='skip' leaves such items out."
-            )
-        return np.array([self.table.row_of[item] for item in items if item in self.table.row_of], dtype=np.int64)
-
     def _say(self, histories: Sequence[Sequence[str]], rows: Sequence[np.ndarray], unread: list[int]) -> None:
         """Notices of what was left out, and of who is answered by popularity."""
         skipped = [item for history in histories for item in history if item not in self.table.row_of]
@@ -299,22 +285,6 @@ class MacRecRecommender:
                 f"{unread[0]}: recommending what is popular there."
             )
 
-    def _limit(
-        self, items: Sequence[str] | Sequence[Sequence[str]] | None, name: str, num_users: int, skip: bool
-    ) -> list[np.ndarray] | None:
-        """One array of rows a user, or None for no limit."""
-        if items is None:
-            return None
-        items = list(items)
-        if all(isinstance(item, str) for item in items):
-            return [self._rows(cast(list[str], items), skip, name)] * num_users
-        if len(items) != num_users or any(isinstance(item, str) for item in items):
-            raise ValueError(
-                f"{name}: expected item ids, or one list of item ids for each of the {num_users} histories, got "
-                f"{len(items)} entries."
-            )
-        return [self._rows(of_user, skip, f"{name} of history {user}") for user, of_user in enumerate(items)]
-
     def _named(self, lists: RankedLists) -> Recommendations:
         ids = self.table.item_ids
         return [
@@ -322,9 +292,7 @@ class MacRecRecommender:
             for items, scores in zip(lists.items.tolist(), lists.scores.tolist(), strict=True)
         ]
 
-    def _popular(
-        self, user: int, top_k: int, allowed: np.ndarray | None, excluded: np.ndarray | None
-    ) -> list[tuple[str, float]]:
+    def _popular(self, user: int, top_k: int, limits: Limits) -> list[tuple[str, float]]:
         """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
         if self.item_counts is None:
             raise ValueError(
@@ -333,13 +301,8 @@ class MacRecRecommender:
             )
         counts = self.item_counts.numpy() + 1.0
         scores = np.log(counts / counts.sum())
-        may_appear = np.full(len(scores), allowed is None)
-        if allowed is not None:
-            may_appear[allowed] = True
-        if excluded is not None:
-            may_appear[excluded] = False
-        rows = np.where(may_appear, np.arange(len(scores)), -1)
-        return self._named(RankedLists(*sort_lists(rows[None], scores[None], width=top_k)))[0]
+        rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
+        return self._named(RankedLists(*sort_lists(rows, scores[None], width=top_k)))[0]
 
 
 def _accelerated(model: MacRecForConditionalGeneration) -> MacRecForConditionalGeneration:

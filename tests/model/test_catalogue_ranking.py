@@ -7,6 +7,7 @@ from macrec_hf.evaluation.ranking_metrics import ranking_metrics, user_metrics
 from macrec_hf.evaluation.report import evaluation_report, shared_by
 from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
+from macrec_hf.model.limits import Limits
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.ranked_lists import RankedLists, fuse
 from macrec_hf.model.scoring import exact_scores
@@ -161,15 +162,15 @@ def test_top_k_cuts_and_widens_the_beams(shop):
     assert ((wide["ensemble"].items >= 0).sum(axis=1) == 25).all()
 
 
-def limits(kind, closed):
+def limits_of(kind, closed):
     """The same closed items in each accepted form; `closed` is bool, (num_users, num_items)."""
     if kind == "mask":
-        return {"excluded_items": closed}
+        return Limits(*closed.shape, excluded_items=closed)
     if kind == "allowed mask":
-        return {"allowed_items": ~closed}
+        return Limits(*closed.shape, allowed_items=~closed)
     rows = [torch.nonzero(row if kind == "rows" else ~row).flatten() for row in closed]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-    return {"excluded_items" if kind == "rows" else "allowed_items": padded}
+    return Limits(*closed.shape, **{"excluded_items" if kind == "rows" else "allowed_items": padded})
 
 
 @pytest.mark.parametrize("kind", ["mask", "allowed mask", "rows", "allowed rows"])
@@ -178,7 +179,7 @@ def test_limits_equal_filtering_the_full_ranking(shop, kind, num_beams):
     closed = torch.rand(len(shop.histories), NUM_ITEMS, generator=torch.manual_seed(1)) < 0.6
     closed[:, 3], closed[:, 7] = False, True  # they share a text ID, which must stay open for item 3
     lists = rank_catalogue(
-        shop.model, shop.tries, shop.sources, num_beams=num_beams, batch_size=4, **limits(kind, closed)
+        shop.model, shop.tries, shop.sources, num_beams=num_beams, batch_size=4, limits=limits_of(kind, closed)
     )
     exact = shop.exact()
     exact[:, closed.numpy()] = -np.inf
@@ -193,7 +194,8 @@ def test_limits_equal_filtering_the_full_ranking(shop, kind, num_beams):
 def test_a_limit_for_everybody(shop):
     closed = torch.zeros(NUM_ITEMS, dtype=torch.bool)
     closed[::2] = True
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS, excluded_items=closed)
+    limits = Limits(len(shop.histories), NUM_ITEMS, excluded_items=closed)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS, limits=limits)
     exact = shop.exact()
     exact[:, :, closed.numpy()] = -np.inf
     check_order(lists["ensemble"], fuse(exact))
@@ -300,8 +302,6 @@ def test_refusals(shop):
         rank_catalogue(shop.model, shop.tries, {"text": shop.sources["text"]})
     with pytest.raises(ValueError, match="as many sources in each modality"):
         rank_catalogue(shop.model, shop.tries, {"text": [None], "image": [None, None]})
-    with pytest.raises(ValueError, match="allowed_items: expected bool of shape"):
-        rank_catalogue(shop.model, shop.tries, shop.sources, allowed_items=torch.ones(3, dtype=torch.bool))
-    rows = torch.full((len(shop.histories), 1), NUM_ITEMS)
-    with pytest.raises(ValueError, match="excluded_items: expected rows of the table below 30, got 30"):
-        rank_catalogue(shop.model, shop.tries, shop.sources, excluded_items=rows)
+    for limits in (Limits(1, NUM_ITEMS), Limits(len(shop.histories), 3)):
+        with pytest.raises(ValueError, match="limits: expected those of 14 users over 30 items, got those of"):
+            rank_catalogue(shop.model, shop.tries, shop.sources, limits=limits)

@@ -5,6 +5,7 @@ import torch
 from decoding_tools import padded_batch, random_trie, tiny_model
 
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
+from macrec_hf.model.limits import Limits
 
 MODEL = tiny_model(45, dtype=torch.float64)
 TEXT = random_trie(seed=0)
@@ -32,7 +33,8 @@ def test_limits_stay_with_their_request():
     text, image = padded_batch([7, 3]), padded_batch([2, 4], seed=1)
     allowed = torch.tensor([[3, 8, -1], [1, -1, -1]])
     excluded = torch.arange(7) < 3
-    requests = [BeamRequest(*text, TEXT, allowed_items=allowed), BeamRequest(*image, IMAGE, excluded_items=excluded)]
+    limits = Limits(2, TEXT.num_items, allowed).on_trie(TEXT), Limits(2, 7, excluded_items=excluded).on_trie(IMAGE)
+    requests = [BeamRequest(*text, TEXT, limits[0]), BeamRequest(*image, IMAGE, limits[1])]
     found = joint_beam_search(MODEL, requests, 10)
     assert_same(found[0], beam_search(MODEL, *text, TEXT, 10, allowed_items=allowed))
     assert_same(found[1], beam_search(MODEL, *image, IMAGE, 10, excluded_items=excluded))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from decoding_tools import all_leaf_scores, padded_batch, random_trie, tiny_model
@@ -5,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from macrec_hf.model.beam_search import beam_search, semantic_id_beam_search
-from macrec_hf.model.limits import TrieLimits
+from macrec_hf.model.limits import Limits, item_rows
 
 NUM_ITEMS = 60
 TRIE = random_trie(NUM_ITEMS, codebook_size=4)
@@ -61,11 +62,62 @@ def test_beams_under_limits(allowed, excluded, num_beams):
 @given(limits(), limits(), st.integers(1, 3))
 def test_open_nodes_agree_with_brute_force(allowed, excluded, depth):
     nodes = torch.arange(TRIE.num_nodes[depth]).expand(3, -1)
-    got = TrieLimits(TRIE, 3, allowed[0], excluded[0]).open(depth, nodes)
+    got = Limits(3, NUM_ITEMS, allowed[0], excluded[0]).on_trie(TRIE)
+    got = torch.ones(3, TRIE.num_nodes[depth], dtype=torch.bool) if got is None else got.open(depth, nodes)
     above = TRIE.ancestors(torch.arange(TRIE.num_leaves), depth).tolist()
     for user in range(3):
         expected = {above[leaf] for leaf in open_leaves(allowed[1][user], excluded[1][user])}
         assert set(torch.nonzero(got[user]).flatten().tolist()) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(limits(), limits(), st.booleans())
+def test_items_kept_agree_with_brute_force(allowed, excluded, hide):
+    histories = [[3, 3, 7], [], [59, 0]]
+    checked = Limits(3, NUM_ITEMS, allowed[0], excluded[0], histories if hide else None)
+    users = np.array([2, 0])  # some of the users, in another order
+    items = np.array([[-1, *range(NUM_ITEMS), 5, -1]] * 2)
+    kept = checked.keep(items, users)
+    on_trie = checked.on_trie(TRIE, users)
+    nodes = torch.arange(TRIE.num_leaves).expand(2, -1)
+    is_open = torch.ones_like(nodes, dtype=torch.bool) if on_trie is None else on_trie.open(TRIE.num_levels, nodes)
+    for place, user in enumerate(users):
+        gone = (excluded[1][user] or set()) | set(histories[user] if hide else ())
+        expected = (set(range(NUM_ITEMS)) if allowed[1][user] is None else allowed[1][user]) - gone
+        assert kept[place].tolist() == [item if item in expected else -1 for item in items[place]]
+        leaves = open_leaves(allowed[1][user], gone)
+        assert set(torch.nonzero(is_open[place]).flatten().tolist()) == leaves
+
+
+def test_limits_from_item_ids():
+    row_of = {"a": 0, "b": 1, "c": 2, "d": 3}
+    everything = np.arange(4)[None].repeat(2, axis=0)
+
+    def kept(*args, **options):
+        return Limits.from_ids(row_of, 2, *args, **options).keep(everything, np.arange(2)).tolist()
+
+    assert kept() == everything.tolist()
+    assert kept(["b", "d"]) == [[-1, 1, -1, 3]] * 2
+    assert kept([["b"], []], ["a"]) == [[-1, 1, -1, -1], [-1] * 4]
+    assert kept(None, [["a"], ["c", "d"]], [[1, 2], [0]]) == [[-1, -1, -1, 3], [-1, 1, -1, -1]]
+    assert kept(["x", "b"], ["y"], skip_unknown=True) == [[-1, 1, -1, -1]] * 2
+    assert item_rows(row_of, ["c", "x", "c"], "here", skip_unknown=True).tolist() == [2, 2]
+    with pytest.raises(ValueError, match="Unknown item 'x' in history 4: it is not among the 4 items"):
+        item_rows(row_of, ["a", "x"], "history 4")
+    with pytest.raises(ValueError, match="Unknown item 'x' in excluded_items of history 1: .* on_unknown='skip'"):
+        kept(None, [["a"], ["x"]])
+    for items in ([["a"]], ["a", ["b"]]):
+        with pytest.raises(ValueError, match="allowed_items: expected item ids, or one list .* the 2 histories"):
+            kept(items)
+
+
+def test_limits_of_another_catalogue():
+    with pytest.raises(ValueError, match="limits: expected those of the trie's 60 items, got those of 61"):
+        Limits(3, 61).on_trie(TRIE)
+    with pytest.raises(ValueError, match="histories: .* got torch.int64"):
+        Limits(3, NUM_ITEMS, histories=[[1], [2]])
+    with pytest.raises(ValueError, match="histories: .* got rows from -1 to 60"):
+        Limits(2, NUM_ITEMS, histories=[[1, 60], [2]])
 
 
 def test_a_filter_at_the_end_would_have_come_back_empty():
