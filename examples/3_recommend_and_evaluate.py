@@ -13,6 +13,7 @@ from macrec_hf.data.readers import read_interactions, read_items, user_histories
 from macrec_hf.data.splits import leave_one_out
 from macrec_hf.evaluation.ranking_metrics import ranking_metrics
 from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
+from macrec_hf.model.ensemble import Decoding
 
 
 def main():
@@ -39,7 +40,7 @@ def main():
 
     # 3. Evaluate: every user's last item, ranked among the whole catalogue, by modality and ensembled.
     sources = history_sources(recommender.task_encoder, known, table.modalities)
-    lists = rank_catalogue(model, recommender.tries, sources, num_beams=args.num_beams)
+    lists = rank_catalogue(model, recommender.tries, sources, Decoding(num_beams=args.num_beams))
     for part, figures in ranking_metrics(lists, targets).items():
         print(f"{part:>9}: HR@10 {figures['hr@10']:.3f}  NDCG@10 {figures['ndcg@10']:.3f}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..doctor.photos import thumbnail_source
-from ..model.catalogue_ranking import ENSEMBLE, NUM_BEAMS
+from ..model.ensemble import ENSEMBLE, NUM_BEAMS
 from . import cards
 from .photos import THUMBNAIL, Thumbnails
 from .shop import Shop

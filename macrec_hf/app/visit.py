@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..model.catalogue_ranking import ENSEMBLE, NUM_BEAMS
+from ..model.ensemble import ENSEMBLE, NUM_BEAMS
 from ..model.recommender import MacRecRecommender, Recommendations
 from .new_item import Landing, place_item
 from .shop import Shop, ShownItem

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from transformers import PreTrainedConfig, Trainer, TrainerControl, TrainerState, TrainingArguments
 
+    from ..model.ensemble import Decoding
+
 
 def add_config_flags(parser: argparse.ArgumentParser, config_class: type, names: Iterable[str], title: str) -> None:
     """One flag per config field, with its default and source in the help."""
@@ -208,6 +210,14 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-history", type=int, help="last items of a history to read (default: as the model was trained)"
     )
+
+
+def chosen_decoding(args: argparse.Namespace) -> "Decoding":
+    """What the flags of [`add_decoding_arguments`] ask for, and `--top-k` and `--modality` where the verb has them."""
+    from ..model.ensemble import Decoding
+
+    fields = [field.name for field in dataclasses.fields(Decoding)]
+    return Decoding(**{name: getattr(args, name) for name in fields if name in args})
 
 
 def last_checkpoint(directory: Path, resume: bool, config: "PreTrainedConfig", names: Iterable[str]) -> str | None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..model.files import replacing
 from .card import add_results
-from .common import add_decoding_arguments, check_writable, seconds_since, write_json
+from .common import add_decoding_arguments, check_writable, chosen_decoding, seconds_since, write_json
 from .seeds import mean_report, seed_folders
 
 if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
 
+    from ..model.ensemble import Decoding
     from ..model.ranked_lists import RankedLists
     from ..model.recommender import MacRecRecommender
     from ..model.semantic_ids import SemanticIdTable
@@ -97,9 +98,10 @@ def evaluate_model(
     from ..evaluation.report import evaluation_report
     from ..model.recommender import MacRecRecommender
 
+    decoding = chosen_decoding(args)  # refused before the model is read
     recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
     users, train, histories, targets = _split(args, recommender.table)
-    lists = _ranked(args, recommender, histories, accelerator)
+    lists = _ranked(decoding, recommender, histories, accelerator)
     if not accelerator.is_main_process:
         return {}
     num_items = recommender.table.num_items
@@ -133,7 +135,7 @@ def _split(
 
 
 def _ranked(
-    args: argparse.Namespace,
+    decoding: "Decoding",
     recommender: "MacRecRecommender",
     histories: "list[np.ndarray]",
     accelerator: "Accelerator",
@@ -145,9 +147,7 @@ def _ranked(
         recommender.model,
         recommender.tries,
         history_sources(recommender.task_encoder, histories, recommender.table.modalities),
-        num_beams=args.num_beams,
-        fusion=args.fusion,
-        batch_size=args.batch_size,
+        decoding,
         progress=True,
         **shared_by(accelerator),
     )

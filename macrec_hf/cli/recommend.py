@@ -1,6 +1,7 @@
 """`macrec recommend`: ranked items for one history, or for a file of users."""
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.files import replacing
-from .common import add_decoding_arguments, check_writable, seconds_since
+from .common import add_decoding_arguments, check_writable, chosen_decoding, seconds_since
 from .inputs import read_titles
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
@@ -48,20 +49,17 @@ def run(args: argparse.Namespace) -> str:
 
     start = time.time()
     check_writable(args.output)
+    decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
     titles = read_titles(args.items) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
-        top_k=args.top_k,
-        num_beams=args.num_beams,
-        modality=args.modality,
-        fusion=args.fusion,
+        **dataclasses.asdict(decoding),
         exclude_history=args.exclude_history,
         on_unknown=args.on_unknown,
-        batch_size=args.batch_size,
-        progress=len(users) > args.batch_size,
+        progress=len(users) > decoding.batch_size,
     )
     answers = [_answer(user, ranked, titles) for (user, _), ranked in zip(users, found, strict=True)]
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]

@@ -10,15 +10,12 @@ import numpy as np
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .ensemble import IndexedTrie, rank_batch
+from .ensemble import ENSEMBLE, Decoding, IndexedTrie, rank_batch
 from .inference import eval_mode
 from .limits import Limits
-from .ranked_lists import FUSIONS, RankedLists
+from .ranked_lists import RankedLists
 from .tasks import TaskEncoder
 from .trie import SemanticIdTrie
-
-ENSEMBLE = "ensemble"
-NUM_BEAMS = 20  # authors' code; the paper is silent
 
 
 def history_sources(
@@ -44,12 +41,8 @@ def rank_catalogue(
     model: T5ForConditionalGeneration,
     tries: Mapping[str, SemanticIdTrie],
     sources: Mapping[str, Sequence[Sequence[int] | None]],
+    decoding: Decoding | None = None,
     *,
-    num_beams: int = NUM_BEAMS,
-    top_k: int | None = None,
-    modality: str = ENSEMBLE,
-    fusion: str = "average",
-    batch_size: int = 64,
     limits: Limits | None = None,
     progress: bool = False,
     rank: int = 0,
@@ -63,13 +56,7 @@ def rank_catalogue(
         tries: the catalogue in each modality, in the order of the modalities.
         sources: token ids of each user's history in each modality, as `history_sources` gives them; a user with `None`
             is served by the other modalities.
-        num_beams: distinct IDs that are kept per user and modality; raised to `top_k` where it is smaller.
-        top_k: items to return per user; None: all that the beams hold.
-        modality: "ensemble", or the only one to decode.
-        fusion: "average": the mean of the modalities' log-probabilities, where an item that one modality's beams
-            missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
-            rule of the authors' code over what the beams found, see `model.ranked_lists.fuse`.
-        batch_size: users at a time; they are sorted by the length of their histories.
+        decoding: a `Decoding`; None: its defaults. Its batches are of users with histories of about one length.
         limits: which items may appear for which of the users. None: all for everybody.
         progress: whether to show a progress bar.
         rank, num_processes: of the processes that share the users; each returns the lists of all.
@@ -77,31 +64,29 @@ def rank_catalogue(
             `evaluation.report.shared_by` makes all three arguments.
 
     Returns:
-        `model.ranked_lists.RankedLists` for each decoded modality and, unless `modality` names one, "ensemble". Users
-        keep their order.
+        `model.ranked_lists.RankedLists` for each decoded modality and, unless `decoding` names one,
+        "ensemble". Users keep their order.
 
     Raises:
-        ValueError: unknown modality or fusion, sources of unequal number, or limits of other users or items.
+        ValueError: unknown modality, sources of unequal number, or limits of other users or items.
     """
-    tries = _chosen_tries(tries, sources, modality)
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.")
+    decoding = decoding or Decoding()
+    tries = _chosen_tries(tries, sources, decoding.modality)
     num_users = len(sources[next(iter(tries))])
     lengths = np.array([[len(source or ()) for source in sources[name]] for name in tries]).max(axis=0, initial=0)
     order = np.argsort(-lengths, kind="stable")
     order = order[rank::num_processes]
-    num_beams = max(num_beams, top_k or 0)
     limits = _checked_limits(limits, num_users, next(iter(tries.values())).num_items)
     catalogues = {name: IndexedTrie(trie.to(model.device)) for name, trie in tries.items()}
-    fuse_by = fusion if modality == ENSEMBLE else None
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    starts = range(0, len(order), decoding.batch_size)
+    batches = [order[start : start + decoding.batch_size] for start in starts]
     with eval_mode(model):
         parts = [
-            (users, rank_batch(model, catalogues, sources, users, limits, num_beams, top_k, fuse_by))
+            (users, rank_batch(model, catalogues, sources, users, limits, decoding))
             for users in logging.tqdm(batches, desc="ranking", unit="batch", disable=not progress or rank > 0)
         ]
     parts = gather(parts)
-    names = [*tries, *([ENSEMBLE] if fuse_by else [])]
+    names = [*tries, *([ENSEMBLE] if decoding.fuses else [])]
     return {name: _in_order(num_users, [(users, lists[name]) for users, lists in parts]) for name in names}
 
 

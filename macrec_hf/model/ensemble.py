@@ -15,9 +15,54 @@ from transformers import T5ForConditionalGeneration
 from .beam_search import BeamRequest, joint_beam_search
 from .inference import pad_rows
 from .limits import Limits
-from .ranked_lists import RankedLists, fuse, sort_lists, unique_rows
+from .ranked_lists import RankedLists, check_fusion, fuse, sort_lists, unique_rows
 from .scoring import candidate_scores
 from .trie import SemanticIdTrie
+
+ENSEMBLE = "ensemble"
+NUM_BEAMS = 20  # authors' code; the paper is silent
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How lists are decoded; the same fields are arguments of `MacRecRecommender.recommend`.
+
+    Args:
+        num_beams: distinct IDs that are kept per user and modality. Default 20 (authors' code).
+        top_k: items of a list; None: all that the beams hold.
+        modality: "ensemble", or the only modality to decode.
+        fusion: "average": the mean of the modalities' log-probabilities, where an item that one modality's beams
+            missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
+            rule of the authors' code over what the beams found, see `model.ranked_lists.fuse`.
+        batch_size: users at a time. Default 64 (ours).
+
+    Raises:
+        ValueError: a number below 1, or an unknown fusion. Modalities are checked where the catalogue is known.
+    """
+
+    num_beams: int = NUM_BEAMS
+    top_k: int | None = None
+    modality: str = ENSEMBLE
+    fusion: str = "average"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "top_k", "batch_size"):
+            value = getattr(self, name)
+            number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not (number and value >= 1) and not (name == "top_k" and value is None):
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
+        check_fusion(self.fusion)
+
+    @property
+    def width(self) -> int:
+        """The beams of a user in a modality: never fewer than the items of a list."""
+        return int(max(self.num_beams, self.top_k or 0))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether what the modalities say is fused."""
+        return self.modality == ENSEMBLE
 
 
 class IndexedTrie:
@@ -72,28 +117,25 @@ def rank_batch(
     sources: Mapping[str, Sequence[Sequence[int] | None]],
     users: np.ndarray,
     limits: Limits,
-    num_beams: int,
-    top_k: int | None,
-    fusion: str | None,
+    decoding: Decoding,
 ) -> dict[str, RankedLists]:
-    """The lists of `users` in each modality and, unless `fusion` is None, "ensemble".
+    """The lists of `users` in each modality and, where it is asked for, "ensemble".
 
     Args as in `model.catalogue_ranking.rank_catalogue`; `users` are int64 positions in `sources` and in the limits.
     """
     lists, found = {}, {}
-    decoded = _decode(model, catalogues, sources, users, limits, num_beams)
+    decoded = _decode(model, catalogues, sources, users, limits, decoding.width)
     for name, catalogue in catalogues.items():
         found[name] = _expand_all(catalogue, decoded[name], users, limits)
-        items, scores, places = sort_lists(*found[name], width=top_k)
+        items, scores, places = sort_lists(*found[name], width=decoding.top_k)
         lists[name] = RankedLists(items, scores, places)
-    if fusion is None:
+    if not decoding.fuses:
         return lists
     candidates = unique_rows(np.concatenate([items for items, _, _ in found.values()], axis=1))
-    scores = np.stack(
-        [_score(model, catalogues[name], decoded[name], candidates, exact=fusion == "average") for name in catalogues]
-    )
-    items, scores = sort_lists(candidates, fuse(scores, fusion), width=top_k)
-    return lists | {"ensemble": RankedLists(items, scores)}
+    exact = decoding.fusion == "average"
+    scores = np.stack([_score(model, catalogues[name], decoded[name], candidates, exact) for name in catalogues])
+    items, scores = sort_lists(candidates, fuse(scores, decoding.fusion), width=decoding.top_k)
+    return lists | {ENSEMBLE: RankedLists(items, scores)}
 
 
 def _decode(

@@ -27,6 +27,12 @@ class RankedLists:
     leaf_ranks: np.ndarray | None = None
 
 
+def check_fusion(fusion: str) -> None:
+    """Raises ValueError for anything but the names in `FUSIONS`."""
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.")
+
+
 def fuse(scores: np.ndarray, fusion: str = "average") -> np.ndarray:
     """One score an item from one score a modality.
 
@@ -41,8 +47,7 @@ def fuse(scores: np.ndarray, fusion: str = "average") -> np.ndarray:
     Raises:
         ValueError: for any other `fusion`.
     """
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.")
+    check_fusion(fusion)
     scores = np.asarray(scores)
     known = scores > -np.inf
     count = known.sum(axis=0)

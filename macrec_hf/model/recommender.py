@@ -13,7 +13,8 @@ import torch
 from huggingface_hub import CommitInfo, HfApi
 from transformers.utils import logging
 
-from .catalogue_ranking import ENSEMBLE, NUM_BEAMS, history_sources, rank_catalogue
+from .catalogue_ranking import history_sources, rank_catalogue
+from .ensemble import ENSEMBLE, NUM_BEAMS, Decoding
 from .limits import ItemIds, Limits, item_rows
 from .model_files import (
     Catalogue,
@@ -166,7 +167,7 @@ class MacRecRecommender:
             top_k: items for each user. Fewer come back only where fewer are allowed.
             num_beams: distinct IDs that are kept per modality; raised to `top_k` where it is smaller.
             modality: "ensemble", or one of the table's.
-            fusion: "average" or "authors", see `model.catalogue_ranking.rank_catalogue`.
+            fusion: "average" or "authors", see `model.ensemble.Decoding`.
             allowed_items: ids that may appear, for everybody or one list a user. None: all.
             excluded_items: ids that may not appear, in the same form.
             exclude_history: whether a user's own items may not appear. By default they may: people buy again.
@@ -181,7 +182,8 @@ class MacRecRecommender:
         Raises:
             ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.
         """
-        self._check(histories, top_k, num_beams, on_unknown)
+        decoding = Decoding(num_beams=num_beams, top_k=top_k, modality=modality, fusion=fusion, batch_size=batch_size)
+        self._check(histories, on_unknown)
         if not len(histories):
             return []
         skip = on_unknown == "skip"
@@ -195,11 +197,7 @@ class MacRecRecommender:
             self.model,
             self.tries,
             sources,
-            num_beams=num_beams,
-            top_k=top_k,
-            modality=modality,
-            fusion=fusion,
-            batch_size=batch_size,
+            decoding,
             limits=limits,
             progress=progress,
         )[modality]
@@ -262,15 +260,12 @@ class MacRecRecommender:
                 delete_patterns=_saving().parts_that_may_be_absent(inside=True),  # what the folder has not
             )
 
-    def _check(self, histories: Sequence[Sequence[str]], top_k: int, num_beams: int, on_unknown: str) -> None:
+    def _check(self, histories: Sequence[Sequence[str]], on_unknown: str) -> None:
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise ValueError(
                 'histories: expected a list of histories such as [["i1", "i7"], ["i3"]], got item ids where histories '
                 "should be. Put a single history into a list: recommend([history])."
             )
-        for name, value in (("top_k", top_k), ("num_beams", num_beams)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
         if on_unknown not in ("raise", "skip"):
             raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
 

@@ -14,6 +14,7 @@ from ..data.data_collator import RecommendationCollator
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
 from ..model.catalogue_ranking import rank_catalogue
+from ..model.ensemble import Decoding
 from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
@@ -188,8 +189,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 model,
                 self.tries,
                 sources,
-                num_beams=self.args.generation_num_beams,
-                batch_size=self.args.eval_batch_size,
+                Decoding(num_beams=self.args.generation_num_beams, batch_size=self.args.eval_batch_size),
                 **shared_by(self.accelerator),
             )
         metrics = ranking_metrics(lists, targets)

@@ -9,6 +9,7 @@ from macrec_hf.evaluation.baselines import baseline_lists
 from macrec_hf.evaluation.ranking_metrics import ranking_metrics
 from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
+from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.recommender import MacRecRecommender
 from macrec_hf.model.semantic_ids import SemanticIdTable
@@ -57,7 +58,7 @@ def expected_metrics(recommender, histories, split):
     back = 1 if split == "test" else 2
     known, targets = [rows[:-back] for rows in histories], np.array([rows[-back] for rows in histories])
     sources = history_sources(recommender.task_encoder, known, ["text", "image"])
-    lists = rank_catalogue(recommender.model, recommender.tries, sources, num_beams=20)
+    lists = rank_catalogue(recommender.model, recommender.tries, sources, Decoding(num_beams=20))
     lists |= baseline_lists([rows[:-2] for rows in histories], known, NUM_ITEMS)
     return ranking_metrics(lists, targets)
 
@@ -221,3 +222,10 @@ def test_what_cannot_work_is_said_at_once(shop, capsys, tmp_path):
     ):
         status, _, err = run(capsys, *words)
         assert status == 1 and message in err, (words, err)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "recommend"])
+def test_decoding_flags_are_checked_before_the_model_is_read(capsys, tmp_path, verb):
+    source = ["--interactions", tmp_path / "i.csv"] if verb == "evaluate" else ["--history", "i1"]
+    status, _, err = run(capsys, verb, "--model", tmp_path / "model", *source, "--num-beams", 0)
+    assert status == 1 and "num_beams: expected a whole number of at least 1, got 0" in err

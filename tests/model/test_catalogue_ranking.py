@@ -7,6 +7,7 @@ from macrec_hf.evaluation.ranking_metrics import ranking_metrics, user_metrics
 from macrec_hf.evaluation.report import evaluation_report, shared_by
 from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
+from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.ranked_lists import RankedLists, fuse
@@ -76,7 +77,7 @@ def check_order(lists, expected):
 @pytest.mark.parametrize("modalities", [("text",), ("text", "image"), ("text", "image", "audio")])
 def test_with_beams_for_every_item_the_ranking_is_exact(modalities):
     shop = Shop(modalities, seed=len(modalities))
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS, batch_size=4)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=NUM_ITEMS, batch_size=4))
     assert list(lists) == [*modalities, "ensemble"]
     exact = shop.exact()
     for scores, name in zip(exact, modalities, strict=True):
@@ -87,7 +88,7 @@ def test_with_beams_for_every_item_the_ranking_is_exact(modalities):
 def test_users_without_a_history_in_a_modality_are_served_by_the_other(shop):
     assert [shop.sources["image"][11], shop.sources["text"][12]] == [None, None]
     assert shop.sources["text"][13] is not None and shop.sources["image"][13] is not None
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=NUM_ITEMS))
     assert (lists["image"].items[11] == -1).all() and (lists["text"].items[12] == -1).all()
     alone = lists["text"].items[11]
     assert lists["ensemble"].items[11][: len(alone)].tolist() == alone.tolist()
@@ -95,14 +96,14 @@ def test_users_without_a_history_in_a_modality_are_served_by_the_other(shop):
 
 def test_a_user_without_any_history_gets_an_empty_list(shop):
     sources = {name: [None, shop.sources[name][0]] for name in shop.tries}
-    lists = rank_catalogue(shop.model, shop.tries, sources, num_beams=3)
+    lists = rank_catalogue(shop.model, shop.tries, sources, Decoding(num_beams=3))
     assert all((ranked.items[0] == -1).all() and (ranked.items[1, :3] >= 0).all() for ranked in lists.values())
-    nobody = rank_catalogue(shop.model, shop.tries, {name: [None] for name in shop.tries}, num_beams=3)
+    nobody = rank_catalogue(shop.model, shop.tries, {name: [None] for name in shop.tries}, Decoding(num_beams=3))
     assert all((ranked.items == -1).all() and len(ranked.items) == 1 for ranked in nobody.values())
 
 
 def test_items_that_one_modality_missed_are_scored_exactly_there(shop):
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=3)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=3))
     exact = fuse(shop.exact())
     lone = 0
     for user in range(len(shop.histories)):
@@ -116,7 +117,7 @@ def test_items_that_one_modality_missed_are_scored_exactly_there(shop):
 
 
 def test_the_authors_fusion_uses_the_lists_alone(shop):
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=4, fusion="authors")
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=4, fusion="authors"))
     for user in range(len(shop.histories)):
         of = [dict(zip(lists[m].items[user], lists[m].scores[user], strict=True)) for m in ("text", "image")]
         for item, score in zip(lists["ensemble"].items[user], lists["ensemble"].scores[user], strict=True):
@@ -126,7 +127,7 @@ def test_the_authors_fusion_uses_the_lists_alone(shop):
 
 
 def test_items_that_share_an_id_tie_in_text_and_not_in_the_ensemble(shop):
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=NUM_ITEMS))
     text, ensemble = lists["text"], lists["ensemble"]
     served = [user for user in range(11) if all(shop.sources[name][user] for name in shop.tries)]
     assert len(served) > 5
@@ -139,26 +140,26 @@ def test_items_that_share_an_id_tie_in_text_and_not_in_the_ensemble(shop):
 
 
 def test_one_modality_alone(shop):
-    both = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=5)
-    alone = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=5, modality="image")
+    both = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=5))
+    alone = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=5, modality="image"))
     assert list(alone) == ["image"] and (alone["image"].items == both["image"].items).all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_order_and_batch_size_do_not_matter(shop, batch_size):
-    expected = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=6)
+    expected = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=6))
     turned = {name: sources[::-1] for name, sources in shop.sources.items()}
-    found = rank_catalogue(shop.model, shop.tries, turned, num_beams=6, batch_size=batch_size)
+    found = rank_catalogue(shop.model, shop.tries, turned, Decoding(num_beams=6, batch_size=batch_size))
     for name in expected:
         assert (found[name].items[::-1] == expected[name].items).all()
 
 
 def test_top_k_cuts_and_widens_the_beams(shop):
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=20, top_k=4)
-    full = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=20)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=20, top_k=4))
+    full = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=20))
     for name in lists:
         assert (lists[name].items == full[name].items[:, :4]).all()
-    wide = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=2, top_k=25)
+    wide = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=2, top_k=25))
     assert ((wide["ensemble"].items >= 0).sum(axis=1) == 25).all()
 
 
@@ -178,9 +179,8 @@ def limits_of(kind, closed):
 def test_limits_equal_filtering_the_full_ranking(shop, kind, num_beams):
     closed = torch.rand(len(shop.histories), NUM_ITEMS, generator=torch.manual_seed(1)) < 0.6
     closed[:, 3], closed[:, 7] = False, True  # they share a text ID, which must stay open for item 3
-    lists = rank_catalogue(
-        shop.model, shop.tries, shop.sources, num_beams=num_beams, batch_size=4, limits=limits_of(kind, closed)
-    )
+    decoding = Decoding(num_beams=num_beams, batch_size=4)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, decoding, limits=limits_of(kind, closed))
     exact = shop.exact()
     exact[:, closed.numpy()] = -np.inf
     if num_beams == NUM_ITEMS:
@@ -195,7 +195,7 @@ def test_a_limit_for_everybody(shop):
     closed = torch.zeros(NUM_ITEMS, dtype=torch.bool)
     closed[::2] = True
     limits = Limits(len(shop.histories), NUM_ITEMS, excluded_items=closed)
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS, limits=limits)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=NUM_ITEMS), limits=limits)
     exact = shop.exact()
     exact[:, :, closed.numpy()] = -np.inf
     check_order(lists["ensemble"], fuse(exact))
@@ -203,18 +203,18 @@ def test_a_limit_for_everybody(shop):
 
 def test_the_model_keeps_its_mode(shop):
     shop.model.train()
-    expected = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=5)
+    expected = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=5))
     assert shop.model.training
     shop.model.eval()
-    found = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=5)
+    found = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=5))
     assert (found["ensemble"].scores == expected["ensemble"].scores).all() and not shop.model.training
 
 
 def test_float32_ranks_as_float64_does(shop):
     model = MacRecForConditionalGeneration(shop.model.config).eval()
     model.load_state_dict(shop.model.state_dict())
-    lists = rank_catalogue(model, shop.tries, shop.sources, num_beams=10)
-    expected = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=10)
+    lists = rank_catalogue(model, shop.tries, shop.sources, Decoding(num_beams=10))
+    expected = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=10))
     assert lists["ensemble"].scores.dtype == np.float32
     filled = expected["ensemble"].items >= 0
     np.testing.assert_allclose(lists["ensemble"].scores[filled], expected["ensemble"].scores[filled], atol=1e-4)
@@ -237,7 +237,7 @@ def test_metrics_by_hand():
 
 def test_a_shared_id_counts_more_as_a_string_than_as_an_item(shop):
     targets = np.full(len(shop.histories), 7)
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=NUM_ITEMS)["text"]
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=NUM_ITEMS))["text"]
     ks = range(1, NUM_ITEMS + 1)
     figures = user_metrics(lists, targets, ks)
     assert all((figures[f"string_hr@{k}"] >= figures[f"hr@{k}"]).all() for k in ks)
@@ -249,7 +249,7 @@ def test_a_shared_id_counts_more_as_a_string_than_as_an_item(shop):
 
 
 def test_report_holds_metrics_intervals_and_coverage(shop):
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=10)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=10))
     targets = np.arange(len(shop.histories))
     report = evaluation_report(lists, targets, NUM_ITEMS, num_resamples=200)
     assert {name: report[name] for name in lists} == ranking_metrics(lists, targets)
@@ -276,7 +276,8 @@ def _ranked_by_two_processes(path):
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test may have set it
     accelerator = Accelerator(cpu=True)
     shop = Shop()
-    lists = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=6, batch_size=3, **shared_by(accelerator))
+    decoding = Decoding(num_beams=6, batch_size=3)
+    lists = rank_catalogue(shop.model, shop.tries, shop.sources, decoding, **shared_by(accelerator))
     found = {name: (ranked.items, ranked.scores) for name, ranked in lists.items()}
     torch.save(found, f"{path}.{accelerator.process_index}")
 
@@ -285,7 +286,7 @@ def test_two_processes_rank_every_user_once(shop, tmp_path):
     from accelerate import debug_launcher
 
     debug_launcher(_ranked_by_two_processes, args=(str(tmp_path / "lists"),), num_processes=2)
-    expected = rank_catalogue(shop.model, shop.tries, shop.sources, num_beams=6)
+    expected = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=6))
     for process in range(2):
         found = torch.load(tmp_path / f"lists.{process}", weights_only=False)
         for name, ranked in expected.items():
@@ -295,9 +296,9 @@ def test_two_processes_rank_every_user_once(shop, tmp_path):
 
 def test_refusals(shop):
     with pytest.raises(ValueError, match="modality must be 'ensemble' or one of 'text', 'image', got 'sound'"):
-        rank_catalogue(shop.model, shop.tries, shop.sources, modality="sound")
+        rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(modality="sound"))
     with pytest.raises(ValueError, match="fusion must be one of average, authors"):
-        rank_catalogue(shop.model, shop.tries, shop.sources, fusion="sum")
+        Decoding(fusion="sum")
     with pytest.raises(ValueError, match="pass those of .*image"):
         rank_catalogue(shop.model, shop.tries, {"text": shop.sources["text"]})
     with pytest.raises(ValueError, match="as many sources in each modality"):
@@ -305,3 +306,19 @@ def test_refusals(shop):
     for limits in (Limits(1, NUM_ITEMS), Limits(len(shop.histories), 3)):
         with pytest.raises(ValueError, match="limits: expected those of 14 users over 30 items, got those of"):
             rank_catalogue(shop.model, shop.tries, shop.sources, limits=limits)
+
+
+@pytest.mark.parametrize("name", ["num_beams", "top_k", "batch_size"])
+@pytest.mark.parametrize("value", [0, -3, 2.0, True, "5"])
+def test_decoding_refuses_what_is_no_number_of_things(name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected a whole number of at least 1, got {value!r}"):
+        Decoding(**{name: value})
+
+
+def test_decoding_keeps_as_many_beams_as_the_list_is_long(shop):
+    assert [Decoding(num_beams=beams, top_k=k).width for beams, k in ((3, None), (3, 2), (2, 3))] == [3, 3, 3]
+    assert Decoding(num_beams=np.int64(3)).width == 3
+    assert Decoding().width == 20 and Decoding().fuses and not Decoding(modality="text").fuses
+    expected = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=3, top_k=3))
+    found = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=np.int64(2), top_k=np.int64(3)))
+    assert (found["ensemble"].items == expected["ensemble"].items).all()

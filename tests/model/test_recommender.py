@@ -8,6 +8,7 @@ from transformers import pipeline
 
 from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
+from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.recommender import MacRecRecommender
 from macrec_hf.model.scoring import exact_scores
@@ -79,9 +80,8 @@ def test_it_is_the_evaluation_path(recommender, modality, fusion):
     rows = [np.array([recommender.table.row_of[item] for item in history]) for history in HISTORIES]
     tries = {m: SemanticIdTrie.from_table(recommender.table, recommender.tokenizer, m) for m in ("text", "image")}
     sources = history_sources(TaskEncoder(recommender.tokenizer, recommender.table, max_history=3), rows, list(tries))
-    lists = rank_catalogue(recommender.model, tries, sources, num_beams=8, top_k=5, modality=modality, fusion=fusion)[
-        modality
-    ]
+    decoding = Decoding(num_beams=8, top_k=5, modality=modality, fusion=fusion)
+    lists = rank_catalogue(recommender.model, tries, sources, decoding)[modality]
     found = recommender.recommend(HISTORIES, top_k=5, num_beams=8, modality=modality, fusion=fusion)
     for user, ranked in enumerate(found):
         assert [f"i{row}" for row in lists.items[user]] == [item for item, _ in ranked]
