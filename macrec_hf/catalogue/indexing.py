@@ -7,14 +7,13 @@ from typing import cast, overload
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from transformers.utils import logging
 
 from ..cpu import accelerate
-from ..model.inference import eval_mode
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable, check_item_ids, code_keys
 from ..model.vector_quantization import check_not_collapsed
+from .catalogue_batches import catalogue_latents, finite_rows, in_batches
 from .collision_resolution import (
     CollisionResolution,
     check_space,
@@ -28,8 +27,6 @@ logger = logging.get_logger(__name__)
 
 NewCodes = tuple[dict[str, torch.Tensor], dict[str, dict]]  # codes and report, by modality
 Embeddings = EmbeddingStore | Mapping[str, np.ndarray | torch.Tensor]
-
-_SHOW_PROGRESS_FROM = 50  # batches: below that the bar would be gone before it is read
 
 
 @overload
@@ -175,19 +172,30 @@ def remove_items(table: SemanticIdTable, item_ids: Iterable[str]) -> SemanticIdT
 
 
 def encode_catalogue(
-    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int = 1024
+    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int = 1024, accelerator: Accelerator | None = None
 ) -> dict[str, torch.Tensor]:
-    """The quantizer's own codes of every item, those that items share included.
+    """The quantizer's own codes of every item, those that items share included; without dropout.
+
+    Args:
+        accelerator: an `accelerate.Accelerator`: its processes share the encoding, and each returns all codes.
 
     Returns:
-        `{modality: long (num_items, num_levels)}` on the CPU, rows of -1 where an item has no embedding.
+        `{modality: long (num_items, num_levels)}` on the CPU, in the quantizer's order, rows of -1 where an item has
+        no embedding.
 
     Raises:
         ValueError: modalities or sizes that are not the quantizer's, NaN.
     """
     _check_modalities_of(store, quantizer)
-    with eval_mode(quantizer):
-        return _encode(quantizer, store, batch_size)
+    names = list(quantizer.config.embedding_sizes)
+
+    def encode(rows: np.ndarray) -> dict[str, torch.Tensor]:
+        batch = {name: finite_rows(quantizer, store, name, rows) for name in names}
+        mask = {name: torch.from_numpy(store.present[name][rows]).to(quantizer.device) for name in names}
+        return {name: codes.cpu() for name, codes in quantizer.encode(batch, modality_mask=mask).items()}
+
+    parts = in_batches(np.arange(len(store)), batch_size, encode, "Encoding items", processes=accelerator)
+    return {name: torch.cat([codes[name] for codes in parts]) for name in names}
 
 
 def _as_store(
@@ -257,41 +265,20 @@ def _new_codes(
 
     None in other processes than the main one.
     """
-    if batch_size < 1:
-        raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
     if quantizer.device.type == "cpu":
         accelerate(quantizer)  # as the trainer does: the same products give the same codes now and when items arrive
-    with eval_mode(quantizer):
-        codes = _encode(quantizer, store, batch_size, accelerator)
-        if accelerator is not None and not accelerator.is_main_process:
-            return None
-        report: dict[str, dict] = {}
-        for modality, given in codes.items():
-            present = torch.from_numpy(np.flatnonzero(store.present[modality]))
-            others = taken[modality][taken[modality][:, 0] >= 0]
-            resolution, report[modality] = _resolve(
-                quantizer, store, modality, present, given[present], others, batch_size
-            )
-            given[present] = resolution.codes
+    codes = encode_catalogue(quantizer, store, batch_size, accelerator)
+    if accelerator is not None and not accelerator.is_main_process:
+        return None
+    report: dict[str, dict] = {}
+    for modality, given in codes.items():
+        present = torch.from_numpy(np.flatnonzero(store.present[modality]))
+        others = taken[modality][taken[modality][:, 0] >= 0]
+        resolution, report[modality] = _resolve(
+            quantizer, store, modality, present, given[present], others, batch_size
+        )
+        given[present] = resolution.codes
     return codes, report
-
-
-def _encode(
-    quantizer: MacRecQuantizer, store: EmbeddingStore, batch_size: int, accelerator: Accelerator | None = None
-) -> dict[str, torch.Tensor]:
-    """`{modality: long (num_items, num_levels)}` on the CPU, in the quantizer's order, -1 for missing ones."""
-    names = list(quantizer.config.embedding_sizes)
-    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    # Whole batches in turn: the codes are then those of one process, to the bit.
-    mine = np.array_split(np.arange(len(store)), range(batch_size, len(store), batch_size))[rank::processes]
-    parts = []
-    for rows in logging.tqdm(mine, desc="Encoding items", unit="batch", disable=len(mine) < _SHOW_PROGRESS_FROM):
-        batch = {name: _rows(quantizer, store, name, rows) for name in names}
-        mask = {name: torch.from_numpy(store.present[name][rows]).to(quantizer.device) for name in names}
-        codes = quantizer.encode(batch, modality_mask=mask)
-        parts.append((int(rows[0]), {name: values.cpu() for name, values in codes.items()}))
-    parts = sorted(parts if processes == 1 else gather_object(parts), key=lambda part: part[0])
-    return {name: torch.cat([codes[name] for _, codes in parts]) for name in names}
 
 
 def _resolve(
@@ -309,11 +296,7 @@ def _resolve(
         check_space(len(codes), 0, len(codebooks), len(codebooks[0]))
         check_not_collapsed(len(before), len(torch.unique(code_keys(before, len(codebooks[0])))))
     shared = shared_rows(codes, len(codebooks[0]), taken)
-    parts = [
-        quantizer.encode_latents({modality: _rows(quantizer, store, modality, batch)})[modality].float().cpu()
-        for batch in _batches(rows[shared].numpy(), batch_size, f"Latents of shared IDs, {modality}")
-    ]
-    latents = torch.cat(parts) if parts else codebooks.new_empty(0, codebooks.shape[-1])
+    latents = catalogue_latents(quantizer, store, modality, rows[shared].numpy(), batch_size)
     with _naming(modality):
         resolution = resolve_collisions(codes, codebooks, latents, rows=shared, taken=taken)
     after = torch.cat([taken, resolution.codes])
@@ -343,25 +326,6 @@ def _naming(modality: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"Modality {modality!r}: {error}") from error
-
-
-def _rows(quantizer: MacRecQuantizer, store: EmbeddingStore, modality: str, rows: np.ndarray) -> torch.Tensor:
-    """Embeddings of these rows where and as the quantizer wants them; raises ValueError where they are not finite."""
-    values = store.rows(modality, rows)
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        item = store.item_ids[int(rows[bad][0])]
-        raise ValueError(
-            f"Expected finite embeddings, got NaN or infinity for item {item!r} in modality {modality!r}. If the item "
-            "has none, mark it as missing; otherwise the encoder is at fault (float16 overflow is a common cause)."
-        )
-    return torch.from_numpy(values).to(device=quantizer.device, dtype=quantizer.dtype)
-
-
-def _batches(rows: np.ndarray, batch_size: int, title: str) -> Iterable[np.ndarray]:
-    starts = range(0, len(rows), batch_size)
-    for start in logging.tqdm(starts, desc=title, unit="batch", disable=len(starts) < _SHOW_PROGRESS_FROM):
-        yield rows[start : start + batch_size]
 
 
 def _collision_rate(codes: torch.Tensor, codebook_size: int) -> float:

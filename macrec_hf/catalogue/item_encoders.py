@@ -7,20 +7,19 @@ both for an items table.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
+from .catalogue_batches import Processes, in_batches
 from .embedding_store import EmbeddingStore
 from .encoder_base import load_state, save_state
 from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
@@ -34,9 +33,7 @@ TEXT_COLUMNS = ("title", "brand", "category", "text")
 TextEncoder = OfflineTextEncoder | TransformerTextEncoder
 ImageEncoder = OfflineImageEncoder | TransformerImageEncoder
 Encoders = dict[str, TextEncoder | ImageEncoder]
-Processes: TypeAlias = Accelerator | PartialState
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_matrix  # of a batch: (batch_size, num_features)
-Part = TypeVar("Part")
 
 
 def encode_texts(
@@ -60,30 +57,14 @@ def encode_texts(
     """
     reasons = {row: "empty text" for row, text in enumerate(texts) if not text.strip()}
     rows = sorted((row for row in range(len(texts)) if row not in reasons), key=lambda row: -len(texts[row]))
-    features = _in_turns(
-        range(0, len(rows), batch_size),
-        lambda start: encoder.batch_features([texts[row] for row in rows[start : start + batch_size]]),
-        "text",
-        progress,
-        accelerator,
-    )
-    return None if features is None else _collect(encoder, rows, features, len(texts), reasons, "text")
 
+    def encode(batch: list[int]) -> Features:
+        return encoder.batch_features([texts[row] for row in batch])
 
-def _in_turns(
-    starts: Iterable[int],
-    encode: Callable[[int], Part],
-    title: str,
-    progress: bool,
-    accelerator: Processes | None,
-) -> list[Part] | None:
-    """`encode(start)` of every batch, in order, shared among the processes; None in others than the main one."""
-    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    mine = logging.tqdm(list(starts)[rank::processes], desc=title, unit="batch", disable=not progress or rank > 0)
-    done = [(start, encode(start)) for start in mine]
-    if processes > 1:
-        done = sorted(gather_object(done), key=lambda pair: pair[0])
-    return None if rank else [features for _, features in done]
+    features = in_batches(rows, batch_size, encode, "text", processes=accelerator, progress=progress)
+    if accelerator is not None and not accelerator.is_main_process:
+        return None
+    return _collect(encoder, rows, features, len(texts), reasons, "text")
 
 
 def encode_photos(
@@ -99,14 +80,15 @@ def encode_photos(
     features: list[Features] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
-        def encode(start: int) -> tuple[list[int], dict[int, str], Features | None]:
-            opened = list(pool.map(_open_photo, paths[start : start + batch_size]))
-            good = {start + offset: photo for offset, photo in enumerate(opened) if not isinstance(photo, str)}
-            bad = {start + offset: text for offset, text in enumerate(opened) if isinstance(text, str)}
+        def encode(batch: list[int]) -> tuple[list[int], dict[int, str], Features | None]:
+            opened = dict(zip(batch, pool.map(_open_photo, [paths[row] for row in batch]), strict=True))
+            good = {row: photo for row, photo in opened.items() if not isinstance(photo, str)}
+            bad = {row: text for row, text in opened.items() if isinstance(text, str)}
             return list(good), bad, encoder.batch_features(list(good.values())) if good else None
 
-        parts = _in_turns(range(0, len(paths), batch_size), encode, "image", progress, accelerator)
-    if parts is None:
+        every = list(range(len(paths)))
+        parts = in_batches(every, batch_size, encode, "image", processes=accelerator, progress=progress)
+    if accelerator is not None and not accelerator.is_main_process:
         return None
     for good, bad, encoded in parts:
         rows += good

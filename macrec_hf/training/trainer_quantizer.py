@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows
+from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows, catalogue_latents, in_batches
 from ..catalogue.clustering import codebook_seeds, pseudo_labels
 from ..catalogue.embedding_store import EmbeddingStore
 from ..model.distributed import Everyone
@@ -169,17 +169,10 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
 
     def _latents(self, quantizer: MacRecQuantizer, store: EmbeddingStore) -> dict[str, torch.Tensor]:
         """Latents of the items that have the modality: `{modality: (num_present, codebook_dim)}` on the CPU."""
-        was_training, device = quantizer.training, quantizer.device
-        quantizer.eval()
-        latents: dict[str, torch.Tensor] = {}
+        size, latents = self.args.eval_batch_size * 8, {}
         for name in store.arrays:
-            rows, batches = np.flatnonzero(store.present[name]), []
-            for start in range(0, len(rows), self.args.eval_batch_size * 8):
-                values = torch.from_numpy(store.rows(name, rows[start : start + self.args.eval_batch_size * 8]))
-                values = values.to(device=device, dtype=quantizer.dtype)
-                batches.append(quantizer.encode_latents({name: values})[name].float().cpu())
-            latents[name] = torch.cat(batches) if batches else torch.zeros(1, quantizer.config.codebook_dim)
-        quantizer.train(was_training)
+            found = catalogue_latents(quantizer, store, name, np.flatnonzero(store.present[name]), size)
+            latents[name] = found if len(found) else torch.zeros(1, quantizer.config.codebook_dim)
         return latents
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
@@ -267,19 +260,18 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         self, quantizer: MacRecQuantizer, collator: CatalogueCollator, num_items: int
     ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """Sums of the losses over all items, and the codes of all items; the processes share the batches."""
-        size, processes = self.args.eval_batch_size, self.accelerator.num_processes
-        batches = [np.arange(start, min(start + size, num_items)) for start in range(0, num_items, size)]
-        done = []
-        for rows in batches[self.accelerator.process_index :: processes]:
+
+        def encode(rows: np.ndarray) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
             outputs = quantizer(**self._prepare_inputs({**collator(rows)}))
             losses = {
                 name: float(outputs[name]) * len(rows) for name in ("loss", "reconstruction_loss", "quantization_loss")
             }
-            done.append((int(rows[0]), losses, {name: values.cpu() for name, values in outputs.codes.items()}))
-        # In the order of the rows, whoever encoded them: every item counts once.
-        done = sorted(done if processes == 1 else gather_object(done), key=lambda part: part[0])
-        sums = {name: sum(losses[name] for _, losses, _ in done) for name in done[0][1]}
-        return sums, {name: torch.cat([codes[name] for _, _, codes in done]) for name in done[0][2]}
+            return losses, {name: values.cpu() for name, values in outputs.codes.items()}
+
+        rows, size = np.arange(num_items), self.args.eval_batch_size
+        done = in_batches(rows, size, encode, "evaluation", processes=self.accelerator, progress=False)
+        sums = {name: sum(losses[name] for losses, _ in done) for name in done[0][0]}
+        return sums, {name: torch.cat([codes[name] for _, codes in done]) for name in done[0][1]}
 
 
 def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> dict[str, float]:
