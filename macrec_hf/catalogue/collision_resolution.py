@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..model.semantic_ids import code_keys
+from ..model.vector_quantization import code_keys
 
 _CHUNK_ELEMENTS = 2**22  # items x codes that are in memory at a time: 16 MB of float32 distances
 

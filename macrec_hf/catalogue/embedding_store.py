@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from ..model.semantic_ids import check_item_ids
 
 FORMAT_VERSION = 1
 _Content = TypeVar("_Content", list, dict)
@@ -34,7 +33,7 @@ class EmbeddingStore:
 
     def __init__(
         self,
-        arrays: "Mapping[str, np.ndarray | torch.Tensor]",
+        arrays: Mapping[str, np.ndarray | torch.Tensor],
         item_ids: Sequence[str] | None = None,
         missing: Mapping[str, Iterable[str]] | None = None,
         encoders: Mapping[str, str] | None = None,
@@ -43,7 +42,7 @@ class EmbeddingStore:
             raise ValueError("embeddings: expected at least one modality, got none.")
         self.arrays = {name: _as_array(name, array) for name, array in arrays.items()}
         num_rows = len(next(iter(self.arrays.values())))
-        self.item_ids = [str(row) for row in range(num_rows)] if item_ids is None else _as_ids(item_ids)
+        self.item_ids = [str(row) for row in range(num_rows)] if item_ids is None else check_item_ids(item_ids)
         self.encoders = dict(encoders or {})
         self._check_rows()
         self.present = {name: np.ones(len(self), dtype=bool) for name in self.arrays}
@@ -58,11 +57,6 @@ class EmbeddingStore:
                     f"embeddings[{name!r}]: expected one row for each of the {len(self.item_ids)} item ids, got "
                     f"{len(array)} rows. The ids and the array come from different catalogues: export them together."
                 )
-        seen: set[str] = set()
-        for item in self.item_ids:
-            if item in seen:
-                raise ValueError(f"item_ids: expected each id once, got {item!r} again. Remove the repeated row.")
-            seen.add(item)
 
     def _mark_missing(self, missing: Mapping[str, Iterable[str]]) -> None:
         row_of = {item: row for row, item in enumerate(self.item_ids)}
@@ -231,20 +225,8 @@ def _open_array(name: str, path: str | Path) -> np.ndarray:
         ) from error
 
 
-def _as_ids(item_ids: Iterable[str]) -> list[str]:
-    ids = list(item_ids)
-    for row, item in enumerate(ids):
-        if isinstance(item, bool) or not isinstance(item, str | Integral):
-            raise ValueError(
-                f"item_ids: expected strings or whole numbers, got {item!r} in row {row}. Is there a gap in the "
-                "column of ids? A column with gaps is read as floating point numbers."
-            )
-    return [str(item) for item in ids]
-
-
-def _as_array(name: str, values: "np.ndarray | torch.Tensor") -> np.ndarray:
-    # A tensor, told by what it can do: this file does not import torch.
-    array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asanyarray(values)
+def _as_array(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
+    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asanyarray(values)
     if array.ndim != 2:
         raise ValueError(
             f"embeddings[{name!r}]: expected shape (num_items, embedding_size), got {tuple(array.shape)}."

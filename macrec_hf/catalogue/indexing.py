@@ -11,8 +11,8 @@ from transformers.utils import logging
 
 from ..cpu import accelerate
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
-from ..model.semantic_ids import SemanticIdTable, check_item_ids, code_keys
-from ..model.vector_quantization import check_not_collapsed
+from ..model.semantic_ids import SemanticIdTable, check_item_ids
+from ..model.vector_quantization import check_not_collapsed, code_keys, collision_rate
 from .catalogue_batches import catalogue_latents, finite_rows, in_batches
 from .collision_resolution import (
     CollisionResolution,
@@ -304,8 +304,8 @@ def _resolve(
     distance = quantization_distance(latents[moved], codes[resolution.moved], codebooks)
     report = {
         "num_items": len(codes),
-        "collision_rate_before": _collision_rate(before, len(codebooks[0])),
-        "collision_rate_after": _collision_rate(after, len(codebooks[0])),
+        "collision_rate_before": collision_rate(before, len(codebooks[0])),
+        "collision_rate_after": collision_rate(after, len(codebooks[0])),
         "num_shared": len(shared),
         "num_moved": len(resolution.moved),
         "mean_distance": _mean(distance),
@@ -326,10 +326,6 @@ def _naming(modality: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"Modality {modality!r}: {error}") from error
-
-
-def _collision_rate(codes: torch.Tensor, codebook_size: int) -> float:
-    return 1.0 - len(torch.unique(code_keys(codes, codebook_size))) / len(codes) if len(codes) else 0.0
 
 
 def _mean(values: torch.Tensor) -> float:

@@ -109,7 +109,8 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
         codes, now = raw[name][in_store], table.codes[name][in_table]
         present = codes[:, 0] >= 0
         moved = int((codes != now).any(1)[present].sum())
-        found[name] = {"collision_rate_before": collision_rate(codes[present]), "num_moved": moved}
+        rate = collision_rate(codes, quantizer.config.codebook_size)
+        found[name] = {"collision_rate_before": rate, "num_moved": moved}
     return found
 
 

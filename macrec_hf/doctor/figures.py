@@ -12,8 +12,8 @@ import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
 from ..catalogue.embedding_store import EmbeddingStore
-from ..model.semantic_ids import SemanticIdTable, code_keys
-from ..model.vector_quantization import codebook_health
+from ..model.semantic_ids import SemanticIdTable
+from ..model.vector_quantization import code_keys, codebook_health
 
 NUM_BARS = 16  # paper, Figure 4: 256 codewords, 16 to a bar
 MAX_LABELLED_ITEMS = 50_000  # items for the mutual information, evenly spaced

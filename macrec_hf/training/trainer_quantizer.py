@@ -283,7 +283,7 @@ def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> d
     metrics: dict[str, float] = {}
     for name, values in codes.items():
         values = values[values[:, 0] >= 0]
-        metrics[f"collision_rate_{name}"] = collision_rate(values)
+        metrics[f"collision_rate_{name}"] = collision_rate(values, codebook_size)
         for level, health in enumerate(codebook_health(values, codebook_size), start=1):
             metrics |= {f"{what}_{name}_{level}": value for what, value in health.items()}
     rates = [metrics[f"collision_rate_{name}"] for name in codes]

@@ -60,7 +60,7 @@ def test_nan_in_a_present_row_is_named_and_in_a_missing_row_is_not_looked_at():
     "changes, message",
     [
         ({"item_ids": list("abcde")}, "one row for each of the 5 item ids, got 6 rows"),
-        ({"item_ids": list("abcdea")}, "'a' again"),
+        ({"item_ids": list("abcdea")}, "1 repeated, e.g. \\['a'\\]"),
         ({"item_ids": ["a", None, *"cdef"]}, "strings or whole numbers, got None in row 1. Is there a gap"),
         ({"item_ids": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}, "got 1.0 in row 0.*read as floating point numbers"),
         ({"arrays": {}}, "at least one modality"),

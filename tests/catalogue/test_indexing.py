@@ -195,11 +195,11 @@ def test_removed_items():
 
 def test_wrong_input():
     quantizer, embeddings = make_quantizer(), make_embeddings(6)
-    with pytest.raises(ValueError, match="distinct item ids, got 1 repeated, e.g. \\['a'\\]"):
+    with pytest.raises(ValueError, match="item_ids: expected each id once, got 1 repeated, e.g. \\['a'\\]"):
         build_semantic_ids(quantizer, embeddings, ["a", "b", "a", "c", "d", "e"])
     with pytest.raises(ValueError, match="one row for each of the 5 item ids, got 6 rows"):
         build_semantic_ids(quantizer, embeddings, ids(5))
-    with pytest.raises(ValueError, match="item ids to be strings, got None"):
+    with pytest.raises(ValueError, match="item_ids: expected strings or whole numbers, got None in row 2"):
         build_semantic_ids(quantizer, embeddings, ["a", "b", None, "c", "d", "e"])
     with pytest.raises(ValueError, match="Expected item_ids, one per row of the embeddings, got None"):
         build_semantic_ids(quantizer, embeddings)

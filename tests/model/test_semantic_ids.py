@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from macrec_hf.model.semantic_ids import SemanticIdTable, check_modalities, code_keys, code_tokens, token_name
+from macrec_hf.model.semantic_ids import SemanticIdTable, check_modalities, code_tokens, token_name
+from macrec_hf.model.vector_quantization import code_keys
 
 INSTRUMENTS = Path(__file__).parents[2].parent / "shared" / "data" / "instruments"
 needs_instruments = pytest.mark.skipif(
@@ -94,17 +95,19 @@ def test_what_counts_as_equal():
 
 
 def test_input_is_checked():
-    with pytest.raises(ValueError, match="distinct item ids, got 1 repeated, e.g. \\['a'\\]"):
+    with pytest.raises(ValueError, match="item_ids: expected each id once, got 1 repeated, e.g. \\['a'\\]"):
         SemanticIdTable(["a", "b", "a"], {"text": [[1], [2], [3]]})
-    with pytest.raises(ValueError, match="item ids to be strings, got nan. Is there a gap"):
+    with pytest.raises(ValueError, match="expected strings or whole numbers, got nan in row 1. Is there a gap"):
         SemanticIdTable(["a", float("nan")], {"text": [[1], [2]]})
-    with pytest.raises(ValueError, match=r"shape \(2, num_levels\) for 'text', one row per item, got \(1, 2\)"):
+    with pytest.raises(ValueError, match="item_ids: expected strings or whole numbers, got True in row 0"):
+        SemanticIdTable([True], {"text": [[1]]})
+    with pytest.raises(ValueError, match=r"codes\['text'\]: expected shape \(2, num_levels\), .* got \(1, 2\)"):
         SemanticIdTable(["a", "b"], {"text": [[1, 2]]})
-    with pytest.raises(ValueError, match=r"codes of 'text' in \[0, 256\).* got \[0, 256\] in row 1"):
+    with pytest.raises(ValueError, match=r"codes\['text'\]: expected codes in \[0, 256\).* got \[0, 256\] in row 1"):
         SemanticIdTable(["a", "b"], {"text": [[1, 2], [0, 256]]})
     with pytest.raises(ValueError, match=r"a whole row of -1 for no ID, got \[-1, 2\] in row 0"):
         SemanticIdTable(["a"], {"text": [[-1, 2]]})
-    with pytest.raises(ValueError, match="Expected integer codes for 'text', got torch.float32"):
+    with pytest.raises(ValueError, match=r"codes\['text'\]: expected a tensor of integers, got torch.float32"):
         SemanticIdTable(["a"], {"text": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="as many levels in each modality, got {'text': 2, 'image': 1}"):
         SemanticIdTable(["a"], {"text": [[1, 2]], "image": [[1]]})
@@ -171,7 +174,7 @@ def test_index_json_of_three_modalities_and_missing_items(tmp_path):
     assert all(again.tokens(item, m) == table.tokens(item, m) for item in table.item_ids for m in table.modalities)
     assert SemanticIdTable.from_index_json(text=paths["text"]).codebook_size == 256
     assert SemanticIdTable.from_index_json(text=paths["text"], codebook_size=3).codebook_size == 3
-    with pytest.raises(ValueError, match=r"codes of 'text' in \[0, 2\)"):
+    with pytest.raises(ValueError, match=r"codes in \[0, 2\)"):
         SemanticIdTable.from_index_json(text=paths["text"], codebook_size=2)
 
 

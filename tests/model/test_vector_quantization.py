@@ -45,7 +45,9 @@ def test_straight_through_is_the_quantized_value_with_the_latents_gradient():
 
 def test_collision_rate_and_health_by_hand():
     codes = torch.tensor([[0, 1], [0, 1], [0, 2], [3, 1]])
-    assert collision_rate(codes) == 0.25  # three distinct tuples, four items
+    assert collision_rate(codes, 4) == 0.25  # three distinct tuples, four items
+    absent = torch.full((3, 2), -1)
+    assert collision_rate(torch.cat([absent, codes]), 4) == 0.25 and collision_rate(absent, 4) == 0.0
     first, second = codebook_health(codes, 4)
     assert first["usage"] == 0.5 and first["dead_codes"] == 2
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
