@@ -40,7 +40,7 @@ def main():
     old = recommender.table
     before = EmbeddingStore.open(args.old or args.output / "emb")
     new = EmbeddingStore.open(args.new) if args.new else changed_copies(before)
-    grown = add_items(old, None, new, recommender.quantizer)
+    grown = add_items(old, recommender.quantizer, new)
     histories = user_histories(read_interactions(interactions), old.row_of)
     known, targets = leave_one_out(histories, "test")
     print(f"{old.num_items} items, {grown.num_items - old.num_items} new ones, {len(known)} users")

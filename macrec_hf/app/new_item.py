@@ -93,7 +93,7 @@ def place_item(
         raise ValueError(f"Expected at least one modality that can be encoded, got none ({why}).")
     store = EmbeddingStore(embeddings, [item_id], missing={name: [item_id] for name in reasons})
     natural = encode_catalogue(quantizer, store)
-    grown = add_items(table, None, store, quantizer)
+    grown = add_items(table, quantizer, store)
     places = {
         name: Place([], missing=reasons[name]) if name in reasons else _place(table, grown, name, natural[name][0])
         for name in table.modalities

@@ -108,9 +108,9 @@ def build_semantic_ids(
 
 def add_items(
     table: SemanticIdTable,
-    item_ids: Sequence[str] | None,
-    embeddings: Embeddings,
     quantizer: MacRecQuantizer,
+    embeddings: Embeddings,
+    item_ids: Sequence[str] | None = None,
     *,
     modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
     batch_size: int = 1024,
@@ -121,9 +121,9 @@ def add_items(
 
     Args:
         table: the catalogue so far, left as it is.
-        item_ids: ids of the new items, none of them in the table. `None`: those of the store.
-        embeddings: of the new items only, as in [`build_semantic_ids`].
         quantizer: the one that the table was made with.
+        embeddings: of the new items only, as in [`build_semantic_ids`].
+        item_ids: ids of the new items, none of them in the table. Default: the store's own.
         modality_mask: as in [`build_semantic_ids`], for the new items.
         batch_size: items encoded at a time. Default 1024 (paper, implementation details).
 

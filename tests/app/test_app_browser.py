@@ -258,7 +258,7 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
     page.locator("#landing .place").first.wait_for()
     items = {"item_id": ["new-1"], "title": ["Estrella <mug> Nova"], "text": ["A mug with stripes."], "image": [photo]}
     store = embed_items(pd.DataFrame(items), shop.encoders, progress=False).store
-    table = add_items(shop.recommender.table, None, store, shop.recommender.quantizer)
+    table = add_items(shop.recommender.table, shop.recommender.quantizer, store)
     for name in table.modalities:
         place = page.locator(f'#landing .place[data-modality="{name}"]')
         assert place.locator("> code").inner_text() == "".join(table.tokens("new-1", name))

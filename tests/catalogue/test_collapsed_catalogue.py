@@ -46,7 +46,7 @@ def test_more_items_than_ids():
 def test_new_items_that_are_all_alike_join_a_healthy_catalogue():
     quantizer = make_quantizer()
     table = build_semantic_ids(quantizer, embeddings(3000, 3000), ids(3000))
-    grown = add_items(table, ids(1500, 3000), embeddings(1500, 1), quantizer)
+    grown = add_items(table, quantizer, embeddings(1500, 1), ids(1500, 3000))
     assert grown.num_items == 4500 and grown.collision_rate("text") == 0.0
 
 

@@ -139,7 +139,7 @@ def test_added_items_leave_the_old_ids_alone():
     fingerprint = table.fingerprint()
     fresh = make_embeddings(20, seed=5)
     new = {m: torch.cat([e[:30], fresh[m]]) for m, e in old.items()}
-    grown = add_items(table, ids(50, "n"), new, quantizer)
+    grown = add_items(table, quantizer, new, ids(50, "n"))
     assert table.fingerprint() == fingerprint
     assert grown.item_ids == ids(100) + ids(50, "n")
     for m in SIZES:
@@ -155,7 +155,7 @@ def test_added_items_without_a_modality_and_from_a_store():
     quantizer = make_quantizer()
     table = build_semantic_ids(quantizer, make_embeddings(20), ids(20))
     store = EmbeddingStore(make_embeddings(3, seed=1), ids(3, "n"), missing={"image": ["n1"]})
-    grown = add_items(table, None, store, quantizer)
+    grown = add_items(table, quantizer, store)
     assert grown.tokens("n1", "image") == []
     assert len(grown.tokens("n1", "text")) == 3
 
@@ -164,7 +164,7 @@ def test_added_to_a_table_with_imported_shared_ids():
     quantizer = make_quantizer()
     shared = torch.tensor([[1, 2, 3], [1, 2, 3], [-1, -1, -1]])
     table = SemanticIdTable(ids(3), {"text": shared, "image": shared}, 8)
-    grown = add_items(table, ids(30, "n"), make_embeddings(30), quantizer)
+    grown = add_items(table, quantizer, make_embeddings(30), ids(30, "n"))
     assert grown.items((1, 2, 3), "text") == ["i0", "i1"]
     assert grown.collision_rate("text") == pytest.approx(1 / 32)
 
@@ -172,10 +172,10 @@ def test_added_to_a_table_with_imported_shared_ids():
 def test_adding_until_the_space_is_full():
     quantizer = make_quantizer(codebook_size=4, num_levels=2)
     table = build_semantic_ids(quantizer, make_embeddings(10), ids(10))
-    full = add_items(table, ids(6, "n"), make_embeddings(6, seed=2), quantizer)
+    full = add_items(table, quantizer, make_embeddings(6, seed=2), ids(6, "n"))
     with pytest.raises(ValueError, match="1 of 17 items are left without one"):
-        add_items(full, ["one more"], make_embeddings(1), quantizer)
-    assert add_items(remove_items(full, ["i3"]), ["one more"], make_embeddings(1), quantizer).num_items == 16
+        add_items(full, quantizer, make_embeddings(1), ["one more"])
+    assert add_items(remove_items(full, ["i3"]), quantizer, make_embeddings(1), ["one more"]).num_items == 16
 
 
 def test_removed_items():
@@ -225,11 +225,11 @@ def test_wrong_input_to_add_items():
     quantizer = make_quantizer()
     table = build_semantic_ids(quantizer, make_embeddings(6), ids(6))
     with pytest.raises(ValueError, match="got 1 that the table has already, e.g. \\['i5'\\]"):
-        add_items(table, ["n", "i5"], make_embeddings(2), quantizer)
+        add_items(table, quantizer, make_embeddings(2), ["n", "i5"])
     with pytest.raises(ValueError, match="the quantizer's modalities, levels and codebook size .* another quantizer"):
-        add_items(table, ["n"], make_embeddings(1), make_quantizer(codebook_size=9))
+        add_items(table, make_quantizer(codebook_size=9), make_embeddings(1), ["n"])
     with pytest.raises(ValueError, match="another quantizer"):
-        add_items(table, ["n"], make_embeddings(1), make_quantizer({"image": 5, "text": 7}))
+        add_items(table, make_quantizer({"image": 5, "text": 7}), make_embeddings(1), ["n"])
 
 
 def test_saved_quantizer_gives_the_same_ids(tmp_path):
