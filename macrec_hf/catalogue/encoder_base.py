@@ -16,11 +16,18 @@ class _Learned(Protocol):
 Encoder = TypeVar("Encoder", bound=_Learned)
 
 
-def centre_and_scale(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The mean row, and the one number that brings the mean square of the rest to 1."""
-    mean = np.nanmean(rows, axis=0)
-    spread = np.sqrt(np.nanmean(np.square(rows - mean)))
-    return {"mean": mean.astype(np.float32), "scale": np.float32(1 / spread if spread > 1e-6 else 1).reshape(())}
+def centre_and_scale(rows: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows of a catalogue centred and scaled by one number to a mean square of 1, float32.
+
+    The mean row and the number are those of the first catalogue, which is when they are put into `state`; rows of NaN
+    do not count.
+    """
+    if "mean" not in state:
+        mean = np.nanmean(rows, axis=0)
+        spread = np.sqrt(np.nanmean(np.square(rows - mean)))
+        state["mean"] = mean.astype(np.float32)
+        state["scale"] = np.array(1 / spread if spread > 1e-6 else 1, dtype=np.float32)
+    return ((rows - state["mean"]) * state["scale"]).astype(np.float32)
 
 
 def save_state(encoder: _Learned, path: str | Path) -> None:

@@ -25,7 +25,22 @@ HUES, GREYS, ORIENTATIONS = 12, 5, 8
 EDGE_WEIGHT = 0.5  # edges count for half as much as colours
 
 
-class OfflineTextEncoder:
+class _OfflineEncoder:
+    """What both share: the size, the seed, and what was learned from the first catalogue."""
+
+    name = "offline"
+
+    def __init__(self, dimension: int, seed: int):
+        self.dimension, self.seed = dimension, seed
+        self.state: dict[str, np.ndarray] = {}
+
+    @property
+    def settings(self) -> dict:
+        """What it takes to make the same encoder again, for `meta.json`."""
+        return {"dimension": self.dimension, "seed": self.seed}
+
+
+class OfflineTextEncoder(_OfflineEncoder):
     """Hashed TF-IDF of words and word pairs, then truncated SVD, rows brought to equal length.
 
     Args:
@@ -33,12 +48,8 @@ class OfflineTextEncoder:
         seed: of the randomised SVD.
     """
 
-    name = "offline"
-
     def __init__(self, dimension: int = 256, seed: int = 0):
-        self.dimension = dimension
-        self.seed = seed
-        self.state: dict[str, np.ndarray] = {}
+        super().__init__(dimension, seed)
         self._hasher = HashingVectorizer(
             n_features=HASH_BUCKETS,
             ngram_range=(1, 2),
@@ -47,11 +58,6 @@ class OfflineTextEncoder:
             norm=None,
             dtype=np.float32,
         )
-
-    @property
-    def settings(self) -> dict:
-        """What it takes to make the same encoder again, for `meta.json`."""
-        return {"dimension": self.dimension, "seed": self.seed}
 
     def batch_features(self, texts: list[str]) -> scipy.sparse.csr_matrix:
         """Counts, sparse (batch_size, HASH_BUCKETS)."""
@@ -69,9 +75,7 @@ class OfflineTextEncoder:
         rows = weights.transform(counts[:, self.state["columns"]]) @ self.state["components"].T
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = np.divide(rows, length, out=np.full_like(rows, np.nan), where=length > 0)
-        if "mean" not in self.state:
-            self.state.update(centre_and_scale(rows))
-        return ((rows - self.state["mean"]) * self.state["scale"]).astype(np.float32)
+        return centre_and_scale(rows, self.state)
 
     def _fit(self, counts: scipy.sparse.csr_matrix) -> None:
         columns = np.unique(counts.indices)
@@ -81,7 +85,7 @@ class OfflineTextEncoder:
         self.state = {"columns": columns.astype(np.int64), "idf": idf, "components": components}
 
 
-class OfflineImageEncoder:
+class OfflineImageEncoder(_OfflineEncoder):
     """Where in the photo which colours and which edge directions are, then a principal component analysis.
 
     Args:
@@ -89,17 +93,8 @@ class OfflineImageEncoder:
         seed: of the randomised SVD.
     """
 
-    name = "offline"
-
     def __init__(self, dimension: int = 128, seed: int = 0):
-        self.dimension = dimension
-        self.seed = seed
-        self.state: dict[str, np.ndarray] = {}
-
-    @property
-    def settings(self) -> dict:
-        """What it takes to make the same encoder again, for `meta.json`."""
-        return {"dimension": self.dimension, "seed": self.seed}
+        super().__init__(dimension, seed)
 
     def batch_features(self, photos: list[Image.Image]) -> np.ndarray:
         """Histograms, float32 (batch_size, num_bins)."""
@@ -112,9 +107,7 @@ class OfflineImageEncoder:
             components = _components(histograms - centre, self.dimension, self.seed)
             self.state = {"centre": centre, "components": components}
         rows = (histograms - self.state["centre"]) @ self.state["components"].T
-        if "mean" not in self.state:
-            self.state.update(centre_and_scale(rows))
-        return ((rows - self.state["mean"]) * self.state["scale"]).astype(np.float32)
+        return centre_and_scale(rows, self.state)
 
 
 def photo_histograms(photo: Image.Image) -> np.ndarray:

@@ -79,9 +79,7 @@ class _TransformerEncoder:
         """Features of all items, float32 (num_items, embedding_size), standardised unless told otherwise."""
         if not self.standardize or not np.isfinite(features).all():  # the caller names what is not finite
             return features
-        if not self.state:
-            self.state = centre_and_scale(features)
-        return ((features - self.state["mean"]) * self.state["scale"]).astype(np.float32)
+        return centre_and_scale(features, self.state)
 
 
 class TransformerTextEncoder(_TransformerEncoder):
