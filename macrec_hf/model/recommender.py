@@ -183,7 +183,7 @@ class MacRecRecommender:
             ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.
         """
         decoding = Decoding(num_beams=num_beams, top_k=top_k, modality=modality, fusion=fusion, batch_size=batch_size)
-        self._check(histories, on_unknown)
+        self._check(histories, top_k, on_unknown)
         if not len(histories):
             return []
         skip = on_unknown == "skip"
@@ -260,12 +260,14 @@ class MacRecRecommender:
                 delete_patterns=_saving().parts_that_may_be_absent(inside=True),  # what the folder has not
             )
 
-    def _check(self, histories: Sequence[Sequence[str]], on_unknown: str) -> None:
+    def _check(self, histories: Sequence[Sequence[str]], top_k: int, on_unknown: str) -> None:
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise ValueError(
                 'histories: expected a list of histories such as [["i1", "i7"], ["i3"]], got item ids where histories '
                 "should be. Put a single history into a list: recommend([history])."
             )
+        if top_k is None:  # a list as long as what the beams hold is for evaluations
+            raise ValueError("top_k: expected a whole number of at least 1, got None.")
         if on_unknown not in ("raise", "skip"):
             raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
 

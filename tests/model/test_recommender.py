@@ -200,8 +200,9 @@ def test_the_quantizer_travels_along(tmp_path):
 def test_refusals(recommender):
     with pytest.raises(ValueError, match="Put a single history into a list"):
         recommender.recommend(["i1", "i7"])
-    with pytest.raises(ValueError, match="top_k: expected a whole number of at least 1, got 0"):
-        recommender.recommend(HISTORIES, top_k=0)
+    for top_k in (0, None):
+        with pytest.raises(ValueError, match=f"top_k: expected a whole number of at least 1, got {top_k}"):
+            recommender.recommend(HISTORIES, top_k=top_k)
     with pytest.raises(ValueError, match="num_beams: expected a whole number of at least 1, got 2.5"):
         recommender.recommend(HISTORIES, num_beams=2.5)
     with pytest.raises(ValueError, match="on_unknown: expected 'raise' or 'skip', got 'ignore'"):
