@@ -28,6 +28,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from macrec_hf.cpu import accelerate  # noqa: E402
 from macrec_hf.cpu.linear import product_by_onednn, products_are_held_back  # noqa: E402
 from macrec_hf.model.beam_search import beam_search  # noqa: E402
 from macrec_hf.model.logits_process import SemanticIdLogitsProcessor  # noqa: E402
@@ -45,7 +46,7 @@ def main():
     args = parse_arguments()
     codes, histories, origin = load_data(args.modality)
     clock = CLOCKS[args.clock]
-    compact = build_model(COMPACT_OFFSET + 2 * NUM_LEVELS * CODEBOOK_SIZE)
+    compact = accelerate(build_model(COMPACT_OFFSET + 2 * NUM_LEVELS * CODEBOOK_SIZE))
     field_model = build_model(T5_VOCABULARY + 2 * NUM_LEVELS * CODEBOOK_SIZE)
     field_offsets = level_offsets(T5_VOCABULARY)
     trie = SemanticIdTrie(torch.from_numpy(codes), CODEBOOK_SIZE, level_offsets(COMPACT_OFFSET))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from decoding import CODEBOOK_SIZE, COMPACT_OFFSET, NUM_LEVELS, build_model, level_offsets
 
+from macrec_hf.cpu import accelerate
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
 from macrec_hf.model.model_files import load_model_directory
 from macrec_hf.model.scoring import exact_scores
@@ -41,7 +42,7 @@ def main():
     args = parser.parse_args()
     vocab_size = COMPACT_OFFSET + 2 * NUM_LEVELS * CODEBOOK_SIZE
     small = {"d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8} if args.check == "places" else {}
-    model = build_model(vocab_size, **small)
+    model = accelerate(build_model(vocab_size, **small))
     with torch.no_grad():
         {"scale": scale, "places": places, "survival": survival, "joint": joint}[args.check](model, args)
 
@@ -188,7 +189,11 @@ def load_trained(args, histories):
     trie = SemanticIdTrie.from_table(parts.table, parts.tokenizer, modality=args.modality)
     tokens = parts.tokenizer.item_token_ids(parts.table, args.modality)
     rows = np.array([parts.table.row_of[str(item)] for item in range(parts.table.num_items)])
-    return parts.model.eval(), trie, [tokens[rows[history]].ravel().astype(np.int64) for history in histories]
+    return (
+        accelerate(parts.model.eval()),
+        trie,
+        [tokens[rows[history]].ravel().astype(np.int64) for history in histories],
+    )
 
 
 if __name__ == "__main__":

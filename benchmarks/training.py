@@ -9,12 +9,13 @@ timed, because the sides differ in what becomes of freed memory:
         scripts were written. Quantizer: rows fetched one by one, positives drawn item by item in Python, in several
         ways (`--draws`): by searching the batch's labels once for each item, by looking up which of the catalogue's
         items with the same label are in the batch, as the paper's public code does, or by comparing labels one by one
-    (b) ours: batches of `MacRecTrainer` / `MacRecQuantizerTrainer` and their `training_step`; of the recommender 50
+    (p) ours with transformers' layers and torch's products: batches of `MacRecTrainer` and its `training_step`; 50
         batches a repeat, which are the groups by length of 12,800 examples: long and short ones in their shares
+    (b) the same accelerated by `macrec_hf.cpu`, in float32; of the quantizer `MacRecQuantizerTrainer`'s step
+    (h) the same in bfloat16 autocast, the default on CPUs that multiply it
     (e) the arithmetic floor: the products of a step as T5 and the quantizer are written, at the speed of torch's best
         product
-    (f) the same at the speed of the product that `cpu_linear.py` takes instead, on processors where it does
-    (l) of the recommender: (e) with fewer products for cross-attention, which needs no keys and values of the source
+    (f) the same at the speed of the product that `cpu/linear.py` takes instead, on processors where it does
 
 Both sides of a stage have the same tasks, losses, sizes (the paper's) and batch size. The recommender reads
 `../shared/data/instruments`, or a synthetic set of the same size where that is absent; the quantizer's catalogue is
@@ -74,7 +75,7 @@ def main():
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", default="recommender,quantizer", help="which stages (default both)")
-    parser.add_argument("--sides", default="ab", help="which sides (default ab)")
+    parser.add_argument("--sides", default="apbh", help="which sides (default apbh)")
     parser.add_argument(
         "--steps", type=int, default=4, help="steps in each repeat, but 50 of our recommender's (default 4)"
     )
@@ -90,25 +91,32 @@ def parse_arguments():
 def recommender(args, folder):
     table, tasks = instruments(folder)
     tokenizer = SemanticIdTokenizer.from_table(table)
-    torch.manual_seed(0)
-    ours = OurSteps(
-        MacRecTrainer(
+
+    def ours(name, **chosen):
+        torch.manual_seed(0)
+        trainer = MacRecTrainer(
             MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer))),
             MacRecTrainingArguments(
-                str(folder / "ours"),
+                str(folder / name),
                 per_device_train_batch_size=args.batch_size,
                 report_to="none",
                 use_cpu=True,
                 dataloader_pin_memory=False,
+                **chosen,
             ),
             train_dataset=tasks,
             processing_class=tokenizer,
             table=table,
-        ),
-        lambda batch: flops_of_batch(batch, ours.model.config),
-    )
-    sides = {"a": FieldRecommender(tasks, table, tokenizer, args.batch_size), "b": ours}
-    report("recommender", "examples", args.batch_size, sides, ours, args)
+        )
+        return OurSteps(trainer, lambda batch: flops_of_batch(batch, trainer.model.config))
+
+    sides = {
+        "a": FieldRecommender(tasks, table, tokenizer, args.batch_size),
+        "p": ours("plain", use_cpu_kernels=False, bf16=False),
+        "b": ours("accelerated", bf16=False),
+        "h": ours("bf16", bf16=True),
+    }
+    report("recommender", "examples", args.batch_size, sides, args)
 
 
 def quantizer(args, folder):
@@ -137,57 +145,56 @@ def quantizer(args, folder):
     sides = {"a": FieldQuantizer(arrays, labels, model, batch_size), "b": ours}
     for draw in args.draws:
         sides["a"].draw = DRAWS[draw]
-        report(f"quantizer, positives of (a) by {draw}", "items", batch_size, sides, ours, args)
+        report(f"quantizer, positives of (a) by {draw}", "items", batch_size, sides, args)
 
 
-def report(stage, unit, batch_size, sides, ours, args):
+NAMES = {"a": "field's loop", "p": "plain", "b": "accelerated", "h": "accelerated, bf16"}
+
+
+def report(stage, unit, batch_size, sides, args):
     """Runs the sides in turn and prints rates and ratios."""
-    clock = CLOCKS[args.clock]
-    seconds, examples, speeds = {side: [] for side in args.sides}, {side: [] for side in args.sides}, {}
-    flops = []
+    clock, order = CLOCKS[args.clock], [side for side in args.sides if side in sides]
+    seconds, examples, speeds = {side: [] for side in order}, {side: [] for side in order}, {}
     for repeat in range(args.repeats + WARM_UP):
-        turn = repeat % len(args.sides)
-        for side in args.sides[turn:] + args.sides[:turn]:
-            keep_freed_memory(KEPT if side == "b" else BY_ITSELF)
+        turn = repeat % len(order)
+        for side in order[turn:] + order[:turn]:
+            steps = GROUPED if getattr(sides[side], "grouped", False) else args.steps
+            keep_freed_memory(BY_ITSELF if side in "ap" else KEPT)
             sides[side].step()  # not timed: under the other side's setting the memory went back to the system
-            ours.flops = np.zeros(2)
+            sides["b"].flops = 0.0
             start = clock()
-            done = sum(sides[side].step() for _ in range(GROUPED if side == "b" and ours.grouped else args.steps))
+            done = sum(sides[side].step() for _ in range(steps))
             elapsed = clock() - start
             if repeat >= WARM_UP:
                 seconds[side].append(elapsed)
                 examples[side].append(done)
                 if side == "b":
-                    flops.append(ours.flops / done)
+                    each = sides["b"].flops / done
             speeds = {name: max(speed, speeds.get(name, 0)) for name, speed in machine_speed(clock).items()}
     print(f"\n{stage}: batch {batch_size}, {args.repeats} repeats of {args.steps} steps")
     print_machine(speeds)
     rates = {
         side: statistics.median(done / time for done, time in zip(examples[side], seconds[side], strict=True))
-        for side in args.sides
+        for side in order
     }
-    names = {"a": "field's loop", "b": "ours"}
     for side, rate in rates.items():
-        print(f"({side}) {names[side]:20s}{rate:9.1f} {unit}/s")
-    if flops:
-        each, least = np.median(flops, axis=0)
+        print(f"({side}) {NAMES[side]:20s}{rate:9.1f} {unit}/s")
+    if "b" in order:
         for letter, (name, speed) in floors(speeds).items():
             rates[letter] = speed / each
             print(f"({letter}) {name:20s}{rates[letter]:9.1f} {unit}/s ({each / 1e9:.3f} GFLOP each)")
-        if least < each:
-            rates["l"] = max(rates[letter] for letter in "ef" if letter in rates) * each / least
-            print(f"(l) {'with fewest products':20s}{rates['l']:9.1f} {unit}/s ({least / 1e9:.3f} GFLOP each)")
-    print_ratios(rates, ("ba", "be", "bf", "bl"))
+    print_ratios(rates, ("pa", "ba", "ha", "bp", "hp", "hb", "be", "bf"))
 
 
 class OurSteps:
     """(b): the trainer's own batches, step and optimizer."""
 
     def __init__(self, trainer, count):
-        self.trainer, self.model, self.count, self.flops = trainer, trainer.model, count, np.zeros(2)
+        self.trainer, self.model, self.count, self.flops = trainer, trainer.model, count, 0.0
         self.grouped = trainer.args.train_sampling_strategy == "group_by_length"
         trainer.current_gradient_accumulation_steps = 1  # what `train` sets
         self.optimizer = trainer.create_optimizer()
+        self.model = trainer.accelerator.prepare_model(trainer.model)  # autocast, where it is asked for
         self.batches = forever(trainer.get_train_dataloader())
         self.model.train()
 
@@ -303,8 +310,8 @@ def with_t5_vocabulary(tokenizer):
 
 
 def flops_of_batch(batch, config):
-    """Products of one step without padding, as T5 is written and with the fewest for cross-attention: those of the
-    forward pass, three times (the backward pass has two for each); a product of (m, k) and (k, n) is 2·m·k·n."""
+    """Products of one step without padding: those of the forward pass, three times (the backward pass has two for
+    each); a product of (m, k) and (k, n) is 2·m·k·n."""
     inner = config.num_heads * config.d_kv
     project, dense = 2 * config.d_model * inner, 2 * 2 * config.d_model * config.d_ff
 
@@ -320,13 +327,7 @@ def flops_of_batch(batch, config):
     modalities, items, _ = batch["alignment_input_ids"].shape
     aligned = encoder(torch.full((modalities * items,), float(levels)).double())
     aligned += 2 * items**2 * config.d_model
-    written = 3 * float(encoder(lengths) + decoder + head + aligned)
-    # Queries and what is attended pass through the weights of keys and values; scores and sums are over d_model.
-    attended = 2 * 2 * config.num_heads * config.d_model * levels * lengths.sum()
-    replaced = lengths.sum() * 2 * project + 2 * 2 * inner * levels * lengths.sum()
-    through = 2 * project * examples * levels
-    fewest = written + 3 * config.num_decoder_layers * float(attended + through - replaced)
-    return np.array([written, min(written, fewest)])
+    return 3 * float(encoder(lengths) + decoder + head + aligned)
 
 
 # Quantizer
@@ -417,7 +418,7 @@ def flops_of_quantizer(batch, model):
     similarities = 2 * len(rows) ** 2 * config.codebook_dim
     pairs = len(config.modalities) * (len(config.modalities) - 1)
     terms = sum(weight > 0 for weight in config.contrastive_weights) * pairs + pairs
-    return np.full(2, total + 3 * terms * similarities)
+    return total + 3 * terms * similarities
 
 
 DRAWS |= {"search": drawn_by_searching, "lookup": drawn_by_looking_up, "compare": drawn_by_comparing}
