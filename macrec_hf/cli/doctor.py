@@ -79,7 +79,7 @@ def _local_folder(argument: str) -> Path | None:
     """
     if read_pairs(argument) is not None:
         return None
-    from ..model.hub_folder import hub_folder
+    from ..model.files import hub_folder
 
     return hub_folder(argument, _PATTERNS, "a folder, a repository of the Hub or text=X.json,image=Y.json")
 

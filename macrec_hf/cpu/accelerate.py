@@ -7,9 +7,9 @@ from torch import nn
 from transformers import T5ForConditionalGeneration
 
 from ..model.search_kernels import SearchKernels
-from .attention import use_byte_dropout_attention
+from .attention import NAME, use_byte_dropout_attention
 from .beam_parts import run_parts
-from .byte_dropout import use_byte_dropout
+from .byte_dropout import ByteDropout, use_byte_dropout
 from .linear import CpuLinear, linear, onednn_pays, use_cpu_linear
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -42,4 +42,11 @@ def _add_linear(hidden: torch.Tensor, change: torch.Tensor, weight: torch.Tensor
     return hidden.addmm_(change, weight.t())
 
 
-_SEARCH = SearchKernels(linear, _add_linear, (nn.Linear, CpuLinear), run_parts)
+_SEARCH = SearchKernels(
+    linear=linear,
+    add_linear=_add_linear,
+    linear_classes=(nn.Linear, CpuLinear),
+    dropout_classes=(nn.Dropout, ByteDropout),
+    attention_names=(*SearchKernels.attention_names, NAME),
+    run_parts=run_parts,
+)

@@ -12,8 +12,9 @@ from transformers.utils import ModelOutput
 
 from .limits import Limits, TrieLimits
 from .logits_process import SemanticIdLogitsProcessor
-from .search_kernels import Part, search_kernels
-from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token
+from .model_decoding import SearchPasses, Steps
+from .search_kernels import Part
+from .t5_decoding import score_dtype, start_token
 from .trie import SemanticIdTrie
 
 _DEFAULT_NUM_BEAMS = 20  # authors' code
@@ -63,7 +64,8 @@ def beam_search(
 
     One encoder pass and one projection of the cross-attention's keys and values for each user; each step scores only
     the children of the live nodes, normalised over the whole vocabulary. There is no dropout, whatever the mode of the
-    model, and nothing is remembered between calls.
+    model, and nothing is remembered between calls. A model that does more than T5's weights say (hooks, replaced or
+    subclassed modules) is searched through its own forward pass, see [`SearchPasses`].
 
     Args:
         model: any `T5ForConditionalGeneration`.
@@ -129,17 +131,16 @@ def _decode(
     input_ids, attention_mask = _stacked(requests, length)  # with `states` there is one request: nothing is copied
     leaves = torch.full((sum(sizes), num_beams), -1, device=device)
     scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=device)
-    encode, hidden = None, states
+    passes, encode, hidden = SearchPasses(model), None, states
     if hidden is None:
-        encode = EncoderPass(model)
+        encode = passes.encoder()
         hidden = torch.zeros(sum(sizes), length, model.config.d_model, dtype=model.dtype, device=device)
-    weights = DecoderWeights(model)
 
     def search(part: Part) -> None:
         users, columns = part
         mask = None if attention_mask is None else attention_mask[users, columns]
         encoded = hidden[users, columns] if encode is None else encode(input_ids[users, columns], mask)
-        steps = DecoderSteps(weights, encoded, mask)
+        steps = passes.decoder(encoded, mask)
         groups = _groups(requests, sizes, users)
         found, found_scores = _search(steps, groups, num_beams)
         leaves[users, : found.shape[1]], scores[users, : found.shape[1]] = found, found_scores
@@ -148,7 +149,7 @@ def _decode(
 
     rows = 1 + (trie.num_levels - 1) * num_beams
     users = torch.arange(sum(sizes), device=device)
-    search_kernels(model).run_parts(search, attention_mask, users, length, rows)
+    passes.run_parts(search, attention_mask, users, length, rows)
     widths = [request.input_ids.shape[1] for request in requests]
     each = zip(leaves.split(sizes), scores.split(sizes), hidden.split(sizes), widths, strict=True)
     return [BeamResult(leaf, score, state[:, :width]) for leaf, score, state, width in each]
@@ -180,7 +181,7 @@ def _groups(requests: Sequence[BeamRequest], sizes: Sequence[int], users: torch.
     return groups
 
 
-def _search(steps: DecoderSteps, groups: Sequence[Group], num_beams: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _search(steps: Steps, groups: Sequence[Group], num_beams: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Leaves (-1 in places without a result) and scores, `(batch_size, num_beams or fewer)`, best first."""
     tokens, past = steps.start()
     nodes = torch.zeros_like(tokens)
@@ -199,7 +200,7 @@ def _search(steps: DecoderSteps, groups: Sequence[Group], num_beams: int) -> tup
 
 
 def _grow(
-    steps: DecoderSteps,
+    steps: Steps,
     hidden: torch.Tensor,
     nodes: torch.Tensor,
     scores: torch.Tensor,

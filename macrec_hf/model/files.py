@@ -1,10 +1,16 @@
-"""Files and folders that are whole or not there: written beside and moved into place."""
+"""Files and folders that are whole or not there: written beside and moved into place, or read from the Hub.
 
+A name is a folder by its path or the id of a repository; where it is neither there is a quick answer.
+"""
+
+import difflib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -42,3 +48,49 @@ def discard(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def hub_folder(
+    name_or_path: str | PathLike[str],
+    patterns: Sequence[str],
+    expected: str,
+    *,
+    ignored: list[str] | None = None,
+    **hub_kwargs: Any,
+) -> Path:
+    """The folder of that path as it is, or that of a repository, fetched if need be.
+
+    Args:
+        name_or_path: a folder, or the id of a repository such as `user/macrec-shop`.
+        patterns: of the files that are fetched.
+        expected: what it should be, for the error, such as "a model directory or a repository of the Hub".
+        ignored: patterns of files that are left out again.
+        **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … for `snapshot_download`.
+
+    Raises:
+        FileNotFoundError: no such folder, and nothing that could be the id of a repository. The Hub is not asked.
+        OSError: no such folder, and no such repository that can be reached. Without a network this is known at once.
+    """
+    directory, name = Path(name_or_path), str(name_or_path)
+    if directory.is_dir():
+        return directory
+    absent = f"Expected {name!r} to be {expected}; there is no such directory"
+    if name.startswith((".", "~")) or name.endswith("/") or name.count("/") > 1 or directory.is_absolute():
+        raise FileNotFoundError(f"{absent}, and a repository has an id of the form user/name.{_meant(directory)}")
+    from huggingface_hub import snapshot_download  # here, because most folders are local
+
+    try:
+        # Not file by file: without a network each would be tried again for half a minute.
+        found = snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=ignored, **hub_kwargs)
+    except (OSError, ValueError) as error:
+        raise OSError(f"{absent}, and the Hub said: {error}{_meant(directory)}") from error
+    return Path(found)
+
+
+def _meant(directory: Path) -> str:
+    """A folder beside it whose name is nearly the same."""
+    if not directory.parent.is_dir():
+        return ""
+    beside = [path.name for path in directory.parent.iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(directory.name, beside, n=1)
+    return f" Did you mean {directory.parent / close[0]}?" if close else ""

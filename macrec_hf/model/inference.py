@@ -10,14 +10,15 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradient inside; afterwards the model is in the mode that it was in, whatever happened."""
-    was_training = model.training
+    """No dropout and no gradient inside; afterwards each module is in the mode that it was in, whatever happened."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], fill: int = -1) -> tuple[np.ndarray, np.ndarray]:

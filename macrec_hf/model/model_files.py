@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from .configuration_macrec import MacRecConfig
-from .hub_folder import hub_folder
+from .files import hub_folder
 from .modeling_macrec import MacRecForConditionalGeneration
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer
@@ -162,7 +162,7 @@ def check_item_counts(item_counts: "torch.Tensor | np.ndarray | None", table: Se
 
 
 def local_directory(name_or_path: str | Path, hub_kwargs: Mapping[str, Any] | None = None) -> Path:
-    """A model directory as it is, or that of a repository; errors are those of `model.hub_folder.hub_folder`."""
+    """A model directory as it is, or that of a repository; errors are those of `model.files.hub_folder`."""
     expected = "a model directory or a repository of the Hub"
     return hub_folder(name_or_path, _PATTERNS, expected, ignored=_NOT_OURS, **(hub_kwargs or {}))
 

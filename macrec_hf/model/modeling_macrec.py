@@ -123,6 +123,8 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         output = MacRecOutput(**values)
         return output if return_dict is not False else output.to_tuple()
 
+    searched_forward = forward  # what the search computes; a subclass with another forward pass is called instead
+
     def _history_dropout(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """An attention mask without a random share of each history's items, whole items at a time.
 

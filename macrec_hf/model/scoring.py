@@ -3,7 +3,8 @@
 import torch
 from transformers import T5ForConditionalGeneration
 
-from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype
+from .model_decoding import SearchPasses
+from .t5_decoding import score_dtype
 from .trie import SemanticIdTrie
 
 _ROWS = 4096  # decoder rows (users x nodes) that one step holds; bounds memory whatever the catalogue
@@ -34,8 +35,9 @@ def exact_scores(
         float32 (float64 for a float64 model), `(batch_size, num_items)`: the sum of the item's code log-probabilities,
         each normalised over the whole vocabulary; -inf where the item has no ID.
     """
-    encoder_hidden_states = EncoderPass(model)(input_ids, attention_mask)
-    steps = DecoderSteps(DecoderWeights(model), encoder_hidden_states, attention_mask)
+    passes = SearchPasses(model)
+    encoder_hidden_states = passes.encoder()(input_ids, attention_mask)
+    steps = passes.decoder(encoder_hidden_states, attention_mask)
     batch_size = len(encoder_hidden_states)
     dtype = score_dtype(encoder_hidden_states.dtype)
     leaf_scores = torch.empty(batch_size, trie.num_leaves, dtype=dtype, device=trie.device)
@@ -86,7 +88,7 @@ def candidate_scores(
             f"leaves: expected shape ({len(encoder_hidden_states)}, num_candidates), one row for each user, got "
             f"{tuple(leaves.shape)}."
         )
-    steps = DecoderSteps(DecoderWeights(model), encoder_hidden_states, attention_mask)
+    steps = SearchPasses(model).decoder(encoder_hidden_states, attention_mask)
     inputs, past = steps.start()
     scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):

@@ -2,8 +2,8 @@
 
 `generate` holds the encoder's keys and values once for each beam and moves them at every step. Here they are projected
 once for each user and all rows of that user attend to them together. The weights are the model's own, read anew for
-each call of the search; projections of the same input are joined into one product. A projection that is more than a
-plain `nn.Linear` (an adapter, a quantized or hooked layer) is called as the module that it is.
+each call of the search; projections of the same input are joined into one product. An adapter in the place of a
+projection is called as the module that it is. What else a model may do is followed in `model_decoding.py`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
-from .search_kernels import SearchKernels, is_called_as_is, search_kernels
+from .search_kernels import SearchKernels, search_kernels
 
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
@@ -112,7 +112,7 @@ class _Head:
 
 def _is_plain(module: nn.Module, kernels: SearchKernels) -> bool:
     """Whether calling the module is one product with its weight."""
-    return type(module) in kernels.linear_classes and module.bias is None and is_called_as_is(module)
+    return type(module) in kernels.linear_classes and module.bias is None
 
 
 def _folds(norm: nn.Module | None) -> TypeGuard[T5LayerNorm]:
@@ -121,7 +121,7 @@ def _folds(norm: nn.Module | None) -> TypeGuard[T5LayerNorm]:
     In float32 alone: narrower types would notice that the weight is rounded once more, and of a float64 model T5 takes
     the variance in float32, which is only followed by calling the norm.
     """
-    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32 and is_called_as_is(norm)
+    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32
 
 
 def _normed(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -137,10 +137,10 @@ def _layers(stack: T5Stack) -> list[list[Any]]:
 
 
 class EncoderPass:
-    """A model's encoder. Its weights are read when this is made: make one for each call.
+    """A plain model's encoder. Its weights are read when this is made: make one for each call.
 
     Args:
-        model: any `T5ForConditionalGeneration`.
+        model: a `T5ForConditionalGeneration` without a `search_kernels.departure`.
     """
 
     def __init__(self, model: T5ForConditionalGeneration):
@@ -184,14 +184,14 @@ class DecoderPast:
 
     def reorder(self, parents: torch.Tensor) -> "DecoderPast":
         """The past of rows that continue the rows `parents`: long `(batch_size, rows)`, or `(rows,)` for all users."""
-        return DecoderPast([[_take(states, parents) for states in positions] for positions in self.layers])
+        return DecoderPast([[take_rows(states, parents) for states in positions] for positions in self.layers])
 
 
 class DecoderWeights:
-    """A model's decoder. Its weights are read when this is made: make one for each call.
+    """A plain model's decoder. Its weights are read when this is made: make one for each call.
 
     Args:
-        model: any `T5ForConditionalGeneration`.
+        model: a `T5ForConditionalGeneration` without a `search_kernels.departure`.
     """
 
     def __init__(self, model: T5ForConditionalGeneration):
@@ -379,7 +379,8 @@ def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bi
     return attended.view(-1, queries.shape[2] * queries.shape[3])
 
 
-def _take(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+def take_rows(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    """The rows `parents` (long `(batch_size, rows)`, or `(rows,)` for all users) of `(batch_size, rows or 1, …)`."""
     if states.shape[1] == 1:
         return states
     if parents.dim() == 1:

@@ -6,7 +6,7 @@ import pytest
 
 from macrec_hf import SemanticIdTable
 from macrec_hf.cli.main import main
-from macrec_hf.model.hub_folder import hub_folder
+from macrec_hf.model.files import hub_folder
 
 WANTED = "a model directory or a repository of the Hub"
 

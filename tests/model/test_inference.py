@@ -17,6 +17,14 @@ def test_eval_mode_leaves_the_model_as_it_was(training):
     assert model.training == training and torch.is_grad_enabled()
 
 
+def test_eval_mode_gives_each_module_its_own_mode_back():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train()
+    model[1].eval()
+    with eval_mode(model):
+        assert not model[0].training
+    assert model.training and model[0].training and not model[1].training
+
+
 def test_rows_of_any_length():
     padded, inside = pad_rows([[3, 5], np.array([7], dtype=np.int32), []], fill=0)
     assert padded.tolist() == [[3, 5], [7, 0], [0, 0]] and padded.dtype == np.int64

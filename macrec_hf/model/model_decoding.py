@@ -1,0 +1,164 @@
+"""The search's two ways through a model: by its weights, or where that would skip something, by its forward pass.
+
+[`SearchPasses`] chooses once for a call of the search. Both ways give the same lists and scores; the forward pass
+reads each row's prefix anew at every step and is many times slower.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+from weakref import WeakSet
+
+import torch
+from torch import nn
+from transformers import T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from .inference import eval_mode
+from .search_kernels import RunParts, all_at_once, departure, search_kernels
+from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token, take_rows
+
+logger = logging.get_logger(__name__)
+
+_ROWS = 1024  # prefixes that are read at a time; each carries its user's encoder states
+_NOTICED: "WeakSet[nn.Module]" = WeakSet()
+
+
+class Steps(Protocol):
+    """The decoder of a batch of users, one position at a time: [`DecoderSteps`] or [`ModelSteps`]."""
+
+    score_dtype: torch.dtype
+
+    def start(self) -> tuple[torch.Tensor, Any]: ...
+
+    def step(self, tokens: torch.Tensor, past: Any) -> tuple[torch.Tensor, Any]: ...
+
+    def log_probs(self, hidden: torch.Tensor, /) -> torch.Tensor: ...
+
+    def token_log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor, /) -> torch.Tensor: ...
+
+
+class SearchPasses:
+    """A model's encoder and decoder as the search calls them. Make one for each call of the search.
+
+    Args:
+        model: any `T5ForConditionalGeneration`. Where a module of it is hooked, adapted or replaced in a way that
+            reading its weights would skip, all goes through the model's own forward pass, after one notice a model.
+
+    Attributes:
+        run_parts: how a batch of users is cut, see `SearchKernels`.
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.model = model
+        reason = departure(model)
+        self.by_weights = reason is None
+        self.run_parts: RunParts = search_kernels(model).run_parts if self.by_weights else all_at_once
+        self._weights = DecoderWeights(model) if self.by_weights else None  # here: parts may be searched by threads
+        if reason is not None and model not in _NOTICED:
+            _NOTICED.add(model)
+            logger.warning(
+                f"The search calls the model's own forward pass, which gives the same lists more slowly: {reason}, "
+                "and reading the weights alone would skip that. Where it is not wanted, remove it (a hook's handle "
+                "has remove(), an adapter can usually be merged) before searching."
+            )
+
+    def encoder(self) -> "EncoderPass | ModelEncoder":
+        """`(input_ids, attention_mask)` → states, float `(batch_size, sequence_length, d_model)`."""
+        return EncoderPass(self.model) if self.by_weights else ModelEncoder(self.model)
+
+    def decoder(self, encoder_hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Steps:
+        """The decoder of a batch of users; arguments as of [`DecoderSteps`]."""
+        if self._weights is None:
+            return ModelSteps(self.model, encoder_hidden_states, attention_mask)
+        return DecoderSteps(self._weights, encoder_hidden_states, attention_mask)
+
+
+class ModelEncoder:
+    """[`EncoderPass`] by the model's encoder itself."""
+
+    def __init__(self, model: T5ForConditionalGeneration):
+        self.model = model
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The encoder's states, float `(batch_size, sequence_length, d_model)`."""
+        with eval_mode(self.model):
+            encoder = cast(nn.Module, self.model.get_encoder())
+            return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
+
+
+@dataclass
+class Prefixes:
+    """What a [`ModelSteps`] has read so far.
+
+    `tokens` is long, `(batch_size, rows or 1, positions)`; 1 where all rows of a user share them.
+    """
+
+    tokens: torch.Tensor
+
+    def reorder(self, parents: torch.Tensor) -> "Prefixes":
+        """Those of rows that continue the rows `parents`: long `(batch_size, rows)`, or `(rows,)` for all users."""
+        return Prefixes(take_rows(self.tokens, parents))
+
+
+class ModelSteps:
+    """[`DecoderSteps`] by the model's forward pass over whole prefixes. What a step gives are logits.
+
+    Args:
+        model: what is called, with `encoder_outputs`, `attention_mask` and `decoder_input_ids`, as `generate` does.
+        encoder_hidden_states: float, `(batch_size, sequence_length, d_model)`.
+        attention_mask: `(batch_size, sequence_length)`, 0 = padding; `None`: no padding.
+    """
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ):
+        self.model, self.states, self.mask = model, encoder_hidden_states, attention_mask
+        self.score_dtype = score_dtype(encoder_hidden_states.dtype)
+
+    def start(self) -> tuple[torch.Tensor, Prefixes]:
+        """The decoder start token, long `(batch_size, 1)`, and nothing before it."""
+        tokens = torch.full((len(self.states), 1), start_token(self.model), device=self.states.device)
+        return tokens, Prefixes(tokens.new_zeros(len(tokens), 1, 0))
+
+    def step(self, tokens: torch.Tensor, past: Prefixes) -> tuple[torch.Tensor, Prefixes]:
+        """Reads one more token of each row.
+
+        Args:
+            tokens: long, `(batch_size, rows)`.
+            past: [`Prefixes`] of the same rows.
+
+        Returns:
+            `(logits, past)`: float `(batch_size, rows, vocab_size)` of the next token, and the past with this one.
+        """
+        before = past.tokens.expand(-1, tokens.shape[1], -1)
+        prefixes = torch.cat([before, tokens.unsqueeze(-1)], dim=-1)
+        rows = torch.arange(tokens.numel(), device=tokens.device)
+        if not len(rows):
+            return self.states.new_zeros(*tokens.shape, self.model.config.vocab_size), Prefixes(prefixes)
+        flat = prefixes.flatten(0, 1)
+        with eval_mode(self.model):
+            logits = [self._logits(flat[part], part // tokens.shape[1]) for part in rows.split(_ROWS)]
+        return torch.cat(logits).unflatten(0, tokens.shape), Prefixes(prefixes)
+
+    def _logits(self, prefixes: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
+        """float `(rows, vocab_size)` after the last token of `prefixes`, long `(rows, positions)`."""
+        outputs = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=cast(torch.FloatTensor, self.states[users])),
+            attention_mask=None if self.mask is None else self.mask[users],
+            decoder_input_ids=prefixes,
+            use_cache=False,
+            return_dict=True,
+        )
+        return outputs.logits[:, -1]
+
+    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the next token, `(batch_size, rows, vocab_size)`; float32, float64 of float64."""
+        return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits.dtype))
+
+    def token_log_probs(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Those of `tokens` alone, long `(batch_size, rows, n)`."""
+        return self.log_probs(logits).gather(-1, tokens)
