@@ -356,7 +356,7 @@ def _check_settings(
     others = [
         type(processor).__name__
         for processor in logits_processor or []
-        if not (isinstance(processor, SemanticIdLogitsProcessor) and processor.trie is trie)
+        if not (isinstance(processor, SemanticIdLogitsProcessor) and processor.tries == (trie,))
     ]
     if others:
         raise ValueError(

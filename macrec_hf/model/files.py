@@ -12,6 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import cached_file
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -48,6 +50,30 @@ def discard(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def folder_beside(name_or_path: str | PathLike[str], names: Sequence[str], **hub_kwargs: Any) -> Path | None:
+    """The folder of files that may lie beside a model's weights, fetched if need be.
+
+    Args:
+        name_or_path: where the model was loaded from.
+        names: of the files, the one first that says whether they are there.
+        **hub_kwargs: `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, … of `from_pretrained`.
+
+    Returns:
+        `None` where the first file is absent, or cannot be had offline.
+
+    Raises:
+        OSError: the first file is there and another is not.
+    """
+    first, *others = names
+    absent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(name_or_path, first, **absent, **hub_kwargs)
+    if found is None:
+        return None
+    for name in others:
+        cached_file(name_or_path, name, **hub_kwargs)
+    return Path(found).parent
 
 
 def hub_folder(

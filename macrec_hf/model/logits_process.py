@@ -1,11 +1,18 @@
 """Constrained decoding with plain `generate`: only IDs of the catalogue can be written."""
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any, cast
 
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, PreTrainedModel
+from transformers.utils import logging
 
+from .semantic_ids import SemanticIdTable
+from .tokenization_macrec import level_offsets
 from .trie import SemanticIdTrie
+
+logger = logging.get_logger(__name__)
 
 
 class SemanticIdLogitsProcessor(LogitsProcessor):
@@ -17,10 +24,12 @@ class SemanticIdLogitsProcessor(LogitsProcessor):
     fixed length and nothing is left to decide; so too after that `</s>`, for beams that wait for others.
 
     Args:
-        trie: [`SemanticIdTrie`] on the device of the model.
+        tries: [`SemanticIdTrie`]s on the device of the model, one a modality. With several, the first code decides
+            which of them a row follows.
 
     Raises:
-        ValueError: when called with a prefix that no item has, or with a trie on another device.
+        ValueError: no trie, or tries of different depths; when called with a prefix that no item has, or with a trie
+            on another device.
 
     Example:
 
@@ -30,8 +39,12 @@ class SemanticIdLogitsProcessor(LogitsProcessor):
     ```
     """
 
-    def __init__(self, trie: SemanticIdTrie):
-        self.trie = trie
+    def __init__(self, *tries: SemanticIdTrie):
+        if len({trie.num_levels for trie in tries}) != 1:
+            raise ValueError(
+                f"tries: expected one or more of one number of levels, got {[trie.num_levels for trie in tries]}."
+            )
+        self.tries = tries
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
         """
@@ -42,33 +55,154 @@ class SemanticIdLogitsProcessor(LogitsProcessor):
         Returns:
             float, `(num_rows, vocab_size)`, a new tensor.
         """
-        trie = self.trie
-        if trie.device != input_ids.device:
-            raise ValueError(
-                f"trie: expected on the device of input_ids ({input_ids.device}), got {trie.device}. Build the "
-                f"processor with trie.to({str(input_ids.device)!r})."
-            )
-        prefix = input_ids[:, 1 : 1 + trie.num_levels]
+        num_levels = self.tries[0].num_levels
+        prefix = input_ids[:, 1 : 1 + num_levels]
         depth = prefix.shape[1]
         nodes = self._nodes(prefix)
         allowed = torch.full_like(scores, -torch.inf)
-        if depth == trie.num_levels:
-            allowed[:, trie.eos_token_id] = 0.0
+        if depth == num_levels:
+            allowed[:, self.tries[0].eos_token_id] = 0.0
             return cast(torch.FloatTensor, allowed)
-        children, _ = trie.children(depth, nodes)  # places beyond the last child repeat it: it is written again
-        tokens = trie.child_tokens(depth, children)
-        return cast(torch.FloatTensor, allowed.scatter_(1, tokens, scores.gather(1, tokens)))
+        for trie, own in zip(self.tries, nodes, strict=True):
+            rows = slice(None) if len(self.tries) == 1 else torch.nonzero(own >= 0).squeeze(1)
+            children, _ = trie.children(depth, own[rows])  # places beyond the last child repeat it, as often written
+            tokens = trie.child_tokens(depth, children)
+            kept = allowed[rows].scatter(1, tokens, scores[rows].gather(1, tokens))
+            allowed[rows] = kept
+        return cast(torch.FloatTensor, allowed)
 
-    def _nodes(self, prefix: torch.Tensor) -> torch.Tensor:
-        trie = self.trie
-        offsets = prefix.new_tensor(trie.level_offsets[: prefix.shape[1]])
-        nodes = trie.find(prefix - offsets)
-        unknown = nodes < 0
+    def _nodes(self, prefix: torch.Tensor) -> list[torch.Tensor]:
+        """The node of each row in each trie, -1 where it follows another; the root is in all of them."""
+        nodes = []
+        for trie in self.tries:
+            if trie.device != prefix.device:
+                raise ValueError(
+                    f"trie: expected on the device of input_ids ({prefix.device}), got {trie.device}. Build the "
+                    f"processor with trie.to({str(prefix.device)!r})."
+                )
+            nodes.append(trie.find(prefix - prefix.new_tensor(trie.level_offsets[: prefix.shape[1]])))
+        unknown = torch.stack(nodes).amax(0) < 0
         if unknown.any():
             row = int(torch.nonzero(unknown)[0])
             raise ValueError(
                 f"input_ids: expected the decoder start token and a prefix of an item's semantic ID, got the tokens "
                 f"{prefix[row].tolist()} in row {row}, which begin no item's ID. Does the trie belong to this model's "
-                "tokenizer and modality, and does no other logits processor forbid or force tokens?"
+                "tokenizer and modality, and does no other logits processor forbid or force tokens? With do_sample "
+                "and several beams, generate draws two codes a beam, and forbidden ones where the catalogue has "
+                "fewer: pass num_beams=1 to sample."
             )
         return nodes
+
+
+class ItemGenerationMixin(GenerationMixin):
+    """A `generate` that writes the IDs of items, for a model that knows which there are.
+
+    Attributes:
+        semantic_ids: the [`SemanticIdTable`] whose IDs may be written, `None`: any tokens.
+    """
+
+    semantic_ids: SemanticIdTable | None = None
+    # The tries of a table on a device, built at the first `generate`.
+    _tries: tuple[SemanticIdTable, torch.device, dict[str, SemanticIdTrie]] | None = None
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Any = None,
+        prefix_allowed_tokens_fn: Callable[[int, torch.Tensor], list[int]] | None = None,
+        *args: Any,
+        modality: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """[`~transformers.GenerationMixin.generate`] of real items: with `semantic_ids`, only IDs that some item has.
+
+        A `SemanticIdLogitsProcessor` among `logits_processor`, `prefix_allowed_tokens_fn` and `custom_generate` say
+        themselves what may be written and take the place of this. Other processors come before it. `do_sample` without
+        a number of beams samples with one: the 20 of the default are for beam search.
+
+        Args:
+            modality: whose IDs may be written; `None`: those of all, the first code decides.
+
+        Raises:
+            ValueError: an unknown modality, one beside what takes the place of `semantic_ids` or without them; IDs
+                that do not fit the model.
+        """
+        processors = list(logits_processor or [])
+        own_rule = (
+            any(isinstance(processor, SemanticIdLogitsProcessor) for processor in processors)
+            or prefix_allowed_tokens_fn is not None
+            or kwargs.get("custom_generate") is not None
+        )
+        if modality is not None and (own_rule or self.semantic_ids is None):
+            lacking = "a processor, prefix_allowed_tokens_fn or custom_generate of your own" if own_rule else "no IDs"
+            raise ValueError(
+                f"modality: expected None, got {modality!r} with {lacking}. It narrows the model's own semantic_ids, "
+                "which from_pretrained reads beside the weights."
+            )
+        if not own_rule and self.semantic_ids is not None:
+            given = inputs if inputs is not None else kwargs.get("input_ids")
+            device = given.device if isinstance(given, torch.Tensor) else cast(PreTrainedModel, self).device
+            processors.append(self._item_processor(modality, device))
+        elif not own_rule:
+            logger.warning_once(
+                "generate may write tokens that are no item's ID: no semantic IDs lie beside the model's weights. Set "
+                "model.semantic_ids to a SemanticIdTable, or pass a SemanticIdLogitsProcessor."
+            )
+        samples = kwargs.get("do_sample", getattr(generation_config, "do_sample", None))
+        samples = self.generation_config.do_sample if samples is None else samples
+        if samples and kwargs.get("num_beams", getattr(generation_config, "num_beams", None)) is None:
+            if generation_config is None:
+                kwargs["num_beams"] = 1
+            else:
+                generation_config = copy(generation_config)
+                generation_config.num_beams = 1
+        return super().generate(  # type: ignore[misc]  # transformers types `self` as a model with a head
+            inputs,
+            generation_config,
+            cast(Any, processors),
+            stopping_criteria,
+            prefix_allowed_tokens_fn,
+            *args,
+            **kwargs,
+        )
+
+    def _item_processor(self, modality: str | None, device: torch.device) -> SemanticIdLogitsProcessor:
+        """Allows the IDs of `semantic_ids` in one modality or in all."""
+        table = cast(SemanticIdTable, self.semantic_ids)
+        built = self._tries
+        if built is None or built[0] is not table or built[1] != device:
+            tries = _tries_of(table, cast(PreTrainedModel, self).config)
+            built = self._tries = table, device, {name: trie.to(device) for name, trie in tries.items()}
+        tries = built[2]
+        if modality is not None and modality not in tries:
+            raise ValueError(
+                f"modality: expected one of {list(tries)}, in which items have IDs, got {modality!r}. None allows all."
+            )
+        return SemanticIdLogitsProcessor(*(tries.values() if modality is None else (tries[modality],)))
+
+
+def _tries_of(table: SemanticIdTable, config: Any) -> dict[str, SemanticIdTrie]:
+    """On the CPU, of each modality in which items have IDs; ValueError where these do not fit a model's config."""
+    if table.num_levels != config.num_levels:
+        raise ValueError(
+            f"semantic_ids: expected IDs of {config.num_levels} codes, as the model's config has them, got "
+            f"{table.num_levels}. Do the table and the model come from the same training?"
+        )
+    tries = {}
+    for name, codes in table.codes.items():
+        offsets = level_offsets(table, name)
+        tokens = codes + torch.tensor(offsets)
+        beyond = ((codes >= 0) & (tokens >= config.vocab_size)).any(dim=1)
+        if beyond.any():
+            row = int(torch.nonzero(beyond)[0])
+            item = table.item_ids[row]
+            raise ValueError(
+                f"semantic_ids: expected token ids below the model's vocab_size ({config.vocab_size}), got "
+                f"{tokens[row].tolist()} ({''.join(table.tokens(item, name))}) for item {item!r}. Do the table and "
+                "the model come from the same training? A model is made with the length of the table's tokenizer."
+            )
+        if (codes >= 0).any():
+            tries[name] = SemanticIdTrie(codes, table.codebook_size, offsets)
+    return tries

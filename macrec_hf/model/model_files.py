@@ -105,7 +105,7 @@ def load_model_directory(name_or_path: str | Path, **hub_kwargs: Any) -> ModelPa
     directory, table = catalogue.directory, catalogue.table
     tokenizer = SemanticIdTokenizer.from_pretrained(directory)
     try:
-        model = MacRecForConditionalGeneration.from_pretrained(directory).eval()
+        model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table).eval()
     except RuntimeError as error:  # transformers has logged which weights do not fit
         raise ValueError(
             f"Expected weights of the sizes that {directory / 'config.json'} names, got others. Were the two files "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import combinations
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,14 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .configuration_macrec import MacRecConfig
 from .distributed import Everyone, num_processes
-from .logits_process import SemanticIdLogitsProcessor  # noqa: F401
+from .files import folder_beside
+from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import alignment_loss
 from .search_kernels import SearchKernels
+from .semantic_ids import ITEMS_NAME, TENSORS_NAME, SemanticIdTable
 from .trie import SemanticIdTrie  # noqa: F401
+
+_WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
 
 @dataclass
@@ -36,17 +41,21 @@ class MacRecOutput(Seq2SeqLMOutput):
     alignment_loss: torch.Tensor | None = None
 
 
-class MacRecForConditionalGeneration(T5ForConditionalGeneration):
+class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGeneration):
     """Writes the semantic ID of the item that a user will want next.
 
     `loss = generation_loss + implicit_alignment_weight · alignment_loss`. Sources end with `</s>`; labels are the
     `num_levels` codes of the target, without `</s>`: IDs have a fixed length.
 
+    Attributes:
+        semantic_ids: the [`SemanticIdTable`] whose IDs `generate` may write, `None`: any tokens. `from_pretrained`
+            reads the one beside the weights and `save_pretrained` writes it there; it may be set.
+
     Example:
 
     ```python
     >>> model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer)))
-    >>> out = model(input_ids, attention_mask, labels, alignment_input_ids)
+    >>> out = model(input_ids, attention_mask, labels=labels, alignment_input_ids=items)
     >>> out.loss, out.generation_loss, out.alignment_loss
     ```
     """
@@ -76,25 +85,63 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Any:
-        """[`~transformers.PreTrainedModel.from_pretrained`]; the model remembers how to reach the place it came from.
+        """[`~transformers.PreTrainedModel.from_pretrained`], with the semantic IDs that lie beside the weights.
 
-        `pipeline` hands over a loaded model, not the revision and token that it was loaded with.
+        Args:
+            **kwargs: those of transformers, and `semantic_ids`: a [`SemanticIdTable`], or `None`, to take instead of
+                the one beside the weights.
+
+        Raises:
+            OSError, ValueError: the table beside the weights is damaged or not whole.
         """
+        beside = "semantic_ids" not in kwargs
+        table = kwargs.pop("semantic_ids", None)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
+        given = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
+        # For `pipeline`, which hands over a loaded model, not the revision and token that it was loaded with.
         names = ("revision", "token", "cache_dir", "local_files_only")
-        model.hub_kwargs = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        model.hub_kwargs = {name: given[name] for name in names if name in given}
+        if beside and pretrained_model_name_or_path is not None:
+            folder = folder_beside(pretrained_model_name_or_path, (ITEMS_NAME, TENSORS_NAME), **given)
+            if folder is not None:
+                with torch.device("cpu"):  # whatever device the caller builds the model on
+                    table = SemanticIdTable.from_pretrained(folder)
+        model.semantic_ids = table
         return loaded
+
+    def save_pretrained(  # type: ignore[override]  # what transformers takes further goes on by name
+        self,
+        save_directory: str | PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """[`~transformers.PreTrainedModel.save_pretrained`], with `semantic_ids` beside the weights if there are any.
+
+        A model without them leaves a table that lies there as it is.
+        """
+        if self.semantic_ids is None or not is_main_process:
+            super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
+            return
+        repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        self.semantic_ids.save_pretrained(Path(save_directory))
+        if push_to_hub:  # not above: there only the files are sent that transformers has written itself
+            sent = ("commit_message", "private", "token", "create_pr", "max_shard_size")
+            self.push_to_hub(repo_id, **{name: kwargs[name] for name in sent if name in kwargs})
 
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        *,
         labels: torch.LongTensor | None = None,
         alignment_input_ids: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> MacRecOutput | tuple:
-        """One batch.
+        """One batch. What T5 takes third is `decoder_input_ids`: from there on arguments are named.
 
         Args:
             input_ids: long, (batch_size, source_length), codes of the history, then `</s>`.
@@ -123,7 +170,7 @@ class MacRecForConditionalGeneration(T5ForConditionalGeneration):
         output = MacRecOutput(**values)
         return output if return_dict is not False else output.to_tuple()
 
-    searched_forward = forward  # what the search computes; a subclass with another forward pass is called instead
+    _searched_forward = forward  # what the search computes; a subclass with another forward pass is called instead
 
     def _history_dropout(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """An attention mask without a random share of each history's items, whole items at a time.

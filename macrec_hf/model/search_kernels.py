@@ -85,7 +85,7 @@ def departure(model: nn.Module) -> str | None:
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return "torch has a global forward hook"
     cls = _plain_class(model)
-    searched = getattr(cls, "searched_forward", T5ForConditionalGeneration.forward)
+    searched = getattr(cls, "_searched_forward", T5ForConditionalGeneration.forward)
     if cls.forward is not searched or cls.__call__ is not nn.Module.__call__:
         return f"{cls.__name__} has a forward pass of its own"
     reason = _hooked(model)

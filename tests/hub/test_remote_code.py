@@ -42,7 +42,8 @@ for modality in table.modalities:
     texts = ["".join(token for item in history[-5:] for token in table.tokens(item, modality))
              for history in given["histories"]]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
-    ways = {"search": {"custom_generate": search, "trie": trie}, "processor": {"logits_processor": [Processor(trie)]}}
+    ways = {"search": {"custom_generate": search, "trie": trie}, "processor": {"logits_processor": [Processor(trie)]},
+            "plain": {"modality": modality}}
     for way, arguments in ways.items():
         written = model.generate(**batch, num_beams=10, num_return_sequences=10, **arguments)
         leaves = trie.leaf_of_tokens(written[:, 1:4])
@@ -93,7 +94,8 @@ def check(found: dict, wanted: dict) -> None:
     assert found["kind"] == [*kinds, "SemanticIdTable"]
     assert found["codes"] == wanted["codes"]
     for modality in MODALITIES:
-        assert found[f"{modality} search"] == found[f"{modality} processor"] == wanted[modality]
+        for way in ("search", "processor", "plain"):
+            assert found[f"{modality} {way}"] == wanted[modality]
     if isinstance(found["pipeline"], str):
         assert "Unknown task semantic-id-recommendation" in found["pipeline"]
         return

@@ -55,6 +55,26 @@ def test_refuses_a_prefix_that_no_item_has(prefix):
         SemanticIdLogitsProcessor(trie)(torch.tensor([[0, *prefix]]), torch.zeros(1, VOCAB_SIZE))
 
 
+def test_with_several_tries_the_first_code_decides():
+    text, image = tiny_trie([[0, 0], [0, 1]], 6), tiny_trie([[2, 3], [5, 0]], 6, first_code=17)
+    processor, scores = SemanticIdLogitsProcessor(text, image), torch.randn(3, VOCAB_SIZE)
+    start = processor(torch.zeros(3, 1, dtype=torch.long), scores)
+    second = processor(torch.tensor([[0, 5], [0, 22], [0, 19]]), scores)
+    for found, wanted in ((start, [[5, 19, 22]] * 3), (second, [[11, 12], [23], [26]])):
+        for row, tokens in enumerate(wanted):
+            assert torch.nonzero(found[row] > -torch.inf).flatten().tolist() == tokens
+            assert torch.equal(found[row, tokens], scores[row, tokens])
+    assert (processor(torch.tensor([[0, 5, 11], [0, 22, 23], [0, 19, 26]]), scores).argmax(1) == 1).all()
+    with pytest.raises(ValueError, match=r"the tokens \[20\] in row 1, which begin no item's ID"):
+        processor(torch.tensor([[0, 5], [0, 20], [0, 19]]), scores)
+
+
+@pytest.mark.parametrize("depths, got", [((), r"\[\]"), ((2, 3), r"\[2, 3\]")])
+def test_refuses_no_trie_and_tries_of_different_depths(depths, got):
+    with pytest.raises(ValueError, match=f"tries: expected one or more of one number of levels, got {got}"):
+        SemanticIdLogitsProcessor(*(random_trie(num_levels=depth) for depth in depths))
+
+
 def test_refuses_a_trie_on_another_device():
     processor = SemanticIdLogitsProcessor(random_trie().to("meta"))
     with pytest.raises(ValueError, match=r"on the device of input_ids \(cpu\), got meta.*trie.to\('cpu'\)"):

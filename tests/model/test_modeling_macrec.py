@@ -24,6 +24,10 @@ def make_batch(batch_size=4, num_modalities=2, num_items=3):
     return input_ids, attention_mask, labels, torch.randint(3, 40, (num_modalities, num_items, 3), **draw)
 
 
+def call(model, input_ids, attention_mask, labels, alignment_input_ids=None):
+    return model(input_ids, attention_mask, labels=labels, alignment_input_ids=alignment_input_ids)
+
+
 def reference_alignment(model, ids, temperature):
     """Eq. 14-18, one item and one encoder pass at a time."""
     pooled = [[model.encoder(item[None])[0][0].mean(dim=0) if item.all() else None for item in rows] for rows in ids]
@@ -43,7 +47,7 @@ def test_loss_and_its_parts(num_modalities):
     model = make_model(implicit_alignment_weight=0.3)
     input_ids, mask, labels, items = make_batch(num_modalities=num_modalities)
     items[1, 2] = 0  # no ID there
-    out = model(input_ids, mask, labels, items)
+    out = call(model, input_ids, mask, labels, items)
     plain = T5ForConditionalGeneration.forward(model, input_ids=input_ids, attention_mask=mask, labels=labels)
     log_probs = plain.logits.log_softmax(-1).gather(-1, labels[..., None])
     torch.testing.assert_close(out.generation_loss, -log_probs.mean())  # mean over users and levels
@@ -53,9 +57,9 @@ def test_loss_and_its_parts(num_modalities):
 
 def test_alignment_needs_its_items_and_its_weight():
     input_ids, mask, labels, items = make_batch()
-    out = make_model()(input_ids, mask, labels)
+    out = call(make_model(), input_ids, mask, labels)
     assert out.alignment_loss is None and torch.equal(out.loss, out.generation_loss)
-    assert make_model(implicit_alignment_weight=0.0)(input_ids, mask, labels, items).alignment_loss is None
+    assert call(make_model(implicit_alignment_weight=0.0), input_ids, mask, labels, items).alignment_loss is None
 
 
 def test_alignment_trains_the_encoder_only():
@@ -67,9 +71,14 @@ def test_alignment_trains_the_encoder_only():
     assert all(w.grad is None for n, w in model.decoder.named_parameters() if "embed_tokens" not in n)
 
 
+def test_labels_are_named_because_t5_takes_something_else_there():
+    with pytest.raises(TypeError, match="positional arguments"):
+        make_model()(*make_batch()[:3])
+
+
 def test_wrong_alignment_shape_is_named():
     with pytest.raises(ValueError, match=r"expected shape \(num_modalities, num_items, num_levels\)"):
-        make_model()(*make_batch()[:3], torch.ones(2, 3, dtype=torch.long))
+        call(make_model(), *make_batch()[:3], torch.ones(2, 3, dtype=torch.long))
 
 
 def test_every_parameter_changes_and_comes_back(tmp_path):
@@ -78,14 +87,14 @@ def test_every_parameter_changes_and_comes_back(tmp_path):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
-        model(*make_batch()).loss.backward()
+        call(model, *make_batch()).loss.backward()
         optimizer.step()
     assert all(not torch.equal(before[name], weight) for name, weight in model.named_parameters())
     model.eval().save_pretrained(tmp_path)
     loaded, info = MacRecForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     batch = make_batch()
-    assert torch.equal(loaded(*batch).logits, model(*batch).logits)
+    assert torch.equal(call(loaded, *batch).logits, call(model, *batch).logits)
     assert isinstance(AutoModelForSeq2SeqLM.from_pretrained(tmp_path), MacRecForConditionalGeneration)
     generation = loaded.generation_config
     assert (generation.max_new_tokens, generation.length_penalty, generation.decoder_start_token_id) == (3, 0.0, 0)
@@ -139,10 +148,10 @@ def test_history_dropout_leaves_out_whole_items_and_nothing_else():
 def test_history_dropout_is_for_training_alone():
     input_ids, mask, labels, _ = make_batch()
     plain, model = make_model(), make_model(history_dropout_rate=0.9)
-    torch.testing.assert_close(model(input_ids, mask, labels).loss, plain(input_ids, mask, labels).loss)
+    torch.testing.assert_close(call(model, input_ids, mask, labels).loss, call(plain, input_ids, mask, labels).loss)
     model.train()
     torch.manual_seed(0)
-    assert not torch.equal(model(input_ids, mask, labels).loss, plain(input_ids, mask, labels).loss)
+    assert not torch.equal(call(model, input_ids, mask, labels).loss, call(plain, input_ids, mask, labels).loss)
     with pytest.raises(ValueError, match=r"history_dropout_rate: expected a number in \[0, 1\)"):
         MacRecConfig(history_dropout_rate=1.0)
     with pytest.raises(ValueError, match="0 where num_levels is 1"):
