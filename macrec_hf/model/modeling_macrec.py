@@ -33,8 +33,8 @@ class MacRecOutput(Seq2SeqLMOutput):
         generation_loss: scalar, cross-entropy, mean over target tokens.
         alignment_loss: scalar, eq. 18 before its weight.
 
-    In training mode on several processes each loss is the process's share: their mean over the processes is the loss
-    of the whole batch, in which alignment compares the items of all processes.
+    With `gather_across_processes`, in training mode on several processes, each loss is the process's share: their mean
+    over the processes is the loss of the whole batch, in which alignment compares the items of all processes.
     """
 
     generation_loss: torch.Tensor | None = None
@@ -50,6 +50,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
     Attributes:
         semantic_ids: the [`SemanticIdTable`] whose IDs `generate` may write, `None`: any tokens. `from_pretrained`
             reads the one beside the weights and `save_pretrained` writes it there; it may be set.
+        gather_across_processes: whether a training step compares and counts the rows of all processes, which then all
+            have to call the model. Our trainers turn it on while they train; it is not saved.
 
     Example:
 
@@ -64,6 +66,7 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
     # Labels all have the same length and the alignment is a mean over the batch: Trainer must average over
     # accumulation steps and processes. T5's `forward(**kwargs)` would make it believe that the model does so.
     accepts_loss_kwargs = False
+    gather_across_processes = False
     search_kernels = SearchKernels()  # `macrec_hf.cpu.accelerate` sets others
 
     def __init__(self, config: MacRecConfig):

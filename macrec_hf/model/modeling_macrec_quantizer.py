@@ -31,8 +31,8 @@ class MacRecQuantizerOutput(ModelOutput):
         alignment_loss: scalar, eq. 9 before its weight.
         codes: `{modality: long (batch_size, num_levels)}`, −1 where the item lacks the modality.
 
-    In training mode on several processes each loss is the process's share: their mean over the processes is the loss
-    of the whole batch, in which items are compared with those of all processes.
+    With `gather_across_processes`, in training mode on several processes, each loss is the process's share: their mean
+    over the processes is the loss of the whole batch, in which items are compared with those of all processes.
     """
 
     loss: torch.Tensor | None = None
@@ -97,6 +97,10 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     pseudo-label (eq. 4-6), and an alignment of the quantized sums (eq. 7-9). With more than two modalities every
     ordered pair adds its term.
 
+    Attributes:
+        gather_across_processes: whether a training step compares the items of all processes, which then all have to
+            call the model. Our trainers turn it on while they train; it is not saved.
+
     Example:
 
     ```python
@@ -106,6 +110,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     torch.Size([5, 4])
     ```
     """
+
+    gather_across_processes = False
 
     def __init__(self, config: MacRecQuantizerConfig):
         super().__init__(config)

@@ -118,6 +118,7 @@ class MacRecTrainerBase(Trainer):
     ) -> tuple[nn.Module, DataLoader]:
         if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
             shard_tied_model(cast(nn.Module, self.model), self.accelerator)
+        cast(Any, self.model).gather_across_processes = True
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def get_batch_samples(
@@ -192,7 +193,10 @@ class MacRecTrainerBase(Trainer):
         self._before_training(resuming=bool(resume_from_checkpoint))
         if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             keep_freed_memory()
-        return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+        try:
+            return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+        finally:
+            cast(Any, self.model).gather_across_processes = False  # on since `_prepare_for_training`
 
     def _before_training(self, resuming: bool) -> None:
         """Called by `train` once the checkpoint is known to be whole; subclasses prepare their data and warn here."""

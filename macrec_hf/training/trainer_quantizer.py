@@ -209,7 +209,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
             given = cast(Mapping[str, torch.Tensor], inputs["pseudo_labels"])
             first = next(iter(given.values()))
-            everyone = Everyone.around(model, len(first), first.device)
+            everyone = Everyone.around(self.accelerator.unwrap_model(model), len(first), first.device)
         for name, labels in given.items():
             # Where the item lacks the modality its label is −1.
             labels = everyone.gather(labels)

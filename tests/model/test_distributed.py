@@ -6,6 +6,7 @@ import pytest
 import torch
 from launching import launch
 
+from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecQuantizer, MacRecQuantizerConfig
 from macrec_hf.model.distributed import Everyone
 
 
@@ -53,6 +54,28 @@ def test_evaluation_counts_every_item_and_every_user_once(runs):
     assert len(metrics) > 30
     for name in metrics:
         assert float(alone[name]) == pytest.approx(float(together[name]), abs=1e-6), name
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_one_of_two_processes_may_train_alone_unless_it_gathers(gathers, tmp_path):
+    done = launch("tests/one_of_two.py", str(tmp_path), str(int(gathers)), processes=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = {name: torch.load(tmp_path / f"{name}.pt") for name in ("one", "two")}
+    assert alone["one"].keys() == alone["two"].keys() == {"quantizer", "recommender"}
+    for name, loss in alone["one"].items():
+        # Half of the batch in each process: shares of the whole where it is gathered, else losses of the half.
+        assert (float(alone["two"][name]) == pytest.approx(float(loss), abs=1e-5)) == gathers, name
+
+
+def test_the_switch_is_off_by_default_and_is_not_saved(tmp_path):
+    model = MacRecForConditionalGeneration(MacRecConfig(d_model=8, d_kv=4, d_ff=8, num_heads=2, num_layers=1))
+    quantizer = MacRecQuantizer(MacRecQuantizerConfig(modalities={"text": 3, "image": 2}, hidden_sizes=(4,)))
+    for part in (model, quantizer):
+        assert part.gather_across_processes is False
+        part.gather_across_processes = True
+        part.save_pretrained(tmp_path)
+        assert type(part).from_pretrained(tmp_path).gather_across_processes is False
+        assert "gather" not in (tmp_path / "config.json").read_text()
 
 
 def test_alone_nothing_is_exchanged():
