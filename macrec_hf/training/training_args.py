@@ -89,7 +89,7 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
             chosen = self.fp16 or "ACCELERATE_MIXED_PRECISION" in os.environ
             on_cpu = self.use_cpu or not torch.accelerator.is_available()
             self.bf16 = on_cpu and not chosen and has_bf16_units()
-            self.use_cpu = self.use_cpu or self.bf16  # transformers wants to be told
+        _say_where_bf16_is(self)
         super().__post_init__()
 
 
@@ -138,7 +138,13 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
             )
         if self.label_names is None:
             self.label_names = []  # the inputs are dicts of tensors, none of them labels in Trainer's sense
+        _say_where_bf16_is(self)
         super().__post_init__()
+
+
+def _say_where_bf16_is(arguments: TrainingArguments) -> None:
+    """transformers takes bfloat16 for a GPU's unless it is told otherwise."""
+    arguments.use_cpu = arguments.use_cpu or (arguments.bf16 and not torch.accelerator.is_available())
 
 
 def _refuse_what_is_not_followed(arguments: TrainingArguments) -> None:

@@ -186,6 +186,7 @@ def test_bf16_is_the_default_on_cpus_that_multiply_it(tmp_path, monkeypatch):
         monkeypatch.setattr(training_args, "has_bf16_units", lambda able=able: able)
         assert chosen().bf16 is able and chosen(bf16=False).bf16 is False and chosen(bf16=True).bf16 is True
         assert MacRecQuantizerTrainingArguments(str(tmp_path), use_cpu=True).bf16 is False
+    assert all(kind(str(tmp_path), bf16=True).bf16 for kind in BOTH)  # nobody has to name use_cpu
     monkeypatch.setattr(training_args, "has_bf16_units", lambda: True)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # what `accelerate launch` was told
     assert chosen().bf16 is False
