@@ -69,10 +69,12 @@ def test_a_page_at_each_save_at_its_own_place(tmp_path):
     assert not (tmp_path / "run" / "codebook_health.html").exists()
 
 
-def test_a_page_that_cannot_be_written_does_not_stop_the_training(tmp_path, caplog):
+def test_a_page_that_cannot_be_written_does_not_stop_the_training(tmp_path, caplog, request):
     (tmp_path / "file").write_text("in the way")
     trainer = make_trainer(tmp_path / "run", [CodebookHealthCallback(tmp_path / "file" / "page.html", maps=None)])
-    logging.getLogger("macrec_hf").addHandler(caplog.handler)
+    package = logging.getLogger("macrec_hf")
+    package.addHandler(caplog.handler)
+    request.addfinalizer(lambda: package.removeHandler(caplog.handler))  # it is that of all tests
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert trainer.state.global_step == 6
