@@ -8,7 +8,7 @@ One process, sides interleaved on the same users, fresh users in each repeat, me
     (c) `beam_search`, users sorted by the length of their histories into batches and put back in order
     (d) (c) without the catalogue: every code of a level may follow
     (e) the arithmetic floor: the products that the model cannot do without, at the speed of torch's best product
-    (f) the same at the speed of the product that `cpu_linear.py` takes instead, on processors where it does
+    (f) the same at the speed of the product that `cpu/linear.py` takes instead, on processors where it does
 
 The model is randomly initialised at the paper's size; the histories and IDs are those of `../shared/data/instruments`,
 or a synthetic set of the same size where that is absent.

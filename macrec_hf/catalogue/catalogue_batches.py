@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from ..cpu import accelerated
 from ..model.inference import eval_mode
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from .embedding_store import EmbeddingStore
@@ -112,7 +113,7 @@ def catalogue_latents(
         embeddings = {modality: finite_rows(quantizer, store, modality, batch)}
         return quantizer.encode_latents(embeddings)[modality].float().cpu()
 
-    with eval_mode(quantizer):
+    with eval_mode(quantizer), accelerated(quantizer):
         parts = in_batches(rows, batch_size, encode, f"Latents, {modality}")
     return torch.cat(parts) if parts else torch.empty(0, quantizer.config.codebook_dim)
 

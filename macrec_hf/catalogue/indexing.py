@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging
 
-from ..cpu import accelerate
+from ..cpu import accelerated
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable, check_item_ids
 from ..model.vector_quantization import check_not_collapsed, code_keys, collision_rate
@@ -194,7 +194,8 @@ def encode_catalogue(
         mask = {name: torch.from_numpy(store.present[name][rows]).to(quantizer.device) for name in names}
         return {name: codes.cpu() for name, codes in quantizer.encode(batch, modality_mask=mask).items()}
 
-    parts = in_batches(np.arange(len(store)), batch_size, encode, "Encoding items", processes=accelerator)
+    with accelerated(quantizer):  # as in training: the same products give the same codes now and when items arrive
+        parts = in_batches(np.arange(len(store)), batch_size, encode, "Encoding items", processes=accelerator)
     return {name: torch.cat([codes[name] for codes in parts]) for name in names}
 
 
@@ -265,8 +266,6 @@ def _new_codes(
 
     None in other processes than the main one.
     """
-    if quantizer.device.type == "cpu":
-        accelerate(quantizer)  # as the trainer does: the same products give the same codes now and when items arrive
     codes = encode_catalogue(quantizer, store, batch_size, accelerator)
     if accelerator is not None and not accelerator.is_main_process:
         return None

@@ -46,7 +46,8 @@ class _TransformerEncoder:
         self.model, loading = AutoModel.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
         self._check_weights(loading["missing_keys"])
         self.model.to(self.device).eval()
-        use_cpu_linear(self.model)
+        if self.device.type == "cpu":
+            use_cpu_linear(self.model)
 
     def _check_weights(self, missing_keys: Iterable[str]) -> None:
         missing = sorted(key for key in missing_keys if self.pooling == "pooler" or "pooler" not in key)

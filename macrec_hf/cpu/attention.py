@@ -15,11 +15,23 @@ NAME = "sdpa_byte_dropout"
 
 
 def use_byte_dropout_attention(model: nn.Module) -> None:
-    """Lets every part of a model that attends by SDPA attend by `sdpa_byte_dropout`; other choices stay."""
+    """Lets every part of a T5 that attends by SDPA attend by `sdpa_byte_dropout`; other choices stay.
+
+    The stacks have configurations of their own; the model's may be the caller's and is left alone.
+    """
+    _replace(model, "sdpa", NAME)
+
+
+def use_plain_attention(model: nn.Module) -> None:
+    """Takes [`use_byte_dropout_attention`] back."""
+    _replace(model, NAME, "sdpa")
+
+
+def _replace(model: nn.Module, before: str, after: str) -> None:
     for module in model.modules():
         config = getattr(module, "config", None)
-        if config is not None and getattr(config, "_attn_implementation", None) == "sdpa":
-            config._attn_implementation = NAME
+        if config is not None and config is not model.config and config._attn_implementation == before:
+            config._attn_implementation = after
 
 
 def attention(

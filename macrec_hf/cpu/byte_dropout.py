@@ -24,7 +24,8 @@ class ByteDropout(nn.Dropout):
     """
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if not self.training or hidden.device.type != "cpu" or self.p in (0.0, 1.0):
+        plain = not self.training or self.p in (0.0, 1.0)
+        if plain or hidden.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(hidden)
         dropped = dropped_of(self.p)
         draws = torch.empty(-(-hidden.numel() // 8), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
@@ -49,3 +50,11 @@ def use_byte_dropout(model: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, ByteDropout(child.p).train(child.training))
+
+
+def use_plain_dropout(model: nn.Module) -> None:
+    """Takes [`use_byte_dropout`] back."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is ByteDropout:
+                setattr(module, name, nn.Dropout(child.p).train(child.training))

@@ -8,7 +8,7 @@ the processor: on an AMD EPYC with AVX-512 it is 2.2 times as fast, forward and 
 import platform
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,6 +23,13 @@ def use_cpu_linear(model: nn.Module) -> None:
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = CpuLinear
+
+
+def use_plain_linear(model: nn.Module) -> None:
+    """Takes [`use_cpu_linear`] back."""
+    for module in model.modules():
+        if type(module) is CpuLinear:
+            cast(nn.Module, module).__class__ = nn.Linear
 
 
 class CpuLinear(nn.Linear):
@@ -58,13 +65,13 @@ class _Linear(torch.autograd.Function):
         return product_by_onednn(hidden, weight.t(), bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         return (
-            _Linear.apply(gradient, weight.t(), None) if wanted[0] else None,
-            _Linear.apply(gradient.t(), hidden.t(), None) if wanted[1] else None,
-            gradient.sum(0) if wanted[2] else None,
+            _Linear.apply(grad_output, weight.t(), None) if wanted[0] else None,
+            _Linear.apply(grad_output.t(), hidden.t(), None) if wanted[1] else None,
+            grad_output.sum(0) if wanted[2] else None,
         )
 
 
@@ -86,13 +93,13 @@ def multiplies_by_onednn(values: torch.Tensor) -> bool:
 def onednn_pays(hidden: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether [`linear`] goes through oneDNN for these."""
     return (
-        multiplies_by_onednn(hidden)
-        and hidden.device.type == "cpu"
+        hidden.device.type == "cpu"
+        and not torch.compiler.is_compiling()  # before what a compiler cannot follow
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and multiplies_by_onednn(hidden)
         and weight.dtype == torch.float32
         and hidden.numel() * len(weight) >= _LEAST_WORK
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
 
 

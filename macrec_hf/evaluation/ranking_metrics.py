@@ -113,7 +113,10 @@ def catalogue_coverage(items: np.ndarray, num_items: int, k: int = 10) -> float:
 def bootstrap_interval(
     values: np.ndarray, level: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap of the mean over users: who would have come to the shop is the chance that is resampled.
+    """Percentile bootstrap of the mean over users.
+
+    Users are resampled with replacement, so the interval shows which users happened to be in the sample, not the
+    randomness of training.
 
     Args:
         values: float, `(num_users,)` or `(num_users, num_metrics)`: each user's own figure.

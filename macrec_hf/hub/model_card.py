@@ -75,6 +75,7 @@ def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
         "learning rate": f"{arguments.learning_rate:g}",
         "weight decay": f"{arguments.weight_decay:g}",
         "dropout": f"{config.dropout_rate:g}",
+        "precision": "bfloat16 autocast" if arguments.bf16 else "float16 autocast" if arguments.fp16 else "float32",
         "seed": arguments.seed,
     }
     if state.best_metric is not None:

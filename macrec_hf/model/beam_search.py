@@ -10,14 +10,14 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, T5
 from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 from transformers.utils import ModelOutput
 
+from .configuration_macrec import NUM_BEAMS
+from .inference import check_at_least_one, in_eval_mode
 from .limits import Limits, TrieLimits
 from .logits_process import SemanticIdLogitsProcessor
 from .model_decoding import SearchPasses, Steps
 from .search_kernels import Part
 from .t5_decoding import score_dtype, start_token
 from .trie import SemanticIdTrie
-
-_DEFAULT_NUM_BEAMS = 20  # authors' code
 
 Group = tuple[slice, SemanticIdTrie, TrieLimits | None]  # a request's users in a part
 Grown = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # scores, nodes, tokens, parents
@@ -48,7 +48,7 @@ class BeamRequest:
     limits: TrieLimits | None = None
 
 
-@torch.no_grad()
+@in_eval_mode
 def beam_search(
     model: T5ForConditionalGeneration,
     input_ids: torch.Tensor,
@@ -89,7 +89,7 @@ def beam_search(
     return _decode(model, [request], num_beams, states)[0]
 
 
-@torch.no_grad()
+@in_eval_mode
 def joint_beam_search(
     model: T5ForConditionalGeneration, requests: Sequence[BeamRequest], num_beams: int
 ) -> list[BeamResult]:
@@ -122,7 +122,7 @@ def _decode(
     states: torch.Tensor | None = None,
 ) -> list[BeamResult]:
     """The results of all requests; `states` are the encoder's, of a single request, where they exist already."""
-    _check_num_beams(num_beams)
+    check_at_least_one("num_beams", num_beams)
     for request in requests:
         _check_trie(model, request.trie)
     device, trie = model.device, requests[0].trie
@@ -281,10 +281,11 @@ def semantic_id_beam_search(
             more return sequences than beams, unknown arguments, and what [`beam_search`] raises.
     """
     return_dict = _check_settings(trie, generation_config, logits_processor, model_kwargs)
-    _check_num_beams(num_beams)
+    if num_beams is not None:
+        check_at_least_one("num_beams", num_beams)
     asked = getattr(generation_config, "num_beams", None)
     if num_beams is None:
-        num_beams = asked if asked and asked > 1 else _DEFAULT_NUM_BEAMS
+        num_beams = asked if asked and asked > 1 else NUM_BEAMS
     if num_return_sequences is None:
         num_return_sequences = getattr(generation_config, "num_return_sequences", None) or 1
     if not 1 <= num_return_sequences <= num_beams:
@@ -322,11 +323,6 @@ def semantic_id_beam_search(
     return GenerateBeamEncoderDecoderOutput(
         sequences=cast(torch.LongTensor, sequences), sequences_scores=cast(torch.FloatTensor, scores)
     )
-
-
-def _check_num_beams(num_beams: int | None) -> None:
-    if num_beams is not None and (isinstance(num_beams, bool) or not isinstance(num_beams, int) or num_beams < 1):
-        raise ValueError(f"num_beams: expected a whole number of at least 1, got {num_beams!r}.")
 
 
 def _check_trie(model: T5ForConditionalGeneration, trie: SemanticIdTrie) -> None:

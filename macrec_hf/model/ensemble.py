@@ -13,14 +13,14 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from .beam_search import BeamRequest, joint_beam_search
-from .inference import pad_rows
+from .configuration_macrec import NUM_BEAMS
+from .inference import check_at_least_one, pad_rows
 from .limits import Limits
 from .ranked_lists import RankedLists, check_fusion, fuse, sort_lists, unique_rows
 from .scoring import candidate_scores
 from .trie import SemanticIdTrie
 
 ENSEMBLE = "ensemble"
-NUM_BEAMS = 20  # authors' code; the paper is silent
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "top_k", "batch_size"):
-            value = getattr(self, name)
-            number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not (number and value >= 1) and not (name == "top_k" and value is None):
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
+            if name != "top_k" or self.top_k is not None:
+                check_at_least_one(name, getattr(self, name))
+        if not isinstance(self.modality, str):
+            raise ValueError(f"modality: expected 'ensemble' or the name of a modality, got {self.modality!r}.")
         check_fusion(self.fusion)
 
     @property

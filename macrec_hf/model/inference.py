@@ -1,11 +1,16 @@
 """What it takes to ask a model about many rows: eval mode for the time of the question, rows padded to one width."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import nn
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -19,6 +24,23 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def in_eval_mode(function: Callable[P, Result]) -> Callable[P, Result]:
+    """[`eval_mode`] of a function's first argument, a model, while the function runs."""
+
+    @wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> Result:
+        with eval_mode(cast(nn.Module, args[0] if args else kwargs["model"])):
+            return function(*args, **kwargs)
+
+    return inside
+
+
+def check_at_least_one(name: str, value: object) -> None:
+    """ValueError unless a value is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
 
 
 def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], fill: int = -1) -> tuple[np.ndarray, np.ndarray]:

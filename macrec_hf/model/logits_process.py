@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, PreTrainedModel
 from transformers.utils import logging
 
+from .configuration_macrec import NUM_BEAMS
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import level_offsets
 from .trie import SemanticIdTrie
@@ -120,7 +121,7 @@ class ItemGenerationMixin(GenerationMixin):
 
         A `SemanticIdLogitsProcessor` among `logits_processor`, `prefix_allowed_tokens_fn` and `custom_generate` say
         themselves what may be written and take the place of this. Other processors come before it. `do_sample` without
-        a number of beams samples with one: the 20 of the default are for beam search.
+        a number of beams samples with one where the model's own are the 20 of the default, which are for beam search.
 
         Args:
             modality: whose IDs may be written; `None`: those of all, the first code decides.
@@ -152,7 +153,8 @@ class ItemGenerationMixin(GenerationMixin):
             )
         samples = kwargs.get("do_sample", getattr(generation_config, "do_sample", None))
         samples = self.generation_config.do_sample if samples is None else samples
-        if samples and kwargs.get("num_beams", getattr(generation_config, "num_beams", None)) is None:
+        chosen = kwargs.get("num_beams", getattr(generation_config, "num_beams", None))
+        if samples and chosen is None and self.generation_config.num_beams == NUM_BEAMS:
             if generation_config is None:
                 kwargs["num_beams"] = 1
             else:

@@ -4,6 +4,8 @@
 reads each row's prefix anew at every step and is many times slower.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from weakref import WeakSet
@@ -14,7 +16,6 @@ from transformers import T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from .inference import eval_mode
 from .search_kernels import RunParts, all_at_once, departure, search_kernels
 from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token, take_rows
 
@@ -82,9 +83,22 @@ class ModelEncoder:
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The encoder's states, float `(batch_size, sequence_length, d_model)`."""
-        with eval_mode(self.model):
-            encoder = cast(nn.Module, self.model.get_encoder())
-            return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
+        encoder = cast(nn.Module, self.model.get_encoder())
+        return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)[0]
+
+
+@contextmanager
+def _in_its_own_precision(model: nn.Module) -> Iterator[None]:
+    """Without the autocast that accelerate wraps around a forward pass: scores are those of the weights."""
+    own, wrapped = vars(model).get("_original_forward"), vars(model).get("forward")
+    if own is None or wrapped is None:
+        yield
+        return
+    vars(model)["forward"] = own
+    try:
+        yield
+    finally:
+        vars(model)["forward"] = wrapped
 
 
 @dataclass
@@ -140,7 +154,7 @@ class ModelSteps:
         if not len(rows):
             return self.states.new_zeros(*tokens.shape, self.model.config.vocab_size), Prefixes(prefixes)
         flat = prefixes.flatten(0, 1)
-        with eval_mode(self.model):
+        with _in_its_own_precision(self.model):
             logits = [self._logits(flat[part], part // tokens.shape[1]) for part in rows.split(_ROWS)]
         return torch.cat(logits).unflatten(0, tokens.shape), Prefixes(prefixes)
 

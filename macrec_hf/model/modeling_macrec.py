@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+from huggingface_hub import HfApi
 from transformers import EncoderDecoderCache, GenerationConfig, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
-from .configuration_macrec import MacRecConfig
-from .distributed import Everyone, num_processes
+from .configuration_macrec import NUM_BEAMS, MacRecConfig
+from .distributed import ProcessGroup, num_processes
 from .files import folder_beside
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import alignment_loss
@@ -22,6 +24,9 @@ from .semantic_ids import ITEMS_NAME, TENSORS_NAME, SemanticIdTable
 from .trie import SemanticIdTrie  # noqa: F401
 
 _WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+
+
+_UPLOAD = ("repo_id", "private", "commit_message", "commit_description", "revision", "create_pr")
 
 
 @dataclass
@@ -78,7 +83,7 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         self.generation_config = GenerationConfig(
             max_new_tokens=config.num_levels,
             length_penalty=0.0,
-            num_beams=20,  # authors' code; length_penalty may only stand beside beams
+            num_beams=NUM_BEAMS,  # length_penalty may only stand beside beams
             decoder_start_token_id=config.decoder_start_token_id,
             pad_token_id=config.pad_token_id,
             eos_token_id=config.eos_token_id,
@@ -128,12 +133,17 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         if self.semantic_ids is None or not is_main_process:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
             return
-        repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+        upload = {name: kwargs.pop(name) for name in _UPLOAD if name in kwargs}
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         self.semantic_ids.save_pretrained(Path(save_directory))
         if push_to_hub:  # not above: there only the files are sent that transformers has written itself
-            sent = ("commit_message", "private", "token", "create_pr", "max_shard_size")
-            self.push_to_hub(repo_id, **{name: kwargs[name] for name in sent if name in kwargs})
+            repo_id = upload.pop("repo_id", Path(save_directory).name)
+            api = HfApi(token=kwargs.get("token"))
+            repo_id = api.create_repo(repo_id, private=upload.pop("private", None), exist_ok=True).repo_id
+            with TemporaryDirectory() as folder:  # what lies in the directory besides is not ours to send
+                super().save_pretrained(folder, is_main_process, state_dict, **kwargs)
+                self.semantic_ids.save_pretrained(folder)
+                api.upload_folder(repo_id=repo_id, folder_path=folder, **upload)
 
     def forward(
         self,
@@ -209,27 +219,27 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
                 f"{tuple(alignment_input_ids.shape)}."
             )
         num_modalities, num_items, num_levels = alignment_input_ids.shape
-        everyone = Everyone.around(self, num_items, alignment_input_ids.device)
-        if not everyone.alone:
+        group = ProcessGroup.around(self, num_items, alignment_input_ids.device)
+        if not group.alone:
             # The same item may be a target of several processes: each is encoded once, by one of them.
-            rows = everyone.gather(alignment_input_ids.transpose(0, 1).reshape(num_items, -1)).unique(dim=0)
+            rows = group.gather(alignment_input_ids.transpose(0, 1).reshape(num_items, -1)).unique(dim=0)
             alignment_input_ids = rows.view(-1, num_modalities, num_levels).transpose(0, 1)
-            everyone = everyone.parts_of(len(rows))
+            group = group.parts_of(len(rows))
         pad_token_id = cast(int, self.config.pad_token_id)  # T5's may be None, ours never is
         present = (alignment_input_ids != pad_token_id).all(dim=-1)
-        pooled = self._mean_states(alignment_input_ids[:, everyone.mine])
+        pooled = self._mean_states(alignment_input_ids[:, group.mine])
         # One exchange for all modalities: (num_items, num_modalities, d_model) of all processes.
-        everything = pooled if everyone.alone else everyone.gather(pooled.transpose(0, 1)).transpose(0, 1)
+        everything = pooled if group.alone else group.gather(pooled.transpose(0, 1)).transpose(0, 1)
         loss = (pooled.sum() + everything.sum()) * 0.0
-        everybody = bool(present.all())
+        complete = bool(present.all())
         for first, second in combinations(range(num_modalities), 2):
-            both = slice(None) if everybody else present[first] & present[second]
+            both = slice(None) if complete else present[first] & present[second]
             offset: torch.Tensor | int = 0
             mine, counts = both, (offset, offset)
-            if not everyone.alone:
-                chosen = torch.ones_like(present[0]) if everybody else present[first] & present[second]
-                mine, offset = chosen[everyone.mine], chosen[: everyone.mine.start].sum()
-                counts = (chosen[everyone.mine].sum(), chosen.sum())
+            if not group.alone:
+                chosen = torch.ones_like(present[0]) if complete else present[first] & present[second]
+                mine, offset = chosen[group.mine], chosen[: group.mine.start].sum()
+                counts = (chosen[group.mine].sum(), chosen.sum())
             aligned = alignment_loss(
                 pooled[first, mine],
                 pooled[second, mine],
@@ -237,7 +247,7 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
                 (everything[first, both], everything[second, both]),
                 offset,
             )
-            loss = loss + everyone.share(aligned, *counts)
+            loss = loss + group.share(aligned, *counts)
         return loss
 
     def _mean_states(self, items: torch.Tensor) -> torch.Tensor:
@@ -254,8 +264,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         if num_processes() == 1:
             return loss
         own = int((labels != -100).sum())
-        everyone = Everyone.around(self, own, labels.device)
-        return everyone.share(loss, own, sum(everyone.counts))
+        group = ProcessGroup.around(self, own, labels.device)
+        return group.share(loss, own, sum(group.counts))
 
     def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
         """Beams stay within their user, whose cross-attention keys and values are the same for all of them."""

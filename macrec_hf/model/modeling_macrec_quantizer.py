@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_macrec import MacRecQuantizerConfig
-from .distributed import Everyone
+from .distributed import ProcessGroup
 from .inference import eval_mode
 from .losses import alignment_loss, contrastive_loss, draw_positives, quantization_loss, reconstruction_loss
 from .semantic_ids import code_tokens
@@ -213,13 +213,13 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         latents = {name: self.quantizers[name].encoder(rows[name]) for name in masks}
         parts = {name: residual_quantize(latents[name], self.quantizers[name].codebooks) for name in masks}
         first = next(iter(masks.values()))
-        everyone = Everyone.around(self, len(first), first.device)
+        group = ProcessGroup.around(self, len(first), first.device)
         every_mask = masks
-        if not everyone.alone:
-            gathered = everyone.gather(torch.stack(list(masks.values()), dim=1))
+        if not group.alone:
+            gathered = group.gather(torch.stack(list(masks.values()), dim=1))
             every_mask = dict(zip(masks, gathered.unbind(dim=1), strict=True))
-        reconstruction, quantization = self._own_losses(rows, latents, parts, everyone, every_mask)
-        contrastive, alignment = self._cross_modal_losses(parts, masks, full, pseudo_labels, everyone, every_mask)
+        reconstruction, quantization = self._own_losses(rows, latents, parts, group, every_mask)
+        contrastive, alignment = self._cross_modal_losses(parts, masks, full, pseudo_labels, group, every_mask)
         weights = contrastive.new_tensor(self.config.contrastive_weights)
         loss = reconstruction + quantization + (weights * contrastive).sum() + self.config.alignment_weight * alignment
         codes = {name: _scatter(parts[name].codes, masks[name], full[name], -1) for name in masks}
@@ -231,18 +231,18 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         rows: Mapping[str, torch.Tensor],
         latents: Mapping[str, torch.Tensor],
         parts: Mapping[str, ResidualQuantization],
-        everyone: Everyone,
+        group: ProcessGroup,
         every_mask: Mapping[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 10-12: each modality by itself."""
         reconstruction = quantization = next(iter(latents.values())).new_zeros(())
         for name, part in parts.items():
-            counts = (len(rows[name]), len(rows[name]) if everyone.alone else every_mask[name].sum())
+            counts = (len(rows[name]), len(rows[name]) if group.alone else every_mask[name].sum())
             decoded = self.quantizers[name].decoder(straight_through(latents[name], part.quantized))
             own = reconstruction_loss(decoded, rows[name])
-            reconstruction = reconstruction + everyone.share(own, *counts)
+            reconstruction = reconstruction + group.share(own, *counts)
             own = quantization_loss(part.residuals, part.codewords, self.config.commitment_weight)
-            quantization = quantization + everyone.share(own, *counts)
+            quantization = quantization + group.share(own, *counts)
         return reconstruction, quantization
 
     def _cross_modal_losses(
@@ -251,7 +251,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         masks: Mapping[str, torch.Tensor],
         full: Mapping[str, bool],
         pseudo_labels: Mapping[str, torch.Tensor] | None,
-        everyone: Everyone,
+        group: ProcessGroup,
         every_mask: Mapping[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 4-9 over every ordered pair; a loss whose weight is 0 is not computed, but for the alignment.
@@ -273,24 +273,24 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         }
         # One exchange for all of it, after the decoders' forward: backward then meets it before any weight of theirs,
         # in every process, and never crosses the exchange of gradients.
-        everything = own if everyone.alone else _unpack(everyone.gather(torch.cat(list(own.values()), dim=1)), own)
-        labels = {name: everyone.gather(given[name].to(masks[name].device)) for name in names if levels}
-        generator = everyone.generator(next(iter(own.values())).device) if levels else None
+        everything = own if group.alone else _unpack(group.gather(torch.cat(list(own.values()), dim=1)), own)
+        labels = {name: group.gather(given[name].to(masks[name].device)) for name in names if levels}
+        generator = group.generator(next(iter(own.values())).device) if levels else None
         nothing = torch.stack([part.quantized.sum() for part in parts.values()]).sum() * 0.0
         contrastive = [nothing] * config.num_levels
         alignment = contrastive[0]
         for name, other in permutations(names, 2):
             # Rows that have both modalities, of all processes and of ours; None: all of them.
-            both = None if everyone.alone and full[name] and full[other] else every_mask[name] & every_mask[other]
-            mine = None if both is None else both[everyone.mine]
-            offset = 0 if both is None else both[: everyone.mine.start].sum()
+            both = None if group.alone and full[name] and full[other] else every_mask[name] & every_mask[other]
+            mine = None if both is None else both[group.mine]
+            offset = 0 if both is None else both[: group.mine.start].sum()
             counts: tuple[torch.Tensor | int, torch.Tensor | int] = (0, 0)
-            if mine is not None and both is not None and not everyone.alone:
+            if mine is not None and both is not None and not group.alone:
                 counts = (mine.sum(), both.sum())
             anchors, candidates = _pick(own[name], mine), _pick(everything[name], both)
             if levels:
                 positives = draw_positives(_pick(labels[other], both), generator)
-                positives = positives if everyone.alone else positives[offset : offset + len(anchors)]
+                positives = positives if group.alone else positives[offset : offset + len(anchors)]
                 for place, level in enumerate(levels):
                     loss = contrastive_loss(
                         anchors[:, place],
@@ -299,7 +299,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
                         config.contrastive_normalize,
                         candidates[:, place],
                     )
-                    contrastive[level] = contrastive[level] + everyone.share(loss, *counts)
+                    contrastive[level] = contrastive[level] + group.share(loss, *counts)
             if names.index(name) < names.index(other):
                 loss = alignment_loss(
                     anchors[:, -1],
@@ -308,7 +308,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
                     (candidates[:, -1], _pick(everything[other], both)[:, -1]),
                     offset,
                 )
-                alignment = alignment + everyone.share(loss, *counts)
+                alignment = alignment + group.share(loss, *counts)
         return torch.stack(contrastive), alignment
 
     def _check_modality(self, name: str, argument: str) -> None:

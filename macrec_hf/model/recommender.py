@@ -49,6 +49,8 @@ class MacRecRecommender:
             history gets the most popular items.
         item_titles: `{item_id: title}`, kept beside the model to be shown.
         max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
+        use_cpu_kernels: on a CPU, replace layers of the model by faster ones with the same weights, and on another
+            device take them back (`macrec_hf.cpu.accelerate` and `restore`). False: the model stays as it is.
 
     Attributes:
         tries: the catalogue in each modality, on the model's device.
@@ -76,9 +78,12 @@ class MacRecRecommender:
         item_counts: torch.Tensor | np.ndarray | None = None,
         item_titles: Mapping[str, str] | None = None,
         max_history: int | None = None,
+        use_cpu_kernels: bool = True,
     ):
         check_parts(model, tokenizer, table)
-        self.model, self.tokenizer, self.table = _accelerated(model.eval()), tokenizer, table
+        self.model, self.tokenizer, self.table = model.eval(), tokenizer, table
+        self.use_cpu_kernels = use_cpu_kernels
+        self._fit_to_device()
         self.item_counts = check_item_counts(item_counts, table)
         self.item_titles = dict(item_titles or {})
         self._quantizer = quantizer
@@ -96,6 +101,7 @@ class MacRecRecommender:
         *,
         device: str | torch.device = "cpu",
         max_history: int | None = None,
+        use_cpu_kernels: bool = True,
         **hub_kwargs: Any,
     ) -> "MacRecRecommender":
         """Loads a model directory or a repository of the Hub.
@@ -103,14 +109,15 @@ class MacRecRecommender:
         Args:
             name_or_path: a directory that `save_pretrained` or `macrec train` wrote, or a repository id.
             device: where the model is put.
-            max_history: see the class.
+            max_history, use_cpu_kernels: see the class.
             **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ….
 
         Raises:
             FileNotFoundError, OSError, ValueError: see `model.model_files.load_model_directory`.
         """
         parts = load_model_directory(name_or_path, **hub_kwargs)
-        return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history).to(device)
+        parts.model.to(device)  # type: ignore[arg-type]  # transformers types it by a decorator
+        return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history, use_cpu_kernels)
 
     @classmethod
     def _of_catalogue(
@@ -119,6 +126,7 @@ class MacRecRecommender:
         tokenizer: SemanticIdTokenizer,
         catalogue: Catalogue,
         max_history: int | None = None,
+        use_cpu_kernels: bool = True,
     ) -> "MacRecRecommender":
         """A model that was loaded already, with what stands beside it in its directory."""
         recommender = cls(
@@ -128,6 +136,7 @@ class MacRecRecommender:
             item_counts=catalogue.item_counts,
             item_titles=catalogue.item_titles,
             max_history=max_history,
+            use_cpu_kernels=use_cpu_kernels,
         )
         recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
         return recommender
@@ -141,10 +150,16 @@ class MacRecRecommender:
 
     def to(self, device: str | torch.device) -> "MacRecRecommender":
         """Moves model and catalogue to a device; returns itself."""
-        self.model.to(device)  # type: ignore[arg-type]  # transformers types it by a decorator
-        _accelerated(self.model)
+        self.model.to(device)
+        self._fit_to_device()
         self.tries = {name: trie.to(self.model.device) for name, trie in self.tries.items()}
         return self
+
+    def _fit_to_device(self) -> None:
+        """`macrec_hf.cpu`'s parts where the model stands on a CPU, its own elsewhere; without the package its own."""
+        if self.use_cpu_kernels and _is_installed():
+            cpu = import_module("macrec_hf.cpu")
+            (cpu.accelerate if self.model.device.type == "cpu" else cpu.restore)(self.model)
 
     def recommend(
         self,
@@ -300,13 +315,6 @@ class MacRecRecommender:
         scores = np.log(counts / counts.sum())
         rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
         return self._named(RankedLists(*sort_lists(rows, scores[None], width=top_k)))[0]
-
-
-def _accelerated(model: MacRecForConditionalGeneration) -> MacRecForConditionalGeneration:
-    """The model with `macrec_hf.cpu`'s faster parts where it stands on a CPU and the package is installed."""
-    if model.device.type == "cpu" and _is_installed():
-        import_module("macrec_hf.cpu").accelerate(model)
-    return model
 
 
 def _is_installed() -> bool:

@@ -3,6 +3,7 @@
 import torch
 from transformers import T5ForConditionalGeneration
 
+from .inference import in_eval_mode
 from .model_decoding import SearchPasses
 from .t5_decoding import score_dtype
 from .trie import SemanticIdTrie
@@ -10,7 +11,7 @@ from .trie import SemanticIdTrie
 _ROWS = 4096  # decoder rows (users x nodes) that one step holds; bounds memory whatever the catalogue
 
 
-@torch.no_grad()
+@in_eval_mode
 def exact_scores(
     model: T5ForConditionalGeneration,
     input_ids: torch.Tensor,
@@ -63,7 +64,7 @@ def exact_scores(
     return _leaves_to_items(leaf_scores, trie)
 
 
-@torch.no_grad()
+@in_eval_mode
 def candidate_scores(
     model: T5ForConditionalGeneration,
     encoder_hidden_states: torch.Tensor,

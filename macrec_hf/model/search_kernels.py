@@ -33,6 +33,11 @@ _LINEARS = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head")
 _EMBEDDINGS = ("embed_tokens", "relative_attention_bias")
 # Hooks and classes of these libraries gather weights, record states or set the precision, and leave the computation.
 _TRANSPARENT = ("torch.distributed.", "transformers.utils.output_capturing", "accelerate.utils.operations")
+_READ = (
+    nn.Embedding, nn.Linear, nn.Dropout, T5Attention, T5Block, T5DenseActDense, T5DenseGatedActDense,
+    T5LayerCrossAttention, T5LayerFF, T5LayerNorm, T5LayerSelfAttention, T5Stack, T5ForConditionalGeneration,
+)  # fmt: skip
+_FORWARDS = {cls: cls.forward for cls in _READ}  # as they are when this is imported: a patch comes later
 _ADAPTERS = "peft."  # its layers are called as they are: like what they adapt, they treat each row by itself
 
 
@@ -84,6 +89,9 @@ def departure(model: nn.Module) -> str | None:
     """
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return "torch has a global forward hook"
+    for patched, forward in _FORWARDS.items():
+        if patched.forward is not forward:
+            return f"the class {patched.__name__} has another forward pass than its library gave it"
     cls = _plain_class(model)
     searched = getattr(cls, "_searched_forward", T5ForConditionalGeneration.forward)
     if cls.forward is not searched or cls.__call__ is not nn.Module.__call__:
@@ -130,6 +138,8 @@ def _departure(
                 found = f" is a {cls.__name__} where a {classes[0].__name__} was expected"
         elif cls is T5Attention and module.config._attn_implementation not in kernels.attention_names:
             found = f" attends by {module.config._attn_implementation!r}"
+        elif cls is T5Attention and module.scaling != 1.0:
+            found = f" scales its scores by {module.scaling}"
         elif cls is T5Block and len(module.layer) != 2 + module.is_decoder:
             found = f" has {len(module.layer)} layers"
         elif found is None and module._modules and (below := _departure(module, name, expected, kernels)):

@@ -44,7 +44,8 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         args: [`MacRecTrainingArguments`], of which the trainer keeps a copy; with `None` their defaults, and `macrec`
             as output folder.
         processing_class: the [`SemanticIdTokenizer`].
-        table: the [`SemanticIdTable`] of the catalogue. `None`: losses only, and Trainer's own saving.
+        table: the [`SemanticIdTable`] of the catalogue; the model's `semantic_ids` become it. `None`: losses only, and
+            Trainer's own saving.
         quantizer: what made the table. It is saved with the model, so that items can be added later.
         item_counts: how often each item was bought, integers (num_items,). They are saved with the model, which
             recommends the most frequent items to a user without a history. `None`: how often `train_dataset` shows
@@ -116,6 +117,8 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if table is not None:  # what `generate` may write, from now on and in every checkpoint
+            self.accelerator.unwrap_model(self.model).semantic_ids = table
         metric = str(self.args.metric_for_best_model)
         if table is None and self.args.eval_strategy != "no" and ("hr@" in metric or "ndcg@" in metric):
             raise ValueError(

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows, catalogue_latents, in_batches
 from ..catalogue.clustering import codebook_seeds, pseudo_labels
 from ..catalogue.embedding_store import EmbeddingStore
-from ..model.distributed import Everyone
+from ..model.distributed import ProcessGroup
 from ..model.files import replacing
 from ..model.inference import eval_mode
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
@@ -209,10 +209,10 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
             given = cast(Mapping[str, torch.Tensor], inputs["pseudo_labels"])
             first = next(iter(given.values()))
-            everyone = Everyone.around(self.accelerator.unwrap_model(model), len(first), first.device)
+            group = ProcessGroup.around(self.accelerator.unwrap_model(model), len(first), first.device)
         for name, labels in given.items():
             # Where the item lacks the modality its label is −1.
-            labels = everyone.gather(labels)
+            labels = group.gather(labels)
             labels = labels[labels >= 0]
             _, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
             alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())

@@ -15,6 +15,7 @@ from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from ..cpu import has_bf16_units
+from ..model.configuration_macrec import NUM_BEAMS
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -65,7 +66,7 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
         "group_by_length", "how batches are drawn: by default of histories of like length", "ours",
         choices=["random", "sequential", "group_by_length", "batch_rebalance"],
     )  # fmt: skip
-    generation_num_beams: int = _default(20, "beam width of the evaluations", "authors' code")
+    generation_num_beams: int = _default(NUM_BEAMS, "beam width of the evaluations", "authors' code")
     metric_for_best_model: str | None = _default("ndcg@10", "what the best checkpoint is chosen by", "ours")
     num_eval_users: int | None = _default(None, "users to rank at most, evenly spaced; None: all", "ours")
     embedding_learning_rate: float | None = _default(

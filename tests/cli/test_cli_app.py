@@ -1,4 +1,4 @@
-"""`macrec app`: what it refuses, and the Space that it writes. tests/test_app_browser.py tries the page itself."""
+"""`macrec app`: what it refuses, and the Space that it writes. tests/app/test_app_browser.py tries the page itself."""
 
 import argparse
 import socket

@@ -7,7 +7,7 @@ import torch
 from launching import launch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecQuantizer, MacRecQuantizerConfig
-from macrec_hf.model.distributed import Everyone
+from macrec_hf.model.distributed import ProcessGroup
 
 
 @pytest.fixture(scope="module", params=["forked", pytest.param("launched", marks=pytest.mark.slow)])
@@ -80,31 +80,31 @@ def test_the_switch_is_off_by_default_and_is_not_saved(tmp_path):
 
 def test_alone_nothing_is_exchanged():
     layer = torch.nn.Linear(2, 2)
-    everyone = Everyone.around(layer, 5, torch.device("cpu"))
+    group = ProcessGroup.around(layer, 5, torch.device("cpu"))
     rows = torch.randn(5, 3)
-    assert everyone.alone and everyone.gather(rows) is rows and everyone.share(rows, 2, 5) is rows
-    assert everyone.mine == slice(0, 5) and everyone.parts_of(7).counts == [7]
+    assert group.alone and group.gather(rows) is rows and group.share(rows, 2, 5) is rows
+    assert group.mine == slice(0, 5) and group.parts_of(7).counts == [7]
 
 
 def test_parts_shares_and_the_seed():
-    everyone = Everyone([3, 5, 2], rank=1, seed=7)
-    assert everyone.mine == slice(3, 8)
-    assert everyone.parts_of(2).counts == [0, 1, 1] and everyone.parts_of(9).counts == [3, 3, 3]
+    group = ProcessGroup([3, 5, 2], rank=1, seed=7)
+    assert group.mine == slice(3, 8)
+    assert group.parts_of(2).counts == [0, 1, 1] and group.parts_of(9).counts == [3, 3, 3]
     # the mean over processes of share × mean is the mean over all rows
     values, counts = torch.arange(10.0), [3, 5, 2]
     parts = enumerate(values.split(counts))
-    shares = [Everyone(counts, rank).share(part.mean(), len(part), 10) for rank, part in parts]
+    shares = [ProcessGroup(counts, rank).share(part.mean(), len(part), 10) for rank, part in parts]
     assert float(sum(shares)) / 3 == pytest.approx(float(values.mean()))
-    draws = [torch.rand(4, generator=Everyone([1, 1], rank, 7).generator(torch.device("cpu"))) for rank in (0, 1)]
+    draws = [torch.rand(4, generator=ProcessGroup([1, 1], rank, 7).generator(torch.device("cpu"))) for rank in (0, 1)]
     assert torch.equal(*draws)
 
 
 def test_the_seed_is_random_in_training_and_leaves_evaluation_alone():
     layer, device = torch.nn.Linear(2, 2), torch.device("cpu")
     torch.manual_seed(0)
-    first, second = (Everyone.around(layer, 1, device).seed for _ in range(2))
+    first, second = (ProcessGroup.around(layer, 1, device).seed for _ in range(2))
     assert first != second
     before = torch.get_rng_state()
     with torch.no_grad():
-        assert Everyone.around(layer, 1, device).seed == 0
+        assert ProcessGroup.around(layer, 1, device).seed == 0
     assert torch.equal(before, torch.get_rng_state())
