@@ -10,6 +10,7 @@ import torch
 from hub_tools import MODALITIES, drawn_histories, tiny_recommender
 from local_hub import TOKEN, local_hub
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessor
+from transformers.generation.utils import GenerateBeamEncoderDecoderOutput
 
 from macrec_hf import (
     MacRecConfig,
@@ -170,6 +171,10 @@ def test_sampling_on_a_catalogue_of_sixteen_items(model):
         assert (found.amax(0) >= 0).all()
         assert len(sequences) == 4 or len(sequences.unique(dim=0)) > 8
     assert settings.get("num_beams") is None and model.generation_config.num_beams == 20
+    model.generation_config.num_beams = 2  # chosen by somebody: it stays
+    out = model.generate(**batch(), do_sample=True, modality="text", return_dict_in_generate=True)
+    assert isinstance(out, GenerateBeamEncoderDecoderOutput)
+    model.generation_config.num_beams = 20
     with pytest.raises(ValueError, match="pass num_beams=1 to sample"):
         model.generate(**batch(), do_sample=True, num_beams=20, modality="text")
 
@@ -258,6 +263,14 @@ def test_from_the_hub_with_revision_and_subfolder(tmp_path, monkeypatch, model, 
         hub["somebody/model"].tags["v1"] = hub["somebody/model"].sha("main")
         model.semantic_ids = SemanticIdTable(["x"], {n: c[:1] for n, c in TABLE.codes.items()}, codebook_size=4)
         model.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="somebody/model", token=TOKEN)
+        zeros = {name: torch.zeros_like(weight) for name, weight in model.state_dict().items()}
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "private.txt").write_text("not to be sent")
+        named = {"repo_id": "somebody/zeros", "commit_message": "Nothing learned", "token": TOKEN}
+        model.save_pretrained(tmp_path / "other", push_to_hub=True, state_dict=zeros, **named)
+        sent = MacRecForConditionalGeneration.from_pretrained("somebody/zeros", token=TOKEN)
+        assert not any(weight.any() for weight in sent.state_dict().values())
+        assert "private.txt" not in hub["somebody/zeros"].files() and sent.semantic_ids == model.semantic_ids
         where = {"revision": "v1", "token": TOKEN, "cache_dir": tmp_path / "cache"}
         first = MacRecForConditionalGeneration.from_pretrained("somebody/model", **where)
         second = AutoModelForSeq2SeqLM.from_pretrained("somebody/model", token=TOKEN)

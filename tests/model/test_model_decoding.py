@@ -5,13 +5,14 @@ import logging
 
 import pytest
 import torch
+from accelerate import Accelerator
 from decoding_tools import all_leaf_scores, padded_batch, random_trie, tiny_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AttentionInterface, AttentionMaskInterface, T5Config, T5ForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.models.t5.modeling_t5 import T5Block, T5LayerNorm
+from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerFF, T5LayerNorm
 from transformers.utils import ModelOutput
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
@@ -309,6 +310,51 @@ def test_precision_that_accelerate_sets_is_no_departure():
         assert (departure(wrapped) is not None) == slow
     model.forward = lambda **named: None
     assert "forward pass of its own" in departure(model)
+
+
+def test_what_is_trained_in_half_precision_is_searched_in_its_own():
+    """accelerate wraps autocast around the forward pass; a hook then leads the search through that pass."""
+    model = make_model().float()
+    expected = beam_search(model, *BATCH, TRIES["text"], 6)
+    Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+    assert model(*BATCH, labels=BATCH[0][:, :3].clone()).logits.dtype == torch.float32 and "_original_forward" in vars(
+        model
+    )
+    assert departure(model) is None
+    model.decoder.block[0].register_forward_hook(lambda *_: None)
+    assert departure(model) is not None
+    found = beam_search(model, *BATCH, TRIES["text"], 6)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    assert torch.equal(found.leaves, expected.leaves)
+
+
+@pytest.mark.parametrize("cls", [T5LayerFF, T5LayerNorm, T5Attention, T5Block, nn.Linear, nn.Dropout])
+def test_a_patched_class_is_followed(cls, monkeypatch):
+    own = cls.forward
+    monkeypatch.setattr(cls, "forward", lambda self, *given, **named: scaled(own(self, *given, **named)))
+    model = make_model()
+    assert departure(model) == f"the class {cls.__name__} has another forward pass than its library gave it"
+    check_followed(model)
+
+
+def test_scores_that_are_scaled_are_followed():
+    model = make_model()
+    model.decoder.block[1].layer[0].SelfAttention.scaling = 0.5
+    assert departure(model) == "decoder.block.1.layer.0.SelfAttention scales its scores by 0.5"
+    check_followed(model)
+
+
+def test_an_adapters_dropout_is_off_whatever_the_mode():
+    model = make_model()
+    block = model.encoder.block[0].layer[0].SelfAttention
+    block.q = Lora(block.q)
+    block.q.change = nn.Sequential(nn.Dropout(0.5), block.q.change)
+    expected = exact_scores(model, *BATCH, TRIES["text"])
+    model.train()
+    assert departure(model) is None
+    assert torch.equal(exact_scores(model, *BATCH, TRIES["text"]), expected)
+    found = beam_search(model, *BATCH, TRIES["text"], 6).scores
+    assert torch.equal(beam_search(model, *BATCH, TRIES["text"], 6).scores, found) and model.training
 
 
 def test_shards_are_no_departure():

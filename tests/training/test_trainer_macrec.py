@@ -5,6 +5,7 @@ from recommender_training import make_shop, make_trainer
 from transformers import TrainerCallback
 
 from macrec_hf import (
+    MacRecForConditionalGeneration,
     MacRecTrainer,
     MacRecTrainingArguments,
     SemanticIdTrie,
@@ -138,3 +139,17 @@ def test_embeddings_may_learn_at_a_rate_of_their_own(shop, tmp_path):
     assert {rate for rate, _ in rates.values()} == {trainer.args.learning_rate}
     trainer.train()
     assert trainer.optimizer.param_groups[-1]["lr"] < 0.5  # the schedule moves it too
+
+
+def test_the_model_and_its_checkpoints_know_the_catalogue(shop, tmp_path):
+    """Also where the model came with another one, as `macrec train --start-from` loads it."""
+    table, tokenizer, _ = shop
+    trainer = make_trainer(shop, tmp_path / "first", max_steps=2, save_steps=2, save_strategy="steps")
+    assert trainer.model.semantic_ids is table
+    trainer.train()
+    loaded = MacRecForConditionalGeneration.from_pretrained(tmp_path / "first" / "checkpoint-2")
+    assert loaded.semantic_ids == table
+    written = loaded.generate(torch.tensor([tokenizer("<a_0><b_0><c_0>").input_ids]), num_return_sequences=5)
+    trie = SemanticIdTrie.from_table(table, tokenizer, "text")
+    other = SemanticIdTrie.from_table(table, tokenizer, "image")
+    assert (torch.maximum(trie.leaf_of_tokens(written[:, 1:]), other.leaf_of_tokens(written[:, 1:])) >= 0).all()
