@@ -12,7 +12,6 @@ from .threads import map_parts
 _CPU_USERS = 36
 _FEWEST_CPU_USERS = 32  # for which one more thread has a part of its own; fewer share the threads in each operation
 _CPU_TOKENS = 1280  # the padded tokens of a part, so that long histories do not outgrow what the users' number allows
-_PAGES = 31 * 2**20  # bytes; glibc learns from freed blocks of up to 32 MiB
 
 
 def run_parts(
@@ -25,10 +24,6 @@ def run_parts(
     if users.device.type != "cpu":
         search((users, slice(length)))
         return
-    # glibc gives back to the system what exceeds twice the largest block that was ever freed, and gets it anew for
-    # the next part: about 200 page faults a user. After one freed block that nobody wrote to they are fewer than
-    # 20, and 3 % of the processor time is saved.
-    torch.empty(_PAGES, dtype=torch.uint8)
     map_parts(search, split_users(attention_mask, len(users), length, rows))
 
 

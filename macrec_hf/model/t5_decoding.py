@@ -84,29 +84,17 @@ class _Added:
 
 
 class _Head:
-    """Log-probabilities over the whole vocabulary.
-
-    Rows of an odd width are slow to write (a third of the product's speed on AVX2), so the vocabulary is padded to
-    whole vectors, with tokens that have the probability 0.
-    """
+    """Log-probabilities over the whole vocabulary."""
 
     def __init__(self, model: T5ForConditionalGeneration):
         self.module, self.kernels = model.lm_head, search_kernels(model)
-        self.weight: torch.Tensor | None = None
+        self.weight = self.module.weight if _is_plain(self.module, self.kernels) else None
         self.scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else None
-        if _is_plain(self.module, self.kernels):
-            weight = self.module.weight
-            self.vocab_size = len(weight)
-            self.weight = nn.functional.pad(weight, (0, 0, 0, -len(weight) % 16))
 
     def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 (float64 for a float64 model), at least `vocab_size` on the last axis, any beyond that -inf."""
+        """float32 (float64 for a float64 model), `vocab_size` on the last axis."""
         hidden = hidden if self.scale is None else hidden * self.scale
-        if self.weight is None:
-            logits = self.module(hidden)
-        else:
-            logits = self.kernels.linear(hidden, self.weight)
-            logits[..., self.vocab_size :] = -torch.inf
+        logits = self.module(hidden) if self.weight is None else self.kernels.linear(hidden, self.weight)
         return torch.log_softmax(logits, dim=-1, dtype=score_dtype(logits.dtype))
 
 
@@ -272,7 +260,7 @@ class DecoderSteps:
         return [to(normed).index_select(0, places.flatten()) for to in (to_queries, to_states)]
 
     def log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the next token, `(batch_size, rows, vocab_size or more)`, see [`_Head`]."""
+        """Log-probabilities of the next token, `(batch_size, rows, vocab_size)`."""
         return self.head.log_probs(hidden)
 
     def token_log_probs(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
