@@ -52,7 +52,7 @@ def default_of(member) -> ast.Call | None:
 
 
 def about(call: ast.Call, described: str) -> str:
-    value, meaning, source = (ast.literal_eval(argument) for argument in call.args)
+    value, (meaning, source) = ast.unparse(call.args[0]), map(ast.literal_eval, call.args[1:])
     return f"{(described or meaning).rstrip('.')}. Default `{value}` ({source})."
 
 
