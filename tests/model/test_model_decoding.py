@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from decoding_tools import all_leaf_scores, padded_batch, random_trie, tiny_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -316,7 +317,9 @@ def test_what_is_trained_in_half_precision_is_searched_in_its_own():
     """accelerate wraps autocast around the forward pass; a hook then leads the search through that pass."""
     model = make_model().float()
     expected = beam_search(model, *BATCH, TRIES["text"], 6)
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test may have set it
     Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert model(*BATCH, labels=BATCH[0][:, :3].clone()).logits.dtype == torch.float32 and "_original_forward" in vars(
         model
     )
