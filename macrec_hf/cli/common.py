@@ -67,6 +67,41 @@ def chosen_fields(args: argparse.Namespace, names: Iterable[str]) -> dict:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
+def add_device_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", auto: str) -> None:
+    """`--device`.
+
+    Args:
+        auto: what the default is.
+    """
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help=f"where to compute (default: {auto})"
+    )
+
+
+def named_device(args: argparse.Namespace) -> str | None:
+    """What `--device` names; `None` for auto.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    import torch
+
+    there = ["cpu", *(kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available())]
+    if args.device not in ("auto", *there):
+        raise ValueError(
+            f"--device {args.device}: expected a device that is there, {' or '.join(there)}, got none of that kind. "
+            "Is the driver installed, and torch a build for it? Leave the flag out to take what there is."
+        )
+    return None if args.device == "auto" else str(args.device)
+
+
+def ranking_device(args: argparse.Namespace) -> str:
+    """Where lists are made: what `--device` names, or else a GPU of CUDA if there is one."""
+    import torch
+
+    return named_device(args) or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def make_output(path: str | Path) -> Path:
     """Makes the output folder now, so that an unwritable one is found before any work.
 
@@ -175,13 +210,18 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def process_state() -> "PartialState":
-    """This process among those of `accelerate launch`; alone without it."""
+def process_state(device: str | None = None) -> "PartialState":
+    """This process among those of `accelerate launch`; alone without it.
+
+    Args:
+        device: what `--device` names.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return PartialState(cpu=on_cpu if device is None else device == "cpu")
 
 
 def follow(trainer: "Trainer", shown: Iterable[str], patience: int) -> None:

@@ -13,6 +13,7 @@ from .common import (
     follow,
     last_checkpoint,
     make_output,
+    named_device,
     seconds_since,
     write_json,
 )
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> str:
     from ..training.trainer_quantizer import MacRecQuantizerTrainer
 
     check_writable(args.health_page)
+    named_device(args)  # refused before the work
     start, output = time.time(), make_output(args.output)
     store = open_embeddings(args)
     set_seed(args.seed)

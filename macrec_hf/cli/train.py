@@ -12,6 +12,7 @@ from .common import (
     follow,
     last_checkpoint,
     make_output,
+    named_device,
     process_state,
     seconds_since,
     write_json,
@@ -110,6 +111,7 @@ def _arguments_class() -> type["MacRecTrainingArguments"]:
 
 
 def run(args: argparse.Namespace) -> str:
+    named_device(args)  # refused before the work
     start, output = time.time(), make_output(args.output)
     if args.seeds is None:
         return train_model(args, output, output / "cache")
@@ -233,7 +235,7 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path,
         max_history=max_history,
         cache_dir=str(cache),
     )
-    with process_state().main_process_first():  # the others read what the main process has cached
+    with process_state(named_device(args)).main_process_first():  # the others read what the main process has cached
         builder.download_and_prepare()
     return builder.as_dataset()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .common import num_processes, read_bool
+from .common import add_device_flag, named_device, num_processes, read_bool
 from .tracking import add_tracking_flag, tracking_arguments
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def add_trainer_flags(
     group.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)"
     )
+    add_device_flag(group, "auto, the accelerator if there is one")
     add_tracking_flag(group)
 
 
@@ -157,6 +158,7 @@ def training_settings(
         **tracking_arguments(args, output),
         **{name: getattr(args, flag) for name, flag in names.items() if flag in args},
         "warmup_steps": round(steps * args.warmup),
+        "use_cpu": named_device(args) == "cpu",
     }
 
 
