@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .common import make_output
+from .common import add_device_flag, make_output, ranking_device
 
 if TYPE_CHECKING:
     from ..app.shop import Shop
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of `macrec embed` whose encoders the semantic IDs come from: items can be added (default: they "
         "cannot)",
     )
+    add_device_flag(parser, "auto, a GPU of CUDA if there is one")
     parser.add_argument("--title", help="head of the page (default: MODEL)")
     parser.add_argument(
         "--host",
@@ -85,11 +86,9 @@ def _page() -> Callable[..., None]:
 
 
 def _open(args: argparse.Namespace) -> "Shop":
-    import torch
-
     from ..app.shop import Shop
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ranking_device(args)
     shop = Shop.open(args.model, items=args.items, encoders=args.encoders, device=device, title=args.title)
     if args.items is None:
         logger.warning("Without --items there are no photos on the page.")

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..model.files import replacing
-from .tracking import add_tracking_flag, tracking_arguments
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -69,6 +67,41 @@ def chosen_fields(args: argparse.Namespace, names: Iterable[str]) -> dict:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
+def add_device_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", auto: str) -> None:
+    """`--device`.
+
+    Args:
+        auto: what the default is.
+    """
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help=f"where to compute (default: {auto})"
+    )
+
+
+def named_device(args: argparse.Namespace) -> str | None:
+    """What `--device` names; `None` for auto.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    import torch
+
+    there = ["cpu", *(kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available())]
+    if args.device not in ("auto", *there):
+        raise ValueError(
+            f"--device {args.device}: expected a device that is there, {' or '.join(there)}, got none of that kind. "
+            "Is the driver installed, and torch a build for it? Leave the flag out to take what there is."
+        )
+    return None if args.device == "auto" else str(args.device)
+
+
+def ranking_device(args: argparse.Namespace) -> str:
+    """Where lists are made: what `--device` names, or else a GPU of CUDA if there is one."""
+    import torch
+
+    return named_device(args) or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def make_output(path: str | Path) -> Path:
     """Makes the output folder now, so that an unwritable one is found before any work.
 
@@ -120,81 +153,6 @@ def seconds_since(start: float) -> str:
     """`3.2 s`, `4 min 10 s`."""
     seconds = time.time() - start
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-def add_training_flags(
-    parser: argparse.ArgumentParser,
-    *,
-    epochs: int,
-    epochs_source: str,
-    batch_size: int,
-    batch_source: str,
-    rate: float,
-    rate_source: str,
-) -> None:
-    """The flags that both training verbs have."""
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument(
-        "--epochs", type=float, default=None, help=f"passes over the data (default: {epochs}; {epochs_source})"
-    )
-    length.add_argument(
-        "--max-steps", type=int, default=None, help="optimizer steps instead of epochs (default: none)"
-    )
-    group.add_argument(
-        "--batch-size",
-        type=int,
-        default=batch_size,
-        help=f"rows per step and process (default: {batch_size}; {batch_source})",
-    )
-    group.add_argument(
-        "--learning-rate", type=float, default=rate, help=f"AdamW's learning rate (default: {rate}; {rate_source})"
-    )
-    group.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
-    group.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)"
-    )
-    add_tracking_flag(group)
-    group.set_defaults(default_epochs=epochs)
-
-
-def training_steps(args: argparse.Namespace, num_rows: int) -> tuple[int, int]:
-    """Steps of one epoch and of the whole training, over all processes.
-
-    Args:
-        num_rows: rows of an epoch.
-    """
-    of_an_epoch = math.ceil(num_rows / (args.batch_size * num_processes()))
-    return of_an_epoch, args.max_steps or math.ceil(of_an_epoch * _epochs(args))
-
-
-def _epochs(args: argparse.Namespace) -> float:
-    return args.epochs if args.epochs is not None else args.default_epochs
-
-
-def training_settings(args: argparse.Namespace, output: Path, every: int) -> dict[str, Any]:
-    """What the flags of both training verbs say, as arguments of either trainer.
-
-    Args:
-        output: folder of the verb.
-        every: steps between evaluations, and between checkpoints.
-    """
-    return {
-        "output_dir": str(output / "checkpoints"),
-        "num_train_epochs": _epochs(args),
-        "max_steps": args.max_steps or -1,
-        "per_device_train_batch_size": args.batch_size,
-        "per_device_eval_batch_size": args.batch_size,
-        "learning_rate": args.learning_rate,
-        "seed": args.seed,
-        "eval_strategy": "steps",
-        "eval_steps": every,
-        "save_strategy": "steps",
-        "save_steps": every,
-        "save_total_limit": 2,
-        "dataloader_pin_memory": False,
-        **tracking_arguments(args, output),
-    }
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -252,13 +210,18 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def process_state() -> "PartialState":
-    """This process among those of `accelerate launch`; alone without it."""
+def process_state(device: str | None = None) -> "PartialState":
+    """This process among those of `accelerate launch`; alone without it.
+
+    Args:
+        device: what `--device` names.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available())
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return PartialState(cpu=on_cpu if device is None else device == "cpu")
 
 
 def follow(trainer: "Trainer", shown: Iterable[str], patience: int) -> None:
@@ -292,6 +255,7 @@ def follow(trainer: "Trainer", shown: Iterable[str], patience: int) -> None:
 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(ShortProgress())
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ShortProgress())
     if patience:
         trainer.add_callback(EarlyStoppingCallback(patience))

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from .common import make_output, process_state, seconds_since
+from .common import add_device_flag, make_output, named_device, process_state, seconds_since
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=int, default=256, help="tokens kept of a text, offline all (default: 256; ours)"
     )
-    parser.add_argument("--device", help="cpu, cuda, mps ... (default: the accelerator if there is one)")
+    add_device_flag(parser, "auto, the accelerator if there is one")
     parser.add_argument(
         "--standardize",
         action=argparse.BooleanOptionalAction,
@@ -62,19 +62,20 @@ def run(args: argparse.Namespace) -> str:
 
     started = time.time()
     _check(args)
-    output, state = make_output(args.output), process_state()
-    if args.device is None and state.num_processes > 1:
-        args.device = str(state.device)
+    device, output = named_device(args), make_output(args.output)
+    state = process_state(device)
+    if state.num_processes > 1:
+        device = str(state.device)
     items = read_items(args.items)
     if args.like:
-        encoders = load_encoders(args.like, device=args.device)
+        encoders = load_encoders(args.like, device=device)
     else:
         encoders = make_encoders(
             _model(args.text_model),
             _model(args.image_model),
             args.pooling,
             args.max_length,
-            args.device,
+            device,
             args.seed,
             args.standardize,
         )

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..model.files import replacing
 from .card import add_results
-from .common import add_decoding_arguments, check_writable, chosen_decoding, seconds_since, write_json
+from .common import (
+    add_decoding_arguments,
+    add_device_flag,
+    check_writable,
+    chosen_decoding,
+    ranking_device,
+    seconds_since,
+    write_json,
+)
 from .seeds import mean_report, seed_folders
 
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave the model card alone, which else takes up test results of all users",
     )
     add_decoding_arguments(parser)
+    add_device_flag(parser, "auto, a GPU of CUDA if there is one")
     parser.add_argument(
         "--limit-users", type=int, help="evaluate so many users, evenly spaced (default: all; for a quick look)"
     )
@@ -56,13 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    import torch
     from accelerate import Accelerator
 
     start = time.time()
+    on_cpu = ranking_device(args) == "cpu"
     for path in (args.output, args.predictions):
         check_writable(path)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=on_cpu)
     seeds = seed_folders(args.model)
     predictions = Path(args.predictions) if args.predictions else None
     if seeds:

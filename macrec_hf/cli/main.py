@@ -1,15 +1,19 @@
 """Parses `macrec VERB …` and calls the verb's file."""
 
 import argparse
+import difflib
+import json
 import logging
 import os
 import platform
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 VERBS = {
     "prepare": "raw data → items.jsonl, interactions.csv",
@@ -29,10 +33,36 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30, width=110)
 
 
-def build_parser(verb: str) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """An error is one line, and a flag that the verb lacks is answered with the one that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def check_flags(self, words: Sequence[str]) -> None:
+        """Before anything else is found missing: a misspelt flag may be why it is."""
+        for word in words:
+            if word == "--":
+                return
+            flag = word.partition("=")[0]
+            if word.startswith("--") and " " not in flag and flag not in self._option_string_actions:
+                self.error(f"{flag} is no flag of {self.prog}{self.meant(flag)}")
+
+    def meant(self, flag: str) -> str:
+        """The end of the sentence that a flag is unknown: the flag that is nearest to it."""
+        flags = [name for name in self._option_string_actions if name.startswith("--")]
+        close = difflib.get_close_matches(flag.replace("_", "-"), flags, n=1)
+        if not close:
+            return f". `{self.prog} --help` lists them all."
+        action = self._option_string_actions[close[0]]
+        remedy = getattr(action, "remedy", None)  # a field of a Trainer that the verb does not take
+        return f": {remedy}." if remedy else f". Did you mean {close[0]}?"
+
+
+def build_parser(verb: str) -> _Parser:
     """The parser of one verb; its file is imported only now."""
     module = import_module(f"..{verb}", __name__)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"macrec {verb}", description=module.HELP, formatter_class=_HelpFormatter, allow_abbrev=False
     )
     module.add_arguments(parser)
@@ -41,11 +71,37 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--verbose", action="store_true", help="show the libraries' log lines and full error traces")
     parser.set_defaults(run=module.run)
+    parser.usage = _usage_line(parser)
     return parser
 
 
-def yaml_arguments(path: str, parser: argparse.ArgumentParser) -> list[str]:
+def _usage_line(parser: argparse.ArgumentParser) -> str:
+    """What a verb cannot do without; the flags themselves are listed below it."""
+    needed = [f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
+              for action in parser._actions if action.required and action.option_strings]  # fmt: skip
+    for group in parser._mutually_exclusive_groups:
+        if group.required:
+            flags = (f"{action.option_strings[0]} {action.metavar}" for action in group._group_actions)
+            needed.append(f"({' | '.join(flags)})")
+    places = [str(action.metavar) for action in parser._actions if not action.option_strings]
+    return " ".join([parser.prog, *places, *needed, "[flags]"])
+
+
+def config_file(words: Sequence[str]) -> str | None:
+    """The value of `--config`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        return parser.parse_known_args(words)[0].config
+    except argparse.ArgumentError:  # without a file: the verb's own parser says so
+        return None
+
+
+def yaml_arguments(path: str, parser: _Parser, words: Sequence[str] = ()) -> list[str]:
     """`{key: value}` of a YAML file as command-line words, so that one parser checks both.
+
+    Args:
+        words: of the command line, which wins: a key is left out where its opposite was given there.
 
     Raises:
         FileNotFoundError: no such file.
@@ -59,22 +115,29 @@ def yaml_arguments(path: str, parser: argparse.ArgumentParser) -> list[str]:
     if not isinstance(content, dict):
         raise ValueError(f"--config {path}: expected a mapping of flags to values, got {type(content).__name__}.")
     flags = {option: action for action in parser._actions for option in action.option_strings}
-    words: list[str] = []
+    given = {flags[flag] for word in words if (flag := word.partition("=")[0]) in flags}
+    beaten = {action for group in parser._mutually_exclusive_groups if given & set(group._group_actions)
+              for action in group._group_actions}  # fmt: skip
+    made: list[str] = []
     for key, value in content.items():
         flag = "--" + str(key).replace("_", "-")
         if flag not in flags:
-            raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}; it has {sorted(flags)}.")
+            raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
+        if flags[flag] in beaten:
+            continue
         if isinstance(flags[flag], argparse.BooleanOptionalAction):
-            words.append(flag if value else "--no-" + flag[2:])
+            made.append(flag if value else "--no-" + flag[2:])
         elif flags[flag].nargs == 0:
-            words += [flag] if value else []
+            made += [flag] if value else []
+        elif isinstance(value, dict) and flags[flag].metavar == "JSON":
+            made += [flag, json.dumps(value)]
         elif isinstance(value, dict):
-            words += [flag, ",".join(f"{name}={entry}" for name, entry in value.items())]
+            made += [flag, ",".join(f"{name}={entry}" for name, entry in value.items())]
         elif isinstance(value, list):
-            words += [flag, ",".join(str(entry) for entry in value)]
+            made += [flag, ",".join(str(entry) for entry in value)]
         elif value is not None:
-            words += [flag, str(value)]
-    return words
+            made += [flag, str(value)]
+    return made
 
 
 def _usage() -> str:
@@ -126,8 +189,9 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stderr,
     )
     try:
-        if "--config" in words and words.index("--config") + 1 < len(words):
-            words = yaml_arguments(words[words.index("--config") + 1], parser) + words
+        parser.check_flags(words)
+        if (file := config_file(words)) is not None:
+            words = yaml_arguments(file, parser, words) + words
         args = parser.parse_args(words)
         args.command = shlex.join(["macrec", *argv])
         summary = args.run(args)

@@ -4,22 +4,21 @@ import argparse
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .common import (
     add_config_flags,
-    add_training_flags,
     check_writable,
     chosen_fields,
     follow,
     last_checkpoint,
     make_output,
+    named_device,
     seconds_since,
-    training_settings,
-    training_steps,
     write_json,
 )
 from .inputs import open_embeddings
+from .trainer_flags import add_trainer_flags, training_settings, training_steps
 
 if TYPE_CHECKING:
     from ..model.configuration_macrec import MacRecQuantizerConfig
@@ -40,6 +39,13 @@ FIELDS = (
     "contrastive_temperature",
     "contrastive_normalize",
 )
+_EVERY = dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps"), "use --evaluations")
+_UPLOADS = dict.fromkeys(
+    (
+        "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
+    ),
+    "macrec train uploads the model with its semantic IDs and quantizer; for these alone: hf upload USER/NAME FOLDER",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,15 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="page of `macrec doctor`, written anew at each evaluation, its figures beside it as JSON (default: none)",
     )
     parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
-    add_training_flags(
-        parser,
-        epochs=1000,
-        epochs_source="authors' code",
-        batch_size=1024,
-        batch_source="paper",
-        rate=1e-3,
-        rate_source="paper",
-    )
+    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS)
     add_config_flags(parser, _config_class(), FIELDS, "quantizer")
 
 
@@ -77,6 +75,12 @@ def _config_class() -> type["MacRecQuantizerConfig"]:
     from ..model.configuration_macrec import MacRecQuantizerConfig
 
     return MacRecQuantizerConfig
+
+
+def _arguments_class() -> type["MacRecQuantizerTrainingArguments"]:
+    from ..training.training_args import MacRecQuantizerTrainingArguments
+
+    return MacRecQuantizerTrainingArguments
 
 
 def run(args: argparse.Namespace) -> str:
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> str:
     from ..training.trainer_quantizer import MacRecQuantizerTrainer
 
     check_writable(args.health_page)
+    named_device(args)  # refused before the work
     start, output = time.time(), make_output(args.output)
     store = open_embeddings(args)
     set_seed(args.seed)
@@ -126,11 +131,10 @@ def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -
     Not those of the lowest collision rate: k-means seeds spread the codes before anything is learned, and training
     brings alike items together, so that rate is often lowest at the first checkpoint.
     """
-    from ..training.training_args import MacRecQuantizerTrainingArguments
-
     _, steps = training_steps(args, num_items)
     every = max(1, steps // max(1, args.evaluations))
-    return MacRecQuantizerTrainingArguments(logging_steps=max(1, every // 5), **training_settings(args, output, every))
+    settings: dict[str, Any] = {"logging_steps": max(1, every // 5)}
+    return _arguments_class()(**settings | training_settings(args, _arguments_class(), output, num_items, every))
 
 
 def summary(table: "SemanticIdTable", output: Path, start: float) -> str:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..model.files import replacing
-from .common import add_decoding_arguments, check_writable, chosen_decoding, seconds_since
+from .common import (
+    add_decoding_arguments,
+    add_device_flag,
+    check_writable,
+    chosen_decoding,
+    ranking_device,
+    seconds_since,
+)
 from .inputs import read_titles
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
@@ -40,18 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="items that the catalogue lacks: stop, or leave them out (default: raise; ours)",
     )  # fmt: skip
     add_decoding_arguments(parser)
+    add_device_flag(parser, "auto, a GPU of CUDA if there is one")
 
 
 def run(args: argparse.Namespace) -> str:
-    import torch
-
     from ..model.recommender import MacRecRecommender
 
-    start = time.time()
+    start, device = time.time(), ranking_device(args)
     check_writable(args.output)
     decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
     titles = read_titles(args.items) or recommender.item_titles
     found = recommender.recommend(

@@ -3,25 +3,23 @@
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .card import training_facts
 from .common import (
     add_config_flags,
-    add_training_flags,
     chosen_fields,
     follow,
     last_checkpoint,
     make_output,
+    named_device,
     process_state,
-    read_bool,
     seconds_since,
-    training_settings,
-    training_steps,
     write_json,
 )
 from .inputs import open_semantic_ids, read_pairs, read_titles
 from .seeds import FINISHED, is_finished, seed_folder
+from .trainer_flags import add_trainer_flags, training_settings, training_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +47,10 @@ FIELDS = (
     "implicit_alignment_weight",
     "alignment_temperature",
 )
+_EVERY = dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps"), "use --eval-every")
+_UPLOADS = dict.fromkeys(
+    ("hub_strategy", "hub_always_push"), "macrec train uploads the whole model directory, once, at its end"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks", help="names with commas between them (default: all; for two modalities the paper's six)"
     )
     parser.add_argument(
-        "--max-history", type=int, default=20, help="items of a history that are read (default: 20; authors' code)"
-    )
-    parser.add_argument(
         "--patience",
         type=int,
         default=10,
@@ -86,29 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="epochs between evaluations on the validation items (default: 1; ours)",
     )
     parser.add_argument(
-        "--eval-users",
-        type=int,
-        default=2000,
-        help="validation users to rank, evenly spaced; 0 = all (default: 2000; ours)",
-    )
-    parser.add_argument(
-        "--num-beams", type=int, default=20, help="beam width of the evaluations (default: 20; authors' code)"
-    )
-    parser.add_argument(
-        "--embedding-learning-rate", type=float, help="of the token embeddings (default: --learning-rate)"
-    )
-    parser.add_argument("--weight-decay", type=float, default=0.01, help="AdamW's weight decay (default: 0.01; ours)")
-    parser.add_argument(
-        "--warmup", type=float, default=0.05, help="share of the steps with a rising rate (default: 0.05; ours)"
-    )
-    parser.add_argument(
-        "--bf16",
-        type=read_bool,
-        metavar="true|false",
-        help="compute in bfloat16 where that is safe (default: on a CPU that multiplies it, unless accelerate was "
-        "told a precision; ours)",
-    )
-    parser.add_argument(
         "--seeds",
         type=int,
         metavar="N",
@@ -118,16 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--license", default="unknown", help="of the weights, for the model card, such as mit (default: unknown)"
     )
-    add_training_flags(
-        parser,
-        epochs=200,
-        epochs_source="authors' code, at most",
-        batch_size=256,
-        batch_source="ours",
-        rate=1e-3,
-        rate_source="ours",
-    )
-    add_config_flags(parser, _config_class(), FIELDS, "recommender")
+    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS)
+    add_config_flags(parser, _config_class(), ("max_history", *FIELDS), "recommender")
 
 
 def _config_class() -> type["MacRecConfig"]:
@@ -136,12 +104,24 @@ def _config_class() -> type["MacRecConfig"]:
     return MacRecConfig
 
 
+def _arguments_class() -> type["MacRecTrainingArguments"]:
+    from ..training.training_args import MacRecTrainingArguments
+
+    return MacRecTrainingArguments
+
+
 def run(args: argparse.Namespace) -> str:
+    named_device(args)  # refused before the work
     start, output = time.time(), make_output(args.output)
     if args.seeds is None:
         return train_model(args, output, output / "cache")
     if args.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {args.seeds}.")
+    if getattr(args, "push_to_hub", False):
+        raise ValueError(
+            "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "
+            "repository. Leave one of the two away; hf upload USER/NAME FOLDER uploads the model that you choose."
+        )
     summaries = []
     for seed in range(args.seed, args.seed + args.seeds):
         folder = make_output(seed_folder(output, seed))
@@ -160,17 +140,20 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     """Trains one model into `output`; returns the summary line, empty in other processes than the main one."""
     from transformers import set_seed
 
+    from ..model.model_files import local_directory
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.trainer_macrec import MacRecTrainer
 
     start = time.time()
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
-    tasks = build_tasks(args, table, cache)
+    start_from = None if args.start_from is None else local_directory(args.start_from)
+    max_history = history_length(args, start_from)
+    tasks = build_tasks(args, table, cache, max_history)
     histories, counts = read_purchases(args.interactions, table)
     quantizer = quantizer_of(args.semantic_ids)
     set_seed(args.seed)
-    model = first_model(args, tokenizer, table)
+    model = first_model(args, start_from, tokenizer, table, max_history)
     config = model.config
     fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
     checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, fixed)
@@ -187,7 +170,10 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience)
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model_directory(output, training=training_facts(args, trainer, histories), license=args.license)
+    about = {"training": training_facts(args, trainer, histories), "license": args.license}
+    trainer.save_model_directory(output, **about)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**about)
     if not trainer.is_world_process_zero():
         return ""
     write_json(output / FINISHED, trainer.state.log_history)
@@ -198,17 +184,28 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     )
 
 
+def history_length(args: argparse.Namespace, start_from: Path | None) -> int:
+    """Items of a history that are read: `--max-history`, or what the model of `--start-from` was trained with."""
+    config_class = _config_class()
+    if args.max_history is not None:
+        return args.max_history
+    return config_class.max_history if start_from is None else config_class.from_pretrained(start_from).max_history
+
+
 def first_model(
-    args: argparse.Namespace, tokenizer: "SemanticIdTokenizer", table: "SemanticIdTable"
+    args: argparse.Namespace,
+    start_from: Path | None,
+    tokenizer: "SemanticIdTokenizer",
+    table: "SemanticIdTable",
+    max_history: int,
 ) -> "MacRecForConditionalGeneration":
     """The model to train: new, or that of `--start-from`."""
-    from ..model.model_files import local_directory
     from ..model.modeling_macrec import MacRecForConditionalGeneration
 
     chosen = chosen_fields(args, FIELDS)
-    if args.start_from is None:
+    if start_from is None:
         config = _config_class()(
-            vocab_size=len(tokenizer), num_levels=table.num_levels, max_history=args.max_history, **chosen
+            vocab_size=len(tokenizer), num_levels=table.num_levels, max_history=max_history, **chosen
         )
         return MacRecForConditionalGeneration(config)
     if chosen:
@@ -216,17 +213,18 @@ def first_model(
         raise ValueError(
             f"--start-from takes its sizes and rates from the model: expected none of its own, got {flags}."
         )
-    model = MacRecForConditionalGeneration.from_pretrained(local_directory(args.start_from))
+    model = MacRecForConditionalGeneration.from_pretrained(start_from)
     if (model.config.vocab_size, model.config.num_levels) != (len(tokenizer), table.num_levels):
         raise ValueError(
             f"--start-from {args.start_from}: expected semantic IDs of the same kind as the model's "
             f"({model.config.vocab_size} tokens, {model.config.num_levels} levels), got {len(tokenizer)} tokens and "
             f"{table.num_levels} levels. IDs of another quantizer need a model of their own: leave --start-from away."
         )
+    model.config.max_history = max_history
     return model
 
 
-def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path) -> "DatasetDict":
+def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path, max_history: int) -> "DatasetDict":
     """Train and validation examples as token ids, cached."""
     from ..data.dataset_builders import RecommendationTasksBuilder
 
@@ -234,10 +232,10 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path)
         interactions=args.interactions,
         semantic_ids=table,
         tasks=args.tasks.split(",") if args.tasks else None,
-        max_history=args.max_history,
+        max_history=max_history,
         cache_dir=str(cache),
     )
-    with process_state().main_process_first():  # the others read what the main process has cached
+    with process_state(named_device(args)).main_process_first():  # the others read what the main process has cached
         builder.download_and_prepare()
     return builder.as_dataset()
 
@@ -264,18 +262,13 @@ def quantizer_of(semantic_ids: str) -> "MacRecQuantizer | None":
 
 def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "MacRecTrainingArguments":
     """The trainer's arguments: the checkpoint with the best validation NDCG@10 is kept."""
-    from ..training.training_args import MacRecTrainingArguments
-
     of_an_epoch, steps = training_steps(args, num_examples)
     every = min(steps, max(1, round(of_an_epoch * args.eval_every)))
-    return MacRecTrainingArguments(
-        weight_decay=args.weight_decay,
-        warmup_steps=round(steps * args.warmup),
-        logging_steps=max(1, min(50, every // 5)),
-        load_best_model_at_end=True,
-        generation_num_beams=args.num_beams,
-        num_eval_users=args.eval_users or None,
-        embedding_learning_rate=args.embedding_learning_rate,
-        bf16=args.bf16,
-        **training_settings(args, output, every),
-    )
+    settings: dict[str, Any] = {
+        "load_best_model_at_end": True,
+        "logging_steps": max(1, min(50, every // 5)),
+        "hub_model_id": output.absolute().name,
+        "hub_strategy": "end",
+    }
+    settings |= training_settings(args, _arguments_class(), output, num_examples, every)
+    return _arguments_class()(**settings | {"num_eval_users": args.eval_users or None})

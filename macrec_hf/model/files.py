@@ -4,9 +4,10 @@ A name is a folder by its path or the id of a repository; where it is neither th
 """
 
 import difflib
+import inspect
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -76,6 +77,27 @@ def folder_beside(name_or_path: str | PathLike[str], names: Sequence[str], **hub
     return Path(found).parent
 
 
+def check_hub_arguments(given: Iterable[str], others: Sequence[str] = ()) -> None:
+    """Whether `snapshot_download` takes these arguments, so that none is ignored where a folder is local.
+
+    Args:
+        others: further arguments of the caller, for the message.
+
+    Raises:
+        TypeError: it does not take one of them, or it is not for the caller to choose.
+    """
+    if not (names := set(given)):
+        return
+    from huggingface_hub import snapshot_download
+
+    ours = {"repo_id", "repo_type", "allow_patterns", "ignore_patterns", "dry_run"}
+    known = [*others, *(name for name in inspect.signature(snapshot_download).parameters if name not in ours)]
+    if unknown := sorted(names - set(known)):
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise TypeError(f"Expected arguments among {', '.join(known)}, got {', '.join(unknown)}.{meant}")
+
+
 def hub_folder(
     name_or_path: str | PathLike[str],
     patterns: Sequence[str],
@@ -94,9 +116,11 @@ def hub_folder(
         **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … for `snapshot_download`.
 
     Raises:
+        TypeError: an argument that `snapshot_download` does not take.
         FileNotFoundError: no such folder, and nothing that could be the id of a repository. The Hub is not asked.
         OSError: no such folder, and no such repository that can be reached. Without a network this is known at once.
     """
+    check_hub_arguments(hub_kwargs)
     directory, name = Path(name_or_path), str(name_or_path)
     if directory.is_dir():
         return directory

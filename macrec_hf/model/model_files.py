@@ -89,11 +89,14 @@ class ModelParts(Catalogue):
     tokenizer: SemanticIdTokenizer
 
 
-def load_model_directory(name_or_path: str | Path, **hub_kwargs: Any) -> ModelParts:
+def load_model_directory(
+    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", **hub_kwargs: Any
+) -> ModelParts:
     """Reads a model directory, or fetches it from the Hub first.
 
     Args:
         name_or_path: a directory, or the id of a repository such as `user/macrec-shop`.
+        dtype: of the weights, such as `torch.bfloat16` or `"bfloat16"`; "auto": as they were saved.
         **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … for `snapshot_download`.
 
     Raises:
@@ -105,7 +108,7 @@ def load_model_directory(name_or_path: str | Path, **hub_kwargs: Any) -> ModelPa
     directory, table = catalogue.directory, catalogue.table
     tokenizer = SemanticIdTokenizer.from_pretrained(directory)
     try:
-        model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table).eval()
+        model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table, dtype=dtype).eval()
     except RuntimeError as error:  # transformers has logged which weights do not fit
         raise ValueError(
             f"Expected weights of the sizes that {directory / 'config.json'} names, got others. Were the two files "

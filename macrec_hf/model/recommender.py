@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .catalogue_ranking import history_sources, rank_catalogue
 from .ensemble import ENSEMBLE, NUM_BEAMS, Decoding
+from .files import check_hub_arguments
 from .limits import ItemIds, Limits, item_rows
 from .model_files import (
     Catalogue,
@@ -100,6 +101,7 @@ class MacRecRecommender:
         name_or_path: str | Path,
         *,
         device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "auto",
         max_history: int | None = None,
         use_cpu_kernels: bool = True,
         **hub_kwargs: Any,
@@ -108,14 +110,19 @@ class MacRecRecommender:
 
         Args:
             name_or_path: a directory that `save_pretrained` or `macrec train` wrote, or a repository id.
-            device: where the model is put.
+            device: where the model is put; "auto": on the accelerator if there is one, else on the CPU.
+            dtype: of the weights, such as `torch.bfloat16` or `"bfloat16"`; "auto": as they were saved.
             max_history, use_cpu_kernels: see the class.
-            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, ….
+            **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … of `snapshot_download`.
 
         Raises:
+            TypeError: an argument that is neither one of these nor `snapshot_download`'s.
             FileNotFoundError, OSError, ValueError: see `model.model_files.load_model_directory`.
         """
-        parts = load_model_directory(name_or_path, **hub_kwargs)
+        check_hub_arguments(hub_kwargs, ("device", "dtype", "max_history", "use_cpu_kernels"))
+        if device == "auto":
+            device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        parts = load_model_directory(name_or_path, dtype=dtype, **hub_kwargs)
         parts.model.to(device)  # type: ignore[arg-type]  # transformers types it by a decorator
         return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history, use_cpu_kernels)
 

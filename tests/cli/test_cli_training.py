@@ -60,3 +60,23 @@ def test_a_finished_run_resumed_writes_the_same_again(inputs, tmp_path, stage):
     result.unlink()
     assert main(arguments) == 0  # with --resume, as after a kill between the last checkpoint and the result
     assert result.read_bytes() == before and checkpoints_in(tmp_path / "out" / "checkpoints")[0] == last
+
+
+def test_a_model_that_is_trained_further_keeps_its_history(inputs, tmp_path, capsys):
+    first = [*words("train", inputs, tmp_path / "first"), "--max-history", "3"]
+    small, further = first[: first.index("--d-model")], first[first.index("--num-beams") :]
+    assert main(first) == 0, capsys.readouterr().err
+
+    def kept(name, *more):
+        flags = [*small, *further, "--output", tmp_path / name, "--start-from", tmp_path / "first", *more]
+        if "--max-history" not in more:
+            del flags[flags.index("--max-history") : flags.index("--max-history") + 2]
+        assert main([str(word) for word in flags]) == 0, capsys.readouterr().err
+        examples = {path.name for path in (tmp_path / name / "cache").rglob("*.arrow")}
+        assert examples
+        return json.loads((tmp_path / name / "config.json").read_text())["max_history"]
+
+    assert kept("as-it-was") == 3
+    assert kept("other", "--max-history", "2") == 2
+    assert main([str(word) for word in [*first, "--start-from", tmp_path / "first"]]) == 1
+    assert "expected none of its own, got --d-model" in capsys.readouterr().err

@@ -277,3 +277,42 @@ def test_the_card_goes_along(tmp_path):
     assert (tmp_path / "second" / "README.md").read_text() == "Ours, by hand."
     loaded.save_pretrained(tmp_path / "third", license="mit")
     assert "license: mit" in (tmp_path / "third" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("given", ["bfloat16", torch.bfloat16])
+def test_it_is_loaded_in_the_type_and_onto_the_device_that_were_asked_for(tmp_path, recommender, given):
+    recommender.save_pretrained(tmp_path)
+    loaded = MacRecRecommender.from_pretrained(tmp_path, dtype=given, device="auto")
+    there = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    assert loaded.model.dtype == torch.bfloat16 and loaded.model.device.type == there.type
+    found, exact = ({item: score for item, score in one.recommend(HISTORIES[:1], top_k=NUM_ITEMS)[0]}
+                    for one in (loaded, recommender))  # fmt: skip
+    assert found == pytest.approx(exact, abs=0.1) and found != exact
+    assert MacRecRecommender.from_pretrained(tmp_path).model.dtype == torch.float32  # as it was saved
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"torch_dtype": "float16"},
+            "among device, dtype, max_history, use_cpu_kernels, revision, .* torch_dtype. Did you mean dtype",
+        ),
+        ({"revison": "v1"}, "got revison. Did you mean revision?"),
+        ({"allow_patterns": "*"}, "got allow_patterns"),
+    ],
+)
+def test_arguments_that_nobody_takes_are_refused(tmp_path, recommender, given, message):
+    recommender.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=message):
+        MacRecRecommender.from_pretrained(tmp_path, **given)
+    if "dtype" not in message:
+        with pytest.raises(TypeError, match=f"Expected arguments among revision, .*{message}"):
+            SemanticIdTable.from_pretrained(tmp_path, **given)
+
+
+def test_arguments_of_the_hub_are_taken_for_a_folder_too(tmp_path, recommender):
+    recommender.save_pretrained(tmp_path)
+    where = {"revision": "main", "token": None, "cache_dir": tmp_path, "local_files_only": True}
+    loaded = MacRecRecommender.from_pretrained(tmp_path, force_download=False, **where)
+    assert loaded.recommend(HISTORIES) == recommender.recommend(HISTORIES)

@@ -1,6 +1,5 @@
 """The arguments of both trainers: defaults with their sources, refusals, and a caller's object that stays as it is."""
 
-import argparse
 import dataclasses
 import re
 
@@ -17,7 +16,6 @@ from macrec_hf import (
     MacRecTrainer,
     MacRecTrainingArguments,
 )
-from macrec_hf.cli import quantize, train
 from macrec_hf.cpu.byte_dropout import ByteDropout
 from macrec_hf.training import training_args
 
@@ -61,21 +59,6 @@ def test_they_can_be_read_from_the_command_line_as_those_of_transformers(argumen
     words = ["--output_dir", str(tmp_path), "--learning_rate", "0.25", "--no_use_cpu_kernels", "--use_cpu"]
     (args,) = HfArgumentParser(arguments_class).parse_args_into_dataclasses(words)
     assert args == arguments_class(str(tmp_path), learning_rate=0.25, use_cpu_kernels=False, use_cpu=True)
-
-
-@pytest.mark.parametrize("verb, arguments_class", [(train, BOTH[0]), (quantize, BOTH[1])])
-def test_the_flags_of_the_command_line_have_the_same_defaults(verb, arguments_class):
-    parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    names = {
-        "default_epochs": "num_train_epochs",
-        "batch_size": "per_device_train_batch_size",
-        "learning_rate": "learning_rate",
-    }
-    if verb is train:
-        names |= {"weight_decay": "weight_decay", "warmup": "warmup_steps", "num_beams": "generation_num_beams"}
-    for flag, name in names.items():
-        assert parser.get_default(flag) == arguments_class.__dataclass_fields__[name].default, flag
 
 
 def test_the_metric_that_a_best_checkpoint_is_chosen_by(tmp_path):
