@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
+from .inputs import add_item_column
 
 if TYPE_CHECKING:
     from ..app.shop import Shop
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="titles, photos and, in a column in_stock, what can be bought (default: titles of the model directory, "
         "no photos)",
     )
+    add_item_column(parser)
     parser.add_argument(
         "--encoders",
         metavar="EMB",
@@ -89,7 +91,14 @@ def _open(args: argparse.Namespace) -> "Shop":
     from ..app.shop import Shop
 
     device = ranking_device(args)
-    shop = Shop.open(args.model, items=args.items, encoders=args.encoders, device=device, title=args.title)
+    shop = Shop.open(
+        args.model,
+        items=args.items,
+        encoders=args.encoders,
+        device=device,
+        title=args.title,
+        item_column=args.item_column,
+    )
     if args.items is None:
         logger.warning("Without --items there are no photos on the page.")
     return shop

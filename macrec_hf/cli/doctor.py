@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..model.files import replacing
 from .common import check_writable, seconds_since
-from .inputs import open_embeddings, open_semantic_ids, read_pairs
+from .inputs import add_item_column, open_embeddings, open_semantic_ids, read_pairs
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items", metavar="ITEMS.jsonl", help="titles and photos to show (default: titles of the model directory)"
     )
+    add_item_column(parser)
     parser.add_argument(
         "--map", choices=MAPS, default="tsne", help="how maps are drawn: t-SNE takes seconds (default: tsne; ours)"
     )
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> str:
     report = codebook_report(table, store, before=table.report or _before(folder, table, store))
     found = findings(report)
     if output:
-        _write_page(Path(output), args, report, table, store, _known_items(args.items, folder))
+        _write_page(Path(output), args, report, table, store, _known_items(args, folder))
     if args.json:
         return json.dumps(report | {"checks": found}, indent=2, ensure_ascii=False)
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
@@ -114,12 +115,12 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
     return found
 
 
-def _known_items(path: str | None, folder: Path | None) -> dict[str, dict]:
+def _known_items(args: argparse.Namespace, folder: Path | None) -> dict[str, dict]:
     """`{item id: {"title", "image" (path or None)}}`."""
-    if path is not None:
+    if args.items is not None:
         from ..doctor.pictures import known_items
 
-        return known_items(path)
+        return known_items(args.items, args.item_column)
     titles = folder / "item_titles.json" if folder is not None else None
     if titles is None or not titles.is_file():
         return {}

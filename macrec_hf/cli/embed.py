@@ -4,12 +4,14 @@ import argparse
 import time
 
 from .common import add_device_flag, make_output, named_device, process_state, seconds_since
+from .inputs import add_item_column
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", required=True, help="items file: .jsonl, .csv, .tsv or .parquet")
+    add_item_column(parser)
     parser.add_argument("--output", required=True, help="folder for the embeddings")
     parser.add_argument(
         "--text-model",
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> str:
     state = process_state(device)
     if state.num_processes > 1:
         device = str(state.device)
-    items = read_items(args.items)
+    items = read_items(args.items, args.item_column)
     if args.like:
         encoders = load_encoders(args.like, device=device)
     else:

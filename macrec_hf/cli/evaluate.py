@@ -18,6 +18,7 @@ from .common import (
     seconds_since,
     write_json,
 )
+from .inputs import add_interaction_columns, interaction_columns
 from .seeds import mean_report, seed_folders
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model directory of `macrec train`, the folder of its --seeds (mean ± sd), or a repository of the Hub",
     )
     parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
+    add_interaction_columns(parser)
     parser.add_argument(
         "--split", choices=("test", "validation"), default="test", help="which items to predict (default: test; paper)"
     )
@@ -132,7 +134,8 @@ def _split(
     from ..data.readers import read_interactions, user_histories
     from ..data.splits import leave_one_out
 
-    everyone = user_histories(read_interactions(args.interactions), table.row_of)
+    interactions = read_interactions(args.interactions, **interaction_columns(args))
+    everyone = user_histories(interactions, table.row_of)
     train, _ = leave_one_out(everyone, "train")
     histories, targets = leave_one_out(everyone, args.split)
     count = min(args.limit_users or len(everyone), len(everyone))

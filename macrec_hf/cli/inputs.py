@@ -44,11 +44,44 @@ def open_semantic_ids(argument: str) -> "SemanticIdTable":
     return SemanticIdTable.from_index_json(codebook_size=None, **pairs)
 
 
-def read_titles(path: str | None) -> dict[str, str]:
+def add_item_column(parser: argparse.ArgumentParser, of: str = "--items") -> None:
+    """`--item-column`.
+
+    Args:
+        of: the flags of the tables that have the column.
+    """
+    parser.add_argument(
+        "--item-column", metavar="NAME", default="item_id", help=f"column of item ids in {of} (default: item_id)"
+    )
+
+
+def add_interaction_columns(parser: argparse.ArgumentParser, of: str = "--interactions") -> None:
+    """`--user-column`, `--item-column` and `--time-column`.
+
+    Args:
+        of: the flags of the tables that have an item column.
+    """
+    parser.add_argument(
+        "--user-column", metavar="NAME", default="user_id",
+        help="column of user ids in --interactions (default: user_id)",
+    )  # fmt: skip
+    add_item_column(parser, of)
+    parser.add_argument(
+        "--time-column", metavar="NAME", default="timestamp",
+        help="column of --interactions that says when, numbers or ISO 8601 dates (default: timestamp)",
+    )  # fmt: skip
+
+
+def interaction_columns(args: argparse.Namespace) -> dict[str, str]:
+    """The columns' names, as arguments of `read_interactions` and of the builders."""
+    return {name: getattr(args, name) for name in ("user_column", "item_column", "time_column")}
+
+
+def read_titles(path: str | None, item_column: str) -> dict[str, str]:
     """`{item_id: title}` of an items file; empty without one."""
     if path is None:
         return {}
     from ..data.readers import read_items
 
-    items = read_items(path)
+    items = read_items(path, item_column)
     return dict(zip(items["item_id"], items["title"], strict=True))

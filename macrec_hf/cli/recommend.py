@@ -17,7 +17,7 @@ from .common import (
     ranking_device,
     seconds_since,
 )
-from .inputs import read_titles
+from .inputs import add_item_column, read_titles
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items", metavar="ITEMS.jsonl", help="titles to show (default: those that the model directory keeps)"
     )
+    add_item_column(parser)
     parser.add_argument(
         "--exclude-history", action="store_true",
         help="leave out what the user has taken (default: keep, people buy again)",
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> str:
     decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
-    titles = read_titles(args.items) or recommender.item_titles
+    titles = read_titles(args.items, args.item_column) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
         **dataclasses.asdict(decoding),

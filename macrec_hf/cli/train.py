@@ -17,7 +17,7 @@ from .common import (
     seconds_since,
     write_json,
 )
-from .inputs import open_semantic_ids, read_pairs, read_titles
+from .inputs import add_interaction_columns, interaction_columns, open_semantic_ids, read_pairs, read_titles
 from .seeds import FINISHED, is_finished, seed_folder
 from .trainer_flags import add_trainer_flags, training_settings, training_steps
 
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items", help="items.jsonl, whose titles the model directory keeps to show them (default: none)"
     )
+    add_interaction_columns(parser, "--interactions and --items")
     parser.add_argument(
         "--start-from",
         metavar="MODEL",
@@ -150,7 +151,7 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     start_from = None if args.start_from is None else local_directory(args.start_from)
     max_history = history_length(args, start_from)
     tasks = build_tasks(args, table, cache, max_history)
-    histories, counts = read_purchases(args.interactions, table)
+    histories, counts = read_purchases(args, table)
     quantizer = quantizer_of(args.semantic_ids)
     set_seed(args.seed)
     model = first_model(args, start_from, tokenizer, table, max_history)
@@ -166,7 +167,7 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
         table=table,
         quantizer=quantizer,
         item_counts=counts,
-        item_titles=read_titles(args.items),
+        item_titles=read_titles(args.items, args.item_column),
     )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -234,20 +235,21 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path,
         tasks=args.tasks.split(",") if args.tasks else None,
         max_history=max_history,
         cache_dir=str(cache),
+        **interaction_columns(args),
     )
     with process_state(named_device(args)).main_process_first():  # the others read what the main process has cached
         builder.download_and_prepare()
     return builder.as_dataset()
 
 
-def read_purchases(interactions: str, table: "SemanticIdTable") -> tuple["Histories", "np.ndarray"]:
+def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple["Histories", "np.ndarray"]:
     """Everybody's history, and how often each item was bought, each user's last purchase left out: it tests."""
     import numpy as np
 
     from ..data.readers import read_interactions, user_histories
     from ..data.splits import leave_one_out
 
-    histories = user_histories(read_interactions(interactions), table.row_of)
+    histories = user_histories(read_interactions(args.interactions, **interaction_columns(args)), table.row_of)
     known, _ = leave_one_out(histories, "test")
     return histories, np.bincount(np.concatenate(known), minlength=table.num_items)
 

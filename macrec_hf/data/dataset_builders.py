@@ -21,7 +21,16 @@ from ..model.semantic_ids import SemanticIdTable
 from ..model.tasks import ITEM, MAX_HISTORY
 from ..model.tokenization_macrec import SemanticIdTokenizer
 from . import readers, task_examples
-from .readers import Histories, file_digest, read_interactions, read_items, user_histories
+from .readers import (
+    ITEM_COLUMN,
+    TIME_COLUMN,
+    USER_COLUMN,
+    Histories,
+    file_digest,
+    read_interactions,
+    read_items,
+    user_histories,
+)
 from .splits import leave_one_out
 from .task_examples import EXAMPLES_AT_A_TIME, TaskExampleEncoder, TaskExamples, chunk_by_length
 
@@ -78,6 +87,7 @@ class ItemsBuilder(_Builder):
 
     Args:
         data_files: a `.jsonl`, `.csv`, `.tsv` or `.parquet`, see `docs/data_formats.md`.
+        item_column: the name of the column of ids.
         cache_dir: where Arrow files go. Default: the cache of `datasets`.
 
     Raises:
@@ -93,16 +103,22 @@ class ItemsBuilder(_Builder):
     ```
     """
 
-    def __init__(self, data_files: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
+    def __init__(
+        self,
+        data_files: str | os.PathLike[str],
+        cache_dir: str | os.PathLike[str] | None = None,
+        item_column: str = ITEM_COLUMN,
+    ):
+        self._item_column = item_column
         # Photos are named relative to the file, so the same file elsewhere is another dataset.
-        super().__init__(data_files, {"file": os.path.abspath(data_files)}, cache_dir)
+        super().__init__(data_files, {"file": os.path.abspath(data_files), "item_column": item_column}, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         columns = {name: datasets.Value("string") for name in ("item_id", "title", "text")}
         return datasets.DatasetInfo(features=datasets.Features({**columns, "image": datasets.Image()}))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        self._items = read_items(self.data_file)
+        self._items = read_items(self.data_file, self._item_column)
         starts = list(range(0, len(self._items), ITEMS_AT_A_TIME))
         return [datasets.SplitGenerator(name="train", gen_kwargs={"starts": starts})]
 
@@ -125,6 +141,7 @@ class InteractionsBuilder(_Builder):
     Args:
         data_files: a `.csv`, `.jsonl`, `.tsv`, `.parquet` or `X.inter.json`, see `docs/data_formats.md`.
         cache_dir: where Arrow files go. Default: the cache of `datasets`.
+        user_column, item_column, time_column: the names of the columns.
 
     Raises:
         FileNotFoundError: no such file.
@@ -139,8 +156,16 @@ class InteractionsBuilder(_Builder):
     ```
     """
 
-    def __init__(self, data_files: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None = None):
-        super().__init__(data_files, {}, cache_dir)
+    def __init__(
+        self,
+        data_files: str | os.PathLike[str],
+        cache_dir: str | os.PathLike[str] | None = None,
+        user_column: str = USER_COLUMN,
+        item_column: str = ITEM_COLUMN,
+        time_column: str = TIME_COLUMN,
+    ):
+        self._columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
+        super().__init__(data_files, self._columns, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         text = datasets.Value("string")
@@ -148,7 +173,7 @@ class InteractionsBuilder(_Builder):
         return datasets.DatasetInfo(features=datasets.Features(features))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        interactions = read_interactions(self.data_file)
+        interactions = read_interactions(self.data_file, **self._columns)
         self._item_ids = interactions["item_id"].unique().astype(object)
         self._histories = user_histories(interactions, {item: row for row, item in enumerate(self._item_ids)})
         return _user_shards(self._histories)
@@ -188,6 +213,7 @@ class RecommendationTasksBuilder(_Builder):
         tasks: names of the training tasks. Default: all, see `model.tasks.task_names`.
         max_history: items of a history that are read, the latest ones. Default 20 (authors' code).
         cache_dir: where Arrow files go. Default: the cache of `datasets`.
+        user_column, item_column, time_column: the names of the columns of `interactions`.
 
     Raises:
         FileNotFoundError: no such interactions or semantic IDs.
@@ -210,7 +236,11 @@ class RecommendationTasksBuilder(_Builder):
         tasks: list[str] | None = None,
         max_history: int = MAX_HISTORY,
         cache_dir: str | os.PathLike[str] | None = None,
+        user_column: str = USER_COLUMN,
+        item_column: str = ITEM_COLUMN,
+        time_column: str = TIME_COLUMN,
     ):
+        self._columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
         if isinstance(semantic_ids, SemanticIdTable):
             table = semantic_ids
         else:
@@ -220,7 +250,7 @@ class RecommendationTasksBuilder(_Builder):
         self._names = list(self._encoder.tasks)
         self._chosen = self._names if tasks is None else _check_tasks(tasks, self._names)
         settings = {"semantic_ids": table.fingerprint(), "tasks": self._chosen, "max_history": max_history}
-        super().__init__(interactions, settings, cache_dir)
+        super().__init__(interactions, settings | self._columns, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
         ids, number = datasets.List(datasets.Value("int32")), datasets.Value("int32")
@@ -229,7 +259,7 @@ class RecommendationTasksBuilder(_Builder):
         return datasets.DatasetInfo(features=datasets.Features(columns))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        self._histories = user_histories(read_interactions(self.data_file), self._row_of)
+        self._histories = user_histories(read_interactions(self.data_file, **self._columns), self._row_of)
         longest = max(len(items) for items in self._histories.items)
         if longest < 4 and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
             raise ValueError(

@@ -21,16 +21,18 @@ import pandas as pd
 logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+USER_COLUMN, ITEM_COLUMN, TIME_COLUMN = "user_id", "item_id", "timestamp"
+_COLUMNS = {"user": USER_COLUMN, "item": ITEM_COLUMN, "time": TIME_COLUMN}
 MIN_INTERACTIONS = 3
 """One item to train on, one to validate, one to test (paper, section "Experimental Settings": leave-one-out)."""
 
 
-def read_items(path: str | PathLike[str]) -> pd.DataFrame:
+def read_items(path: str | PathLike[str], item_column: str = ITEM_COLUMN) -> pd.DataFrame:
     """Reads a catalogue.
 
     Args:
-        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column `item_id`, and any of `title`,
-            `text`, `image`.
+        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column of ids, and any of `title`, `text`, `image`.
+        item_column: the name of the column of ids; it comes back as `item_id`.
 
     Returns:
         One row an item, in file order: `item_id`, `title` and `text` are strings (empty where the file has none),
@@ -44,9 +46,14 @@ def read_items(path: str | PathLike[str]) -> pd.DataFrame:
     items = _read_table(path)
     if not len(items):
         raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
-    if "item_id" not in items:
-        raise ValueError(f"{path}: expected a column 'item_id', got {list(items.columns)}. Rename the id column.")
-    items["item_id"] = _as_ids(items["item_id"], "item_id", path)
+    if item_column not in items:
+        raise ValueError(
+            f"{path}: expected a column {item_column!r}, got {list(items.columns)}. Name the column of ids with "
+            "--item-column, or item_column in Python."
+        )
+    items[ITEM_COLUMN] = _as_ids(items[item_column], item_column, path)
+    if item_column != ITEM_COLUMN:
+        items = items.drop(columns=item_column)
     _refuse_duplicates(items["item_id"], path)
     for column in ("title", "text"):
         given = items[column] if column in items else pd.Series([None] * len(items), dtype=object)
@@ -57,13 +64,19 @@ def read_items(path: str | PathLike[str]) -> pd.DataFrame:
     return items[first + [column for column in items.columns if column not in first]]
 
 
-def read_interactions(path: str | PathLike[str]) -> pd.DataFrame:
+def read_interactions(
+    path: str | PathLike[str],
+    user_column: str = USER_COLUMN,
+    item_column: str = ITEM_COLUMN,
+    time_column: str = TIME_COLUMN,
+) -> pd.DataFrame:
     """Reads who took what, and when.
 
     Args:
-        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with the columns `user_id`, `item_id` and `timestamp`
-            (numbers, or ISO 8601 dates), or an `X.inter.json` that maps a user to item numbers in time order; there
-            the place in the list is the timestamp.
+        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with columns of users, items and times (numbers, or ISO
+            8601 dates), or an `X.inter.json` that maps a user to item numbers in time order; there the place in the
+            list is the timestamp.
+        user_column, item_column, time_column: the names of the columns; an `X.inter.json` has none.
 
     Returns:
         The columns `user_id` (str), `item_id` (str) and `timestamp` (a number or a datetime), rows in file order.
@@ -74,23 +87,30 @@ def read_interactions(path: str | PathLike[str]) -> pd.DataFrame:
             or cannot be read.
     """
     path = Path(path)
+    columns = {"user": user_column, "item": item_column, "time": time_column}
     if path.name.endswith((".json", ".json.gz")):
+        if columns != _COLUMNS:
+            raise ValueError(
+                f"{path}: expected a table with the columns {list(columns.values())}, got an X.inter.json, which has "
+                "no columns. Leave --user-column, --item-column and --time-column out."
+            )
         table = _read_inter_json(path)
     else:
         table = _read_table(path)
     if not len(table):
         raise ValueError(f"{path}: expected at least one interaction, got none. Was the export cut off?")
-    for column in ("user_id", "item_id", "timestamp"):
+    for kind, column in columns.items():
         if column not in table:
-            why = " Without it the order is unknown: if the file is in time order, number the rows." * (
-                column == "timestamp"
+            why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
+            raise ValueError(
+                f"{path}: expected a column {column!r}, got {list(table.columns)}. Name the right one with "
+                f"--{kind}-column, or {kind}_column in Python.{why}"
             )
-            raise ValueError(f"{path}: expected a column {column!r}, got {list(table.columns)}.{why}")
     return pd.DataFrame(
         {
-            "user_id": _as_ids(table["user_id"], "user_id", path),
-            "item_id": _as_ids(table["item_id"], "item_id", path),
-            "timestamp": _as_timestamps(table["timestamp"], path),
+            "user_id": _as_ids(table[user_column], user_column, path),
+            "item_id": _as_ids(table[item_column], item_column, path),
+            "timestamp": _as_timestamps(table[time_column], path),
         }
     )
 

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ..catalogue.embedding_store import EmbeddingStore
-from ..data.readers import read_items
+from ..data.readers import ITEM_COLUMN, read_items
 from ..model.semantic_ids import SemanticIdTable, token_name
 from .figures import prefix_groups, store_rows
 from .photos import thumbnail_source
@@ -135,9 +135,9 @@ def _named_codes(table: SemanticIdTable, modality: str, rows: torch.Tensor) -> d
     }
 
 
-def known_items(path: str | Path) -> dict[str, dict]:
+def known_items(path: str | Path, item_column: str = ITEM_COLUMN) -> dict[str, dict]:
     """Of an items file: `{item id: {"title": str, "image": path or None}}`."""
-    rows = read_items(path).itertuples()
+    rows = read_items(path, item_column).itertuples()
     return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
 
 
