@@ -54,6 +54,7 @@ _HOMES = {
     "MacRecTrainer": "training.trainer_macrec",
     "MacRecTrainingArguments": "training.training_args",
     "RankingMetrics": "evaluation.evaluate_metric",
+    "Recommendation": "model.ranked_lists",
     "RecommendationCollator": "data.data_collator",
     "RecommendationTasksBuilder": "data.dataset_builders",
     "SemanticIdLogitsProcessor": "model.logits_process",
@@ -86,6 +87,7 @@ __all__ = [
     "MacRecTrainer",
     "MacRecTrainingArguments",
     "RankingMetrics",
+    "Recommendation",
     "RecommendationCollator",
     "RecommendationTasksBuilder",
     "SemanticIdLogitsProcessor",
@@ -125,6 +127,7 @@ if TYPE_CHECKING:
     from .model.modeling_macrec import MacRecOutput
     from .model.modeling_macrec_quantizer import MacRecQuantizerOutput
     from .model.pipeline import SemanticIdRecommendationPipeline
+    from .model.ranked_lists import Recommendation
     from .model.recommender import MacRecRecommender
     from .model.scoring import exact_scores
     from .model.semantic_ids import SemanticIdTable

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..model.files import replacing
 from .common import (
@@ -18,6 +18,9 @@ from .common import (
     seconds_since,
 )
 from .inputs import add_item_column, read_titles
+
+if TYPE_CHECKING:
+    from ..model.ranked_lists import Recommendation
 
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
 
@@ -122,11 +125,20 @@ def _one_user(history: str) -> list[tuple[None, list[str]]]:
     return [(None, [item.strip() for item in history.split(",") if item.strip()])]
 
 
-def _answer(user: str | None, ranked: list[tuple[str, float]], titles: dict[str, str]) -> dict:
-    entries: list[dict[str, Any]] = [{"item_id": item, "score": round(score, 6)} for item, score in ranked]
+def _answer(user: str | None, ranked: "list[Recommendation]", titles: dict[str, str]) -> dict:
+    entries = [_entry(recommendation) for recommendation in ranked]
     if titles:
         entries = [entry | {"title": titles.get(entry["item_id"], "")} for entry in entries]
     return ({} if user is None else {"user_id": user}) | {"recommendations": entries}
+
+
+def _entry(recommendation: "Recommendation") -> dict[str, Any]:
+    probability = recommendation.probability
+    return {
+        "item_id": recommendation.item_id,
+        "score": round(recommendation.score, 6),
+        "probability": None if probability is None else float(f"{probability:.6g}"),
+    }
 
 
 def _table(answer: dict) -> str:

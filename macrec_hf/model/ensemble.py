@@ -64,6 +64,11 @@ class Decoding:
         """Whether what the modalities say is fused."""
         return self.modality == ENSEMBLE
 
+    @property
+    def gives_log_probabilities(self) -> bool:
+        """Whether scores are log-probabilities: the authors' rule adds 1 for each further list that has the item."""
+        return self.fusion != "authors" or not self.fuses
+
 
 class IndexedTrie:
     """A trie with its leaf ↔ item look-ups on the host."""

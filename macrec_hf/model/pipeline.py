@@ -35,10 +35,11 @@ class SemanticIdRecommendationPipeline(Pipeline):
         **kwargs: those of `transformers.Pipeline`, such as `device` and `batch_size` (histories at a time), and the
             options of every call.
 
-    Called with one history (item ids, oldest first) it returns a list of `{"item_id": …, "score": …}`, best first;
-    with a list of histories a list of such lists; with a data set or a generator an iterator. Options: `top_k`,
-    `num_beams`, `modality`, `fusion`, `allowed_items` and `excluded_items` (item ids, the same for all histories),
-    `exclude_history`, `on_unknown`, each as in `MacRecRecommender.recommend`.
+    Called with one history (item ids, oldest first) it returns a list of `{"item_id": …, "score": …, "probability": …,
+    "title": …}`, best first, each value as in `Recommendation`; with a list of histories a list of such lists; with a
+    data set or a generator an iterator. Options: `top_k`, `num_beams`, `modality`, `fusion`, `allowed_items` and
+    `excluded_items` (item ids, the same for all histories), `exclude_history`, `on_unknown`, each as in
+    `MacRecRecommender.recommend`.
 
     Raises:
         ValueError: what `MacRecRecommender.recommend` refuses, or an input that is no history.
@@ -49,7 +50,8 @@ class SemanticIdRecommendationPipeline(Pipeline):
     ```python
     >>> recommend = pipeline("semantic-id-recommendation", model="user/macrec-shop")
     >>> recommend([["i1", "i7"], ["i3"]], top_k=1, batch_size=2)
-    [[{'item_id': 'i9', 'score': -3.1}], [{'item_id': 'i1', 'score': -2.7}]]
+    [[{'item_id': 'i9', 'score': -3.1, 'probability': 0.045, 'title': 'Blue mug'}],
+     [{'item_id': 'i1', 'score': -2.7, 'probability': 0.067, 'title': None}]]
     ```
     """
 
@@ -124,9 +126,9 @@ class SemanticIdRecommendationPipeline(Pipeline):
             return {"ranked": self.recommender.recommend(history, batch_size=len(history), **options)}
         return {"ranked": self.recommender.recommend([history], **options)[0]}
 
-    def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, str | float]]:
-        """What `_forward` ranked for one history → `[{"item_id": …, "score": …}, …]`, best first."""
-        return [{"item_id": item, "score": score} for item, score in model_outputs["ranked"]]
+    def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, str | float | None]]:
+        """What `_forward` ranked for one history → a dict for each item, best first."""
+        return [recommendation.as_dict() for recommendation in model_outputs["ranked"]]
 
     def _ensure_tensor_on_device(self, inputs: Any, device: torch.device) -> Any:
         return inputs  # item ids: the recommender makes the tensors

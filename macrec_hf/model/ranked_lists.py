@@ -1,10 +1,11 @@
-"""Ranked lists: fused, sorted, each item once. NumPy only: what is computed here needs no model.
+"""Ranked lists: fused, sorted, each item once, and the form in which people get them.
 
-Axes: `num_users` rows, `width` places of a ranked list, best first. An item is its row in the table, -1 an empty
-place, whose score is -inf. Exactly equal scores are ties.
+NumPy only: what is computed here needs no model. Axes: `num_users` rows, `width` places of a ranked list, best first.
+An item is its row in the table, -1 an empty place, whose score is -inf. Exactly equal scores are ties.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,59 @@ class RankedLists:
     items: np.ndarray
     scores: np.ndarray
     leaf_ranks: np.ndarray | None = None
+
+
+class Recommendation(tuple[str, float]):
+    """One item of a list that `MacRecRecommender.recommend` returns. It is a pair: `item_id, score = recommendation`.
+
+    Args:
+        item_id: of the catalogue.
+        score: by which the list is sorted, the best first.
+        probability: `exp(score)`, where the score is a log-probability, else None. Of an ensemble it is the geometric
+            mean of the modalities' probabilities.
+        title: what people call the item; None where the recommender knows no title of it.
+
+    Two are equal when their items and scores are; a tuple of the two is equal as well.
+
+    Example:
+
+    ```python
+    >>> best = recommender.recommend([["i1", "i7"]], top_k=1)[0][0]
+    >>> best.item_id, best.title
+    ('i9', 'Blue mug')
+    >>> item_id, score = best
+    ```
+    """
+
+    def __new__(
+        cls, item_id: str, score: float, probability: float | None = None, title: str | None = None
+    ) -> "Recommendation":
+        return super().__new__(cls, (item_id, score))
+
+    def __init__(self, item_id: str, score: float, probability: float | None = None, title: str | None = None):
+        self.probability, self.title = probability, title
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+    @property
+    def item_id(self) -> str:
+        """The item's id, as in the table."""
+        return self[0]
+
+    @property
+    def score(self) -> float:
+        """By which the list is sorted."""
+        return self[1]
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        """`{"item_id": …, "score": …, "probability": …, "title": …}`, as the pipeline returns it."""
+        return {"item_id": self.item_id, "score": self.score, "probability": self.probability, "title": self.title}
+
+    def __repr__(self) -> str:
+        more = "" if self.probability is None else f", probability={self.probability:.3g}"
+        more += "" if self.title is None else f", title={self.title!r}"
+        return f"Recommendation({self.item_id!r}, {self.score!r}{more})"
 
 
 def check_fusion(fusion: str) -> None:

@@ -1,5 +1,6 @@
 """The front door: item ids in, ranked item ids with scores out."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ from .model_files import (
     load_model_directory,
 )
 from .modeling_macrec import MacRecForConditionalGeneration
-from .ranked_lists import RankedLists, sort_lists
+from .ranked_lists import RankedLists, Recommendation, sort_lists
 from .semantic_ids import SemanticIdTable
 from .tasks import TaskEncoder
 from .tokenization_macrec import SemanticIdTokenizer
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-Recommendations = list[list[tuple[str, float]]]
+Recommendations = list[list[Recommendation]]
 
 
 class MacRecRecommender:
@@ -64,8 +65,12 @@ class MacRecRecommender:
 
     ```python
     >>> recommender = MacRecRecommender.from_pretrained("user/macrec-shop")
-    >>> recommender.recommend([["i1", "i7"], ["i3"]], top_k=2)
-    [[('i9', -3.1), ('i4', -4.0)], [('i1', -2.7), ('i7', -3.3)]]
+    >>> for item_id, score in recommender.recommend([["i1", "i7"]], top_k=2)[0]:
+    ...     print(item_id, score)
+    i9 -3.1
+    i4 -4.0
+    >>> recommender.recommend([["i3"]], top_k=1)
+    [[Recommendation('i1', -2.7, probability=0.0672, title='Blue mug')]]
     ```
     """
 
@@ -198,8 +203,10 @@ class MacRecRecommender:
             progress: whether to show a progress bar.
 
         Returns:
-            For each history `[(item_id, score), …]`, best first, no item twice. The score is a log-probability (of the
-            fusion, see there). A history without any item that the model can read is answered by popularity.
+            For each history a list of `Recommendation`, best first, no item twice. Each unpacks as `(item_id, score)`
+            and has `probability` and `title`. The score is a log-probability, with `fusion="average"` the mean of the
+            modalities'; with "authors" it is none. A history without any item that the model can read is answered by
+            popularity.
 
         Raises:
             ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.
@@ -225,7 +232,7 @@ class MacRecRecommender:
         )[modality]
         unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
         self._say(histories, rows, unread)
-        found = self._named(lists)
+        found = self._named(lists, decoding.gives_log_probabilities)
         for user in unread:
             found[user] = self._popular(user, top_k, limits)
         return found
@@ -304,14 +311,19 @@ class MacRecRecommender:
                 f"{unread[0]}: recommending what is popular there."
             )
 
-    def _named(self, lists: RankedLists) -> Recommendations:
-        ids = self.table.item_ids
+    def _named(self, lists: RankedLists, log_probabilities: bool) -> Recommendations:
+        ids, titles = self.table.item_ids, self.item_titles
+
+        def named(row: int, score: float) -> Recommendation:
+            probability = math.exp(score) if log_probabilities else None
+            return Recommendation(ids[row], score, probability, titles.get(ids[row]) or None)
+
         return [
-            [(ids[item], score) for item, score in zip(items, scores, strict=True) if item >= 0]
-            for items, scores in zip(lists.items.tolist(), lists.scores.tolist(), strict=True)
+            [named(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
+            for rows, scores in zip(lists.items.tolist(), lists.scores.tolist(), strict=True)
         ]
 
-    def _popular(self, user: int, top_k: int, limits: Limits) -> list[tuple[str, float]]:
+    def _popular(self, user: int, top_k: int, limits: Limits) -> list[Recommendation]:
         """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
         if self.item_counts is None:
             raise ValueError(
@@ -321,7 +333,7 @@ class MacRecRecommender:
         counts = self.item_counts.numpy() + 1.0
         scores = np.log(counts / counts.sum())
         rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
-        return self._named(RankedLists(*sort_lists(rows, scores[None], width=top_k)))[0]
+        return self._named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
 
 
 def _is_installed() -> bool:

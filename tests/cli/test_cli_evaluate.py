@@ -145,6 +145,14 @@ def test_recommend_for_one_history(shop, capsys):
     shown = json.loads(out)["recommendations"]
     assert [entry["item_id"] for entry in shown] == [item for item, _ in expected]
     assert [entry["score"] for entry in shown] == pytest.approx([score for _, score in expected], abs=1e-6)
+    assert [entry["probability"] for entry in shown] == pytest.approx(
+        [found.probability for found in expected], rel=1e-5
+    )
+    assert not any("title" in entry for entry in shown)  # none are known
+    status, out, _ = run(capsys, *words, "--json", "--items", folder / "items.jsonl", "--fusion", "authors")
+    shown = json.loads(out)["recommendations"]
+    assert list(shown[0]) == ["item_id", "score", "probability", "title"]
+    assert all(entry["title"] == f"Thing {entry['item_id']}" and entry["probability"] is None for entry in shown)
 
 
 def test_recommend_for_a_file_of_users(shop, capsys, tmp_path):

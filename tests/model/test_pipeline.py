@@ -15,7 +15,9 @@ HISTORIES = drawn_histories(7, seed=5)
 
 @pytest.fixture(scope="module")
 def recommender():
-    return tiny_recommender(seed=2, item_counts=torch.arange(NUM_ITEMS))
+    made = tiny_recommender(seed=2, item_counts=torch.arange(NUM_ITEMS))
+    made.item_titles.update({f"i{row}": f"Thing {row}" for row in range(0, NUM_ITEMS, 2)})
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,18 @@ def pipe(directory):
 
 
 def as_dicts(found):
-    return [[{"item_id": item, "score": pytest.approx(score, abs=1e-5)} for item, score in user] for user in found]
+    return [
+        [
+            {
+                "item_id": each.item_id,
+                "score": pytest.approx(each.score, abs=1e-5),
+                "probability": None if each.probability is None else pytest.approx(each.probability, abs=1e-5),
+                "title": each.title,
+            }
+            for each in user
+        ]
+        for user in found
+    ]
 
 
 def test_it_is_a_task_like_any_other(pipe):

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
 from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
+from macrec_hf.model.ranked_lists import Recommendation
 from macrec_hf.model.recommender import MacRecRecommender
 from macrec_hf.model.scoring import exact_scores
 from macrec_hf.model.semantic_ids import SemanticIdTable
@@ -155,6 +159,42 @@ def test_nothing_to_read_is_answered_by_popularity(history):
     limits = {"allowed_items": ["i9", "i4", "i7"], "excluded_items": [[], ["i9"]]}
     limited = recommender.recommend([["i1"], history], on_unknown="skip", **limits)[1]
     assert [item for item, _ in limited] == ["i4", "i7"]
+
+
+def test_an_entry_is_a_pair_that_knows_probability_and_title():
+    recommender = make_recommender(torch.arange(NUM_ITEMS))
+    untitled = recommender.recommend([HISTORIES[0]], top_k=3)[0]
+    recommender.item_titles.update({"i3": "Blue mug", "i4": ""})
+    (ranked,) = recommender.recommend([HISTORIES[0]], top_k=NUM_ITEMS)
+    assert ranked[:3] == untitled and [found.title for found in untitled] == [None] * 3
+    assert dict(ranked) == {found.item_id: found.score for found in ranked}
+    assert [(item, score) for item, score in ranked] == ranked
+    assert {found.item_id: found.title for found in ranked if found.title} == {"i3": "Blue mug"}
+    expected = exact_means(recommender, HISTORIES[0])
+    for found in ranked:
+        assert found.probability == pytest.approx(np.exp(expected[found.item_id]), rel=1e-3)
+    for again in (pickle.loads(pickle.dumps(ranked)), copy.deepcopy(ranked)):
+        assert again == ranked and [found.as_dict() for found in again] == [found.as_dict() for found in ranked]
+    named = next(found for found in ranked if found.title)
+    assert list(named.as_dict()) == ["item_id", "score", "probability", "title"]
+    assert repr(named) == (
+        f"Recommendation('i3', {named.score!r}, probability={named.probability:.3g}, title='Blue mug')"
+    )
+    assert repr(Recommendation("i1", -2.0)) == "Recommendation('i1', -2.0)"
+
+
+def test_probabilities_are_there_where_the_score_is_a_log_probability():
+    recommender = make_recommender(torch.arange(NUM_ITEMS))
+    for modality, fusion, known in (
+        ("ensemble", "average", True),
+        ("text", "authors", True),  # nothing is fused
+        ("ensemble", "authors", False),
+    ):
+        ranked, popular = recommender.recommend([["i1"], []], modality=modality, fusion=fusion)
+        assert all((found.probability is not None) == known for found in ranked)
+        assert [found.probability for found in popular] == pytest.approx([(25 - n) / 325 for n in range(10)])
+    ranked = recommender.recommend([["i1"]], top_k=NUM_ITEMS, modality="image")[0]
+    assert sum(found.probability for found in ranked) < 1
 
 
 def test_nothing_to_read_without_counts_is_an_error(recommender):
