@@ -13,7 +13,7 @@ from pathlib import Path
 
 from growth_steps import changed_copies, report
 
-from macrec_hf import EmbeddingStore, MacRecRecommender, add_items
+from macrec_hf import EmbeddingStore, MacRecRecommender
 from macrec_hf.data.readers import read_interactions, user_histories
 from macrec_hf.data.splits import leave_one_out
 
@@ -35,26 +35,23 @@ def main():
             f"{folder}: expected a model directory; run examples/2_train_recommender.py first, or give --model."
         )
 
-    # 1. The shop as it is, and the new items through the frozen quantizer: no old ID changes.
+    # 1. The shop as it is.
     recommender = MacRecRecommender.from_pretrained(folder)
     old = recommender.table
     before = EmbeddingStore.open(args.old or args.output / "emb")
     new = EmbeddingStore.open(args.new) if args.new else changed_copies(before)
-    grown = add_items(old, recommender.quantizer, new)
     histories = user_histories(read_interactions(interactions), old.row_of)
     known, targets = leave_one_out(histories, "test")
-    print(f"{old.num_items} items, {grown.num_items - old.num_items} new ones, {len(known)} users")
+    print(f"{old.num_items} items, {len(new)} new ones, {len(known)} users")
     report("before", recommender, known, targets, old)
 
-    # 2. The same model over the grown catalogue, at once: tokenizer and weights stay, the tries are new.
-    living = MacRecRecommender(
-        model=recommender.model, tokenizer=recommender.tokenizer, table=grown, quantizer=recommender.quantizer
-    )
-    report("at once", living, known, targets, old, new, before)
+    # 2. The new items through the frozen quantizer: no old ID changes, tokenizer and weights stay, the tries are new.
+    recommender.add_items(new)
+    report("at once", recommender, known, targets, old, new, before)
 
     # 3. A short fine-tune from where it was: the item tasks teach the new items' IDs.
     ids = args.output / "grown_ids"
-    grown.save_pretrained(ids)
+    recommender.table.save_pretrained(ids)
     recommender.quantizer.save_pretrained(ids / "quantizer")
     flags = {
         "--interactions": interactions,

@@ -10,9 +10,10 @@ import pandas as pd
 import torch
 
 from ..catalogue.embedding_store import EmbeddingStore
-from ..catalogue.indexing import add_items, encode_catalogue
+from ..catalogue.indexing import encode_catalogue
 from ..catalogue.item_encoders import encode_photos, encode_texts, item_texts
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
+from ..model.recommender import MacRecRecommender
 from ..model.semantic_ids import SemanticIdTable, token_name
 
 NEIGHBOURS = 6
@@ -60,19 +61,17 @@ class Landing:
 
 
 def place_item(
-    table: SemanticIdTable,
-    quantizer: MacRecQuantizer,
+    recommender: MacRecRecommender,
     encoders: Mapping[str, Any],
     item_id: str,
     title: str,
     text: str = "",
     photo: str | Path | None = None,
-) -> tuple[SemanticIdTable, Landing]:
-    """Adds one item to a table through the encoders and the frozen quantizer.
+) -> Landing:
+    """Adds one item to a recommender's catalogue through the encoders and the frozen quantizer.
 
     Args:
-        table: the catalogue so far, left as it is.
-        quantizer: the one that the table was made with.
+        recommender: with its quantizer; the item goes into its table's last row.
         encoders: `{"text": …, "image": …}` of `catalogue.item_encoders.load_encoders`, those that the quantizer was
             trained on.
         item_id: not in the table.
@@ -80,25 +79,32 @@ def place_item(
         photo: path of a file, or None.
 
     Returns:
-        The table with the item in its last row, and where it landed.
+        Where it landed.
 
     Raises:
-        ValueError: no title, nothing that an encoder can read, or embeddings that are not of the quantizer's sizes.
+        ValueError: no title, nothing that an encoder can read, no quantizer, or embeddings that are not of its sizes.
     """
     if not title.strip():
         raise ValueError("The new item has no title: expected a few words, because the title is what its text says.")
+    table, quantizer = recommender.table, recommender.quantizer
+    if quantizer is None:
+        raise ValueError(
+            "Items cannot be added: expected a recommender with the quantizer that made its semantic IDs, got none. "
+            "Load a model directory that has a folder quantizer/."
+        )
     embeddings, reasons = _embeddings(quantizer, encoders, title, text, photo)
     if len(reasons) == len(embeddings):
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise ValueError(f"Expected at least one modality that can be encoded, got none ({why}).")
     store = EmbeddingStore(embeddings, [item_id], missing={name: [item_id] for name in reasons})
     natural = encode_catalogue(quantizer, store)
-    grown = add_items(table, quantizer, store)
+    recommender.add_items(store, titles={item_id: title})
+    grown = recommender.table
     places = {
         name: Place([], missing=reasons[name]) if name in reasons else _place(table, grown, name, natural[name][0])
         for name in table.modalities
     }
-    return grown, Landing(item_id, places)
+    return Landing(item_id, places)
 
 
 def _embeddings(

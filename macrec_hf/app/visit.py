@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS
 from ..model.recommender import MacRecRecommender, Recommendations
 from .new_item import Landing, place_item
@@ -152,25 +150,18 @@ class Visit:
         Raises:
             ValueError: no title, nothing that can be encoded, too many items, or a shop without encoders.
         """
-        quantizer = self.recommender.quantizer
-        if not self.shop.can_add or quantizer is None:
+        if not self.shop.can_add:
             raise ValueError("Items cannot be added: expected a quantizer and encoders, got none. Give --encoders.")
         if len(self.new_items) >= MAX_NEW_ITEMS:
             raise ValueError(
                 f"Expected at most {MAX_NEW_ITEMS} new items in one visit. Reload the page to begin anew."
             )
-        old, title = self.recommender, title.strip()
-        item_id = next(name for number in range(1, 10**6) if (name := f"new-{number}") not in old.table.row_of)
-        table, landing = place_item(old.table, quantizer, self.shop.encoders, item_id, title, text, photo)
-        counts = old.item_counts
-        self.recommender = MacRecRecommender(
-            model=old.model,
-            tokenizer=old.tokenizer,
-            table=table,
-            quantizer=quantizer,
-            item_counts=None if counts is None else torch.cat([counts, counts.new_zeros(1)]),
-            max_history=old.task_encoder.max_history,
-        )
+        title = title.strip()
+        if self.recommender is self.shop.recommender:
+            self.recommender = self._own_recommender()
+        known = self.recommender.table.row_of
+        item_id = next(name for number in range(1, 10**6) if (name := f"new-{number}") not in known)
+        landing = place_item(self.recommender, self.shop.encoders, item_id, title, text, photo)
         shown = shown_photo or (None if photo is None else str(photo))
         self.items.maps[0][item_id] = ShownItem(item_id, title, shown, in_stock=True, is_new=True)
         return landing
@@ -178,6 +169,20 @@ class Visit:
     def semantic_ids(self, item_id: str) -> dict[str, list[str]]:
         table = self.recommender.table
         return {name: table.tokens(item_id, name) for name in table.modalities}
+
+    def _own_recommender(self) -> MacRecRecommender:
+        """One with the shop's model and catalogue, whose catalogue may grow."""
+        shop = self.shop.recommender
+        return MacRecRecommender(
+            model=shop.model,
+            tokenizer=shop.tokenizer,
+            table=shop.table,
+            quantizer=shop.quantizer,
+            item_counts=shop.item_counts,
+            item_titles=shop.item_titles,
+            max_history=shop.task_encoder.max_history,
+            use_cpu_kernels=shop.use_cpu_kernels,
+        )
 
     def _ranked(self, options: Options, allowed: list[str] | None) -> Recommendations:
         return self.recommender.recommend(

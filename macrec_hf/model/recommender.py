@@ -1,7 +1,6 @@
 """The front door: item ids in, ranked item ids with scores out."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from huggingface_hub import CommitInfo, HfApi
-from transformers.utils import logging
 
-from .catalogue_ranking import history_sources, rank_catalogue
+from .catalogue_ranking import ServedCatalogue, history_sources, rank_catalogue
 from .ensemble import ENSEMBLE, NUM_BEAMS, Decoding
 from .files import check_hub_arguments
 from .limits import ItemIds, Limits, item_rows
@@ -25,7 +23,7 @@ from .model_files import (
     load_model_directory,
 )
 from .modeling_macrec import MacRecForConditionalGeneration
-from .ranked_lists import RankedLists, Recommendation, sort_lists
+from .ranked_lists import Recommendation
 from .semantic_ids import SemanticIdTable
 from .tasks import TaskEncoder
 from .tokenization_macrec import SemanticIdTokenizer
@@ -33,8 +31,6 @@ from .trie import SemanticIdTrie
 
 if TYPE_CHECKING:
     from .modeling_macrec_quantizer import MacRecQuantizer
-
-logger = logging.get_logger(__name__)
 
 Recommendations = list[list[Recommendation]]
 
@@ -53,10 +49,6 @@ class MacRecRecommender:
         max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
         use_cpu_kernels: on a CPU, replace layers of the model by faster ones with the same weights, and on another
             device take them back (`macrec_hf.cpu.accelerate` and `restore`). False: the model stays as it is.
-
-    Attributes:
-        tries: the catalogue in each modality, on the model's device.
-        task_encoder: the `TaskEncoder` that turns histories into sources.
 
     Raises:
         ValueError: the parts do not belong together.
@@ -87,18 +79,16 @@ class MacRecRecommender:
         use_cpu_kernels: bool = True,
     ):
         check_parts(model, tokenizer, table)
-        self.model, self.tokenizer, self.table = model.eval(), tokenizer, table
+        self.model, self.tokenizer = model.eval(), tokenizer
         self.use_cpu_kernels = use_cpu_kernels
         self._fit_to_device()
-        self.item_counts = check_item_counts(item_counts, table)
-        self.item_titles = dict(item_titles or {})
         self._quantizer = quantizer
         self._load_quantizer: Callable[[], MacRecQuantizer | None] | None = None
         self._card: str | None = None
-        tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
-        self.tries = {name: trie.to(model.device) for name, trie in tries.items()}
+        self._has_loaded_model = False  # else the caller's, who may have given it to other recommenders too
+        counts = check_item_counts(item_counts, table)
         max_history = model.config.max_history if max_history is None else max_history
-        self.task_encoder = TaskEncoder(tokenizer, table, max_history=max_history)
+        self._items = ServedCatalogue.of(table, tokenizer, counts, item_titles or {}, max_history).to(model.device)
 
     @classmethod
     def from_pretrained(
@@ -151,7 +141,33 @@ class MacRecRecommender:
             use_cpu_kernels=use_cpu_kernels,
         )
         recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
+        recommender._has_loaded_model = True
         return recommender
+
+    @property
+    def table(self) -> SemanticIdTable:
+        """The catalogue's semantic IDs."""
+        return self._items.table
+
+    @property
+    def tries(self) -> dict[str, SemanticIdTrie]:
+        """The catalogue in each modality, on the model's device."""
+        return self._items.tries
+
+    @property
+    def task_encoder(self) -> TaskEncoder:
+        """What turns histories into sources."""
+        return self._items.task_encoder
+
+    @property
+    def item_counts(self) -> torch.Tensor | None:
+        """How often each item was taken, `(num_items,)`."""
+        return self._items.counts
+
+    @property
+    def item_titles(self) -> dict[str, str]:
+        """`{item_id: title}`."""
+        return self._items.titles
 
     @property
     def quantizer(self) -> "MacRecQuantizer | None":
@@ -164,7 +180,7 @@ class MacRecRecommender:
         """Moves model and catalogue to a device; returns itself."""
         self.model.to(device)
         self._fit_to_device()
-        self.tries = {name: trie.to(self.model.device) for name, trie in self.tries.items()}
+        self._items = self._items.to(self.model.device)
         return self
 
     def _fit_to_device(self) -> None:
@@ -215,27 +231,82 @@ class MacRecRecommender:
         self._check(histories, top_k, on_unknown)
         if not len(histories):
             return []
-        skip = on_unknown == "skip"
-        row_of = self.table.row_of
+        skip, catalogue = on_unknown == "skip", self._items
+        row_of = catalogue.table.row_of
         rows = [item_rows(row_of, history, f"history {user}", skip) for user, history in enumerate(histories)]
         left_out = rows if exclude_history else None
         limits = Limits.from_ids(row_of, len(rows), allowed_items, excluded_items, left_out, skip_unknown=skip)
-        names = self.table.modalities
-        sources = history_sources(self.task_encoder, rows, names if modality not in names else (modality,))
-        lists = rank_catalogue(
-            self.model,
-            self.tries,
-            sources,
-            decoding,
-            limits=limits,
-            progress=progress,
-        )[modality]
+        names = catalogue.table.modalities
+        sources = history_sources(catalogue.task_encoder, rows, names if modality not in names else (modality,))
+        ranked = rank_catalogue(self.model, catalogue.tries, sources, decoding, limits=limits, progress=progress)
         unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
-        self._say(histories, rows, unread)
-        found = self._named(lists, decoding.gives_log_probabilities)
+        catalogue.notify(histories, unread)
+        found = catalogue.named(ranked[modality], decoding.gives_log_probabilities)
         for user in unread:
-            found[user] = self._popular(user, top_k, limits)
+            found[user] = catalogue.popular(user, top_k, limits)
         return found
+
+    def add_items(
+        self,
+        embeddings: "Mapping[str, np.ndarray | torch.Tensor] | Any",
+        item_ids: Sequence[str] | None = None,
+        titles: Mapping[str, str] | None = None,
+        modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
+    ) -> None:
+        """Makes new items known: they get semantic IDs, can stand in histories and be recommended. Nothing is trained.
+
+        Table, tries, counts (0 for a new item) and titles change together, once all are made: another thread that
+        recommends meanwhile sees the catalogue before or after. `table.report` then speaks of the new items.
+
+        Args:
+            embeddings: of the new items, from the encoders that the quantizer was trained on: an `EmbeddingStore`, or
+                `{modality: float (num_items, embedding_size)}`.
+            item_ids: one per row, none of them known. Default: the store's own.
+            titles: `{item_id: title}` of the new items.
+            modality_mask: `{modality: bool (num_items,)}`, False = the item has none and gets no ID there. A store
+                knows this by itself.
+
+        Raises:
+            ValueError: no quantizer, a known item, a title of another item, and what `macrec_hf.add_items` refuses.
+                Nothing has changed then.
+            RuntimeError: the package is not installed.
+        """
+        indexing, old, quantizer = _indexing(), self._items, self.quantizer
+        if quantizer is None:
+            raise ValueError(
+                "quantizer: expected the one that gave the items their semantic IDs, got None: without it new items "
+                "get none. `macrec train --semantic-ids ids/` keeps it where ids/ has one; or pass it when the "
+                "recommender is made."
+            )
+        table = indexing.add_items(old.table, quantizer, embeddings, item_ids, modality_mask=modality_mask)
+        new, titles = table.item_ids[old.table.num_items :], dict(titles or {})
+        if others := [item for item in titles if item not in set(new)]:
+            raise ValueError(f"titles: expected those of the new items, such as {new[:3]}, got one of {others[0]!r}.")
+        counts = None if old.counts is None else torch.cat([old.counts, old.counts.new_zeros(len(new))])
+        self._replace_items(table, counts, old.titles | titles)
+
+    def remove_items(self, item_ids: Iterable[str]) -> None:
+        """Takes items out of table, tries, counts and titles together, as `add_items` puts them in.
+
+        The other items keep their IDs. A history that holds a removed item is one with an unknown item from then on.
+
+        Raises:
+            ValueError: an unknown item, or a modality would be left without items. Nothing has changed then.
+            RuntimeError: the package is not installed.
+        """
+        old = self._items
+        table = _indexing().remove_items(old.table, item_ids)
+        rows = [old.table.row_of[item] for item in table.item_ids]
+        gone = old.table.row_of.keys() - table.row_of.keys()
+        titles = {item: title for item, title in old.titles.items() if item not in gone}
+        self._replace_items(table, None if old.counts is None else old.counts[rows], titles)
+
+    def _replace_items(self, table: SemanticIdTable, counts: torch.Tensor | None, titles: Mapping[str, str]) -> None:
+        max_history = self.task_encoder.max_history
+        items = ServedCatalogue.of(table, self.tokenizer, counts, titles, max_history)
+        self._items = items.to(self.model.device)
+        if self._has_loaded_model:
+            self.model.semantic_ids = table  # what its own `generate` may write
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Path:
         """Writes a whole model directory.
@@ -246,14 +317,15 @@ class MacRecRecommender:
         """
         if self._card is not None and not {"training", "license"} & set(kwargs):
             kwargs.setdefault("card", self._card)
+        items = self._items
         return _saving().save_model_directory(
             save_directory,
             model=self.model,
             tokenizer=self.tokenizer,
-            table=self.table,
+            table=items.table,
             quantizer=self.quantizer,
-            item_counts=self.item_counts,
-            item_titles=self.item_titles,
+            item_counts=items.counts,
+            item_titles=items.titles,
             **kwargs,
         )
 
@@ -300,41 +372,6 @@ class MacRecRecommender:
         if on_unknown not in ("raise", "skip"):
             raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
 
-    def _say(self, histories: Sequence[Sequence[str]], rows: Sequence[np.ndarray], unread: list[int]) -> None:
-        """Notices of what was left out, and of who is answered by popularity."""
-        skipped = [item for history in histories for item in history if item not in self.table.row_of]
-        if skipped:
-            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
-        if unread and self.item_counts is not None:
-            logger.warning(
-                f"{len(unread):,} of {len(rows):,} histories hold no item that the model can read, such as history "
-                f"{unread[0]}: recommending what is popular there."
-            )
-
-    def _named(self, lists: RankedLists, log_probabilities: bool) -> Recommendations:
-        ids, titles = self.table.item_ids, self.item_titles
-
-        def named(row: int, score: float) -> Recommendation:
-            probability = math.exp(score) if log_probabilities else None
-            return Recommendation(ids[row], score, probability, titles.get(ids[row]) or None)
-
-        return [
-            [named(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-            for rows, scores in zip(lists.items.tolist(), lists.scores.tolist(), strict=True)
-        ]
-
-    def _popular(self, user: int, top_k: int, limits: Limits) -> list[Recommendation]:
-        """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
-        if self.item_counts is None:
-            raise ValueError(
-                f"History {user} holds no item that the model can read, and the recommender does not know what is "
-                "popular. Leave the user out, or pass item_counts when the recommender is made or saved."
-            )
-        counts = self.item_counts.numpy() + 1.0
-        scores = np.log(counts / counts.sum())
-        rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
-        return self._named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
-
 
 def _is_installed() -> bool:
     """Whether there is more than what travels with a model: a process may have this file from a repository."""
@@ -343,9 +380,19 @@ def _is_installed() -> bool:
 
 def _saving() -> ModuleType:
     """The part of the package that writes model directories."""
+    _need_package("writes model directories")
+    return import_module("macrec_hf.hub.saving")
+
+
+def _indexing() -> ModuleType:
+    """The part of the package that gives items their semantic IDs."""
+    _need_package("adds and removes items")
+    return import_module("macrec_hf.catalogue.indexing")
+
+
+def _need_package(what_it_does: str) -> None:
     if not _is_installed():
         raise RuntimeError(
-            "Expected the package macrec_hf, which writes model directories, found only what travels with a model. "
+            f"Expected the package macrec_hf, which {what_it_does}, found only what travels with a model. "
             "Install it: pip install macrec-hf."
         )
-    return import_module("macrec_hf.hub.saving")

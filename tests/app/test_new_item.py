@@ -5,14 +5,18 @@ import pytest
 import torch
 from app_tools import NO_PHOTO, open_shop, shop_folder
 
-from macrec_hf import add_items
+from macrec_hf import MacRecRecommender, add_items
 from macrec_hf.app.new_item import NEIGHBOURS, place_item
+from macrec_hf.app.visit import Visit
 from macrec_hf.catalogue.item_encoders import embed_items
 
 
 def place(title, photo=None, text=""):
     shop = open_shop()
-    return place_item(shop.recommender.table, shop.recommender.quantizer, shop.encoders, "new-1", title, text, photo)
+    mine = Visit(shop)._own_recommender()
+    landing = place_item(mine, shop.encoders, "new-1", title, text, photo)
+    assert mine.item_titles["new-1"] == title and mine.item_counts[-1] == 0
+    return mine.table, landing
 
 
 def test_ids_are_those_of_embed_and_add_items():
@@ -79,7 +83,10 @@ def test_what_cannot_be_placed_is_refused(title, photo, message):
 def test_an_encoder_may_be_absent():
     shop = open_shop()
     encoders = {"text": shop.encoders["text"]}
-    table, quantizer = shop.recommender.table, shop.recommender.quantizer
-    _, landing = place_item(table, quantizer, encoders, "new-1", "lamp", photo=shop.items["p0001"].photo)
+    mine = Visit(shop)._own_recommender()
+    landing = place_item(mine, encoders, "new-1", "lamp", photo=shop.items["p0001"].photo)
     assert landing.places["image"].missing == "there is no encoder for it"
     assert shop.items[NO_PHOTO].photo is None
+    bare = MacRecRecommender(model=mine.model, tokenizer=mine.tokenizer, table=mine.table)
+    with pytest.raises(ValueError, match="Items cannot be added: expected a recommender with the quantizer"):
+        place_item(bare, encoders, "new-2", "lamp")
