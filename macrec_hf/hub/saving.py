@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
-from ..model.files import replacing
+from ..model.files import follow_umask, replacing
 from ..model.model_files import (
     CARD_NAME,
     ITEM_COUNTS_NAME,
@@ -137,6 +137,7 @@ def _moved_into_place(directory: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
+        follow_umask(beside)
         if exists:
             _replace_files(beside, directory)
         else:

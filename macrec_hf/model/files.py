@@ -31,6 +31,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def follow_umask(place: Path) -> None:
+    """Gives a file of weights, or those of a folder, the permissions that a new file gets there.
+
+    safetensors writes through temporary files, which only their owner may read.
+    """
+    for path in [place] if place.is_file() else sorted(place.rglob("*.safetensors")):
+        fresh = path.with_name(path.name + ".new")
+        fresh.touch()
+        try:
+            path.chmod(fresh.stat().st_mode & 0o777)
+        except OSError:  # a file system that keeps no permissions
+            pass
+        finally:
+            fresh.unlink()
+
+
 def move_into_place(written: Path, place: Path) -> None:
     """Renames a folder or a file; a folder that stands at the place already goes first."""
     if place.is_dir():
