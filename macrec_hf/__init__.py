@@ -1,40 +1,17 @@
 """macrec_hf: multimodal generative recommendation (MACRec) the Hugging Face way.
 
-Names are imported when they are first used, so that `import macrec_hf` and `macrec --help` stay quick.
+Names are imported when they are first used, and transformers' Auto classes are told of ours when transformers is
+loaded: `import macrec_hf` and `macrec --help` load neither it nor torch.
 """
 
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# `macrec VERB` and `python -m macrec_hf.cli VERB`: waiting threads sleep instead of spinning, unless the user has
-# chosen. Beside other work on the same cores, spinning makes small steps ten times slower. The thread library reads
-# this once, when the next imports load torch; a process that only imports the package keeps its own settings.
-if sys.argv[0].endswith(("macrec", "macrec.exe")) or "macrec_hf.cli" in sys.orig_argv:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
-from .model.modeling_macrec import MacRecForConditionalGeneration
-from .model.modeling_macrec_quantizer import MacRecQuantizer
-from .model.tokenization_macrec import SemanticIdTokenizer
+from .auto_classes import register_our_classes
 
 __version__ = "0.1.0"
 
-AutoConfig.register(MacRecQuantizerConfig.model_type, MacRecQuantizerConfig, exist_ok=True)
-AutoConfig.register(MacRecConfig.model_type, MacRecConfig, exist_ok=True)
-AutoModel.register(MacRecQuantizerConfig, MacRecQuantizer, exist_ok=True)
-AutoModelForSeq2SeqLM.register(MacRecConfig, MacRecForConditionalGeneration, exist_ok=True)
-AutoTokenizer.register(MacRecConfig, tokenizer_class=SemanticIdTokenizer, exist_ok=True)
-# As transformers registers its own tasks: the class is named, and imported when a pipeline is made.
-PIPELINE_REGISTRY.supported_tasks["semantic-id-recommendation"] = {
-    "impl": f"{__name__}.model.pipeline.SemanticIdRecommendationPipeline",
-    "pt": (AutoModelForSeq2SeqLM,),
-    "type": "multimodal",
-}
+register_our_classes()
 
 # name → the file that holds it
 _HOMES = {
@@ -123,14 +100,16 @@ if TYPE_CHECKING:
     from .doctor.health_callback import CodebookHealthCallback
     from .evaluation.evaluate_metric import RankingMetrics
     from .model.beam_search import semantic_id_beam_search
+    from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
     from .model.logits_process import SemanticIdLogitsProcessor
-    from .model.modeling_macrec import MacRecOutput
-    from .model.modeling_macrec_quantizer import MacRecQuantizerOutput
+    from .model.modeling_macrec import MacRecForConditionalGeneration, MacRecOutput
+    from .model.modeling_macrec_quantizer import MacRecQuantizer, MacRecQuantizerOutput
     from .model.pipeline import SemanticIdRecommendationPipeline
     from .model.ranked_lists import Recommendation
     from .model.recommender import MacRecRecommender
     from .model.scoring import exact_scores
     from .model.semantic_ids import SemanticIdTable
+    from .model.tokenization_macrec import SemanticIdTokenizer
     from .model.trie import SemanticIdTrie
     from .training.trainer_macrec import MacRecTrainer
     from .training.trainer_quantizer import MacRecQuantizerTrainer

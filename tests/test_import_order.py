@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "macrec_hf"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-# Floors from the ground up; folders of one floor do not import each other. "" is `macrec_hf/__init__.py`.
+# Floors from the ground up; folders of one floor do not import each other. "" is `macrec_hf/` itself.
 FLOORS = [
     ["model"],
     ["cpu", "gpu"],
@@ -80,7 +80,8 @@ def test_a_folder_imports_only_from_folders_before_it(file):
             continue
         target = name.split(".")[0]
         if not (PACKAGE / target).is_dir():
-            raise AssertionError(f"{file} imports {name}, which lies in no folder")
+            assert (PACKAGE / f"{target}.py").is_file(), f"{file} imports {name}, which lies in no folder"
+            target = ""
         assert target == here or FLOOR[target] < FLOOR[here], f"{file} imports {name}, which is not below it"
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model.files import replacing
-
 if TYPE_CHECKING:
     from accelerate import PartialState
     from transformers import PreTrainedConfig, Trainer, TrainerControl, TrainerState, TrainingArguments
@@ -145,13 +143,20 @@ def check_writable(path: str | None) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """A reader never sees half a file."""
+    from ..model.files import replacing
+
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=2))
 
 
 def seconds_since(start: float) -> str:
-    """`3.2 s`, `4 min 10 s`."""
-    seconds = time.time() - start
+    """`3.2 s`, `4 min 10 s`.
+
+    Args:
+        start: by `time.monotonic()`, which never goes backwards. `args.started` is when the process started, or the
+            verb where one process runs several.
+    """
+    seconds = time.monotonic() - start
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     from ..demo.shop import make_demo_shop
 
-    start, output = time.time(), make_output(args.output)
+    start, output = args.started, make_output(args.output)
     shop = make_demo_shop(output / "shop", args.num_items, args.num_customers, args.seed)
     say(f"A shop with {args.num_items} products and {args.num_customers} customers: {shop.items.parent}")
     say(f"Reduced widths, quantizer: {' '.join(QUANTIZE_WIDTHS)}")
@@ -80,11 +80,11 @@ def run_verb(words: list[str]) -> float:
     from .main import main
 
     say(f"\n$ {shown(words)}")
-    start = time.time()
+    start = time.monotonic()
     status = main(words)
     if status:
         raise RuntimeError(f"`{shown(words)}` ended with status {status}; its error stands above.")
-    return time.time() - start
+    return time.monotonic() - start
 
 
 def shown(words: list[str]) -> str:

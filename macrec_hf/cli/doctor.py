@@ -3,11 +3,9 @@
 import argparse
 import json
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model.files import replacing
 from .common import check_writable, seconds_since
 from .inputs import add_item_column, open_embeddings, open_semantic_ids, read_pairs
 
@@ -55,7 +53,6 @@ def run(args: argparse.Namespace) -> str:
     from ..doctor.advice import findings
     from ..doctor.figures import codebook_report
 
-    start = time.time()
     output = args.output or (None if args.json else DEFAULT_OUTPUT)
     check_writable(output)
     folder = _local_folder(args.semantic_ids)
@@ -69,7 +66,7 @@ def run(args: argparse.Namespace) -> str:
         return json.dumps(report | {"checks": found}, indent=2, ensure_ascii=False)
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
     said = f"{len(problems)} to look at ({'; '.join(problems)})" if problems else "nothing to mend"
-    return f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(start)}: {output}"
+    return f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(args.started)}: {output}"
 
 
 def _local_folder(argument: str) -> Path | None:
@@ -138,6 +135,7 @@ def _write_page(
 ) -> None:
     from ..doctor.page import report_page
     from ..doctor.pictures import embedding_maps, prefix_examples, shown_items
+    from ..model.files import replacing
 
     examples = prefix_examples(table, known, args.seed) if known else None
     maps = embedding_maps(table, store, args.map, args.seed) if store is not None and args.map != "none" else None

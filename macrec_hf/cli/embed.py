@@ -1,7 +1,6 @@
 """`macrec embed`: items with text and photos → a folder of embeddings."""
 
 import argparse
-import time
 
 from .common import add_device_flag, make_output, named_device, process_state, seconds_since
 from .inputs import add_item_column
@@ -62,7 +61,6 @@ def run(args: argparse.Namespace) -> str:
     from ..catalogue.item_encoders import embed_items, load_encoders, make_encoders
     from ..data.readers import read_items
 
-    started = time.time()
     _check(args)
     device, output = named_device(args), make_output(args.output)
     state = process_state(device)
@@ -91,7 +89,7 @@ def run(args: argparse.Namespace) -> str:
         + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
         for modality, size in embedded.store.modalities.items()
     ]
-    return f"{len(items)} items → {', '.join(parts)} in {seconds_since(started)}: {output}"
+    return f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
 
 
 def _model(name: str | None) -> str | None:

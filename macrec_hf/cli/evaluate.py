@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..model.files import replacing
 from .card import add_results
 from .common import (
     add_decoding_arguments,
@@ -69,7 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     from accelerate import Accelerator
 
-    start = time.time()
     on_cpu = ranking_device(args) == "cpu"
     for path in (args.output, args.predictions):
         check_writable(path)
@@ -91,13 +89,13 @@ def run(args: argparse.Namespace) -> str:
     if not accelerator.is_main_process:
         return ""
     if args.output:
-        write_json(Path(args.output), report | {"seconds": round(time.time() - start, 1)})
+        write_json(Path(args.output), report | {"seconds": round(time.monotonic() - args.started, 1)})
     print_table(report)
     written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
     best, models = report["ensemble"], f" of {len(seeds)} models" if seeds else ""
     return (
         f"{report['num_users']} users, {args.split}: ensemble HR@10 {best['hr@10']:.4f}, NDCG@10 "
-        f"{best['ndcg@10']:.4f}{models} in {seconds_since(start)}{written}"
+        f"{best['ndcg@10']:.4f}{models} in {seconds_since(args.started)}{written}"
     )
 
 
@@ -173,6 +171,8 @@ def _write_predictions(
     table: "SemanticIdTable",
 ) -> None:
     """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …}`."""
+    from ..model.files import replacing
+
     ids = table.item_ids
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for place, (user, target) in enumerate(zip(users, targets, strict=True)):

@@ -8,12 +8,16 @@ import os
 import platform
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
+
+# A process of the command line starts here, before any library is loaded.
+_STARTED = time.monotonic()
 
 VERBS = {
     "prepare": "raw data → items.jsonl, interactions.csv",
@@ -164,8 +168,18 @@ def _be_quiet() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Runs one verb; returns the exit status.
+
+    Args:
+        argv: the words after `macrec`. None: this process is the command line, and its own words count.
+    """
+    started = time.monotonic()
+    if argv is None:
+        argv, started = sys.argv[1:], _STARTED
+        # Waiting threads sleep instead of spinning, unless the user has chosen. Beside other work on the same cores,
+        # spinning makes small steps ten times slower. The thread library reads this once, when a verb loads torch.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    argv = list(argv)
     if argv[:1] == ["--version"]:
         from .. import __version__
 
@@ -193,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         if (file := config_file(words)) is not None:
             words = yaml_arguments(file, parser, words) + words
         args = parser.parse_args(words)
+        args.started = started
         args.command = shlex.join(["macrec", *argv])
         summary = args.run(args)
     except (ValueError, KeyError, OSError, RuntimeError) as error:

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..model.files import replacing
 from .common import make_output, seconds_since
 
 HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and interactions.csv."
@@ -52,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     from ..data.prepare import prepare
 
-    start = time.time()
     for flag in ("k_core", "workers"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")
@@ -72,7 +69,7 @@ def run(args: argparse.Namespace) -> str:
     return (
         f"{done.num_users:,} users, {done.num_items:,} items{photos}, {done.num_interactions:,} interactions"
         + (f" (left out: {found})" if found else "")
-        + f" in {seconds_since(start)}: {output}"
+        + f" in {seconds_since(args.started)}: {output}"
     )
 
 
@@ -84,6 +81,7 @@ def split_inputs(inputs: list[str]) -> list[str]:
 def fetch_photos(output: Path, args: argparse.Namespace) -> str:
     """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
     from ..data.image_download import download_images
+    from ..model.files import replacing
 
     urls = {row["item_id"]: row["image"] for row in read_rows(output / "items.jsonl") if row.get("image")}
     failures = output / "failed_images.jsonl"

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> str:
 
     check_writable(args.health_page)
     named_device(args)  # refused before the work
-    start, output = time.time(), make_output(args.output)
+    start, output = args.started, make_output(args.output)
     store = open_embeddings(args)
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))

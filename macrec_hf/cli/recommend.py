@@ -4,11 +4,9 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..model.files import replacing
 from .common import (
     add_decoding_arguments,
     add_device_flag,
@@ -55,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
+    from ..model.files import replacing
     from ..model.recommender import MacRecRecommender
 
-    start, device = time.time(), ranking_device(args)
+    device = ranking_device(args)
     check_writable(args.output)
     decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> str:
     elif not args.output:
         sys.stdout.write("\n".join(_table(answer) for answer in answers) + "\n")
     items = sum(len(ranked) for ranked in found)
-    summary = f"{items} recommendations for {len(users)} users in {seconds_since(start)}"
+    summary = f"{items} recommendations for {len(users)} users in {seconds_since(args.started)}"
     summary += f": {args.output}" if args.output else ""
     if args.json:  # stdout belongs to the JSON
         sys.stderr.write(summary + "\n")

@@ -1,7 +1,6 @@
 """`macrec train`: fine-tunes the recommender on the six tasks and writes a whole model directory."""
 
 import argparse
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,7 @@ def _arguments_class() -> type["MacRecTrainingArguments"]:
 
 def run(args: argparse.Namespace) -> str:
     named_device(args)  # refused before the work
-    start, output = time.time(), make_output(args.output)
+    start, output = args.started, make_output(args.output)
     if args.seeds is None:
         return train_model(args, output, output / "cache")
     if args.seeds < 1:
@@ -145,7 +144,7 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.trainer_macrec import MacRecTrainer
 
-    start = time.time()
+    start = args.started
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)

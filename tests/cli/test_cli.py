@@ -1,8 +1,10 @@
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from macrec_hf import EmbeddingStore, MacRecRecommender, SemanticIdTable, Semant
 from macrec_hf.cli import main
 from macrec_hf.cli.common import read_bool, read_numbers
 from macrec_hf.cli.inputs import read_pairs
+from macrec_hf.cli.main import VERBS
 
 QUANTIZER = (
     "--codebook-size 8 --num-levels 3 --codebook-dim 4 --hidden-sizes 16 --num-pseudo-labels 6 --batch-size 16".split()
@@ -183,20 +186,64 @@ def test_help_version_and_unknown_verbs(capsys):
         assert stopped.value.code == 0 and all(word in shown for word in words)
 
 
+USES_TORCH = ["-m", "macrec_hf.cli", "recommend", "--model", "nowhere", "--history", "i1"]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what GNU's thread library says of itself")
 @pytest.mark.parametrize(
     "command, chosen, spins",
     [
-        (["-m", "macrec_hf.cli", "--version"], {}, "0"),
-        (["-m", "macrec_hf.cli", "--version"], {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
-        (["-c", "import macrec_hf"], {}, "300000"),  # the library's default: who imports the package chooses
+        (USES_TORCH, {}, "0"),
+        (USES_TORCH, {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
+        # The library's default: who imports the package, or calls `main` with words of their own, chooses.
+        (["-c", "import macrec_hf.cli, torch; macrec_hf.cli.main(['--version'])"], {}, "300000"),
     ],
 )
 def test_waiting_threads_of_the_command_line_sleep(command, chosen, spins):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **chosen}
-    shown = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=True)
+    shown = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert f"GOMP_SPINCOUNT = '{spins}'" in shown.stderr
+
+
+def test_a_summary_counts_from_the_start_by_a_clock_that_cannot_go_backwards(model, monkeypatch, capsys):
+    """The process's start where it is the command line, the verb's where a process runs several."""
+    words = ["recommend", "--model", str(model), "--history", "0001"]
+    clock = itertools.count(1e9, -60)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    monkeypatch.setattr(sys.modules["macrec_hf.cli.main"], "_STARTED", time.monotonic() - 120)
+    assert main(words) == 0
+    assert re.search(r"for 1 users in \d+\.\d s\n", capsys.readouterr().out)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which else would stay set
+    monkeypatch.setattr(sys, "argv", ["macrec", *words])
+    assert main() == 0
+    assert re.search(r"for 1 users in 2 min \d+ s\n", capsys.readouterr().out)
+
+
+CHEAP = [["--help"], ["--version"], ["bake"]]
+# Not these two: their flags are fields of transformers' own training arguments, which load torch.
+CHEAP += [[verb, "--help"] for verb in VERBS if verb not in ("quantize", "train")]
+
+
+@pytest.mark.parametrize("words", CHEAP, ids=" ".join)
+def test_asking_for_help_costs_less_than_loading_torch(words, cost_of_torch):
+    assert processor_seconds("-m", "macrec_hf.cli", *words) < cost_of_torch / 2
+
+
+@pytest.fixture(scope="module")
+def cost_of_torch():
+    return processor_seconds("-c", "import torch")
+
+
+def processor_seconds(*words: str) -> float:
+    """User and system time of a Python process, the least of three."""
+    costs = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, *words], capture_output=True)
+        after = os.times()
+        costs.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return min(costs)
 
 
 def test_readers_of_flag_values():

@@ -1,0 +1,99 @@
+"""`import macrec_hf` loads neither transformers nor torch; whoever loads them finds our classes, in any order."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hub_tools import NUM_ITEMS, tiny_recommender
+
+LOADS = """
+import json, sys
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+folder = sys.argv[1]
+made = [
+    AutoTokenizer.from_pretrained(folder),
+    AutoConfig.from_pretrained(folder),
+    AutoModelForSeq2SeqLM.from_pretrained(folder),
+    AutoModel.from_pretrained(folder, subfolder="quantizer"),
+]
+made.append(pipeline("semantic-id-recommendation", model=folder, device="cpu"))
+made[-1](["i1"])
+print(json.dumps([f"{type(one).__module__}.{type(one).__name__}" for one in made]))
+"""
+EXPECTED = [
+    "macrec_hf.model.tokenization_macrec.SemanticIdTokenizer",
+    "macrec_hf.model.configuration_macrec.MacRecConfig",
+    "macrec_hf.model.modeling_macrec.MacRecForConditionalGeneration",
+    "macrec_hf.model.modeling_macrec_quantizer.MacRecQuantizer",
+    "macrec_hf.model.pipeline.SemanticIdRecommendationPipeline",
+]
+
+
+def run(program: str, *words: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    recommender = tiny_recommender(item_counts=torch.arange(NUM_ITEMS))
+    return str(recommender.save_pretrained(tmp_path_factory.mktemp("auto") / "model", include_code=False))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import macrec_hf",
+        "import transformers, macrec_hf",
+        "import macrec_hf; from transformers import AutoModel",
+        "from transformers import AutoModel; import macrec_hf",
+        "import macrec_hf; import transformers.generation.utils",  # itself in the middle of loading the Auto classes
+        "from macrec_hf import SemanticIdTokenizer",
+        "from macrec_hf.model.configuration_macrec import MacRecConfig",  # ours in the middle of loading transformers
+        "from macrec_hf.training.training_args import MacRecTrainingArguments",
+    ],
+)
+def test_auto_classes_know_ours_in_any_order_of_imports(first, directory):
+    assert json.loads(run(first + LOADS, directory)) == EXPECTED
+
+
+def test_nothing_heavy_is_loaded_before_it_is_asked_for():
+    told = "; import sys; print(sorted({'torch', 'transformers', 'numpy', 'pandas'} & set(sys.modules)))"
+    words = [["--help"], ["--version"], ["bake"]]
+    for program in ("import macrec_hf", *(f"import macrec_hf.cli; macrec_hf.cli.main({line})" for line in words)):
+        assert run(program + told).splitlines()[-1] == "[]", program
+
+
+def test_the_hook_goes_when_its_work_is_done_and_stays_until_then():
+    run("""
+import importlib.util, sys
+import macrec_hf
+
+def waiting():
+    return [finder.library for finder in sys.meta_path if type(finder).__module__ == "macrec_hf.auto_classes"]
+
+assert importlib.util.find_spec("transformers") is not None and "transformers" not in sys.modules
+assert waiting() == ["peft.utils.constants", "transformers"]
+import transformers
+assert waiting() == ["peft.utils.constants"]
+assert type(transformers.__spec__.loader).__name__ == "SourceFileLoader"
+assert "macrec" in transformers.CONFIG_MAPPING
+""")
+
+
+@pytest.mark.parametrize("order", ["import peft.utils, macrec_hf", "import macrec_hf, peft.utils"])
+def test_lora_without_target_modules_adapts_what_it_adapts_of_t5(order, tmp_path):
+    """On a stand-in for the one file of PEFT that counts: PEFT is not among our requirements."""
+    for folder, text in (("peft", ""), ("peft/utils", "from . import constants")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(text)
+    name = "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
+    constants = tmp_path / "peft" / "utils" / "constants.py"
+    constants.write_text(f"{name} = {{'t5': ['q', 'v']}}")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {order}; "
+    assert run(f"{program}print(peft.utils.constants.{name}['macrec'])").strip() == "['q', 'v']"
+    constants.write_text("")
+    run(program)
