@@ -170,6 +170,8 @@ def _rows_of(
     """Item ids for everybody, or one list a user → table rows, long `(num_users, n)` padded with -1."""
     if items is None:
         return None
+    if isinstance(items, str):
+        raise ValueError(f"{name}: expected a list of item ids, got the text {items!r}. Put a single id into a list.")
     items = list(items)
     if all(isinstance(item, str) for item in items):
         rows = item_rows(row_of, cast(list[str], items), name, skip_unknown)

@@ -112,6 +112,8 @@ def test_limits_from_item_ids():
 
 
 def test_limits_of_another_catalogue():
+    with pytest.raises(ValueError, match="allowed_items: expected a list of item ids, got the text 'i1'"):
+        Limits.from_ids({"i": 0, "1": 1}, 2, allowed_items="i1")
     with pytest.raises(ValueError, match="limits: expected those of the trie's 60 items, got those of 61"):
         Limits(3, 61).on_trie(TRIE)
     with pytest.raises(ValueError, match="histories: .* got torch.int64"):
