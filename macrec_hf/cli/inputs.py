@@ -1,6 +1,7 @@
 """What verbs read: folders of an earlier verb, or other people's files by name."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def interaction_columns(args: argparse.Namespace) -> dict[str, str]:
     return {name: getattr(args, name) for name in ("user_column", "item_column", "time_column")}
 
 
-def read_titles(path: str | None, item_column: str) -> dict[str, str]:
+def read_titles(path: str | None, item_column: str | Sequence[str]) -> dict[str, str]:
     """`{item_id: title}` of an items file; empty without one."""
     if path is None:
         return {}

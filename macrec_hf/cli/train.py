@@ -166,7 +166,7 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
         table=table,
         quantizer=quantizer,
         item_counts=counts,
-        item_titles=read_titles(args.items, args.item_column),
+        item_titles=read_titles(args.items, (args.item_column, "item_id")),  # both tables need not have one name
     )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -27,12 +27,13 @@ MIN_INTERACTIONS = 3
 """One item to train on, one to validate, one to test (paper, section "Experimental Settings": leave-one-out)."""
 
 
-def read_items(path: str | PathLike[str], item_column: str = ITEM_COLUMN) -> pd.DataFrame:
+def read_items(path: str | PathLike[str], item_column: str | Sequence[str] = ITEM_COLUMN) -> pd.DataFrame:
     """Reads a catalogue.
 
     Args:
         path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column of ids, and any of `title`, `text`, `image`.
-        item_column: the name of the column of ids; it comes back as `item_id`.
+        item_column: the name of the column of ids, or several, of which the first counts that the file has; it comes
+            back as `item_id`.
 
     Returns:
         One row an item, in file order: `item_id`, `title` and `text` are strings (empty where the file has none),
@@ -46,10 +47,12 @@ def read_items(path: str | PathLike[str], item_column: str = ITEM_COLUMN) -> pd.
     items = _read_table(path)
     if not len(items):
         raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
-    if item_column not in items:
+    names = dict.fromkeys([item_column] if isinstance(item_column, str) else item_column)
+    item_column = next((name for name in names if name in items), "")
+    if not item_column:
         raise ValueError(
-            f"{path}: expected a column {item_column!r}, got {list(items.columns)}. Name the column of ids with "
-            "--item-column, or item_column in Python."
+            f"{path}: expected a column {' or '.join(map(repr, names))}, got {list(items.columns)}. Name the column "
+            "of ids with --item-column, or item_column in Python."
         )
     items[ITEM_COLUMN] = _as_ids(items[item_column], item_column, path)
     if item_column != ITEM_COLUMN:

@@ -7,6 +7,7 @@ import pytest
 from hub_tools import quantize, tiny_shop, train
 
 from macrec_hf import EmbeddingStore, InteractionsBuilder, ItemsBuilder, MacRecRecommender
+from macrec_hf.cli.inputs import read_titles
 from macrec_hf.cli.main import main
 from macrec_hf.data.readers import read_interactions, read_items
 
@@ -41,6 +42,12 @@ def test_verbs_take_them(shop, capsys):
     found = MacRecRecommender.from_pretrained(shop / "model")
     assert found.item_counts.tolist() == before.item_counts.tolist() and found.item_titles["i3"] == "Thing 3"
     assert found.recommend([["i1"]]) == before.recommend([["i1"]])
+    usual = shop / "usual.jsonl"  # the interactions say sku, the items file item_id
+    rows = [{"item_id": item, "title": title} for item, title in found.item_titles.items()]
+    usual.write_text("\n".join(map(json.dumps, rows)))
+    assert read_titles(str(usual), ("sku", "item_id")) == found.item_titles
+    with pytest.raises(ValueError, match="expected a column 'ean' or 'upc', got"):
+        read_titles(str(shop / "products.jsonl"), ("ean", "upc"))
     model, items = ["--model", str(shop / "model")], ["--items", str(shop / "products.jsonl"), "--item-column", "sku"]
     assert main(["evaluate", *model, *words[:2], *COLUMNS, "--num-beams", "3"]) == 0, capsys.readouterr().err
     assert main(["recommend", *model, "--history", "i1", *items]) == 0 and "Thing" in capsys.readouterr().out
