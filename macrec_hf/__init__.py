@@ -42,6 +42,7 @@ _HOMES = {
     "add_items": "catalogue.indexing",
     "build_semantic_ids": "catalogue.indexing",
     "codebook_report": "doctor.figures",
+    "evaluate": "evaluation.evaluate",
     "exact_scores": "model.scoring",
     "remove_items": "catalogue.indexing",
     "semantic_id_beam_search": "model.beam_search",
@@ -75,6 +76,7 @@ __all__ = [
     "add_items",
     "build_semantic_ids",
     "codebook_report",
+    "evaluate",
     "exact_scores",
     "remove_items",
     "semantic_id_beam_search",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from .data.dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
     from .doctor.figures import codebook_report
     from .doctor.health_callback import CodebookHealthCallback
+    from .evaluation.evaluate import evaluate
     from .evaluation.evaluate_metric import RankingMetrics
     from .model.beam_search import semantic_id_beam_search
     from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig

@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .card import add_results
 from .common import (
@@ -21,20 +20,14 @@ from .inputs import add_interaction_columns, interaction_columns
 from .seeds import mean_report, seed_folders
 
 if TYPE_CHECKING:
-    import numpy as np
     from accelerate import Accelerator
 
-    from ..model.ensemble import Decoding
-    from ..model.ranked_lists import RankedLists
-    from ..model.recommender import MacRecRecommender
-    from ..model.semantic_ids import SemanticIdTable
+    from ..evaluation.evaluate import SplitRanking
 
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
 ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not hidden."""
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 LISTED = 10  # items of a user in --predictions: the largest K
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +74,7 @@ def run(args: argparse.Namespace) -> str:
             reports[seed] = evaluate_model(args, folder, lists, accelerator)
             if accelerator.is_main_process:
                 add_results(args, folder, reports[seed])
-        report = mean_report(reports) if accelerator.is_main_process else {}
+        report = mean_report(reports)
     else:
         report = evaluate_model(args, args.model, predictions, accelerator)
         if accelerator.is_main_process:
@@ -102,80 +95,30 @@ def run(args: argparse.Namespace) -> str:
 def evaluate_model(
     args: argparse.Namespace, name: str | Path, predictions: Path | None, accelerator: "Accelerator"
 ) -> dict:
-    """The report of one model directory, whose lists go into `predictions`; empty in other processes than the main."""
-    from ..evaluation.baselines import baseline_lists
-    from ..evaluation.report import evaluation_report
+    """The report of one model directory, the same in every process; its lists go into `predictions`."""
+    from ..data.readers import read_interactions
+    from ..evaluation.evaluate import rank_split
     from ..model.recommender import MacRecRecommender
 
     decoding = chosen_decoding(args)  # refused before the model is read
     recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
-    users, train, histories, targets = _split(args, recommender.table)
-    lists = _ranked(decoding, recommender, histories, accelerator)
-    if not accelerator.is_main_process:
-        return {}
-    num_items = recommender.table.num_items
-    lists |= baseline_lists(train, histories, num_items, LISTED, args.seed)
-    if predictions:
-        _write_predictions(predictions, users, targets, lists, recommender.table)
-    report = evaluation_report(lists, targets, num_items, seed=args.seed)
-    settings = {name: getattr(args, name) for name in ("num_beams", "fusion", "limit_users", "seed")}
-    settings["max_history"] = recommender.task_encoder.max_history
-    return {"split": args.split, "num_users": len(users), **report, "num_items": num_items, "settings": settings}
-
-
-def _split(
-    args: argparse.Namespace, table: "SemanticIdTable"
-) -> "tuple[list[str], list[np.ndarray], list[np.ndarray], np.ndarray]":
-    """User ids, training sequences of everybody, histories and targets of the users to evaluate."""
-    import numpy as np
-
-    from ..data.readers import read_interactions, user_histories
-    from ..data.splits import leave_one_out
-
     interactions = read_interactions(args.interactions, **interaction_columns(args))
-    everyone = user_histories(interactions, table.row_of)
-    train, _ = leave_one_out(everyone, "train")
-    histories, targets = leave_one_out(everyone, args.split)
-    count = min(args.limit_users or len(everyone), len(everyone))
-    if count < 1:
-        raise ValueError(f"--limit-users: expected at least 1, got {args.limit_users}.")
-    chosen = np.unique(np.linspace(0, len(everyone) - 1, count).astype(np.int64))
-    users = [everyone.user_ids[user] for user in chosen]
-    return users, train, [histories[user] for user in chosen], cast("np.ndarray", targets)[chosen]
-
-
-def _ranked(
-    decoding: "Decoding",
-    recommender: "MacRecRecommender",
-    histories: "list[np.ndarray]",
-    accelerator: "Accelerator",
-) -> "dict[str, RankedLists]":
-    from ..evaluation.report import shared_by
-    from ..model.catalogue_ranking import history_sources, rank_catalogue
-
-    return rank_catalogue(
-        recommender.model,
-        recommender.tries,
-        history_sources(recommender.task_encoder, histories, recommender.table.modalities),
-        decoding,
+    ranking = rank_split(
+        recommender, interactions, args.split, decoding, limit_users=args.limit_users, accelerator=accelerator,
         progress=True,
-        **shared_by(accelerator),
-    )
+    )  # fmt: skip
+    if predictions and accelerator.is_main_process:
+        _write_predictions(predictions, ranking, args.seed, recommender.table.item_ids)
+    return ranking.report(args.seed, accelerator)
 
 
-def _write_predictions(
-    path: Path,
-    users: list[str],
-    targets: "np.ndarray",
-    lists: "dict[str, RankedLists]",
-    table: "SemanticIdTable",
-) -> None:
+def _write_predictions(path: Path, ranking: "SplitRanking", seed: int, ids: list[str]) -> None:
     """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …}`."""
     from ..model.files import replacing
 
-    ids = table.item_ids
+    users, lists = ranking.users, ranking.with_baselines(seed)
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        for place, (user, target) in enumerate(zip(users, targets, strict=True)):
+        for place, (user, target) in enumerate(zip(users.user_ids, users.targets, strict=True)):
             line: dict[str, Any] = {"user_id": user, "target": ids[target]}
             for name, ranked in lists.items():
                 pairs = zip(ranked.items[place, :LISTED].tolist(), ranked.scores[place, :LISTED].tolist(), strict=True)

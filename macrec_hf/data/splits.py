@@ -1,8 +1,61 @@
 """Which purchases train, validate and test."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .readers import Histories
+
+
+@dataclass
+class SplitUsers:
+    """The users of a split, and what may be counted for it.
+
+    Attributes:
+        user_ids: of the users to evaluate.
+        histories: for each of them table rows, int32, oldest first: what is known when the target is predicted.
+        targets: int32, `(num_users,)`, the table rows that they took next.
+        counted: the purchases that may be counted, a sequence a user: what training may learn from, of everybody.
+    """
+
+    user_ids: list[str]
+    histories: list[np.ndarray]
+    targets: np.ndarray
+    counted: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def some(self, count: int | None) -> "SplitUsers":
+        """At most `count` of the users, evenly spaced; None: all. What may be counted stays everybody's.
+
+        Raises:
+            ValueError: a count below 1.
+        """
+        if count is None or count >= len(self):
+            return self
+        if count < 1:
+            raise ValueError(f"limit_users: expected at least 1 user, or None for all, got {count}.")
+        chosen = np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64))
+        return SplitUsers(
+            [self.user_ids[user] for user in chosen],
+            [self.histories[user] for user in chosen],
+            self.targets[chosen],
+            self.counted,
+        )
+
+
+def split_users(histories: Histories, split: str) -> SplitUsers:
+    """The users whom "test" or "validation" evaluates, see [`leave_one_out`].
+
+    Raises:
+        ValueError: another split, or users with fewer than three interactions.
+    """
+    counted, _ = leave_one_out(histories, "train")
+    known, targets = leave_one_out(histories, split)
+    if targets is None:
+        raise ValueError(f"Expected split 'validation' or 'test', got {split!r}: only these have one target a user.")
+    return SplitUsers(list(histories.user_ids), known, targets, counted)
 
 
 def leave_one_out(histories: Histories, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
