@@ -14,10 +14,11 @@ from macrec_hf import (
     MacRecQuantizerTrainer,
     MacRecQuantizerTrainingArguments,
     build_semantic_ids,
+    embed_items,
+    make_demo_shop,
+    make_encoders,
+    read_items,
 )
-from macrec_hf.catalogue.item_encoders import embed_items, make_encoders
-from macrec_hf.data.readers import read_items
-from macrec_hf.demo.shop import make_demo_shop
 
 
 def main():
@@ -34,14 +35,13 @@ def main():
 
     # 2. Embeddings of texts and photos by the two encoders that need no weights.
     items = read_items(shop.items)
-    embedded = embed_items(items, make_encoders())
-    store = embedded.store
-    embedded.save(args.output / "emb")
-    print(f"embeddings: {store.modalities}")
+    embeddings = embed_items(items, make_encoders())
+    embeddings.save(args.output / "emb")
+    print(embeddings)
 
     # 3. A quantizer, narrower than the paper's: 32 codes a level are plenty for a small shop.
     config = MacRecQuantizerConfig(
-        modalities=store.modalities, hidden_sizes=(128, 64), codebook_size=32, num_pseudo_labels=32
+        modalities=embeddings.modalities, hidden_sizes=(128, 64), codebook_size=32, num_pseudo_labels=32
     )
     quantizer = MacRecQuantizer(config)
 
@@ -54,12 +54,12 @@ def main():
         save_strategy="no",
         report_to="none",
     )
-    trainer = MacRecQuantizerTrainer(quantizer, arguments, train_dataset=store)
+    trainer = MacRecQuantizerTrainer(quantizer, arguments, train_dataset=embeddings)
     trainer.train()
     print(f"collision rate after training: {trainer.evaluate()['eval_collision_rate']:.3f}")
 
     # 5. Semantic IDs: encode the catalogue, give items that share an ID one of their own, save both.
-    table = build_semantic_ids(quantizer, store)
+    table = build_semantic_ids(quantizer, embeddings)
     table.save_pretrained(args.output / "ids")
     quantizer.save_pretrained(args.output / "ids" / "quantizer")
     for modality, report in table.report.items():

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import torch
 
-from macrec_hf import MacRecRecommender, SemanticIdLogitsProcessor, semantic_id_beam_search
-from macrec_hf.data.readers import read_interactions, read_items, user_histories
-from macrec_hf.data.splits import leave_one_out
-from macrec_hf.evaluation.ranking_metrics import ranking_metrics
-from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
-from macrec_hf.model.ensemble import Decoding
+from macrec_hf import (
+    Decoding,
+    MacRecRecommender,
+    SemanticIdLogitsProcessor,
+    history_sources,
+    leave_one_out,
+    rank_catalogue,
+    ranking_metrics,
+    read_interactions,
+    read_items,
+    semantic_id_beam_search,
+    user_histories,
+)
 
 
 def main():

@@ -14,8 +14,13 @@ from pathlib import Path
 
 from ablation_steps import demo_shop, embeddings_without_photos, run_step, write_tables
 
-from macrec_hf.cli.demo import QUANTIZE_WIDTHS, TRAIN_WIDTHS
-
+# Three levels of 64 codes and a small T5: enough for the demo shop, and what `macrec demo` takes.
+QUANTIZE = "--num-levels 3 --codebook-size 64 --hidden-sizes 256,128 --num-pseudo-labels 64 --epochs 200"
+QUANTIZE += " --contrastive-weights 0,0.1,0.1 --evaluations 4"
+TRAIN = "--d-model 64 --d-kv 16 --d-ff 256 --num-heads 4 --num-layers 2 --num-decoder-layers 2 --dropout-rate 0"
+TRAIN += (
+    " --max-history 5 --batch-size 64 --learning-rate 0.004 --embedding-learning-rate 0.04 --epochs 5 --eval-every 1"
+)
 # A row is a quantizer and flags of `macrec train`. The four rows after MACRec are the paper's Table 3, the quantizers
 # "cross-modal" and "independent" its Table 4.
 NO_CONTRASTIVE, NO_ALIGNMENT = ["--contrastive-weights", "{zeros}"], ["--alignment-weight", "0"]
@@ -47,8 +52,8 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("examples_output/ablations"))
     parser.add_argument("--data", type=Path, help="folder with items.jsonl and interactions.csv (default: demo shop)")
     parser.add_argument("--embeddings", type=Path, help="folder of `macrec embed` (default: by the offline encoders)")
-    parser.add_argument("--quantize", type=shlex.split, default=QUANTIZE_WIDTHS, help="flags (default: the demo's)")
-    parser.add_argument("--train", type=shlex.split, default=TRAIN_WIDTHS, help="flags (default: the demo's)")
+    parser.add_argument("--quantize", type=shlex.split, default=QUANTIZE, help="flags (default: the demo's)")
+    parser.add_argument("--train", type=shlex.split, default=TRAIN, help="flags (default: the demo's)")
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="(default: all)")
     parser.add_argument("--drop-photos", type=float, default=0.0, help="share that is missing in the last row")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from growth_steps import changed_copies, report
 
-from macrec_hf import EmbeddingStore, MacRecRecommender
-from macrec_hf.data.readers import read_interactions, user_histories
-from macrec_hf.data.splits import leave_one_out
+from macrec_hf import EmbeddingStore, MacRecRecommender, leave_one_out, read_interactions, user_histories
 
 
 def main():

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from macrec_hf import EmbeddingStore
+from macrec_hf import (
+    EmbeddingStore,
+    RankedLists,
+    bootstrap_interval,
+    make_demo_shop,
+    paired_bootstrap,
+    user_metrics,
+)
 from macrec_hf.cli import main
-from macrec_hf.demo.shop import make_demo_shop
-from macrec_hf.evaluation.ranking_metrics import TiedRanks, bootstrap_interval, hit_rate, ndcg, paired_bootstrap
 
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 COMPARED = ("hr@10", "ndcg@10")
@@ -63,12 +68,13 @@ def user_figures(test: Path) -> np.ndarray:
     of_seeds = []
     for path in sorted(test.glob("lists*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        lists = [[item for item, _ in row["ensemble"]] for row in rows]
-        places = [[item == row["target"] for item in items] for items, row in zip(lists, rows, strict=True)]
-        above = np.array([found.index(True) if True in found else 0 for found in places])
-        ranks = TiedRanks(above, np.array([int(True in found) for found in places]))  # distinct IDs: no ties
-        figures = [(hit_rate if name.startswith("hr") else ndcg)(ranks, int(name.split("@")[1])) for name in METRICS]
-        of_seeds.append(np.stack(figures, axis=1))
+        lists = [[item == row["target"] for item, _ in row["ensemble"]] for row in rows]
+        items = np.full((len(rows), max(map(len, lists))), -1)  # 1 for the target, 0 for others, -1 in empty places
+        for places, found in zip(items, lists, strict=True):
+            places[: len(found)] = found
+        scores = np.tile(-np.arange(items.shape[1], dtype=np.float32), (len(items), 1))  # distinct IDs: no ties
+        figures = user_metrics(RankedLists(items, scores), np.ones(len(items), dtype=np.int64))
+        of_seeds.append(np.stack([figures[name] for name in METRICS], axis=1))
     return np.mean(of_seeds, axis=0)
 
 

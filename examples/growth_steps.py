@@ -4,9 +4,7 @@ import json
 
 import numpy as np
 
-from macrec_hf import EmbeddingStore
-from macrec_hf.evaluation.ranking_metrics import bootstrap_interval, user_metrics
-from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
+from macrec_hf import EmbeddingStore, bootstrap_interval, history_sources, rank_catalogue, user_metrics
 
 
 def report(title, recommender, known, targets, old, new=None, embeddings=None):

@@ -16,6 +16,7 @@ register_our_classes()
 # name → the file that holds it
 _HOMES = {
     "CodebookHealthCallback": "doctor.health_callback",
+    "Decoding": "model.ensemble",
     "EmbeddingStore": "catalogue.embedding_store",
     "InteractionsBuilder": "data.dataset_builders",
     "ItemsBuilder": "data.dataset_builders",
@@ -30,6 +31,7 @@ _HOMES = {
     "MacRecRecommender": "model.recommender",
     "MacRecTrainer": "training.trainer_macrec",
     "MacRecTrainingArguments": "training.training_args",
+    "RankedLists": "model.ranked_lists",
     "RankingMetrics": "evaluation.evaluate_metric",
     "Recommendation": "model.ranked_lists",
     "RecommendationCollator": "data.data_collator",
@@ -40,16 +42,34 @@ _HOMES = {
     "SemanticIdTokenizer": "model.tokenization_macrec",
     "SemanticIdTrie": "model.trie",
     "add_items": "catalogue.indexing",
+    "baseline_lists": "evaluation.baselines",
+    "bootstrap_interval": "evaluation.ranking_metrics",
     "build_semantic_ids": "catalogue.indexing",
     "codebook_report": "doctor.figures",
+    "embed_items": "catalogue.item_encoders",
     "evaluate": "evaluation.evaluate",
+    "evaluation_report": "evaluation.report",
     "exact_scores": "model.scoring",
+    "history_sources": "model.catalogue_ranking",
+    "leave_one_out": "data.splits",
+    "load_encoders": "catalogue.encoders",
+    "make_demo_shop": "demo.shop",
+    "make_encoders": "catalogue.encoders",
+    "paired_bootstrap": "evaluation.ranking_metrics",
+    "rank_catalogue": "model.catalogue_ranking",
+    "ranking_metrics": "evaluation.ranking_metrics",
+    "read_interactions": "data.readers",
+    "read_items": "data.readers",
     "remove_items": "catalogue.indexing",
     "semantic_id_beam_search": "model.beam_search",
+    "task_names": "model.tasks",
+    "user_histories": "data.readers",
+    "user_metrics": "evaluation.ranking_metrics",
 }
 
 __all__ = [
     "CodebookHealthCallback",
+    "Decoding",
     "EmbeddingStore",
     "InteractionsBuilder",
     "ItemsBuilder",
@@ -64,6 +84,7 @@ __all__ = [
     "MacRecRecommender",
     "MacRecTrainer",
     "MacRecTrainingArguments",
+    "RankedLists",
     "RankingMetrics",
     "Recommendation",
     "RecommendationCollator",
@@ -74,12 +95,29 @@ __all__ = [
     "SemanticIdTokenizer",
     "SemanticIdTrie",
     "add_items",
+    "baseline_lists",
+    "bootstrap_interval",
     "build_semantic_ids",
     "codebook_report",
+    "embed_items",
     "evaluate",
+    "evaluation_report",
     "exact_scores",
+    "history_sources",
+    "leave_one_out",
+    "load_encoders",
+    "make_demo_shop",
+    "make_encoders",
+    "paired_bootstrap",
+    "rank_catalogue",
+    "ranking_metrics",
+    "read_interactions",
+    "read_items",
     "remove_items",
     "semantic_id_beam_search",
+    "task_names",
+    "user_histories",
+    "user_metrics",
 ]
 
 
@@ -95,23 +133,34 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from .catalogue.embedding_store import EmbeddingStore
+    from .catalogue.encoders import load_encoders, make_encoders
     from .catalogue.indexing import add_items, build_semantic_ids, remove_items
+    from .catalogue.item_encoders import embed_items
     from .data.data_collator import RecommendationCollator
     from .data.dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
+    from .data.readers import read_interactions, read_items, user_histories
+    from .data.splits import leave_one_out
+    from .demo.shop import make_demo_shop
     from .doctor.figures import codebook_report
     from .doctor.health_callback import CodebookHealthCallback
+    from .evaluation.baselines import baseline_lists
     from .evaluation.evaluate import evaluate
     from .evaluation.evaluate_metric import RankingMetrics
+    from .evaluation.ranking_metrics import bootstrap_interval, paired_bootstrap, ranking_metrics, user_metrics
+    from .evaluation.report import evaluation_report
     from .model.beam_search import semantic_id_beam_search
+    from .model.catalogue_ranking import history_sources, rank_catalogue
     from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
+    from .model.ensemble import Decoding
     from .model.logits_process import SemanticIdLogitsProcessor
     from .model.modeling_macrec import MacRecForConditionalGeneration, MacRecOutput
     from .model.modeling_macrec_quantizer import MacRecQuantizer, MacRecQuantizerOutput
     from .model.pipeline import SemanticIdRecommendationPipeline
-    from .model.ranked_lists import Recommendation
+    from .model.ranked_lists import RankedLists, Recommendation
     from .model.recommender import MacRecRecommender
     from .model.scoring import exact_scores
     from .model.semantic_ids import SemanticIdTable
+    from .model.tasks import task_names
     from .model.tokenization_macrec import SemanticIdTokenizer
     from .model.trie import SemanticIdTrie
     from .training.trainer_macrec import MacRecTrainer

@@ -19,7 +19,8 @@ from macrec_hf import (
     build_semantic_ids,
 )
 from macrec_hf.app.shop import Shop
-from macrec_hf.catalogue.item_encoders import embed_items, make_encoders
+from macrec_hf.catalogue.encoders import make_encoders
+from macrec_hf.catalogue.item_encoders import embed_items
 from macrec_hf.data.readers import read_items
 from macrec_hf.demo.shop import make_demo_shop
 
@@ -43,7 +44,7 @@ def shop_folder() -> Path:
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     embedded = embed_items(read_items(folder / "items.jsonl"), make_encoders(), progress=False)
     embedded.save(folder / "emb")
-    _model(embedded.store).save_pretrained(folder / "model")
+    _model(embedded).save_pretrained(folder / "model")
     return folder
 
 

@@ -72,7 +72,7 @@ def place_item(
 
     Args:
         recommender: with its quantizer; the item goes into its table's last row.
-        encoders: `{"text": …, "image": …}` of `catalogue.item_encoders.load_encoders`, those that the quantizer was
+        encoders: `{"text": …, "image": …}` of `load_encoders`, those that the quantizer was
             trained on.
         item_id: not in the table.
         title: what people call it; with `text` it is what the text encoder reads.

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from ..catalogue.embedding_store import EmbeddingStore
-from ..catalogue.item_encoders import load_encoders
+from ..catalogue.encoders import load_encoders
 from ..data.readers import ITEM_COLUMN, read_items
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.recommender import MacRecRecommender

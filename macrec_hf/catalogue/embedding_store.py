@@ -91,6 +91,11 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def __repr__(self) -> str:
+        missing = {name: int((~present).sum()) for name, present in self.present.items() if not present.all()}
+        absent = f", missing={missing}" if missing else ""
+        return f"{type(self).__name__}(num_items={len(self)}, modalities={self.modalities}{absent})"
+
     def __getitem__(self, rows: Rows) -> dict[str, np.ndarray]:
         """Float32 rows of every modality; a missing row is zeros."""
         return {name: self.rows(name, rows) for name in self.arrays}

@@ -157,6 +157,10 @@ def add_items(
 def remove_items(table: SemanticIdTable, item_ids: Iterable[str]) -> SemanticIdTable:
     """A new table without these items; the others keep their order and IDs, and the freed IDs may be given again.
 
+    Args:
+        table: the catalogue so far, left as it is.
+        item_ids: of the items that go; one that stands twice goes once.
+
     Raises:
         ValueError: an item that the table does not have, or a single string where a list of ids belongs.
     """

@@ -1,17 +1,15 @@
-"""Item texts and item photos to embeddings: through any `AutoModel`, or offline without weights.
+"""Item texts and item photos to embeddings.
 
-An encoder has a `name`, its `settings`, and two steps: `batch_features(batch)` for each batch, and
+An encoder (`encoders.py`) has a `name`, its `settings`, and two steps: `batch_features(batch)` for each batch, and
 `catalogue_embeddings(features)` once for all of them. `encode_texts` and `encode_photos` drive it; `embed_items` does
 both for an items table.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 import pandas as pd
@@ -21,18 +19,12 @@ from transformers.utils import logging
 
 from .catalogue_batches import Processes, in_batches
 from .embedding_store import EmbeddingStore
-from .encoder_base import load_state, save_state
-from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
-from .transformer_encoders import TransformerImageEncoder, TransformerTextEncoder
+from .encoder_base import save_state
+from .encoders import OFFLINE, Encoders, ImageEncoder, TextEncoder
 
 logger = logging.get_logger(__name__)
 
-OFFLINE = "offline"
-SETTINGS = ("pooling", "max_length", "seed", "standardize")  # what make_encoders takes back from meta.json
 TEXT_COLUMNS = ("title", "brand", "category", "text")
-TextEncoder = OfflineTextEncoder | TransformerTextEncoder
-ImageEncoder = OfflineImageEncoder | TransformerImageEncoder
-Encoders = dict[str, TextEncoder | ImageEncoder]
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_matrix  # of a batch: (batch_size, num_features)
 
 
@@ -149,50 +141,47 @@ def _collect(
     return embeddings, dict(sorted(reasons.items()))
 
 
-@dataclass
-class EmbeddedCatalogue:
+class EmbeddedCatalogue(EmbeddingStore):
     """What `embed_items` returns: the embeddings, and what it takes to embed further items in the same way.
 
-    Attributes:
-        store: the embeddings.
-        encoders: `{modality: encoder}`.
-        reasons: `{modality: {item_id: why it is missing}}`.
+    Args:
+        arrays: `{modality: float32 (num_items, embedding_size)}`.
+        item_ids: one a row.
+        item_encoders: `{modality: encoder}`, kept as an attribute.
+        reasons: `{modality: {item_id: why it is missing}}`, kept as an attribute.
     """
 
-    store: EmbeddingStore
-    encoders: Encoders
-    reasons: dict[str, dict[str, str]]
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        item_ids: Sequence[str],
+        item_encoders: Encoders,
+        reasons: Mapping[str, Mapping[str, str]],
+    ):
+        names = {modality: encoder.name for modality, encoder in item_encoders.items()}
+        super().__init__(arrays, item_ids, {modality: list(missing) for modality, missing in reasons.items()}, names)
+        self.item_encoders, self.reasons = item_encoders, reasons
 
-    def save(self, directory: str | Path) -> Path:
-        """Writes the `emb/` directory, and what each encoder learned as `<modality>_encoder.safetensors`."""
-        settings = {m: {**self.encoders[m].settings, "missing_reasons": self.reasons[m]} for m in self.encoders}
-        directory = self.store.save(directory, settings)
-        for modality, encoder in self.encoders.items():
+    def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:
+        """Writes the `emb/` directory, and what each encoder has learned as `<modality>_encoder.safetensors`.
+
+        Args:
+            directory: made if it does not exist.
+            settings: `{modality: …}` for `meta.json`, beside those of the encoders.
+        """
+        about = {
+            modality: {
+                **encoder.settings,
+                "missing_reasons": self.reasons[modality],
+                **(settings or {}).get(modality, {}),
+            }
+            for modality, encoder in self.item_encoders.items()
+        }
+        directory = super().save(directory, about)
+        for modality, encoder in self.item_encoders.items():
             if encoder.state:
                 save_state(encoder, directory / f"{modality}_encoder.safetensors")
         return directory
-
-
-def make_encoders(
-    text_model: str | None = OFFLINE,
-    image_model: str | None = OFFLINE,
-    pooling: str | None = None,
-    max_length: int = 256,
-    device: str | None = None,
-    seed: int = 0,
-    standardize: bool = True,
-) -> Encoders:
-    """`{modality: encoder}` by name, path or `"offline"`; `None` leaves a modality out."""
-    encoders: Encoders = {}
-    if text_model == OFFLINE:
-        encoders["text"] = OfflineTextEncoder(seed=seed)
-    elif text_model is not None:
-        encoders["text"] = TransformerTextEncoder(text_model, pooling, max_length, device, standardize)
-    if image_model == OFFLINE:
-        encoders["image"] = OfflineImageEncoder(seed=seed)
-    elif image_model is not None:
-        encoders["image"] = TransformerImageEncoder(image_model, pooling, device, standardize)
-    return encoders
 
 
 def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> list[str]:
@@ -219,35 +208,28 @@ def _as_text(value: object) -> str:
     return " ".join(map(str, value)).strip() if isinstance(value, (list, tuple, np.ndarray)) else str(value).strip()
 
 
-def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
-    """`{modality: encoder}` as they stood when `macrec embed` wrote `directory`: for items that arrive later.
-
-    Raises:
-        FileNotFoundError: no `meta.json` there, or an offline encoder without its state.
-        ValueError: the folder does not name its encoders.
-    """
-    meta_file = Path(directory) / "meta.json"
-    if not meta_file.is_file():
-        raise FileNotFoundError(f"{meta_file}: expected a folder that `macrec embed` wrote, found no meta.json.")
-    entries = json.loads(meta_file.read_text())["modalities"]
-    encoders: Encoders = {}
-    for modality, entry in entries.items():
-        if modality not in ("text", "image") or not entry.get("encoder"):
-            raise ValueError(
-                f"{meta_file}: expected modalities 'text' and 'image' with their encoders, got {modality!r} by "
-                f"{entry.get('encoder')!r}. These embeddings were made elsewhere: embed the new items there too."
-            )
-        name = {f"{modality}_model": entry["encoder"], f"{_other(modality)}_model": None}
-        settings = {key: entry["settings"][key] for key in SETTINGS if key in entry["settings"]}
-        encoder = make_encoders(**name, **settings, device=device)[modality]
-        if not isinstance(encoder, TransformerTextEncoder | TransformerImageEncoder) or encoder.standardize:
-            load_state(encoder, Path(directory) / f"{modality}_encoder.safetensors")
-        encoders[modality] = encoder
-    return encoders
+@overload
+def embed_items(
+    items: pd.DataFrame,
+    encoders: Encoders,
+    *,
+    text_columns: Sequence[str] | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+    accelerator: None = None,
+) -> EmbeddedCatalogue: ...
 
 
-def _other(modality: str) -> str:
-    return "image" if modality == "text" else "text"
+@overload
+def embed_items(
+    items: pd.DataFrame,
+    encoders: Encoders,
+    *,
+    text_columns: Sequence[str] | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+    accelerator: Processes,
+) -> EmbeddedCatalogue | None: ...
 
 
 def embed_items(
@@ -259,19 +241,39 @@ def embed_items(
     progress: bool = True,
     accelerator: Processes | None = None,
 ) -> EmbeddedCatalogue | None:
-    """Embeds an items table with `encoders` (of `make_encoders` or `load_encoders`), in their order.
+    """Embeds the texts and photos of a catalogue.
 
     Args:
-        items: pandas.DataFrame as `read_items` gives it; `image` holds paths or None.
-        encoders: `{"text": ..., "image": ...}`. A modality that no item has (no `image` at all, every text empty) is
-            left out.
-        text_columns: see `item_texts`.
-        accelerator: an `accelerate.Accelerator`: its processes share the work; the main one returns the catalogue,
+        items: pandas.DataFrame as [`read_items`] gives it; `image` holds paths or None.
+        encoders: of [`make_encoders`], or of [`load_encoders`] for items that arrive after training. A modality that
+            no item has (no `image` at all, every text empty) is left out.
+        text_columns: columns that are joined into an item's text. Default: title, brand, category and text, those that
+            exist (ours).
+        batch_size: items that an encoder reads at a time. Default 32 (ours).
+        progress: whether a bar is shown where there are many batches.
+        accelerator: an `accelerate.Accelerator`: its processes share the work; the main one returns the embeddings,
             the others None.
 
+    Returns:
+        An [`EmbeddingStore`], float32 (num_items, embedding_size) a modality in the order of `encoders`, rows in the
+        order of `items`. Beside the rest, `item_encoders` are the encoders, `reasons` says which items lack a modality
+        and why, `{modality: {item_id: reason}}`, and `save` keeps both.
+
     Raises:
-        ValueError: nothing to embed, or items that name photos of which not one can be read.
+        ValueError: a table without `item_id`, a modality other than text and image, nothing to embed, items that name
+            photos of which not one can be read, a text column that is not there, a repeated item, or an encoder that
+            gives NaN or infinity.
+
+    Example:
+
+    ```python
+    >>> embeddings = embed_items(read_items("items.jsonl"), make_encoders())
+    >>> embeddings.save("emb")
+    >>> embeddings.modalities
+    {'text': 256, 'image': 128}
+    ```
     """
+    _check_embeddable(items, encoders)
     # pandas may have made NaN of None
     photos = [path if isinstance(path, (str, Path)) else None for path in items["image"]] if "image" in items else []
     texts = item_texts(items, text_columns)
@@ -296,9 +298,21 @@ def embed_items(
         _report_missing(modality, reasons[modality])
     if not arrays:  # another process than the main one
         return None
-    names = {modality: encoder.name for modality, encoder in encoders.items()}
-    store = EmbeddingStore(arrays, items["item_id"].tolist(), {m: list(r) for m, r in reasons.items()}, names)
-    return EmbeddedCatalogue(store, encoders, reasons)
+    return EmbeddedCatalogue(arrays, items["item_id"].tolist(), encoders, reasons)
+
+
+def _check_embeddable(items: pd.DataFrame, encoders: Mapping[str, Any]) -> None:
+    if "item_id" not in items:
+        raise ValueError(
+            f"items: expected a table with a column 'item_id', got {list(items.columns)}. read_items gives such a "
+            "table."
+        )
+    unknown = [modality for modality in encoders if modality not in ("text", "image")]
+    if unknown:
+        raise ValueError(
+            f"encoders: expected some of 'text' and 'image', got {unknown}. Embed other modalities elsewhere and put "
+            "all of them into one EmbeddingStore."
+        )
 
 
 def _report_missing(modality: str, reasons: Mapping[str, str]) -> None:

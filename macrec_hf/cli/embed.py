@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Embeds and writes; returns the summary line."""
-    from ..catalogue.item_encoders import embed_items, load_encoders, make_encoders
+    from ..catalogue.encoders import load_encoders, make_encoders
+    from ..catalogue.item_encoders import embed_items
     from ..data.readers import read_items
 
     _check(args)
@@ -85,9 +86,9 @@ def run(args: argparse.Namespace) -> str:
         return ""
     embedded.save(output)
     parts = [
-        f"{modality} {size} by {embedded.encoders[modality].name}"
+        f"{modality} {size} by {embedded.encoders[modality]}"
         + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
-        for modality, size in embedded.store.modalities.items()
+        for modality, size in embedded.modalities.items()
     ]
     return f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
 

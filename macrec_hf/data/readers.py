@@ -142,9 +142,13 @@ def user_histories(
     """Groups interactions by user and sorts each user's by time; equal times keep the order of the file.
 
     Args:
-        interactions: as `read_interactions` returns them.
-        row_of: item id → row of the table of semantic IDs (or of any other catalogue).
+        interactions: as [`read_interactions`] returns them.
+        row_of: item id → row of the table of semantic IDs, `table.row_of` (or of any other catalogue).
         min_interactions: users with fewer are dropped and counted. Default 3: train, validation, test.
+
+    Returns:
+        `user_ids`, in the order in which they first appear; `items`, for each of them an int32 array of rows, oldest
+        first; and `dropped_users`, how many there are besides.
 
     Raises:
         ValueError: an interaction names an item that `row_of` lacks, or no user has enough interactions.

@@ -62,13 +62,16 @@ def leave_one_out(histories: Histories, split: str) -> tuple[list[np.ndarray], n
     """The histories and targets of a split: the last item tests, the one before validates, the rest trains.
 
     Args:
-        histories: of users with at least three interactions each.
+        histories: of users with at least three interactions each, as [`user_histories`] gives them.
         split: "train", "validation" or "test".
 
     Returns:
         For "test" all items but the last (so the validation item is part of the history) and the last, int32
         (num_users,); for "validation" all but the last two and the last but one; for "train" the training sequences,
         all but the last two, and `None`: there every prefix has a target of its own.
+
+    Raises:
+        ValueError: another split, or a user with fewer than three interactions.
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"Expected split 'train', 'validation' or 'test', got {split!r}.")

@@ -71,6 +71,9 @@ def make_demo_shop(directory: str | Path, num_items: int = 300, num_customers: i
         num_customers: each buys 8 to 12 times.
         seed: of everything.
 
+    Returns:
+        The paths `items` (`items.jsonl`), `interactions` (`interactions.csv`) and `images` (a folder).
+
     Raises:
         ValueError: fewer than 20 items, more than there are combinations, or no customer.
     """

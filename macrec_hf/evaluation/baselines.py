@@ -165,7 +165,20 @@ def baseline_lists(
     width: int = max(KS),
     seed: int = 0,
 ) -> dict[str, RankedLists]:
-    """The lists of every baseline of `evaluation/baselines.py`; their scores are the places, so there are no ties."""
+    """What a shop can do without a model, the figures to beat; scores are the places, so there are no ties.
+
+    Args:
+        train_histories: int arrays of table rows, oldest first, a user each, to count in: all but the last two items.
+        histories: the same of the users to answer, up to the item that is asked for.
+        num_items: items of the catalogue.
+        width: length of the lists. Default 10, the largest K.
+        seed: of `random`; the others draw nothing.
+
+    Returns:
+        `{name: RankedLists}`: "random", "popularity", "recent_then_popularity" (the user's own items, the last one
+        first), "co_visitation" (items bought within five steps of the history's) and "co_visitation_new_items" (the
+        same without the history).
+    """
     found = {}
     for name, baseline in BASELINES.items():
         items = baseline(train_histories, histories, num_items, width, seed)

@@ -84,6 +84,14 @@ def user_metrics(lists: RankedLists, targets: np.ndarray, ks: Sequence[int] = KS
 
     "hr" and "ndcg" are about items, ties by their expected value. "string_hr" counts a hit when the target's ID is
     among the first k distinct IDs, whoever else has it: the figure of papers that compare strings.
+
+    Args:
+        lists: [`RankedLists`] of `num_users` users.
+        targets: int, `(num_users,)`: the table row of the item that each user took next.
+        ks: the cut-offs. Default 1, 5, 10 (paper, "Metrics").
+
+    Raises:
+        ValueError: another number of targets than of lists, or scores of another shape than the items.
     """
     ranks = tied_ranks(lists.items, targets, lists.scores)
     figures = {f"hr@{k}": hit_rate(ranks, k) for k in ks} | {f"ndcg@{k}": ndcg(ranks, k) for k in ks}
@@ -97,7 +105,15 @@ def user_metrics(lists: RankedLists, targets: np.ndarray, ks: Sequence[int] = KS
 def ranking_metrics(
     lists: Mapping[str, RankedLists], targets: np.ndarray, ks: Sequence[int] = KS
 ) -> dict[str, dict[str, float]]:
-    """Means over all users of `user_metrics`, for each of the lists: `{"text": {"hr@1": …, "ndcg@10": …}, …}`."""
+    """Means over all users of [`user_metrics`], for each of the lists: `{"text": {"hr@1": …, "ndcg@10": …}, …}`.
+
+    Args:
+        lists: `{name: RankedLists}`, as [`rank_catalogue`] and [`baseline_lists`] give them.
+        targets, ks: as in [`user_metrics`].
+
+    Raises:
+        ValueError: as [`user_metrics`].
+    """
     return {
         name: {metric: float(values.mean()) for metric, values in user_metrics(ranked, targets, ks).items()}
         for name, ranked in lists.items()
@@ -165,6 +181,10 @@ def paired_bootstrap(
         level: share of the resampled differences between the two bounds.
         num_resamples: 10,000 makes 0.0001 the smallest p-value.
         seed: of the resampling.
+
+    Returns:
+        `(difference, low, high, p_value)` as named fields: mean over users of first minus second, the bounds of its
+        interval, and the two-sided p-value of no difference.
 
     Raises:
         ValueError: shapes that differ, or no users.

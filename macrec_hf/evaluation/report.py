@@ -21,10 +21,20 @@ def evaluation_report(
 ) -> dict[str, dict]:
     """Everything that there is to say about ranked lists.
 
+    Args:
+        lists: `{name: RankedLists}` of the same users.
+        targets: int, `(num_users,)`: the table row of the item that each user took next.
+        num_items: items of the catalogue.
+        ks: the cut-offs. Default 1, 5, 10 (paper, "Metrics").
+        num_resamples, seed: as in [`bootstrap_interval`].
+
     Returns:
-        Each of the lists' metrics under its name, as `ranking_metrics` gives them; and beside them "intervals": 95 %
+        Each of the lists' metrics under its name, as [`ranking_metrics`] gives them; and beside them "intervals": 95 %
         bootstrap bounds over users, `{name: {metric: [low, high]}}`, and "coverage": `{name: share}`, the share of
         the catalogue that stands in somebody's first max(ks) places.
+
+    Raises:
+        ValueError: no users, or lists of another number than the targets.
     """
     figures = {name: user_metrics(ranked, targets, ks) for name, ranked in lists.items()}
     cells = [(name, metric) for name, metrics in figures.items() for metric in metrics]

@@ -264,6 +264,7 @@ def semantic_id_beam_search(
     may also be called directly, with the encoder's `input_ids` and `attention_mask`.
 
     Args:
+        model: [`MacRecForConditionalGeneration`], or another T5 over semantic IDs.
         input_ids, inputs_tensor, generation_config, logits_processor, stopping_criteria: what `generate` hands over.
         trie: [`SemanticIdTrie`] on the model's device.
         num_beams: `None`: that of the generation config if it asks for several, else 20 (authors' code).

@@ -103,9 +103,16 @@ def history_sources(
     """What the model reads of each history in each modality, `None` where the history has nothing there.
 
     Args:
-        task_encoder: a `TaskEncoder`.
-        histories: item rows, oldest first, an array a user.
+        task_encoder: that of a [`MacRecRecommender`], `recommender.task_encoder`.
+        histories: int, an array of table rows a user, oldest first, as [`user_histories`] and [`leave_one_out`] give
+            them.
         modalities: names; each is asked through its bare task, such as `text_to_text`.
+
+    Returns:
+        `{modality: [token ids with </s> at the end, or None, for each user]}`, for [`rank_catalogue`].
+
+    Raises:
+        ValueError: a modality that the table lacks.
     """
     histories = list(histories)
     sources = {}
@@ -132,22 +139,31 @@ def rank_catalogue(
 
     Args:
         model: an encoder-decoder over semantic IDs; it is put into eval mode for the time of the call.
-        tries: the catalogue in each modality, in the order of the modalities.
-        sources: token ids of each user's history in each modality, as `history_sources` gives them; a user with `None`
-            is served by the other modalities.
-        decoding: a `Decoding`; None: its defaults. Its batches are of users with histories of about one length.
+        tries: the catalogue in each modality, in the order of the modalities: `recommender.tries`.
+        sources: token ids of each user's history in each modality, as [`history_sources`] gives them; a user with
+            `None` is served by the other modalities.
+        decoding: a [`Decoding`]; None: its defaults. Its batches are of users with histories of about one length.
         limits: which items may appear for which of the users. None: all for everybody.
         progress: whether to show a progress bar.
         rank, num_processes: of the processes that share the users; each returns the lists of all.
-        gather: joins the lists that all processes hand over into one, in every process; for accelerate's processes
-            `evaluation.report.shared_by` makes all three arguments.
+        gather: joins the lists that all processes hand over into one, in every process; for the processes of an
+            `accelerate.Accelerator` these three are its `process_index`, its `num_processes` and
+            `accelerate.utils.gather_object`.
 
     Returns:
-        `model.ranked_lists.RankedLists` for each decoded modality and, unless `decoding` names one,
-        "ensemble". Users keep their order.
+        [`RankedLists`] for each decoded modality and, unless `decoding` names one, "ensemble". Users keep their order.
 
     Raises:
         ValueError: unknown modality, sources of unequal number, or limits of other users or items.
+
+    Example:
+
+    ```python
+    >>> sources = history_sources(recommender.task_encoder, histories, recommender.table.modalities)
+    >>> lists = rank_catalogue(recommender.model, recommender.tries, sources, Decoding(num_beams=50))
+    >>> lists["ensemble"].items.shape
+    (600, 74)
+    ```
     """
     decoding = decoding or Decoding()
     tries = _chosen_tries(tries, sources, decoding.modality)

@@ -33,7 +33,8 @@ class Decoding:
         modality: "ensemble", or the only modality to decode.
         fusion: "average": the mean of the modalities' log-probabilities, where an item that one modality's beams
             missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
-            rule of the authors' code over what the beams found, see `model.ranked_lists.fuse`.
+            rule of the authors' code over what the beams found: that mean, plus 1 for each further list that has the
+            item.
         batch_size: users at a time. Default 64 (ours).
 
     Raises:

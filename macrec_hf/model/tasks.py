@@ -57,10 +57,20 @@ def all_tasks(modalities: Iterable[str]) -> dict[str, Task]:
 
 
 def task_names(modalities: Iterable[str]) -> list[str]:
-    """Names of all tasks in a fixed order; a row's `task` column is the place in this list.
+    """Names of all tasks in a fixed order; the column `task` of [`RecommendationTasksBuilder`] is the place in it.
 
+    Args:
+        modalities: in the order of the table.
+
+    Raises:
+        ValueError: modalities whose tasks would share a name, such as "text" beside "item_text".
+
+    Example:
+
+    ```python
     >>> task_names(["text", "image"])
     ['text_to_text', 'image_to_image', 'text_to_image', 'image_to_text', 'item_text_to_image', 'item_image_to_text']
+    ```
     """
     return list(all_tasks(modalities))
 

@@ -257,7 +257,7 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
     page.locator("#add").click()
     page.locator("#landing .place").first.wait_for()
     items = {"item_id": ["new-1"], "title": ["Estrella <mug> Nova"], "text": ["A mug with stripes."], "image": [photo]}
-    store = embed_items(pd.DataFrame(items), shop.encoders, progress=False).store
+    store = embed_items(pd.DataFrame(items), shop.encoders, progress=False)
     table = add_items(shop.recommender.table, shop.recommender.quantizer, store)
     for name in table.modalities:
         place = page.locator(f'#landing .place[data-modality="{name}"]')

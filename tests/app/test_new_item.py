@@ -22,7 +22,7 @@ def place(title, photo=None, text=""):
 def test_ids_are_those_of_embed_and_add_items():
     shop, photo = open_shop(), shop_folder() / "shop/images/p0011.jpg"
     items = pd.DataFrame({"item_id": ["new-1"], "title": ["Green cap"], "text": ["A curved visor."], "image": [photo]})
-    store = embed_items(items, shop.encoders, progress=False).store
+    store = embed_items(items, shop.encoders, progress=False)
     expected = add_items(shop.recommender.table, shop.recommender.quantizer, store)
     grown, landing = place("Green cap", photo, "A curved visor.")
     assert grown == expected and landing.item_id == "new-1" and shop.recommender.table.num_items == len(grown) - 1

@@ -1,5 +1,7 @@
 """Catalogues through a tiny real quantizer: build, add, remove."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,14 @@ def test_one_and_three_modalities():
         assert table.modalities == tuple(sizes)
         known = set(quantizer.vocabulary())
         assert all(set(table.tokens(item, m)) <= known for item in table.item_ids for m in sizes)
+
+
+def test_both_take_the_same_things_in_the_same_order():
+    build, add = (inspect.signature(function).parameters for function in (build_semantic_ids, add_items))
+    assert list(build) == ["quantizer", "embeddings", "item_ids", "modality_mask", "batch_size", "accelerator"]
+    assert ["table", *build] == [*add, "accelerator"]  # new items are few: one process encodes them
+    assert all(parameter.kind == build[name].kind for name, parameter in add.items() if name != "table")
+    assert all(parameter.default == build[name].default for name, parameter in add.items() if name != "table")
 
 
 def test_added_items_leave_the_old_ids_alone():

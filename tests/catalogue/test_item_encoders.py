@@ -26,17 +26,14 @@ from transformers import (
 )
 
 from macrec_hf.catalogue.embedding_store import EmbeddingStore
-from macrec_hf.catalogue.item_encoders import (
-    embed_items,
-    encode_photos,
-    encode_texts,
-    item_texts,
-    load_encoders,
-    make_encoders,
-)
+from macrec_hf.catalogue.encoders import load_encoders, make_encoders
+from macrec_hf.catalogue.indexing import build_semantic_ids
+from macrec_hf.catalogue.item_encoders import embed_items, encode_photos, encode_texts, item_texts
 from macrec_hf.catalogue.offline_encoders import OfflineImageEncoder, OfflineTextEncoder, photo_histograms
 from macrec_hf.catalogue.transformer_encoders import TransformerImageEncoder, TransformerTextEncoder
 from macrec_hf.data.readers import read_items
+from macrec_hf.model.configuration_macrec import MacRecQuantizerConfig
+from macrec_hf.model.modeling_macrec_quantizer import MacRecQuantizer
 
 HM = Path(__file__).parents[2].parent / "shared" / "data" / "hm"
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -367,14 +364,37 @@ def test_turned_photo_is_set_upright(tmp_path):
 
 def test_catalogue_without_photos_gives_text_only_and_the_other_way_round(photos):
     without = items_table([None] * 4)
-    assert list(embed_items(without, make_encoders(), progress=False).store.modalities) == ["text"]
-    assert list(embed_items(without.drop(columns="image"), make_encoders(), progress=False).store.modalities) == [
-        "text"
-    ]
+    assert list(embed_items(without, make_encoders(), progress=False).modalities) == ["text"]
+    assert list(embed_items(without.drop(columns="image"), make_encoders(), progress=False).modalities) == ["text"]
     silent = items_table(photos, [""] * 4)
-    assert list(embed_items(silent, make_encoders(), progress=False).store.modalities) == ["image"]
+    assert list(embed_items(silent, make_encoders(), progress=False).modalities) == ["image"]
     with pytest.raises(ValueError, match="expected at least one item|Expected items with text or photos"):
         embed_items(items_table([None] * 4, [""] * 4), make_encoders(), progress=False)
+
+
+def test_what_is_no_items_table_or_no_encoder_of_it_is_refused():
+    items = items_table([None] * 4)
+    with pytest.raises(ValueError, match=r"expected a table with a column 'item_id', got \['title', 'image'\]"):
+        embed_items(items[["title", "image"]], make_encoders())
+    with pytest.raises(ValueError, match=r"expected some of 'text' and 'image', got \['audio'\]"):
+        embed_items(items, {"audio": OfflineTextEncoder()})
+
+
+def test_what_was_embedded_is_a_store_that_becomes_semantic_ids(photos):
+    embeddings = embed_items(items_table([*photos[:3], None]), make_encoders(), progress=False)
+    sizes = {"text": 3, "image": 2}
+    assert repr(embeddings) == f"EmbeddedCatalogue(num_items=4, modalities={sizes}, missing={{'image': 1}})"
+    assert embeddings.encoders == {"text": "offline", "image": "offline"}
+    assert isinstance(embeddings.item_encoders["text"], OfflineTextEncoder)
+    assert embeddings.reasons == {"text": {}, "image": {"i3": "no photo named"}}
+    config = MacRecQuantizerConfig(modalities=sizes, num_levels=3, codebook_size=4, codebook_dim=4, hidden_sizes=(8,))
+    torch.manual_seed(0)
+    quantizer = MacRecQuantizer(config)
+    quantizer.set_codebooks({name: torch.randn(3, 4, 4) for name in sizes})
+    table = build_semantic_ids(quantizer, embeddings)
+    assert table.item_ids == ["i0", "i1", "i2", "i3"] and table.codes["image"][:, 0].ge(0).tolist() == [True] * 3 + [
+        False
+    ]
 
 
 def test_photos_of_which_none_can_be_read_are_refused():
@@ -390,8 +410,8 @@ def test_later_items_land_in_the_same_space(tmp_path, photos, bert):
         embedded.save(tmp_path / "emb")
         encoders = load_encoders(tmp_path / "emb", device="cpu")
         later = items_table([photos[2], photos[0]], [TEXTS[2], TEXTS[0]])
-        again = embed_items(later, encoders, progress=False).store
-        for modality, array in embedded.store.arrays.items():
+        again = embed_items(later, encoders, progress=False)
+        for modality, array in embedded.arrays.items():
             np.testing.assert_allclose(again.arrays[modality], array[[2, 0]], rtol=1e-4, atol=1e-5)
 
 
@@ -399,7 +419,7 @@ def test_later_text_without_a_known_word_is_missing(tmp_path, photos):
     embed_items(items_table(photos), make_encoders(), progress=False).save(tmp_path)
     later = embed_items(items_table(photos[:2], ["red mug", "zzz yyy"]), load_encoders(tmp_path), progress=False)
     assert later.reasons["text"] == {"i1": "no word known to the encoder"}
-    assert not later.store.arrays["text"][1].any()
+    assert not later.arrays["text"][1].any()
 
 
 def test_encoders_of_foreign_folders_are_refused(tmp_path, photos):
@@ -433,7 +453,7 @@ def test_item_texts_join_what_exists():
 def test_neighbours_of_real_products_are_products_of_their_type():
     items = read_items(HM / "items.jsonl").iloc[:400].reset_index(drop=True)
     kinds = items["text"].str.split(" | ", regex=False).str[0].to_numpy()
-    store = embed_items(items, make_encoders(), progress=False).store
+    store = embed_items(items, make_encoders(), progress=False)
     by_chance = (kinds[:, None] == kinds).mean()
     for modality, at_least in (("text", 5), ("image", 2)):
         rows = store.arrays[modality]

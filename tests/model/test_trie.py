@@ -141,3 +141,8 @@ def test_from_table():
     assert tokenizer.convert_ids_to_tokens(trie.leaf_tokens(trie.item_leaf[0]).tolist()) == table.tokens("i0", "image")
     with pytest.raises(ValueError, match="expected one of the table's .*'text'.*got 'video'"):
         SemanticIdTrie.from_table(table, tokenizer, "video")
+
+
+def test_its_repr_says_what_is_in_it():
+    trie = SemanticIdTrie(torch.tensor([[0, 1], [0, 2], [0, 1], [-1, -1]]), codebook_size=4, level_offsets=(3, 7))
+    assert repr(trie) == "SemanticIdTrie(num_items=4, num_leaves=2, num_levels=2, codebook_size=4, device='cpu')"
