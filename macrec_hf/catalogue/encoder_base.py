@@ -6,6 +6,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from ..model.files import follow_umask
+
 
 class _Learned(Protocol):
     """An encoder: `state` is what it has learned from its catalogue."""
@@ -33,6 +35,7 @@ def centre_and_scale(rows: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarr
 def save_state(encoder: _Learned, path: str | Path) -> None:
     """Writes what an encoder has learned from its catalogue, as safetensors."""
     save_file({name: np.ascontiguousarray(array) for name, array in encoder.state.items()}, path)
+    follow_umask(Path(path))
 
 
 def load_state(encoder: Encoder, path: str | Path) -> Encoder:

@@ -70,9 +70,10 @@ def save_model_directory(
         The directory.
 
     Raises:
-        ValueError: the parts do not belong together.
+        ValueError: the parts do not belong together, or the model has adapters of PEFT.
     """
     check_parts(model, tokenizer, table)
+    _check_no_adapter(model)
     counts = check_item_counts(item_counts, table)
     with _moved_into_place(Path(directory)) as beside:
         model.save_pretrained(beside)
@@ -80,6 +81,7 @@ def save_model_directory(
         table.save_pretrained(beside)
         if counts is not None:
             save_file({"item_counts": counts}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
+            follow_umask(beside / ITEM_COUNTS_NAME)
         if item_titles:
             titles = {item: item_titles[item] for item in table.item_ids if item_titles.get(item)}
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
@@ -102,6 +104,16 @@ def save_model_directory(
             )
         (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
     return Path(directory)
+
+
+def _check_no_adapter(model: MacRecForConditionalGeneration) -> None:
+    """Refuses adapters: saved with the weights they cannot be loaded again, saved alone they lack the weights."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("peft."):
+            raise ValueError(
+                f"model: expected one without adapters, got PEFT's {type(module).__name__} at {name or 'its root'}. "
+                "Save the model that merge_and_unload() returns, or the adapter alone by PEFT's save_pretrained."
+            )
 
 
 def update_model_card(directory: str | Path, metrics: Mapping[str, Any]) -> None:
@@ -137,7 +149,6 @@ def _moved_into_place(directory: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
-        follow_umask(beside)
         if exists:
             _replace_files(beside, directory)
         else:

@@ -31,12 +31,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def follow_umask(place: Path) -> None:
-    """Gives a file of weights, or those of a folder, the permissions that a new file gets there.
+def follow_umask(*weights: Path) -> None:
+    """Gives files of weights the permissions that a new file gets in their place.
 
     safetensors writes through temporary files, which only their owner may read.
     """
-    for path in [place] if place.is_file() else sorted(place.rglob("*.safetensors")):
+    for path in weights:
         fresh = path.with_name(path.name + ".new")
         fresh.touch()
         try:

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
 from .distributed import ProcessGroup, num_processes
-from .files import folder_beside
+from .files import folder_beside, follow_umask
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import alignment_loss
 from .search_kernels import SearchKernels
@@ -132,9 +132,12 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         """
         if self.semantic_ids is None or not is_main_process:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
+            if is_main_process:
+                follow_umask(*Path(save_directory).glob("model*.safetensors"))
             return
         upload = {name: kwargs.pop(name) for name in _UPLOAD if name in kwargs}
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        follow_umask(*Path(save_directory).glob("model*.safetensors"))
         self.semantic_ids.save_pretrained(Path(save_directory))
         if push_to_hub:  # not above: there only the files are sent that transformers has written itself
             repo_id = upload.pop("repo_id", Path(save_directory).name)

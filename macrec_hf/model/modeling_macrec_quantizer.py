@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
-from typing import cast
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_macrec import MacRecQuantizerConfig
 from .distributed import ProcessGroup
+from .files import follow_umask
 from .inference import eval_mode
 from .losses import alignment_loss, contrastive_loss, draw_positives, quantization_loss, reconstruction_loss
 from .semantic_ids import code_tokens
@@ -157,6 +160,12 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     def vocabulary(self) -> list[str]:
         """Every token that the quantizer can emit, in the tokenizer's order: modality, then level, then code."""
         return code_tokens(self.config.embedding_sizes, self.config.num_levels, self.config.codebook_size)
+
+    def save_pretrained(self, save_directory: str | PathLike, is_main_process: bool = True, **kwargs: Any) -> None:  # type: ignore[override]
+        """[`~transformers.PreTrainedModel.save_pretrained`], with permissions as the user's umask says."""
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            follow_umask(*Path(save_directory).glob("model*.safetensors"))
 
     def encode_latents(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """z of eq. 2: `{modality: (batch_size, embedding_size)}` → `{modality: (batch_size, codebook_dim)}`."""

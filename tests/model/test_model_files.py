@@ -194,6 +194,23 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_model_with_adapters_is_refused(tmp_path):
+    """They are saved under names that no model has: what is loaded again would have weights drawn anew."""
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, base_layer):
+            super().__init__()
+            self.base_layer = base_layer
+
+    Adapted.__module__ = "peft.tuners.lora.layer"  # PEFT is not among our requirements
+    parts = make_parts()
+    attention = parts["model"].encoder.block[0].layer[0].SelfAttention
+    attention.q = Adapted(attention.q)
+    with pytest.raises(ValueError, match=r"Adapted at encoder\.block\.0.*\.q\. Save the model that merge_and_unload"):
+        save_model_directory(tmp_path / "model", **parts)
+    assert not (tmp_path / "model").exists()
+
+
 def test_neither_directory_nor_repository(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="to be a model directory or a repository of the Hub"):
