@@ -25,8 +25,8 @@ from decoding import CODEBOOK_SIZE, COMPACT_OFFSET, NUM_LEVELS, build_model, lev
 
 from macrec_hf.cpu import accelerate
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
+from macrec_hf.model.model_decoding import exact_scores
 from macrec_hf.model.model_files import load_model_directory
-from macrec_hf.model.scoring import exact_scores
 from macrec_hf.model.trie import SemanticIdTrie
 
 

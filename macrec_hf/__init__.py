@@ -49,7 +49,7 @@ _HOMES = {
     "embed_items": "catalogue.item_encoders",
     "evaluate": "evaluation.evaluate",
     "evaluation_report": "evaluation.report",
-    "exact_scores": "model.scoring",
+    "exact_scores": "model.model_decoding",
     "history_sources": "model.catalogue_ranking",
     "leave_one_out": "data.splits",
     "load_encoders": "catalogue.encoders",
@@ -62,7 +62,7 @@ _HOMES = {
     "read_items": "data.readers",
     "remove_items": "catalogue.indexing",
     "semantic_id_beam_search": "model.beam_search",
-    "task_names": "model.tasks",
+    "task_names": "model.tokenization_macrec",
     "user_histories": "data.readers",
     "user_metrics": "evaluation.ranking_metrics",
 }
@@ -153,15 +153,14 @@ if TYPE_CHECKING:
     from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
     from .model.ensemble import Decoding
     from .model.logits_process import SemanticIdLogitsProcessor
+    from .model.model_decoding import exact_scores
     from .model.modeling_macrec import MacRecForConditionalGeneration, MacRecOutput
     from .model.modeling_macrec_quantizer import MacRecQuantizer, MacRecQuantizerOutput
     from .model.pipeline import SemanticIdRecommendationPipeline
     from .model.ranked_lists import RankedLists, Recommendation
     from .model.recommender import MacRecRecommender
-    from .model.scoring import exact_scores
     from .model.semantic_ids import SemanticIdTable
-    from .model.tasks import task_names
-    from .model.tokenization_macrec import SemanticIdTokenizer
+    from .model.tokenization_macrec import SemanticIdTokenizer, task_names
     from .model.trie import SemanticIdTrie
     from .training.trainer_macrec import MacRecTrainer
     from .training.trainer_quantizer import MacRecQuantizerTrainer

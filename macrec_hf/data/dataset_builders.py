@@ -16,10 +16,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..model import semantic_ids, tasks, tokenization_macrec
+from ..model import semantic_ids, tokenization_macrec
 from ..model.semantic_ids import SemanticIdTable
-from ..model.tasks import ITEM, MAX_HISTORY
-from ..model.tokenization_macrec import SemanticIdTokenizer
+from ..model.tokenization_macrec import ITEM, MAX_HISTORY, SemanticIdTokenizer
 from . import readers, task_examples
 from .readers import (
     ITEM_COLUMN,
@@ -40,7 +39,6 @@ SOURCES = (
     sys.modules[__name__],
     readers,
     semantic_ids,
-    tasks,
     task_examples,
     tokenization_macrec,
 )  # the code that decides on the rows
@@ -204,13 +202,13 @@ class RecommendationTasksBuilder(_Builder):
     tasks only, one row per user and modality.
 
     Columns: `input_ids` and `labels` (lists of int32), `length` (of the source, for batches of like lengths), `task`
-    (place in `model.tasks.task_names(modalities)`), `user` (place of the history, -1 for item tasks), `item` (table
-    row of the target).
+    (place in `model.tokenization_macrec.task_names(modalities)`), `user` (place of the history, -1 for item tasks),
+    `item` (table row of the target).
 
     Args:
         interactions: as for `InteractionsBuilder`.
         semantic_ids: the table, or what `SemanticIdTable.from_pretrained` takes: a folder or a Hub repository.
-        tasks: names of the training tasks. Default: all, see `model.tasks.task_names`.
+        tasks: names of the training tasks. Default: all, see `model.tokenization_macrec.task_names`.
         max_history: items of a history that are read, the latest ones. Default 20 (authors' code).
         cache_dir: where Arrow files go. Default: the cache of `datasets`.
         user_column, item_column, time_column: the names of the columns of `interactions`.

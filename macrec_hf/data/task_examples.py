@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model.tasks import ITEM, Task, TaskEncoder
+from ..model.tokenization_macrec import ITEM, Task, TaskEncoder
 
 EXAMPLES_AT_A_TIME = 100_000  # of one task: bounds the memory (8 million tokens) whatever the number of users
 

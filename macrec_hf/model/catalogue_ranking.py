@@ -18,8 +18,7 @@ from .inference import eval_mode
 from .limits import Limits
 from .ranked_lists import RankedLists, Recommendation, sort_lists
 from .semantic_ids import SemanticIdTable
-from .tasks import TaskEncoder
-from .tokenization_macrec import SemanticIdTokenizer
+from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from .trie import SemanticIdTrie
 
 logger = logging.get_logger(__name__)

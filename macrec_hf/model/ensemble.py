@@ -16,8 +16,8 @@ from .beam_search import BeamRequest, joint_beam_search
 from .configuration_macrec import NUM_BEAMS
 from .inference import check_at_least_one, pad_rows
 from .limits import Limits
+from .model_decoding import candidate_scores
 from .ranked_lists import RankedLists, check_fusion, fuse, sort_lists, unique_rows
-from .scoring import candidate_scores
 from .trie import SemanticIdTrie
 
 ENSEMBLE = "ensemble"

@@ -25,8 +25,7 @@ from .model_files import (
 from .modeling_macrec import MacRecForConditionalGeneration
 from .ranked_lists import Recommendation
 from .semantic_ids import SemanticIdTable
-from .tasks import TaskEncoder
-from .tokenization_macrec import SemanticIdTokenizer
+from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from .trie import SemanticIdTrie
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
-from ..model.tasks import task_names
-from ..model.tokenization_macrec import SemanticIdTokenizer
+from ..model.tokenization_macrec import SemanticIdTokenizer, task_names
 from ..model.trie import SemanticIdTrie
 from .sharding import whole_weights
 from .trainer_saving import MacRecSavingTrainer

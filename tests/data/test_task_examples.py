@@ -15,10 +15,9 @@ from macrec_hf.data import task_examples
 from macrec_hf.data.readers import read_interactions, user_histories
 from macrec_hf.data.splits import leave_one_out
 from macrec_hf.data.task_examples import TaskExampleEncoder, chunk_by_length
-from macrec_hf.model import tasks
+from macrec_hf.model import tokenization_macrec
 from macrec_hf.model.semantic_ids import SemanticIdTable
-from macrec_hf.model.tasks import all_tasks, task_names
-from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
+from macrec_hf.model.tokenization_macrec import SEQUENCE, SemanticIdTokenizer, all_tasks, task_names
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -38,7 +37,7 @@ def encoder():
 
 
 def test_the_doctests():
-    assert doctest.testmod(tasks).failed == doctest.testmod(task_examples).failed == 0
+    assert doctest.testmod(tokenization_macrec).failed == doctest.testmod(task_examples).failed == 0
 
 
 def test_names_of_two_modalities():
@@ -185,7 +184,7 @@ def test_examples_against_plain_loops(seed, modalities, max_history, histories, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_examples, "EXAMPLES_AT_A_TIME", size)  # wherever the chunks are cut
         for name, task in encoder.tasks.items():
-            if task.kind == tasks.SEQUENCE:
+            if task.kind == SEQUENCE:
                 found = flat(encoder.sequence_examples(histories, name))
                 assert found == examples_by_loops(encoder, tokenizer, table, histories, name)
 

@@ -9,12 +9,11 @@ from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
 from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.limits import Limits
+from macrec_hf.model.model_decoding import exact_scores
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.ranked_lists import RankedLists, fuse
-from macrec_hf.model.scoring import exact_scores
 from macrec_hf.model.semantic_ids import SemanticIdTable
-from macrec_hf.model.tasks import TaskEncoder
-from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
+from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from macrec_hf.model.trie import SemanticIdTrie
 
 NUM_ITEMS, CODEBOOK_SIZE, NUM_LEVELS = 30, 5, 3

@@ -22,8 +22,7 @@ from macrec_hf.model import model_decoding
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.logits_process import SemanticIdLogitsProcessor
-from macrec_hf.model.model_decoding import ModelSteps, SearchPasses
-from macrec_hf.model.scoring import candidate_scores, exact_scores
+from macrec_hf.model.model_decoding import ModelSteps, SearchPasses, candidate_scores, exact_scores
 from macrec_hf.model.search_kernels import departure
 from macrec_hf.model.t5_decoding import DecoderSteps
 

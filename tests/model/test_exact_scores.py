@@ -3,7 +3,7 @@ import torch
 from decoding_tools import all_leaf_scores, padded_batch, random_trie, tiny_model
 
 from macrec_hf.model.beam_search import beam_search
-from macrec_hf.model.scoring import candidate_scores, exact_scores
+from macrec_hf.model.model_decoding import candidate_scores, exact_scores
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
