@@ -39,7 +39,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def words(stage: str, folder: Path, output: Path) -> list[str]:
-    length = ["--max-steps", str(STEPS), "--output", str(output), "--patience", "0", "--resume"]
+    length = ["--max-steps", str(STEPS), "--output", str(output), "--patience", "0", "--resume", "--keep-checkpoints"]
     if stage == "quantize":
         small = "--hidden-sizes 16 --codebook-size 8 --codebook-dim 4 --num-levels 3 --num-pseudo-labels 6"
         every = f"--dropout 0.1 --batch-size 16 --contrastive-weights 0,0.1,0.1 --evaluations {STEPS // EVERY}"

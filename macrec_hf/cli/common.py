@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from transformers import PreTrainedConfig, Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
     from ..model.ensemble import Decoding
 
@@ -181,33 +181,6 @@ def chosen_decoding(args: argparse.Namespace) -> "Decoding":
 
     fields = [field.name for field in dataclasses.fields(Decoding)]
     return Decoding(**{name: getattr(args, name) for name in fields if name in args})
-
-
-def last_checkpoint(directory: Path, resume: bool, config: "PreTrainedConfig", names: Iterable[str]) -> str | None:
-    """The newest whole checkpoint if `--resume` asks for one and there is one.
-
-    Args:
-        config: of the run that goes on.
-        names: fields of it that must be those of the checkpoint.
-
-    Raises:
-        ValueError: the checkpoint was made with other settings, or none is whole.
-    """
-    from ..training.checkpoints import last_intact_checkpoint
-
-    found = last_intact_checkpoint(directory) if resume and directory.is_dir() else None
-    checkpoint = str(found) if found else None
-    if checkpoint is not None and (Path(checkpoint) / "config.json").is_file():
-        before = json.loads((Path(checkpoint) / "config.json").read_text())
-        now = json.loads(json.dumps({name: getattr(config, name) for name in names}))
-        known = [name for name in now if name in before]  # a field of a later release was not there yet
-        changed = [f"{name} was {before[name]}, is {now[name]}" for name in known if before[name] != now[name]]
-        if changed:
-            raise ValueError(
-                f"--resume: expected the settings that {checkpoint} was made with, got others: {'; '.join(changed)}. "
-                "Repeat the flags of the run that goes on, or leave --resume out to start anew."
-            )
-    return checkpoint
 
 
 def num_processes() -> int:

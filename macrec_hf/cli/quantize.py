@@ -10,14 +10,14 @@ from .common import (
     check_writable,
     chosen_fields,
     follow,
-    last_checkpoint,
     make_output,
     named_device,
     seconds_since,
     write_json,
 )
 from .inputs import open_embeddings
-from .trainer_flags import add_trainer_flags, training_settings, training_steps
+from .run_folder import finish, finished_before, last_checkpoint
+from .trainer_flags import add_trainer_flags, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
     from ..model.configuration_macrec import MacRecQuantizerConfig
@@ -101,9 +101,14 @@ def run(args: argparse.Namespace) -> str:
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
     for name in store.modalities:  # before the training rather than after it
         check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
-    checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, ("modalities", *FIELDS))
+    arguments = training_arguments(args, len(store), output)
+    settings = settings_of_run(args, _arguments_class()) | {name: getattr(config, name) for name in FIELDS}
+    settings |= {"embeddings": store.fingerprint()}
+    if finished_before(output, settings, args.resume, arguments.distributed_state):
+        return f"Finished before, nothing to do: {output}" if arguments.process_index == 0 else ""
+    checkpoint = last_checkpoint(output, args.resume, config, ("modalities", *FIELDS))
     model = MacRecQuantizer(config)
-    trainer = MacRecQuantizerTrainer(model, training_arguments(args, len(store), output), train_dataset=store)
+    trainer = MacRecQuantizerTrainer(model, arguments, train_dataset=store)
     follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience)
     if args.health_page:
         trainer.add_callback(CodebookHealthCallback(args.health_page))
@@ -114,14 +119,13 @@ def run(args: argparse.Namespace) -> str:
     quantizer = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():
         table = build_semantic_ids(quantizer, store, None, accelerator=trainer.accelerator)
-    if table is None:  # not the main process
-        return ""
-    quantizer.config.embeddings_fingerprint = store.fingerprint()
-    quantizer.config.encoders = store.encoders
-    write_ids(output, table, quantizer)
-    write_json(output / "training_log.json", trainer.state.log_history)
-    write_json(output / "report.json", {"collisions": table.report, "steps": trainer.state.global_step})
-    return summary(table, output, start)
+    if table is not None:  # the main process
+        quantizer.config.embeddings_fingerprint = store.fingerprint()
+        quantizer.config.encoders = store.encoders
+        write_ids(output, table, quantizer)
+        write_json(output / "report.json", {"collisions": table.report, "steps": trainer.state.global_step})
+    finish(output, trainer, settings, args.keep_checkpoints)
+    return "" if table is None else summary(table, output, start)
 
 
 def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "MacRecQuantizerTrainingArguments":

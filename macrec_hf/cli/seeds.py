@@ -5,16 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-FINISHED = "training_log.json"  # what `macrec train` writes last
+from .run_folder import is_finished
 
 
 def seed_folder(output: Path, seed: int) -> Path:
     return output / f"seed-{seed}"
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether `macrec train` got to its end there."""
-    return (folder / FINISHED).is_file()
 
 
 def seed_folders(model: str | Path) -> dict[int, Path]:

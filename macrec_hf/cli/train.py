@@ -9,16 +9,15 @@ from .common import (
     add_config_flags,
     chosen_fields,
     follow,
-    last_checkpoint,
     make_output,
     named_device,
     process_state,
     seconds_since,
-    write_json,
 )
 from .inputs import add_interaction_columns, interaction_columns, open_semantic_ids, read_pairs, read_titles
-from .seeds import FINISHED, is_finished, seed_folder
-from .trainer_flags import add_trainer_flags, training_settings, training_steps
+from .run_folder import EXAMPLES, finish, finished_before, last_checkpoint
+from .seeds import seed_folder
+from .trainer_flags import add_trainer_flags, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,33 +110,44 @@ def _arguments_class() -> type["MacRecTrainingArguments"]:
 
 
 def run(args: argparse.Namespace) -> str:
+    from ..model.files import discard
+
     named_device(args)  # refused before the work
     start, output = args.started, make_output(args.output)
-    if args.seeds is None:
-        return train_model(args, output, output / "cache")
-    if args.seeds < 1:
+    if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {args.seeds}.")
-    if getattr(args, "push_to_hub", False):
+    if args.seeds is not None and getattr(args, "push_to_hub", False):
         raise ValueError(
             "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "
             "repository. Leave one of the two away; hf upload USER/NAME FOLDER uploads the model that you choose."
         )
-    summaries = []
-    for seed in range(args.seed, args.seed + args.seeds):
-        folder = make_output(seed_folder(output, seed))
-        if not args.resume:
-            (folder / FINISHED).unlink(missing_ok=True)
-        if not is_finished(folder):
-            of_seed = argparse.Namespace(**{**vars(args), "seed": seed})
-            summaries.append(train_model(of_seed, folder, output / "cache"))
-    if summaries and not summaries[-1]:  # not the main process
+    folders = {args.seed: output}
+    if args.seeds is not None:
+        folders = {seed: make_output(seed_folder(output, seed)) for seed in range(args.seed, args.seed + args.seeds)}
+    summaries = [
+        train_model(argparse.Namespace(**{**vars(args), "seed": seed}), folder, output / EXAMPLES)
+        for seed, folder in folders.items()
+    ]
+    state = process_state(named_device(args))
+    state.wait_for_everyone()
+    if not state.is_main_process:
         return ""
-    kept = f" ({args.seeds - len(summaries)} were finished)" if len(summaries) < args.seeds else ""
+    discard(output / EXAMPLES)
+    trained = [summary for summary in summaries if summary is not None]
+    if not trained:
+        return f"Finished before, nothing to do: {output}"
+    if args.seeds is None:
+        return trained[0]
+    kept = f" ({args.seeds - len(trained)} were finished)" if len(trained) < args.seeds else ""
     return f"{args.seeds} models{kept} in {seconds_since(start)}: {output}"
 
 
-def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
-    """Trains one model into `output`; returns the summary line, empty in other processes than the main one."""
+def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str | None:
+    """Trains one model into `output`.
+
+    Returns:
+        The summary line; `None` where this run was finished before.
+    """
     from transformers import set_seed
 
     from ..model.model_files import local_directory
@@ -148,17 +158,19 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
-    max_history = history_length(args, start_from)
-    tasks = build_tasks(args, table, cache, max_history)
+    config = chosen_config(args, start_from, tokenizer, table)
+    settings = settings_of_model(args, config, table)
+    longer = f"--start-from {output} with another --output trains the model further. "
+    if finished_before(output, settings, args.resume, process_state(named_device(args)), longer):
+        return None
+    tasks = build_tasks(args, table, examples, config.max_history)
     histories, counts = read_purchases(args, table)
     quantizer = quantizer_of(args.semantic_ids)
     set_seed(args.seed)
-    model = first_model(args, start_from, tokenizer, table, max_history)
-    config = model.config
     fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
-    checkpoint = last_checkpoint(output / "checkpoints", args.resume, config, fixed)
+    checkpoint = last_checkpoint(output, args.resume, config, fixed)
     trainer = MacRecTrainer(
-        model,
+        first_model(config, start_from),
         training_arguments(args, len(tasks["train"]), output),
         train_dataset=tasks["train"],
         eval_dataset=tasks["validation"],
@@ -174,9 +186,7 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     trainer.save_model_directory(output, **about)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
-    if not trainer.is_world_process_zero():
-        return ""
-    write_json(output / FINISHED, trainer.state.log_history)
+    finish(output, trainer, settings, args.keep_checkpoints)
     best = trainer.state.best_metric
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
@@ -184,48 +194,54 @@ def train_model(args: argparse.Namespace, output: Path, cache: Path) -> str:
     )
 
 
-def history_length(args: argparse.Namespace, start_from: Path | None) -> int:
-    """Items of a history that are read: `--max-history`, or what the model of `--start-from` was trained with."""
-    config_class = _config_class()
-    if args.max_history is not None:
-        return args.max_history
-    return config_class.max_history if start_from is None else config_class.from_pretrained(start_from).max_history
-
-
-def first_model(
-    args: argparse.Namespace,
-    start_from: Path | None,
-    tokenizer: "SemanticIdTokenizer",
-    table: "SemanticIdTable",
-    max_history: int,
-) -> "MacRecForConditionalGeneration":
-    """The model to train: new, or that of `--start-from`."""
-    from ..model.modeling_macrec import MacRecForConditionalGeneration
-
+def chosen_config(
+    args: argparse.Namespace, start_from: Path | None, tokenizer: "SemanticIdTokenizer", table: "SemanticIdTable"
+) -> "MacRecConfig":
+    """The configuration of the model to train: by the flags, or that of `--start-from`."""
     chosen = chosen_fields(args, FIELDS)
     if start_from is None:
-        config = _config_class()(
-            vocab_size=len(tokenizer), num_levels=table.num_levels, max_history=max_history, **chosen
-        )
-        return MacRecForConditionalGeneration(config)
+        history = chosen_fields(args, ["max_history"])
+        return _config_class()(vocab_size=len(tokenizer), num_levels=table.num_levels, **history, **chosen)
     if chosen:
         flags = ", ".join("--" + name.replace("_", "-") for name in chosen)
         raise ValueError(
             f"--start-from takes its sizes and rates from the model: expected none of its own, got {flags}."
         )
-    model = MacRecForConditionalGeneration.from_pretrained(start_from)
-    if (model.config.vocab_size, model.config.num_levels) != (len(tokenizer), table.num_levels):
+    config = _config_class().from_pretrained(start_from)
+    if (config.vocab_size, config.num_levels) != (len(tokenizer), table.num_levels):
         raise ValueError(
             f"--start-from {args.start_from}: expected semantic IDs of the same kind as the model's "
-            f"({model.config.vocab_size} tokens, {model.config.num_levels} levels), got {len(tokenizer)} tokens and "
+            f"({config.vocab_size} tokens, {config.num_levels} levels), got {len(tokenizer)} tokens and "
             f"{table.num_levels} levels. IDs of another quantizer need a model of their own: leave --start-from away."
         )
-    model.config.max_history = max_history
+    if args.max_history is not None:
+        config.max_history = args.max_history
+    return config
+
+
+def first_model(config: "MacRecConfig", start_from: Path | None) -> "MacRecForConditionalGeneration":
+    """The model to train: new, or that of `--start-from`."""
+    from ..model.modeling_macrec import MacRecForConditionalGeneration
+
+    if start_from is None:
+        return MacRecForConditionalGeneration(config)
+    model = MacRecForConditionalGeneration.from_pretrained(start_from)
+    model.config.max_history = config.max_history
     return model
 
 
-def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path, max_history: int) -> "DatasetDict":
-    """Train and validation examples as token ids, cached."""
+def settings_of_model(args: argparse.Namespace, config: "MacRecConfig", table: "SemanticIdTable") -> dict[str, Any]:
+    """`{flag: value}` of what decides on the model, the files by their contents."""
+    from ..data.readers import file_digest
+
+    fields = {name: getattr(config, name) for name in ("max_history", *FIELDS)}
+    files = {"interactions": file_digest(args.interactions), "semantic_ids": table.fingerprint()}
+    given = {"tasks": args.tasks, "start_from": args.start_from}
+    return settings_of_run(args, _arguments_class()) | fields | files | given
+
+
+def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", folder: Path, max_history: int) -> "DatasetDict":
+    """Train and validation examples as token ids, kept in `folder`."""
     from ..data.dataset_builders import RecommendationTasksBuilder
 
     builder = RecommendationTasksBuilder(
@@ -233,7 +249,7 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", cache: Path,
         semantic_ids=table,
         tasks=args.tasks.split(",") if args.tasks else None,
         max_history=max_history,
-        cache_dir=str(cache),
+        cache_dir=str(folder),
         **interaction_columns(args),
     )
     with process_state(named_device(args)).main_process_first():  # the others read what the main process has cached

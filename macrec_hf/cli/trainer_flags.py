@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .common import add_device_flag, named_device, num_processes, read_bool
+from .run_folder import CHECKPOINTS
 from .tracking import add_tracking_flag, tracking_arguments
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ def add_trainer_flags(
     group.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)"
     )
+    group.add_argument(
+        "--keep-checkpoints",
+        action="store_true",
+        help="keep checkpoints/ of --output, so that --resume can make the run longer (default: removed at the end)",
+    )
     add_device_flag(group, "auto, the accelerator if there is one")
     add_tracking_flag(group)
 
@@ -135,6 +141,14 @@ def training_steps(args: argparse.Namespace, num_rows: int) -> tuple[int, int]:
     return of_an_epoch, args.max_steps if args.max_steps > 0 else math.ceil(of_an_epoch * args.epochs)
 
 
+def settings_of_run(args: argparse.Namespace, arguments_class: type["TrainingArguments"]) -> dict[str, Any]:
+    """`{flag: value}` of what decides on the result of a training, as far as both verbs have it."""
+    names = [SHORT.get(name, name) for name in sorted(_own_fields(arguments_class))]
+    settings = {name: getattr(args, name) for name in [*names, "patience"] if name in args}
+    length = {"epochs": None} if args.max_steps > 0 else {"max_steps": None}  # the one that does not count
+    return settings | length
+
+
 def training_settings(
     args: argparse.Namespace, arguments_class: type["TrainingArguments"], output: Path, num_rows: int, every: int
 ) -> dict[str, Any]:
@@ -148,7 +162,7 @@ def training_settings(
     _, steps = training_steps(args, num_rows)
     names = {field.name: SHORT.get(field.name, field.name) for field in dataclasses.fields(arguments_class)}
     return {
-        "output_dir": str(output / "checkpoints"),
+        "output_dir": str(output / CHECKPOINTS),
         "per_device_eval_batch_size": args.batch_size,
         "eval_strategy": "steps",
         "eval_steps": every,

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 SAVING = ".saving"
 SEAL = "complete.json"
+PSEUDO_LABELS = "pseudo_labels.npz"  # computed once for a quantizer's run, read back when it is resumed
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")  # of checkpoints that a plain Trainer wrote
 
 
@@ -106,3 +107,12 @@ def keep_newest(directory: Path, limit: int | None, best: str | None) -> None:
     for path in found:
         if path not in kept:
             discard(path)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Removes what only a resumed run reads, and the folder where nothing else is in it, such as a tracker's logs."""
+    for path in [*checkpoints_in(directory), directory / SAVING, *directory.glob(".discarded-*")]:
+        discard(path)
+    (directory / PSEUDO_LABELS).unlink(missing_ok=True)
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()

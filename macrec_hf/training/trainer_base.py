@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..cpu import accelerate
 from ..cpu.memory import keep_freed_memory
-from ..model.files import discard, move_into_place
+from ..model.files import discard, follow_umask, move_into_place
 from .batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
 from .checkpoints import SAVING, keep_newest, last_intact_checkpoint, seal, what_is_wrong
 from .global_batches import GlobalBatches
@@ -300,6 +300,7 @@ class MacRecTrainerBase(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(written / "trainer_state.json"))
+                follow_umask(written)
                 seal(written)
                 move_into_place(written, place)
                 keep_newest(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)

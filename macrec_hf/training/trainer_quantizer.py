@@ -19,6 +19,7 @@ from ..model.files import replacing
 from ..model.inference import eval_mode
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.vector_quantization import codebook_health, collision_rate, nearest_code
+from .checkpoints import PSEUDO_LABELS
 from .trainer_base import MacRecTrainerBase
 from .training_args import MacRecQuantizerTrainingArguments
 
@@ -133,7 +134,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         if len(config.modalities) < 2 or not any(config.contrastive_weights):
             return None
         key = f"{store.fingerprint()}-{config.num_pseudo_labels}-{self.args.seed}"
-        path = Path(str(self.args.output_dir)) / "pseudo_labels.npz"
+        path = Path(str(self.args.output_dir)) / PSEUDO_LABELS
         if path.is_file():
             with np.load(path) as saved:
                 if str(saved["key"]) == key:

@@ -123,7 +123,8 @@ def test_other_peoples_embeddings(shop):
 def test_quantize_resumes_bit_for_bit(shop, ids):
     words = ["quantize", "--embeddings", str(shop / "emb"), *QUANTIZER, "--evaluations", "4"]
     assert main([*words, "--output", str(shop / "once"), "--max-steps", "8"]) == 0
-    assert main([*words, "--output", str(shop / "twice"), "--max-steps", "4", "--evaluations", "2"]) == 0
+    shorter = ["--max-steps", "4", "--evaluations", "2", "--keep-checkpoints"]
+    assert main([*words, "--output", str(shop / "twice"), *shorter]) == 0
     assert main([*words, "--output", str(shop / "twice"), "--max-steps", "8", "--resume"]) == 0
     logs = [json.loads((shop / name / "training_log.json").read_text()) for name in ("once", "twice")]
     last = [[line for line in log if "eval_reconstruction_loss" in line][-1] for log in logs]
@@ -131,13 +132,17 @@ def test_quantize_resumes_bit_for_bit(shop, ids):
     assert last[0]["eval_reconstruction_loss"] == last[1]["eval_reconstruction_loss"]
 
 
-def test_resuming_with_other_settings_is_refused(shop, ids, model, capsys):
-    words = ["quantize", "--embeddings", str(shop / "emb"), "--output", str(ids), *QUANTIZER, "--resume"]
-    assert main([*words, "--hidden-sizes", "8"]) == 1
+def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
+    """From checkpoints; of a finished run that has none: test_run_folder.py."""
+    words = ["quantize", "--embeddings", str(shop / "emb"), "--output", str(shop / "kept"), *QUANTIZER]
+    assert main([*words, "--max-steps", "1", "--keep-checkpoints"]) == 0
+    assert main([*words, "--max-steps", "2", "--resume", "--hidden-sizes", "8"]) == 1
     error = capsys.readouterr().err
     assert "expected the settings that" in error and "hidden_sizes was [16], is [8]. Repeat the flags" in error
     words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(ids), *RECOMMENDER]
-    assert main([*words, "--output", str(model), "--resume", "--d-ff", "12"]) == 1
+    words += ["--output", str(shop / "kept_model"), "--num-beams", "5"]
+    assert main([*words, "--max-steps", "1", "--keep-checkpoints"]) == 0
+    assert main([*words, "--max-steps", "2", "--resume", "--d-ff", "12"]) == 1
     assert "d_ff was 24, is 12" in capsys.readouterr().err
 
 

@@ -1,7 +1,9 @@
 import json
+import os
 import re
 
 import pytest
+from folder_listings import check_modes, check_names, documented
 
 from macrec_hf.cli import main
 from macrec_hf.cli.demo import choose_customers, log_lines, read_recommendations, run_verb, stages
@@ -25,7 +27,16 @@ def shop(tmp_path_factory):
 
 
 def test_whole_demo_on_a_tiny_shop(tmp_path, capfd):
-    assert main(["demo", "--output", str(tmp_path / "demo"), "--num-items", "40", "--num-customers", "30"]) == 0
+    before = os.umask(0o027)
+    try:
+        assert main(["demo", "--output", str(tmp_path / "demo"), "--num-items", "40", "--num-customers", "30"]) == 0
+    finally:
+        os.umask(before)
+    check_names(tmp_path / "demo", documented("data_formats.md", "The folder of `macrec demo`"))
+    check_names(tmp_path / "demo" / "ids", documented("data_formats.md", "Semantic IDs"))
+    check_names(tmp_path / "demo" / "model", documented("architecture.md", "A model directory"))
+    for part in ("shop", "ids", "model"):
+        check_modes(tmp_path / "demo" / part, 0o027)
     out = capfd.readouterr().out
     verbs = re.findall(r"^\$ macrec (\w+) ", out, re.M)
     assert verbs == ["embed", "quantize", "train", "evaluate", "recommend"]

@@ -89,6 +89,11 @@ def test_resuming_trains_only_what_is_not_finished(shop, models, tmp_path, capsy
     assert "3 models (1 were finished)" in capsys.readouterr().out
     assert list(seed_folders(models)) == [3, 4, 5]
     assert (models / "seed-3" / "model.safetensors").stat().st_mtime_ns == before
+    assert sorted(path.name for path in models.iterdir()) == ["seed-3", "seed-4", "seed-5"]  # no examples are left
+    assert train(shop, "--seeds", 3, "--seed", 3, "--resume") == 0
+    assert capsys.readouterr().out == f"Finished before, nothing to do: {models}\n"
+    assert train(shop, "--seeds", 3, "--seed", 3, "--resume", "--learning-rate", 0.5) == 1
+    assert f"in {models / 'seed-3'} was made with" in capsys.readouterr().err
 
 
 def test_no_seed_is_refused(shop, capsys):

@@ -41,6 +41,7 @@ def test_both_stages_reach_tensorboard(shop, capsys):
     for stage, wanted in (("ids", QUANTIZER), ("model", RECOMMENDER)):
         found = names_in(shop / stage / "checkpoints" / "runs")
         assert wanted <= found, f"{stage}: {sorted(wanted - found)} are not among {sorted(found)}"
+        assert [path.name for path in (shop / stage / "checkpoints").iterdir()] == ["runs"]
 
 
 def test_any_tracker_gets_loss_parts_and_codebook_health(shop, monkeypatch, capsys):

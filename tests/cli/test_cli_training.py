@@ -8,6 +8,7 @@ from killing import compare, make_inputs, words
 from safetensors.torch import load_file
 
 from macrec_hf.cli.main import main
+from macrec_hf.cli.run_folder import FINISHED
 from macrec_hf.training.checkpoints import checkpoints_in
 
 
@@ -58,6 +59,7 @@ def test_a_finished_run_resumed_writes_the_same_again(inputs, tmp_path, stage):
     before, last = result.read_bytes(), checkpoints_in(tmp_path / "out" / "checkpoints")[0]
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] < 24
     result.unlink()
+    (tmp_path / "out" / FINISHED).unlink()
     assert main(arguments) == 0  # with --resume, as after a kill between the last checkpoint and the result
     assert result.read_bytes() == before and checkpoints_in(tmp_path / "out" / "checkpoints")[0] == last
 
@@ -72,8 +74,6 @@ def test_a_model_that_is_trained_further_keeps_its_history(inputs, tmp_path, cap
         if "--max-history" not in more:
             del flags[flags.index("--max-history") : flags.index("--max-history") + 2]
         assert main([str(word) for word in flags]) == 0, capsys.readouterr().err
-        examples = {path.name for path in (tmp_path / name / "cache").rglob("*.arrow")}
-        assert examples
         return json.loads((tmp_path / name / "config.json").read_text())["max_history"]
 
     assert kept("as-it-was") == 3

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from folder_listings import check_names, documented
 from killing import NUM_ITEMS, make_inputs, words
 from launching import CONFIG, launch
 from safetensors.torch import load_file
@@ -45,7 +46,10 @@ def test_quantize_train_and_evaluate_on_two_processes(tmp_path):
     }
     arguments = words("train", tmp_path, tmp_path / "model")
     arguments[arguments.index("--semantic-ids") + 1] = str(tmp_path / "ids2")
+    arguments.remove("--keep-checkpoints")
     assert run(*arguments).count("examples,") == 1
+    check_names(tmp_path / "model", documented("architecture.md", "A model directory") - {"item_titles.json"})
+    assert run(*arguments) == f"Finished before, nothing to do: {tmp_path / 'model'}\n"
     metrics = []
     for name in ("together", "alone"):
         path = tmp_path / f"{name}.json"

@@ -15,7 +15,7 @@ from macrec_hf import MacRecQuantizerTrainingArguments, MacRecRecommender, MacRe
 from macrec_hf.cli import quantize as quantize_verb
 from macrec_hf.cli import train as train_verb
 from macrec_hf.cli.main import build_parser, main, yaml_arguments
-from macrec_hf.cli.trainer_flags import OWN_DEFAULTS, SHORT, Refused
+from macrec_hf.cli.trainer_flags import _ELSEWHERE, OWN_DEFAULTS, SHORT, Refused
 
 VERBS = {"train": (train_verb, MacRecTrainingArguments), "quantize": (quantize_verb, MacRecQuantizerTrainingArguments)}
 NEEDED = {
@@ -201,6 +201,13 @@ def test_no_progress_bar_where_none_is_wanted(tmp_path, capsys):
     quiet = capsys.readouterr().err
     assert quantize(shop) == 0
     assert "loss=" not in quiet and "loss=" in capsys.readouterr().err
+
+
+def test_every_short_flag_stands_in_the_table():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `--([\w-]+)` \| `(\w+)` \|", text, re.M))
+    renamed = {name: re.fullmatch(r"use --([\w-]+)(?: cpu)?", remedy) for name, remedy in _ELSEWHERE.items()}
+    assert table == {found[1]: name for name, found in renamed.items() if found}
 
 
 def test_refused_is_no_value_of_the_namespace():

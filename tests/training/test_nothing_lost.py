@@ -11,7 +11,15 @@ import torch
 from full_disk import files_of_at_most
 from quantizer_training import make_store, make_trainer
 
-from macrec_hf.training.checkpoints import SAVING, SEAL, checkpoints_in, last_intact_checkpoint, seal, what_is_wrong
+from macrec_hf.training.checkpoints import (
+    SAVING,
+    SEAL,
+    checkpoints_in,
+    last_intact_checkpoint,
+    remove_checkpoints,
+    seal,
+    what_is_wrong,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +72,21 @@ def test_the_best_checkpoint_is_named_by_its_place_and_kept(tmp_path):
     best = Path(trainer.state.best_model_checkpoint)  # nothing is learnt, so the first stays the best
     assert best == tmp_path / "checkpoint-3" and what_is_wrong(best) is None
     assert {path.name for path in checkpoints_in(tmp_path)} == {"checkpoint-3", "checkpoint-9"}
+
+
+def test_what_only_a_resumed_run_reads_is_removed(tmp_path):
+    trained(tmp_path / "alone")
+    (tmp_path / "alone" / SAVING / "checkpoint-12").mkdir(parents=True)
+    remove_checkpoints(tmp_path / "alone")
+    assert not (tmp_path / "alone").exists()
+    remove_checkpoints(tmp_path / "alone")  # nothing there, nothing to do
+    for name in ("runs", "checkpoint-old", ".discarded-checkpoint-3"):
+        (tmp_path / "shared" / name).mkdir(parents=True)
+    trained(tmp_path / "shared")
+    (tmp_path / "shared" / "checkpoint-notes.txt").write_text("mine")
+    remove_checkpoints(tmp_path / "shared")
+    found = {path.name for path in (tmp_path / "shared").iterdir()}
+    assert found == {"runs", "checkpoint-old", "checkpoint-notes.txt"}
 
 
 @pytest.mark.parametrize("damage, message", [

@@ -1,0 +1,129 @@
+"""The folder of a training: whether the run in it is finished, where it goes on, and what is left of it at the end."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .common import write_json
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from transformers import PreTrainedConfig, Trainer
+
+FINISHED = "training_log.json"  # written last; its last line holds the settings
+CHECKPOINTS = "checkpoints"
+EXAMPLES = ".examples"  # what `macrec train` learns from, as token ids, for as long as it runs
+_CONTENTS = ("interactions", "semantic_ids", "embeddings")  # settings that stand for what a file holds
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training got to its end there."""
+    return (folder / FINISHED).is_file()
+
+
+def finished_before(
+    output: Path, settings: Mapping[str, Any], resume: bool, state: "PartialState", further: str = ""
+) -> bool:
+    """Whether `--resume` finds this very run finished. If not, the folder counts as unfinished from here on.
+
+    Every process has to call it. The main process looks, so that all come to one answer.
+
+    Args:
+        settings: `{flag: value}` of everything that decides on the result, as JSON has it.
+        resume: whether `--resume` was given.
+        further: what to do, besides, with a finished model that should be trained longer, for the error.
+
+    Raises:
+        ValueError: a run with other settings was finished there, and has no checkpoints to go on from.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    finished, error = False, None
+    if state.is_main_process:
+        if resume and is_finished(output):
+            finished, error = _compare(output, settings, further)
+        if not (finished or error):
+            (output / FINISHED).unlink(missing_ok=True)
+    finished, error = broadcast_object_list([finished, error])
+    if error:
+        raise ValueError(error)
+    return bool(finished)
+
+
+def _compare(output: Path, settings: Mapping[str, Any], further: str) -> tuple[bool, str | None]:
+    """Whether the finished run had these settings, and why it cannot go on where it had others."""
+    from ..training.checkpoints import checkpoints_in, remove_checkpoints
+
+    last = json.loads((output / FINISHED).read_text(encoding="utf-8"))[-1]
+    before, now = last["settings"], json.loads(json.dumps(settings))
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if not changed:
+        if not last["keep_checkpoints"]:  # a kill may have left some
+            remove_checkpoints(output / CHECKPOINTS)
+        return True, None
+    if checkpoints_in(output / CHECKPOINTS):
+        return False, None
+    told = "; ".join(_difference(name, before[name], now[name]) for name in changed)
+    longer = changed in (["epochs"], ["max_steps"]) and now[changed[0]] > before[changed[0]]
+    remedy = (
+        f"{further}A run with --keep-checkpoints can be made longer by --resume."
+        if longer
+        else "Repeat the flags of that run, choose another --output, or leave --resume out to train anew."
+    )
+    return False, (
+        f"--resume: expected the settings that the finished run in {output} was made with, or checkpoints to go on "
+        f"from, got others and no checkpoints: {told}. {remedy}"
+    )
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    flag = "--" + name.replace("_", "-")
+    if name in _CONTENTS:
+        return f"{flag} has other contents"
+    was, is_now = ("not given" if value is None else value for value in (before, now))
+    return f"{flag} was {was}, is {is_now}"
+
+
+def finish(output: Path, trainer: "Trainer", settings: Mapping[str, Any], keep_checkpoints: bool) -> None:
+    """Writes the log, which says that the run is finished, and removes its checkpoints unless they are kept.
+
+    Every process has to call it, once the main process has written everything else: nothing is removed while another
+    process still reads.
+    """
+    from ..training.checkpoints import remove_checkpoints
+
+    if trainer.is_world_process_zero():
+        state = trainer.state
+        end = {"step": state.global_step, "epoch": state.epoch, "settings": settings}
+        write_json(output / FINISHED, [*state.log_history, end | {"keep_checkpoints": keep_checkpoints}])
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero() and not keep_checkpoints:
+        remove_checkpoints(output / CHECKPOINTS)
+
+
+def last_checkpoint(output: Path, resume: bool, config: "PreTrainedConfig", names: Iterable[str]) -> str | None:
+    """The newest whole checkpoint of a run if `--resume` asks for one and there is one.
+
+    Args:
+        config: of the run that goes on.
+        names: fields of it that must be those of the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint was made with other settings, or none is whole.
+    """
+    from ..training.checkpoints import last_intact_checkpoint
+
+    directory = output / CHECKPOINTS
+    found = last_intact_checkpoint(directory) if resume and directory.is_dir() else None
+    if found is not None and (found / "config.json").is_file():
+        before = json.loads((found / "config.json").read_text())
+        now = json.loads(json.dumps({name: getattr(config, name) for name in names}))
+        known = [name for name in now if name in before]  # a field of a later release was not there yet
+        changed = [f"{name} was {before[name]}, is {now[name]}" for name in known if before[name] != now[name]]
+        if changed:
+            raise ValueError(
+                f"--resume: expected the settings that {found} was made with, got others: {'; '.join(changed)}. "
+                "Repeat the flags of the run that goes on, or leave --resume out to start anew."
+            )
+    return None if found is None else str(found)
