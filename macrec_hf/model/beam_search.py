@@ -173,7 +173,7 @@ def _groups(requests: Sequence[BeamRequest], sizes: Sequence[int], users: torch.
     groups: list[Group] = []
     first = place = 0
     for request, size in zip(requests, sizes, strict=True):
-        own = users if size == len(users) else users[(users >= first) & (users < first + size)] - first
+        own = users if len(requests) == 1 else users[(users >= first) & (users < first + size)] - first
         if len(own):
             limit = request.limits if request.limits is None or len(own) == size else request.limits.select(own)
             groups.append((slice(place, place + len(own)), request.trie, limit))

@@ -4,6 +4,8 @@ import pytest
 import torch
 from decoding_tools import padded_batch, random_trie, tiny_model
 
+from macrec_hf.cpu import accelerate
+from macrec_hf.cpu.beam_parts import split_users
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
 from macrec_hf.model.limits import Limits
 
@@ -46,6 +48,18 @@ def test_many_users_in_mixed_parts():
     found = joint_beam_search(MODEL, [BeamRequest(*text, TEXT), BeamRequest(image[0], None, IMAGE)], 5)
     assert_same(found[0], beam_search(MODEL, *text, TEXT, 5))
     assert_same(found[1], beam_search(MODEL, image[0], None, IMAGE, 5))
+
+
+def test_parts_as_large_as_a_request():
+    """60 users of one length are decoded on a CPU in two parts of 30: neither part is one of the requests."""
+    model = accelerate(tiny_model(45, dtype=torch.float64))
+    text, image = padded_batch([4] * 30), padded_batch([4] * 30, seed=1)
+    assert [len(users) for users, _ in split_users(torch.cat([text[1], image[1]]), 60, 5, 1 + 2 * 5)] == [30, 30]
+    excluded = torch.arange(30).unsqueeze(1) % 7
+    limits = Limits(30, 7, excluded_items=excluded).on_trie(IMAGE)
+    found = joint_beam_search(model, [BeamRequest(*text, TEXT), BeamRequest(*image, IMAGE, limits)], 5)
+    assert_same(found[0], beam_search(model, *text, TEXT, 5))
+    assert_same(found[1], beam_search(model, *image, IMAGE, 5, excluded_items=excluded))
 
 
 def test_tries_of_different_depths_are_refused():

@@ -1,0 +1,98 @@
+"""Lists that any other library has made, read from a file to stand in the same table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from ..data.readers import open_text
+from ..model.inference import pad_rows
+from ..model.ranked_lists import RankedLists
+
+LONG_ENOUGH = 50  # places: with fewer too little may be left once the own history is taken out
+
+
+def read_lists(
+    path: str | PathLike[str], users: Sequence[str], others: Sequence[str], row_of: Mapping[str, int]
+) -> RankedLists:
+    """Reads one list a user.
+
+    Args:
+        path: one `{"user_id": …, "items": [best first]}` a line, as text or gzipped.
+        users: ids of those to evaluate; each has a line.
+        others: ids of users who may have one too, and are passed over.
+        row_of: item id → row of the table.
+
+    Returns:
+        Lists in the order of `users`, as wide as the longest; scores fall by place, so that there are no ties.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line of another form, a user without a line, with two, or whom nobody knows, an item that the
+            table lacks or that stands twice in a list.
+    """
+    known, found = {*users, *others}, dict[str, np.ndarray]()
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                user, items = _read_line(line, where)
+                if user not in known:
+                    raise ValueError(
+                        f"{where}: unknown user {user!r}: expected users of the interactions, with the purchases that "
+                        "the split needs. Is it the file of another data set?"
+                    )
+                if user in found:
+                    raise ValueError(f"{where}: expected one line a user, got a second one of {user!r}.")
+                found[user] = _rows(items, row_of, where)
+    missing = [user for user in users if user not in found]
+    if missing:
+        raise ValueError(
+            f"{path}: expected a list for each of the {len(users):,} users that are evaluated, {len(missing):,} have "
+            f"none, such as {missing[:3]}. A user whom the library cannot serve gets an empty list."
+        )
+    rows, _ = pad_rows([found[user] for user in users])
+    falling = -np.arange(rows.shape[1], dtype=np.float32)
+    return RankedLists(rows, np.where(rows >= 0, falling, -np.inf))
+
+
+def is_long_enough(lists: RankedLists, num_items: int) -> bool:
+    """Whether every list has at least 50 places, or as many as there are items: then it can lose the own history."""
+    return bool(((lists.items >= 0).sum(axis=1) >= min(LONG_ENOUGH, num_items)).all())
+
+
+def _opened(path: str | PathLike[str]) -> Any:
+    try:
+        return open_text(str(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'{path}: no such file. Expected lists, one {{"user_id": …, "items": [best first]}} a line.'
+        ) from error
+
+
+def _read_line(line: str, where: str) -> tuple[str, list[str]]:
+    try:
+        content = json.loads(line)
+        user, items = content["user_id"], content["items"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{where}: expected {{"user_id": …, "items": [item id, …]}}, best first, got {line.strip()[:60]!r}.'
+        ) from error
+    if not isinstance(items, list) or isinstance(user, bool) or not isinstance(user, (str, int)):
+        raise ValueError(f"{where}: expected a user id and a list of item ids, got {user!r} and {items!r:.60}.")
+    return str(user), items
+
+
+def _rows(items: list[str], row_of: Mapping[str, int], where: str) -> np.ndarray:
+    unknown = [item for item in items if not isinstance(item, str) or item not in row_of]
+    if unknown:
+        raise ValueError(
+            f"{where}: unknown item {unknown[0]!r}: it is not among the {len(row_of):,} items of the model's table. "
+            "Ids are strings, leading zeros count."
+        )
+    if len(set(items)) < len(items):
+        twice = next(item for place, item in enumerate(items) if item in items[:place])
+        raise ValueError(f"{where}: expected each item once, got {twice!r} twice.")
+    return np.array([row_of[item] for item in items], dtype=np.int64)

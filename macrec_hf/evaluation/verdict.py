@@ -1,0 +1,66 @@
+"""The last word of an evaluation: is the model worth more than the best that a shop can do without it?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+METRIC = "ndcg@10"  # what training chooses checkpoints by, too
+
+
+def verdict(report: Mapping[str, Any], summary_row: str, model_rows: list[str]) -> dict[str, Any]:
+    """Compares the model's summary row with the best other row, by NDCG@10 on the same users.
+
+    Args:
+        report: one column of an evaluation, as `evaluation.report.evaluation_report` gives it with a summary row.
+        summary_row: such as "ensemble".
+        model_rows: the model's rows; the others are baselines and the lists of other libraries.
+
+    Returns:
+        "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
+        paired bootstrap, "coverage" of both, "outcome" ("better", "worse" or "undecided": the 95 % interval holds 0),
+        "advice" (sentences, none where the model is better) and "text", all of it in words.
+    """
+    others = [name for name in report["coverage"] if name not in model_rows]
+    best = max(others, key=lambda name: report[name][METRIC])
+    difference = report["differences"][best][METRIC]
+    outcome = "better" if difference["low"] > 0 else "worse" if difference["high"] < 0 else "undecided"
+    advice = [] if outcome == "better" else _advice(report, summary_row, model_rows, best)
+    coverage = {name: report["coverage"][name] for name in (summary_row, best)}
+    found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
+    return found | {"outcome": outcome, "advice": advice, "text": _text(report, found, outcome, advice)}
+
+
+def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], best: str) -> list[str]:
+    """What to try, the likeliest first."""
+    ours = report[summary_row][METRIC]
+    advice = []
+    if ours <= report["popularity"][METRIC]:
+        advice.append(
+            "it does not beat the bestsellers, so it has hardly learned: train longer (--epochs, --patience 0) and "
+            "look in training_log.json whether eval_ndcg@10 was still rising"
+        )
+    better = [name for name in model_rows if name != summary_row and report[name][METRIC] > ours]
+    if better:
+        alone = max(better, key=lambda name: report[name][METRIC])
+        advice.append(
+            f"{alone} alone finds more ({report[alone][METRIC]:.4f}): recommend with --modality {alone}, and look at "
+            "the IDs of the others with `macrec doctor`"
+        )
+    if best == "recent_then_popularity":
+        advice.append("customers buy again what they had: a list of their own items is hard to beat here")
+    if not advice:
+        advice.append(
+            "train longer or wider (--epochs, --d-model), and look with `macrec doctor` whether items with the same "
+            "first codes are alike"
+        )
+    return advice
+
+
+def _text(report: Mapping[str, Any], found: Mapping[str, Any], outcome: str, advice: list[str]) -> str:
+    ours, best, coverage = found["row"], found["best"], found["coverage"]
+    words = {"better": "is better than", "worse": "is worse than", "undecided": "cannot be told apart from"}
+    text = (
+        f"Verdict: {ours} {words[outcome]} {best}, the best of the others, by NDCG@10: {report[ours][METRIC]:.4f} "
+        f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
+        f"[{found['low']:+.4f}, {found['high']:+.4f}]; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
+    )
+    return text + (f" To try: {'; '.join(advice)}." if advice else "")

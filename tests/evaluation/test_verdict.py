@@ -1,0 +1,63 @@
+"""What the last line of an evaluation says."""
+
+import pytest
+
+from macrec_hf.evaluation.verdict import verdict
+
+MODEL = ["text", "image", "ensemble"]
+
+
+def report(differences, **figures):
+    """A column of an evaluation in which the lists have these NDCG@10."""
+    told = {
+        name: {
+            "ndcg@10": {"difference": figures["ensemble"] - figures[name], "low": low, "high": high, "p_value": 0.1}
+        }
+        for name, (low, high) in differences.items()
+    }
+    rows = {name: {"ndcg@10": value} for name, value in figures.items()}
+    return rows | {"coverage": dict.fromkeys(figures, 0.25) | {"ensemble": 0.75}, "differences": told}
+
+
+def judged(low, high, **changes):
+    figures = dict(text=0.05, image=0.04, ensemble=0.06, popularity=0.03, co_visitation=0.055) | changes
+    others = {name: (low, high) for name in figures if name not in MODEL}
+    return verdict(report(others, **figures), "ensemble", MODEL)
+
+
+def test_a_model_that_wins():
+    found = judged(0.002, 0.008)
+    assert (found["row"], found["best"], found["outcome"], found["advice"]) == (
+        "ensemble", "co_visitation", "better", [],
+    )  # fmt: skip
+    assert found["difference"] == pytest.approx(0.005) and found["coverage"] == {
+        "ensemble": 0.75,
+        "co_visitation": 0.25,
+    }
+    assert found["text"] == (
+        "Verdict: ensemble is better than co_visitation, the best of the others, by NDCG@10: 0.0600 against 0.0550, "
+        "difference +0.0050 [+0.0020, +0.0080]; coverage 0.750 against 0.250."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"co_visitation": 0.09}, "train longer or wider"),
+        ({"ensemble": 0.02, "text": 0.01, "image": 0.01}, "does not beat the bestsellers, so it has hardly learned"),
+        ({"text": 0.08, "co_visitation": 0.09}, r"text alone finds more \(0.0800\): recommend with --modality text"),
+        ({"recent_then_popularity": 0.2}, "customers buy again what they had"),
+        ({"sasrec": 0.2}, "worse than sasrec"),
+    ],
+)
+def test_a_model_that_loses_is_told_what_to_try(changes, advice):
+    found = judged(-0.2, -0.01, **changes)
+    assert found["outcome"] == "worse"
+    with pytest.raises(AssertionError, match=advice):
+        raise AssertionError(found["text"])
+
+
+def test_an_interval_that_holds_zero_decides_nothing():
+    found = judged(-0.001, 0.011)
+    assert found["outcome"] == "undecided" and "cannot be told apart from co_visitation" in found["text"]
+    assert found["advice"]
