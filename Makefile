@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := macrec_hf examples tests benchmarks setup.py mkdocs_hooks.py mkdocs_docstrings.py
+SOURCES := macrec_hf examples tests benchmarks docs/pictures setup.py mkdocs_hooks.py mkdocs_docstrings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-slow quality style
+.PHONY: help demo docs pictures test test-slow quality style
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -24,6 +24,10 @@ demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/i
 # Strict: a broken link or an unknown name ends it. The variable silences the theme's notice about its own future.
 docs: $(READY) ## the documentation as a site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Needs Chromium (apt-get install chromium).
+pictures: demo ## the picture of the README, taken of the demo's page
+	$(BIN)/python docs/pictures/make_pictures.py demo/index.html
 
 # The models of the tests are tiny: one thread each and two workers are several times faster than threads of their own.
 test: $(READY) ## the fast lane of the tests: minutes

@@ -1,17 +1,22 @@
-"""docs/api.md holds every public name with its true signature and an example that runs; links lead somewhere."""
+"""docs/api.md holds every public name with its true signature and an example that runs; the README's program runs, links
+lead somewhere, and the architecture page names files and functions that exist."""
 
 import ast
 import inspect
 import re
-import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from docs_blocks import blocks_of, macrec_commands
+from PIL import Image
 from transformers import PreTrainedConfig, TrainingArguments
 
 import macrec_hf
+from macrec_hf.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
+README, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "architecture.md"
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", ROOT / "examples" / "README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
@@ -81,20 +86,68 @@ def test_no_section_is_left_over():
     assert sorted(SECTIONS) == macrec_hf.__all__
 
 
-def test_the_examples_of_the_api_page_and_the_readme_run(tmp_path, monkeypatch, capsys):
-    """All of them, in the page's order and in one namespace, as a reader would type them; then the README's."""
+def test_the_examples_of_the_api_page_run(tmp_path, monkeypatch):
+    """All of them, in the page's order and in one namespace, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
     before = API.split("\n### ", 1)[0]
     blocks = FENCE.findall(before) + [block for text in SECTIONS.values() for block in FENCE.findall(text)[1:]]
     namespace = {"__name__": "api_page"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"docs/api.md, example {number}", "exec"), namespace)
-    # The README recommends with what `make demo` left; here that is the model that the API page has saved.
-    shutil.copytree("model", "demo/model")
-    (readme,) = FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(readme.strip().splitlines()) <= 16
-    exec(compile(readme, "README.md", "exec"), {"__name__": "readme"})
-    assert re.search(r"\['<A_\d+>', '<B_\d+>', '<C_\d+>', '<D_\d+>'\]\n(i\d+ -\d+\.\d+\n){5}", capsys.readouterr().out)
+
+
+def test_the_program_of_the_readme_trains_and_recommends(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in blocks_of(README) if block.language == "python")
+    assert len([line for line in block.code.splitlines() if line]) <= 18
+    assert set(re.findall(r"^\s*(?:from|import) (\w+)", block.code, re.M)) == {"macrec_hf"}
+    namespace = {"__name__": "readme"}
+    exec(compile(block.code, block.place, "exec"), namespace)
+    table = namespace["table"]
+    assert max(table.collision_rate(modality) for modality in table.modalities) == 0
+    shown = re.findall(r"Recommendation\('(p\d{4})', -\d+\.\d+", capsys.readouterr().out)
+    assert len(set(shown)) == 5 and set(shown) <= set(table.item_ids)
+
+
+def test_the_readme_is_short_and_its_commands_are_read():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+    (block,) = (block for block in blocks_of(README) if block.language == "bash")
+    commands = macrec_commands(block.code)
+    assert commands is not None and len(commands) == len(block.code.splitlines()) == 7
+    for verb, *flags in commands:
+        build_parser(verb).parse_args(flags)  # ends the test where a flag is unknown or a required one is missing
+    targets = re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"make ([a-z-]+)", README.read_text(encoding="utf-8"))) <= {*targets, "test-slow"}
+
+
+def test_the_picture_of_the_readme_is_small_and_there():
+    (picture,) = re.findall(r"!\[[^]]+\]\((\S+)\)", README.read_text(encoding="utf-8"))
+    assert (ROOT / picture).stat().st_size <= 250_000
+    with Image.open(ROOT / picture) as opened:
+        assert opened.format == "PNG" and opened.width == 900
+
+
+PATHS = re.findall(r"`((?:\w+/)+\w+\.\w+|\w+/(?:\w+/)*)`", ARCHITECTURE.read_text(encoding="utf-8"))
+
+
+def test_the_architecture_page_names_files_that_are_there():
+    assert len(PATHS) > 60
+    lost = [path for path in PATHS if not any((root / path).exists() for root in (ROOT, ROOT / "macrec_hf"))]
+    assert lost == []
+
+
+def test_the_way_of_one_item_names_functions_that_are_there():
+    """In the table of steps: `folder/file.py` in one column, functions or `Class.method` of that file in the next."""
+    way = ARCHITECTURE.read_text(encoding="utf-8").split("## One item", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\|[^|]*\|[^|]*\| `(\S+?)` \| ([^|]*) \|$", way, re.M)
+    assert len(rows) >= 12
+    for path, names in rows:
+        module = import_module(f"macrec_hf.{path.removesuffix('.py').replace('/', '.')}")
+        for name in re.findall(r"`([\w.]+)`", names):
+            thing = module
+            for part in name.split("."):
+                thing = getattr(thing, part)
+            assert inspect.getmodule(thing) is module, f"{path}: {name} stands elsewhere"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
