@@ -137,11 +137,11 @@ def test_the_architecture_page_names_files_that_are_there():
 
 
 def test_the_way_of_one_item_names_functions_that_are_there():
-    """In the table of steps: `folder/file.py` in one column, functions or `Class.method` of that file in the next."""
+    """Each step ends with (`folder/file.py`: `function`, `Class.method`)."""
     way = ARCHITECTURE.read_text(encoding="utf-8").split("## One item", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\|[^|]*\|[^|]*\| `(\S+?)` \| ([^|]*) \|$", way, re.M)
-    assert len(rows) >= 12
-    for path, names in rows:
+    steps = re.findall(r"\(`([\w/]+\.py)`:\s+((?:`[\w.]+`[,\s]*)+)\)$", way, re.M)
+    assert len(steps) == len(re.findall(r"^\d+\. ", way, re.M)) == 22
+    for path, names in steps:
         module = import_module(f"macrec_hf.{path.removesuffix('.py').replace('/', '.')}")
         for name in re.findall(r"`([\w.]+)`", names):
             thing = module
