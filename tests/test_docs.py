@@ -1,5 +1,5 @@
-"""docs/api.md holds every public name with its true signature and an example that runs; the README's program runs, links
-lead somewhere, and the architecture page names files and functions that exist."""
+"""docs/api.md holds every public name with its true signature and an example that runs; the README's
+program runs, links lead somewhere, and the architecture page names files and functions that exist."""
 
 import ast
 import inspect

@@ -24,7 +24,7 @@ class EmbeddingStore:
     Args:
         arrays: `{modality: float array (num_items, embedding_size)}`; memory maps stay on disk.
         item_ids: one string per row. `None` numbers the rows.
-        missing: `{modality: ids of the items that have no such embedding}`; their rows are not looked at.
+        missing: `{modality: ids of the items that have no such embedding}`; their rows are ignored.
         encoders: `{modality: name of the encoder}`, for the record.
 
     Raises:
@@ -69,7 +69,7 @@ class EmbeddingStore:
             self.present[name][[row_of[item] for item in items]] = False
 
     def check_finite(self, batch_size: int = 8192) -> "EmbeddingStore":
-        """Reads all rows once and raises `ValueError` where a present one is NaN or infinite; returns itself."""
+        """Reads all rows of present items and raises `ValueError` where one is NaN or infinite; returns itself."""
         for name, array in self.arrays.items():
             for start in range(0, len(self), batch_size):
                 rows = np.asarray(array[start : start + batch_size])
@@ -116,7 +116,7 @@ class EmbeddingStore:
         return EmbeddingStore({name: self.arrays[name] for name in modalities}, self.item_ids, missing, encoders)
 
     def fingerprint(self) -> str:
-        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: whether two catalogues are the same."""
+        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues."""
         digest = hashlib.sha256(json.dumps([self.item_ids, list(self.modalities.items())]).encode())
         rows = np.unique(np.linspace(0, len(self) - 1, 4096).astype(np.int64))
         for name in self.arrays:
@@ -151,7 +151,7 @@ class EmbeddingStore:
     def open(cls, directory: str | Path) -> "EmbeddingStore":
         """Opens what `save` or `macrec embed` wrote, memory-mapped.
 
-        A folder without `meta.json` is taken too: its `.npy` files in alphabetical order, `text` before `image`.
+        A folder without `meta.json` is accepted too: its `.npy` files in alphabetical order, `text` before `image`.
         """
         directory = Path(directory)
         ids_file = directory / "item_ids.json"

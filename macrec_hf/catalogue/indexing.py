@@ -64,7 +64,7 @@ def build_semantic_ids(
 ) -> SemanticIdTable | None:
     """Semantic IDs of a whole catalogue, no two items alike in any modality (paper section 3.1).
 
-    Items whose codes nobody shares keep them; see [`resolve_collisions`] for the rule for the others. Runs on the
+    An item with codes of its own keeps them; see [`resolve_collisions`] for the rule for the others. Runs on the
     quantizer's device; memory-mapped embeddings are read a batch at a time.
 
     Args:
@@ -128,7 +128,7 @@ def add_items(
         batch_size: items encoded at a time. Default 1024 (paper, implementation details).
 
     Returns:
-        The new table; its `report` speaks of the new items, but for the collision rates, which are the whole table's.
+        The new table; its `report` is about the new items; only its collision rates are the whole table's.
 
     Raises:
         ValueError: a new id is in the table already, table and quantizer do not belong together, and all that

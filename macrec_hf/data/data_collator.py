@@ -25,7 +25,7 @@ class RecommendationCollator:
         `input_ids` and `attention_mask`, long (batch_size, longest source); `labels`, long (batch_size, num_levels);
         `alignment_input_ids`, long (num_modalities, num_unique_items, num_levels): the batch's target items, each
         once, in table order; absent with one modality, where there is nothing to align. Items that share their ID in
-        every modality stand there as one: the model could not tell them apart.
+        every modality appear once: the model could not tell them apart.
 
     Raises:
         ValueError: a row lacks a column that the batch needs.

@@ -38,7 +38,7 @@ class CodebookHealthCallback(TrainerCallback):
         maps: "pca", "tsne" or None (no maps). Default "pca", which takes a fraction of a second (ours).
 
     Raises:
-        ValueError: at the first page, where the trainer is no [`MacRecQuantizerTrainer`].
+        ValueError: at the first page, if the trainer is no [`MacRecQuantizerTrainer`].
 
     Example:
 

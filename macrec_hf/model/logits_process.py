@@ -22,7 +22,7 @@ class SemanticIdLogitsProcessor(LogitsProcessor):
     The state is read from `input_ids` at each call, so beams may be reordered freely, and the scores come back in a
     new tensor. The allowed codes keep their scores (log-probabilities over the whole vocabulary in beam search),
     everything else becomes -inf. After a whole ID only `</s>` is allowed, with the score 0.0, because an ID has a
-    fixed length and nothing is left to decide; so too after that `</s>`, for beams that wait for others.
+    fixed length and nothing is left to decide. The same holds after that `</s>`, for beams that wait for others.
 
     Args:
         tries: [`SemanticIdTrie`]s on the device of the model, one a modality. With several, the first code decides

@@ -128,7 +128,7 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
     ) -> None:
         """[`~transformers.PreTrainedModel.save_pretrained`], with `semantic_ids` beside the weights if there are any.
 
-        A model without them leaves a table that lies there as it is.
+        A model without them does not touch a table in that folder.
         """
         if self.semantic_ids is None or not is_main_process:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
@@ -157,7 +157,7 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         alignment_input_ids: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> MacRecOutput | tuple:
-        """One batch. What T5 takes third is `decoder_input_ids`: from there on arguments are named.
+        """Losses and logits of a batch. Arguments after `attention_mask` are named: T5's third is `decoder_input_ids`.
 
         Args:
             input_ids: long, (batch_size, source_length), codes of the history, then `</s>`.

@@ -24,7 +24,7 @@ from .vector_quantization import ResidualQuantization, residual_quantize, straig
 
 @dataclass
 class MacRecQuantizerOutput(ModelOutput):
-    """What [`MacRecQuantizer`] returns.
+    """Output of [`MacRecQuantizer`].
 
     Attributes:
         loss: scalar, eq. 13.

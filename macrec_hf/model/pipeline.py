@@ -26,11 +26,11 @@ _OPTIONS = (
 
 
 class SemanticIdRecommendationPipeline(Pipeline):
-    """Recommends items of a catalogue to people, by what they took before.
+    """Recommends items of a catalogue to users, by their histories.
 
     Args:
-        model: what `pipeline` has loaded from a model directory or a repository of the Hub; the semantic IDs are read
-            from the same place, with the same revision and token.
+        model: the model that `pipeline` has loaded from a model directory or a repository of the Hub; the semantic
+            IDs are read from the same place, with the same revision and token.
         recommender: a `MacRecRecommender` to use instead, then `model` and `tokenizer` are its own.
         **kwargs: those of `transformers.Pipeline`, such as `device` and `batch_size` (histories at a time), and the
             options of every call.
@@ -42,7 +42,7 @@ class SemanticIdRecommendationPipeline(Pipeline):
     `MacRecRecommender.recommend`.
 
     Raises:
-        ValueError: what `MacRecRecommender.recommend` refuses, or an input that is no history.
+        ValueError: the errors of `MacRecRecommender.recommend`, or an input that is no history.
         OSError: the place where the model came from holds no semantic IDs, or cannot be reached.
 
     Example:
@@ -127,7 +127,7 @@ class SemanticIdRecommendationPipeline(Pipeline):
         return {"ranked": self.recommender.recommend([history], **options)[0]}
 
     def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, str | float | None]]:
-        """What `_forward` ranked for one history → a dict for each item, best first."""
+        """The ranked items of one history, a dict for each item, best first."""
         return [recommendation.as_dict() for recommendation in model_outputs["ranked"]]
 
     def _ensure_tensor_on_device(self, inputs: Any, device: torch.device) -> Any:

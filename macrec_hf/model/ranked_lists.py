@@ -33,10 +33,10 @@ class Recommendation(tuple[str, float]):
 
     Args:
         item_id: of the catalogue.
-        score: by which the list is sorted, the best first.
+        score: the list is sorted by it, best first.
         probability: `exp(score)`, where the score is a log-probability, else None. Of an ensemble it is the geometric
             mean of the modalities' probabilities.
-        title: what people call the item; None where the recommender knows no title of it.
+        title: of the item; None where the recommender knows none.
 
     Two are equal when their items and scores are; a tuple of the two is equal as well.
 
@@ -68,7 +68,7 @@ class Recommendation(tuple[str, float]):
 
     @property
     def score(self) -> float:
-        """By which the list is sorted."""
+        """The score that the list is sorted by."""
         return self[1]
 
     def as_dict(self) -> dict[str, str | float | None]:

@@ -35,13 +35,13 @@ Recommendations = list[list[Recommendation]]
 
 
 class MacRecRecommender:
-    """Recommends items of a catalogue to people, by what they took before.
+    """Recommends items of a catalogue to users, by their histories.
 
     Args:
         model: the trained recommender; it is put into eval mode and stays on its device.
         tokenizer: the one that it was trained with.
         table: the catalogue's semantic IDs.
-        quantizer: what made them, kept so that items can be added later; not needed to recommend.
+        quantizer: the one that made the IDs, kept so that items can be added later; not needed to recommend.
         item_counts: integers, `(num_items,)`, how often each item was taken: with them, a user without a usable
             history gets the most popular items.
         item_titles: `{item_id: title}`, kept beside the model to be shown.
@@ -155,7 +155,7 @@ class MacRecRecommender:
 
     @property
     def task_encoder(self) -> TaskEncoder:
-        """What turns histories into sources."""
+        """The `TaskEncoder` that turns histories into the model's input."""
         return self._items.task_encoder
 
     @property
@@ -220,8 +220,8 @@ class MacRecRecommender:
         Returns:
             For each history a list of `Recommendation`, best first, no item twice. Each unpacks as `(item_id, score)`
             and has `probability` and `title`. The score is a log-probability, with `fusion="average"` the mean of the
-            modalities'; with "authors" it is none. A history without any item that the model can read is answered by
-            popularity.
+            modalities'; with `fusion="authors"` it is not. A history without any item that the model can read gets the
+            most popular items.
 
         Raises:
             ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.
@@ -252,10 +252,10 @@ class MacRecRecommender:
         titles: Mapping[str, str] | None = None,
         modality_mask: Mapping[str, np.ndarray | torch.Tensor] | None = None,
     ) -> None:
-        """Makes new items known: they get semantic IDs, can stand in histories and be recommended. Nothing is trained.
+        """Adds items: they get semantic IDs, may be in histories and be recommended. Nothing is trained.
 
         Table, tries, counts (0 for a new item) and titles change together, once all are made: another thread that
-        recommends meanwhile sees the catalogue before or after. `table.report` then speaks of the new items.
+        recommends meanwhile sees the catalogue before or after. `table.report` is then about the new items.
 
         Args:
             embeddings: of the new items, from the encoders that the quantizer was trained on: an `EmbeddingStore`, or
@@ -266,7 +266,7 @@ class MacRecRecommender:
                 knows this by itself.
 
         Raises:
-            ValueError: no quantizer, a known item, a title of another item, and what `macrec_hf.add_items` refuses.
+            ValueError: no quantizer, a known item, a title of another item, and the errors of `macrec_hf.add_items`.
                 Nothing has changed then.
             RuntimeError: the package is not installed.
         """
@@ -287,7 +287,7 @@ class MacRecRecommender:
     def remove_items(self, item_ids: Iterable[str]) -> None:
         """Takes items out of table, tries, counts and titles together, as `add_items` puts them in.
 
-        The other items keep their IDs. A history that holds a removed item is one with an unknown item from then on.
+        The other items keep their IDs. From then on a removed item in a history is an unknown item.
 
         Raises:
             ValueError: an unknown item, or a modality would be left without items. Nothing has changed then.

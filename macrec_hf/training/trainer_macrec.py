@@ -36,7 +36,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
 
     With a `table` each evaluation also ranks the whole catalogue for every user of the evaluation set by constrained
     beams and reports `eval_hr@K` and `eval_ndcg@K` (of the ensemble, where there is more than one modality) and the
-    same per modality, `eval_text_hr@10`. And `save_model` and `push_to_hub` write whole model directories, which
+    same per modality, `eval_text_hr@10`. Also, `save_model` and `push_to_hub` write whole model directories, which
     [`MacRecRecommender`] loads.
 
     Args:
@@ -45,10 +45,10 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         processing_class: the [`SemanticIdTokenizer`].
         table: the [`SemanticIdTable`] of the catalogue; the model's `semantic_ids` become it. `None`: losses only, and
             Trainer's own saving.
-        quantizer: what made the table. It is saved with the model, so that items can be added later.
+        quantizer: the one that made the table. It is saved with the model, so that items can be added later.
         item_counts: how often each item was bought, integers (num_items,). They are saved with the model, which
-            recommends the most frequent items to a user without a history. `None`: how often `train_dataset` shows
-            each item as a target, which is every purchase of the training histories but each user's first.
+            recommends the most frequent items to a user without a history. `None`: the targets in `train_dataset` are
+            counted, that is, every purchase of the training histories except each user's first.
         item_titles: `{item_id: title}`, saved with the model, to show beside the ids.
         train_dataset, eval_dataset: splits of [`RecommendationTasksBuilder`].
         data_collator: [`RecommendationCollator`] of the table if left out.

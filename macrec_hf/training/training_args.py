@@ -30,9 +30,9 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
     """Arguments of [`MacRecTrainer`]: those of [`~transformers.Seq2SeqTrainingArguments`], and these.
 
     Args:
-        metric_for_best_model: What `load_best_model_at_end` and early stopping go by. A trainer without a `table`
+        metric_for_best_model: The metric of `load_best_model_at_end` and early stopping. A trainer without a `table`
             ranks nothing: name `"loss"` there.
-        num_eval_users: Rank at most so many users of the evaluation set, evenly spaced; `None` ranks all.
+        num_eval_users: Rank at most this many users of the evaluation set, evenly spaced; `None` ranks all.
         embedding_learning_rate: Learning rate of the token embeddings, which then have no weight decay; `None` takes
             `learning_rate` for them too. T5's embeddings start with a standard deviation of 1 and its matrices with
             one of `d_model ** -0.5`, while AdamW moves both by the same amount; ten times the learning rate evens
@@ -99,9 +99,9 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
     """Arguments of [`MacRecQuantizerTrainer`]: those of [`~transformers.TrainingArguments`], and these.
 
     Args:
-        metric_for_best_model: What `load_best_model_at_end` and early stopping go by. Not the collision rate, which is
-            often lowest at the first checkpoint: k-means seeds spread the codes, and training brings alike items
-            together.
+        metric_for_best_model: The metric of `load_best_model_at_end` and early stopping. The collision rate is a bad
+            choice, because it is often lowest at the first checkpoint: k-means seeds spread the codes, and training
+            brings alike items together.
         use_cpu_kernels: On a CPU, replace layers of the model by faster ones with the same weights
             (`macrec_hf.cpu.accelerate`), and keep the memory that a step freed for the next step.
 
