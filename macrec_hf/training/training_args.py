@@ -67,7 +67,7 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
         choices=["random", "sequential", "group_by_length", "batch_rebalance"],
     )  # fmt: skip
     generation_num_beams: int = _default(NUM_BEAMS, "beam width of the evaluations", "authors' code")
-    metric_for_best_model: str | None = _default("ndcg@10", "what the best checkpoint is chosen by", "ours")
+    metric_for_best_model: str | None = _default("ndcg@10", "metric that chooses the best checkpoint", "ours")
     num_eval_users: int | None = _default(None, "users to rank at most, evenly spaced; None: all", "ours")
     embedding_learning_rate: float | None = _default(
         None, "learning rate of the token embeddings; None: learning_rate", "ours"
@@ -123,7 +123,7 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
     learning_rate: float = _default(1e-3, "AdamW's learning rate", "paper")
     lr_scheduler_type: SchedulerType | str = _default("constant", "how the learning rate falls", "ours")
     metric_for_best_model: str | None = _default(
-        "reconstruction_loss", "what the best checkpoint is chosen by, where one is chosen", "ours"
+        "reconstruction_loss", "metric that chooses the best checkpoint, where one is chosen", "ours"
     )
     use_cpu_kernels: bool = _default(True, "on a CPU, faster layers with the same weights", "ours")
     remove_unused_columns: bool = _default(
