@@ -300,7 +300,7 @@ class MacRecTrainerBase(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(written / "trainer_state.json"))
-                follow_umask(written)
+                follow_umask(*written.glob("*.safetensors"))
                 seal(written)
                 move_into_place(written, place)
                 keep_newest(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
