@@ -27,8 +27,8 @@ def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "His
     told = trainer_facts(trainer)
     data = {
         "interactions file": Path(args.interactions).name,
-        "users": len(histories.user_ids),
-        "interactions": sum(len(items) for items in histories.items),
+        "users": len(histories.user_ids) + len(histories.short_ids),
+        "interactions": sum(len(items) for items in [*histories.items, *histories.short_items]),
     }
     log = Path(args.semantic_ids) / "training_log.json"
     first_stage = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []

@@ -21,7 +21,7 @@ from .trainer_flags import add_trainer_flags, settings_of_run, training_settings
 
 if TYPE_CHECKING:
     import numpy as np
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
     from ..data.readers import Histories
     from ..model.configuration_macrec import MacRecConfig
@@ -173,7 +173,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         first_model(config, start_from),
         training_arguments(args, len(tasks["train"]), output),
         train_dataset=tasks["train"],
-        eval_dataset=tasks["validation"],
+        eval_dataset=choosing_users(tasks["validation"], histories.user_ids),
         processing_class=tokenizer,
         table=table,
         quantizer=quantizer,
@@ -258,7 +258,7 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", folder: Path
 
 
 def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple["Histories", "np.ndarray"]:
-    """Everybody's history, and how often each item was bought, each user's last purchase left out: it tests."""
+    """Everybody's history, and how often each item was bought, without the purchases that test."""
     import numpy as np
 
     from ..data.readers import read_interactions, user_histories
@@ -266,7 +266,18 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
 
     histories = user_histories(read_interactions(args.interactions, **interaction_columns(args)), table.row_of)
     known, _ = leave_one_out(histories, "test")
-    return histories, np.bincount(np.concatenate(known), minlength=table.num_items)
+    return histories, np.bincount(np.concatenate([*known, *histories.short_items]), minlength=table.num_items)
+
+
+def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":
+    """The rows of the half of the validation users that stops the training; the other half stays for later fits."""
+    import numpy as np
+
+    from ..data.splits import validation_halves
+
+    half, _ = validation_halves(user_ids)
+    users = validation.select_columns("user").with_format("numpy")["user"][:]
+    return validation.select(np.flatnonzero(np.isin(users, half)))
 
 
 def quantizer_of(semantic_ids: str) -> "MacRecQuantizer | None":

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -19,7 +19,7 @@ import pyarrow as pa
 from ..model import semantic_ids, tokenization_macrec
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import ITEM, MAX_HISTORY, SemanticIdTokenizer
-from . import readers, task_examples
+from . import readers, splits, task_examples
 from .readers import (
     ITEM_COLUMN,
     TIME_COLUMN,
@@ -35,10 +35,12 @@ from .task_examples import EXAMPLES_AT_A_TIME, TaskExampleEncoder, TaskExamples,
 
 ITEMS_AT_A_TIME = 10_000
 SPLITS = ("train", "validation", "test")
+NO_TASK = "none"  # the shards of users of whom no task makes an example
 SOURCES = (
     sys.modules[__name__],
     readers,
     semantic_ids,
+    splits,
     task_examples,
     tokenization_macrec,
 )  # the code that decides on the rows
@@ -134,7 +136,7 @@ class InteractionsBuilder(_Builder):
 
     `test` holds each user's last item with everything before it as history, `validation` the one before; in `train`
     history and target together are what is left, of users who have two items left. Users with fewer than three
-    interactions are dropped.
+    interactions only train, with all that they have.
 
     Args:
         data_files: a `.csv`, `.jsonl`, `.tsv`, `.parquet` or `X.inter.json`, see `docs/data_formats.md`.
@@ -182,6 +184,7 @@ class InteractionsBuilder(_Builder):
             rows, targets = leave_one_out(histories, split)
             users = histories.user_ids
             if split == "train":
+                users = users + histories.short_ids
                 users = [user for user, row in zip(users, rows, strict=True) if len(row) > 1]
                 rows = [row for row in rows if len(row) > 1]
                 rows, targets = [row[:-1] for row in rows], np.array([row[-1] for row in rows], dtype=np.int64)
@@ -199,11 +202,13 @@ class RecommendationTasksBuilder(_Builder):
     """The tasks' examples as token ids.
 
     `train`: all tasks, every prefix of a training history, item tasks once per item. `validation` and `test`: the bare
-    tasks only, one row per user and modality.
+    tasks only, one row per user and modality. Users with fewer than three interactions only train.
 
     Columns: `input_ids` and `labels` (lists of int32), `length` (of the source, for batches of like lengths), `task`
     (place in `model.tokenization_macrec.task_names(modalities)`), `user` (place of the history, -1 for item tasks),
-    `item` (table row of the target).
+    `item` (table row of the target), `history` (in `validation` and `test` the user's whole history as table rows, for
+    the ranking). A user of whom no modality makes an example, because history or target has no ID there, still has one
+    row in these two splits: its task is -1, its labels are -100, and it is ranked like the others.
 
     Args:
         interactions: as for `InteractionsBuilder`.
@@ -253,13 +258,14 @@ class RecommendationTasksBuilder(_Builder):
     def _info(self) -> datasets.DatasetInfo:
         ids, number = datasets.List(datasets.Value("int32")), datasets.Value("int32")
         columns = {"input_ids": ids, "labels": ids, "length": number}
-        columns |= {"task": datasets.Value("int16"), "user": number, "item": number}
+        columns |= {"task": datasets.Value("int16"), "user": number, "item": number, "history": ids}
         return datasets.DatasetInfo(features=datasets.Features(columns))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         self._histories = user_histories(read_interactions(self.data_file, **self._columns), self._row_of)
         longest = max(len(items) for items in self._histories.items)
-        if longest < 4 and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
+        learns = longest > 3 or any(len(items) > 1 for items in self._histories.short_items)
+        if not learns and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
             raise ValueError(
                 f"{self.data_file}: expected a user with 4 interactions, one to test, one to validate, and two from "
                 f"which the tasks {self._chosen} can learn, but the longest history has {longest}."
@@ -272,6 +278,8 @@ class RecommendationTasksBuilder(_Builder):
             sequences = [name for name in names if self._encoder.task(name).kind != ITEM]
             shards = [(name, *shard) for name in sequences for shard in users.gen_kwargs["shards"]]
             shards += [(name, "train", 0, 0) for name in names if name not in sequences]
+            if users.name != "train":
+                shards += [(NO_TASK, *shard) for shard in users.gen_kwargs["shards"]]
             splits.append(datasets.SplitGenerator(name=users.name, gen_kwargs={"shards": shards}))
         return splits
 
@@ -279,27 +287,39 @@ class RecommendationTasksBuilder(_Builder):
         self, shards: list[tuple[str, str, int, int]]
     ) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
         for number, (name, split, start, stop) in enumerate(shards):
-            for part, examples in enumerate(self._examples(name, split, start, stop)):
-                yield datasets.builder.Key(number, part), _as_table(examples, self._names.index(name), start)
+            task = -1 if name == NO_TASK else self._names.index(name)
+            rows, targets = leave_one_out(_part(self._histories, start, stop), split)
+            for part, examples in enumerate(self._examples(name, rows, targets)):
+                table = _as_table(examples, task, start, rows if targets is not None else None)
+                yield datasets.builder.Key(number, part), table
 
-    def _examples(self, name: str, split: str, start: int, stop: int) -> Iterator[TaskExamples]:
-        if self._encoder.task(name).kind == ITEM:
+    def _examples(self, name: str, rows: list[np.ndarray], targets: np.ndarray | None) -> Iterator[TaskExamples]:
+        if name == NO_TASK:
+            yield self._encoder.users_without_example(rows, cast(np.ndarray, targets))
+        elif self._encoder.task(name).kind == ITEM:
             yield self._encoder.item_examples(name)
         else:
-            rows, targets = leave_one_out(_part(self._histories, start, stop), split)
             yield from self._encoder.sequence_examples(rows, name, targets)
 
 
 def _user_shards(histories: Histories) -> list[datasets.SplitGenerator]:
-    """One generator a split; its list of shards is what `num_proc` and streaming workers divide among themselves."""
-    runs = chunk_by_length([len(items) for items in histories.items], EXAMPLES_AT_A_TIME)
-    return [
-        datasets.SplitGenerator(name=split, gen_kwargs={"shards": [(split, *run) for run in runs]}) for split in SPLITS
-    ]
+    """One generator a split; its list of shards is what `num_proc` and streaming workers divide among themselves.
+
+    A shard is `(split, start, stop)`: places among the users, after whom come the short ones, who only train.
+    """
+    generators = []
+    for split in SPLITS:
+        items = [*histories.items, *histories.short_items] if split == "train" else histories.items
+        runs = chunk_by_length([len(rows) for rows in items], EXAMPLES_AT_A_TIME)
+        generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": [(split, *run) for run in runs]}))
+    return generators
 
 
 def _part(histories: Histories, start: int, stop: int) -> Histories:
-    return Histories(histories.user_ids[start:stop], histories.items[start:stop])
+    long, short = slice(start, stop), slice(max(0, start - len(histories)), max(0, stop - len(histories)))
+    return Histories(
+        histories.user_ids[long], histories.items[long], histories.short_ids[short], histories.short_items[short]
+    )
 
 
 def _check_tasks(tasks: list[str], names: list[str]) -> list[str]:
@@ -310,9 +330,14 @@ def _check_tasks(tasks: list[str], names: list[str]) -> list[str]:
     return chosen
 
 
-def _as_table(examples: TaskExamples, task: int, first_user: int) -> pa.Table:
+def _as_table(
+    examples: TaskExamples, task: int, first_user: int, histories: list[np.ndarray] | None = None
+) -> pa.Table:
+    """Arrow's rows of one task's examples, whose users stand in `histories`; without these the column is empty."""
     number, levels = examples.labels.shape
     ends = np.arange(number + 1, dtype=np.int32) * levels
+    read = [np.zeros(0, dtype=np.int32)] * number if histories is None else [histories[u] for u in examples.user]
+    read_ends = np.cumsum([0, *map(len, read)]).astype(np.int32)
     user = np.where(examples.user < 0, examples.user, examples.user + first_user).astype(np.int32)
     return pa.table(
         {
@@ -322,5 +347,6 @@ def _as_table(examples: TaskExamples, task: int, first_user: int) -> pa.Table:
             "task": np.full(number, task, dtype=np.int16),
             "user": user,
             "item": examples.item,
+            "history": pa.ListArray.from_arrays(read_ends, np.concatenate([*read, np.zeros(0, dtype=np.int32)])),
         }
     )

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,14 @@ class Histories:
     Attributes:
         user_ids: one id a user, in the order in which the users first appear.
         items: for each user an int32 array of table rows, oldest first.
-        dropped_users: how many users had too few interactions and are not here.
+        short_ids, short_items: the same of the users with too few interactions to be evaluated; they train and are
+            counted.
     """
 
     user_ids: list[str]
     items: list[np.ndarray]
-    dropped_users: int = 0
+    short_ids: list[str] = field(default_factory=list)
+    short_items: list[np.ndarray] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -144,11 +146,11 @@ def user_histories(
     Args:
         interactions: as [`read_interactions`] returns them.
         row_of: item id → row of the table of semantic IDs, `table.row_of` (or of any other catalogue).
-        min_interactions: users with fewer are dropped and counted. Default 3: train, validation, test.
+        min_interactions: users with fewer stand apart, as short ones. Default 3: train, validation, test.
 
     Returns:
         `user_ids`, in the order in which they first appear; `items`, for each of them an int32 array of rows, oldest
-        first; and `dropped_users`, how many there are besides.
+        first; `short_ids` and `short_items`, the same of the users with fewer.
 
     Raises:
         ValueError: an interaction names an item that `row_of` lacks, or no user has enough interactions.
@@ -168,11 +170,11 @@ def user_histories(
         order = np.lexsort((times, users))  # stable, so equal times keep the order of the file
     counts = np.bincount(users, minlength=len(user_ids))
     pieces = np.split(rows[order].astype(np.int32), np.cumsum(counts)[:-1])
-    kept = np.flatnonzero(counts >= min_interactions)
-    dropped = len(user_ids) - len(kept)
-    if dropped:
+    kept, short = (np.flatnonzero(long) for long in (counts >= min_interactions, counts < min_interactions))
+    if len(short):
         logger.warning(
-            f"Dropped {dropped:,} of {len(user_ids):,} users: they have fewer than {min_interactions} interactions."
+            f"{len(short):,} of {len(user_ids):,} users have fewer than {min_interactions} interactions: they train "
+            "and are counted, but nothing of theirs validates or tests."
         )
     if not len(kept):
         raise ValueError(
@@ -180,7 +182,10 @@ def user_histories(
             f"got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right "
             "column?"
         )
-    return Histories([str(user_ids[int(user)]) for user in kept], [pieces[user] for user in kept], dropped)
+    (ids, items), (short_ids, short_items) = (
+        ([str(user_ids[int(user)]) for user in part], [pieces[user] for user in part]) for part in (kept, short)
+    )
+    return Histories(ids, items, short_ids, short_items)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

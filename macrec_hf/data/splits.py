@@ -1,5 +1,7 @@
 """Which purchases train, validate and test."""
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +17,16 @@ class SplitUsers:
         user_ids: of the users to evaluate.
         histories: for each of them table rows, int32, oldest first: what is known when the target is predicted.
         targets: int32, `(num_users,)`, the table rows that they took next.
-        counted: the purchases that may be counted, a sequence a user: what training may learn from, of everybody.
+        counted: the purchases that may be counted, a sequence a user, of everybody: exactly those that training learns
+            from, so that baselines and model know the same.
+        num_short: users who are counted, but have too few purchases to be evaluated.
     """
 
     user_ids: list[str]
     histories: list[np.ndarray]
     targets: np.ndarray
     counted: list[np.ndarray]
+    num_short: int
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -42,6 +47,7 @@ class SplitUsers:
             [self.histories[user] for user in chosen],
             self.targets[chosen],
             self.counted,
+            self.num_short,
         )
 
 
@@ -55,20 +61,37 @@ def split_users(histories: Histories, split: str) -> SplitUsers:
     known, targets = leave_one_out(histories, split)
     if targets is None:
         raise ValueError(f"Expected split 'validation' or 'test', got {split!r}: only these have one target a user.")
-    return SplitUsers(list(histories.user_ids), known, targets, counted)
+    return SplitUsers(list(histories.user_ids), known, targets, counted, len(histories.short_ids))
+
+
+def validation_halves(user_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Parts the validation users in two by a hash of their ids (CRC-32), the same on every machine and in every file.
+
+    One half stops the training and chooses between models; the other is for what is fitted afterwards, on purchases
+    that have chosen nothing.
+
+    Returns:
+        Places of the users in `user_ids` of either half, int64, rising. Where one would be empty, as with very few
+        users, both are all of them.
+    """
+    odd = np.array([zlib.crc32(user.encode()) % 2 for user in user_ids], dtype=bool)
+    if odd.all() or not odd.any():
+        return np.arange(len(odd)), np.arange(len(odd))
+    return np.flatnonzero(~odd), np.flatnonzero(odd)
 
 
 def leave_one_out(histories: Histories, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
     """The histories and targets of a split: the last item tests, the one before validates, the rest trains.
 
     Args:
-        histories: of users with at least three interactions each, as [`user_histories`] gives them.
+        histories: of users with at least three interactions each, the others apart, as [`user_histories`] gives them.
         split: "train", "validation" or "test".
 
     Returns:
         For "test" all items but the last (so the validation item is part of the history) and the last, int32
         (num_users,); for "validation" all but the last two and the last but one; for "train" the training sequences,
-        all but the last two, and `None`: there every prefix has a target of its own.
+        all but the last two, then those of the short users, whole, and `None`: there every prefix has a target of its
+        own.
 
     Raises:
         ValueError: another split, or a user with fewer than three interactions.
@@ -82,7 +105,7 @@ def leave_one_out(histories: Histories, split: str) -> tuple[list[np.ndarray], n
             "Build the histories with min_interactions=3."
         )
     if split == "train":
-        return [items[:-2] for items in histories.items], None
+        return [*(items[:-2] for items in histories.items), *histories.short_items], None
     left_out = 1 if split == "test" else 2
     targets = np.array([items[-left_out] for items in histories.items], dtype=np.int32)
     return [items[:-left_out] for items in histories.items], targets

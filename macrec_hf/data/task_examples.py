@@ -100,6 +100,23 @@ class TaskExampleEncoder(TaskEncoder):
         good = (stop > begin) & self.present[task.target][item]
         return self._join(kept, begin[good], stop[good], name, task, user[good] + first_user, item[good])
 
+    def users_without_example(self, histories: Sequence[np.ndarray], targets: np.ndarray) -> TaskExamples:
+        """The users of whom no bare task makes an example: sources of `</s>` alone, labels -100, which no loss counts.
+
+        Args as in `sequence_examples`, with targets.
+        """
+        lengths = [len(history) for history in histories]
+        users, rows = np.repeat(np.arange(len(histories)), lengths), np.concatenate([*histories, np.zeros(0, int)])
+        told = np.zeros(len(histories), dtype=bool)
+        for present in self.present.values():
+            readable = np.bincount(users[present[rows]], minlength=len(histories)) > 0
+            told |= readable & present[targets]
+        (left,) = np.nonzero(~told)
+        labels = np.full((len(left), self.num_levels), -100, dtype=np.int32)
+        sources = np.full(len(left), self.eos, dtype=np.int32)
+        item = np.asarray(targets)[left].astype(np.int32)
+        return TaskExamples(sources, np.arange(len(left) + 1), labels, left.astype(np.int32), item)
+
     def item_examples(self, task: str) -> TaskExamples:
         """Examples of an item task: each item that has both modalities once.
 

@@ -13,13 +13,13 @@ from transformers.utils import logging
 from ..data.data_collator import RecommendationCollator
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
-from ..model.catalogue_ranking import rank_catalogue
+from ..model.catalogue_ranking import history_sources, rank_catalogue
 from ..model.ensemble import Decoding
 from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
-from ..model.tokenization_macrec import SemanticIdTokenizer, task_names
+from ..model.tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from ..model.trie import SemanticIdTrie
 from .sharding import whole_weights
 from .trainer_saving import MacRecSavingTrainer
@@ -175,9 +175,13 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Trainer's own loop for the losses, then the ranking of the whole catalogue."""
+        dataset = cast("Dataset", dataloader.dataset)
+        examples = with_examples(dataset)
+        if examples is not dataset:
+            dataloader = self.get_eval_dataloader(examples)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.table is not None:
-            metrics = self.ranking(cast("Dataset", dataloader.dataset))
+            metrics = self.ranking(dataset)
             named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
             output = output._replace(metrics={**(output.metrics or {}), **named})
         return output
@@ -201,26 +205,27 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         return {**metrics[main], **flat}
 
     def _sources(self, dataset: "Dataset") -> tuple[dict[str, list[list[int] | None]], np.ndarray]:
-        """The bare tasks' rows of each user, side by side: a source per modality, and the target item."""
-        lacking = [name for name in ("user", "task", "item") if name not in dataset.column_names]
+        """A source per modality, made from each user's history whatever the target is, and the target item."""
+        table = cast(SemanticIdTable, self.table)
+        lacking = [name for name in ("user", "item", "history") if name not in dataset.column_names]
         if lacking:
             raise ValueError(
                 f"eval_dataset: expected the columns of RecommendationTasksBuilder, found no {lacking}. Give one of "
                 "its splits, or leave `table` out to evaluate losses only."
             )
-        columns = dataset.select_columns(["user", "task", "item"]).with_format("numpy")[:]
-        names = task_names(self.tries)
-        bare = {name: names.index(f"{name}_to_{name}") for name in self.tries}
-        users, first = np.unique(columns["user"], return_index=True)
+        users, first = np.unique(dataset.select_columns("user").with_format("numpy")["user"][:], return_index=True)
         if self.args.num_eval_users is not None and self.args.num_eval_users < len(users):
-            kept = np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))
-            users, first = users[kept], first[kept]
-        sources: dict[str, list[list[int] | None]] = {}
-        for name, task in bare.items():
-            rows = np.flatnonzero(columns["task"] == task)
-            rows = rows[np.isin(columns["user"][rows], users)]
-            place = np.searchsorted(users, columns["user"][rows])
-            sources[name] = [None] * len(users)
-            for user, source in zip(place, dataset.select(rows)["input_ids"], strict=True):
-                sources[name][user] = source
-        return sources, columns["item"][first]
+            first = first[np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))]
+        rows = dataset.select(first).select_columns(["history", "item"])[:]
+        max_history = self.accelerator.unwrap_model(self.model).config.max_history
+        encoder = TaskEncoder(cast(SemanticIdTokenizer, self.processing_class), table, max_history)
+        histories = [np.array(history, dtype=np.int64) for history in rows["history"]]
+        return history_sources(encoder, histories, table.modalities), np.array(rows["item"])
+
+
+def with_examples(dataset: Any) -> Any:
+    """A split without the rows of [`RecommendationTasksBuilder`] that only name a user to rank; itself without any."""
+    if "task" not in (getattr(dataset, "column_names", None) or ()):
+        return dataset
+    tasks = dataset.select_columns("task").with_format("numpy")["task"][:]
+    return dataset if (tasks >= 0).all() else dataset.select(np.flatnonzero(tasks >= 0))

@@ -66,10 +66,13 @@ def test_items(shop):
 
 
 def test_leave_one_out_splits(shop, caplog):
-    """u: 01 q r 01, v: q r 01; w is too short. One of u's two training items is a target, v has only one."""
+    """u: 01 q r 01, v: q r 01, w: 01 q. One of u's two training items is a target, v has only one; w only trains."""
     splits = prepared(InteractionsBuilder(shop / "interactions.csv", cache_dir=shop / "cache"))
     assert {name: list(rows) for name, rows in splits.items()} == {
-        "train": [{"user_id": "u", "history": ["01"], "target": "q"}],
+        "train": [
+            {"user_id": "u", "history": ["01"], "target": "q"},
+            {"user_id": "w", "history": ["01"], "target": "q"},
+        ],
         "validation": [
             {"user_id": "u", "history": ["01", "q"], "target": "r"},
             {"user_id": "v", "history": ["q"], "target": "r"},
@@ -79,42 +82,57 @@ def test_leave_one_out_splits(shop, caplog):
             {"user_id": "v", "history": ["q", "r"], "target": "01"},
         ],
     }
-    assert "Dropped 1 of 3 users" in caplog.text
+    assert "1 of 3 users have fewer than 3 interactions" in caplog.text
 
 
 def test_the_tasks_by_hand(shop):
-    """Ids: tasks' tokens 3-6, text from 7 and 11, image from 15 and 19. u trains on 01 → q, and q has no image."""
+    """Ids: tasks' tokens 3-6, text from 7 and 11, image from 15 and 19. u and w train on 01 → q; q has no image."""
     splits = prepared(tasks_of(shop))
     assert [tuple(row.values()) for row in splits["train"]] == [
-        ([7, 12, 1], [10, 13], 3, 0, 0, 1),  # text of 01 → text of q
-        ([4, 17, 19, 1], [10, 13], 4, 3, 0, 1),  # image of 01 → text of q
-        ([5, 7, 12, 1], [17, 19], 4, 4, -1, 0),  # text of 01 → its image
-        ([5, 8, 12, 1], [16, 22], 4, 4, -1, 2),
-        ([6, 17, 19, 1], [7, 12], 4, 5, -1, 0),  # image of 01 → its text
-        ([6, 16, 22, 1], [8, 12], 4, 5, -1, 2),
+        ([7, 12, 1], [10, 13], 3, 0, 0, 1, []),  # text of 01 → text of q
+        ([7, 12, 1], [10, 13], 3, 0, 2, 1, []),
+        ([4, 17, 19, 1], [10, 13], 4, 3, 0, 1, []),  # image of 01 → text of q
+        ([4, 17, 19, 1], [10, 13], 4, 3, 2, 1, []),
+        ([5, 7, 12, 1], [17, 19], 4, 4, -1, 0, []),  # text of 01 → its image
+        ([5, 8, 12, 1], [16, 22], 4, 4, -1, 2, []),
+        ([6, 17, 19, 1], [7, 12], 4, 5, -1, 0, []),  # image of 01 → its text
+        ([6, 16, 22, 1], [8, 12], 4, 5, -1, 2, []),
     ]
     assert [tuple(row.values()) for row in splits["validation"]] == [
-        ([7, 12, 10, 13, 1], [8, 12], 5, 0, 0, 2),
-        ([10, 13, 1], [8, 12], 3, 0, 1, 2),
-        ([17, 19, 1], [16, 22], 3, 1, 0, 2),  # v's history is q alone: nothing to see there
+        ([7, 12, 10, 13, 1], [8, 12], 5, 0, 0, 2, [0, 1]),
+        ([10, 13, 1], [8, 12], 3, 0, 1, 2, [1]),
+        ([17, 19, 1], [16, 22], 3, 1, 0, 2, [0, 1]),  # v's history is q alone: nothing to see there
     ]
     assert [tuple(row.values()) for row in splits["test"]] == [
-        ([7, 12, 10, 13, 8, 12, 1], [7, 12], 7, 0, 0, 0),
-        ([10, 13, 8, 12, 1], [7, 12], 5, 0, 1, 0),
-        ([17, 19, 16, 22, 1], [17, 19], 5, 1, 0, 0),
-        ([16, 22, 1], [17, 19], 3, 1, 1, 0),
+        ([7, 12, 10, 13, 8, 12, 1], [7, 12], 7, 0, 0, 0, [0, 1, 2]),
+        ([10, 13, 8, 12, 1], [7, 12], 5, 0, 1, 0, [1, 2]),
+        ([17, 19, 16, 22, 1], [17, 19], 5, 1, 0, 0, [0, 1, 2]),
+        ([16, 22, 1], [17, 19], 3, 1, 1, 0, [1, 2]),
     ]
-    assert list(splits["train"].features) == ["input_ids", "labels", "length", "task", "user", "item"]
+    assert list(splits["train"].features) == ["input_ids", "labels", "length", "task", "user", "item", "history"]
     assert splits["train"].features["input_ids"] == datasets.List(datasets.Value("int32"))
 
 
 def test_chosen_tasks_and_histories(shop):
     names = ["image_to_text", "item_text_to_image"]
     splits = prepared(tasks_of(shop, tasks=names, max_history=1))
-    assert splits["train"]["task"][:] == [3, 4, 4]
+    assert splits["train"]["task"][:] == [3, 3, 4, 4]
     assert splits["test"]["input_ids"][0] == [8, 12, 1]  # the last item of the history alone
     assert set(splits["test"]["task"][:]) == {0, 1}  # every modality is ranked, whatever trains
-    assert [row["input_ids"] for row in prepared(tasks_of(shop, tasks="text_to_text"))["train"]] == [[7, 12, 1]]
+    assert [row["input_ids"] for row in prepared(tasks_of(shop, tasks="text_to_text"))["train"]] == [[7, 12, 1]] * 2
+
+
+def test_a_user_without_an_example_still_has_a_row(shop):
+    """v's history is q, without an image, and r has no text: no modality reads the one and writes the other."""
+    table = make_table({"text": [[0, 1], [3, 2], [-1, -1]], "image": CODES["image"]})
+    builder = RecommendationTasksBuilder(shop / "interactions.csv", table, cache_dir=shop / "cache")
+    splits = prepared(builder)
+    rows = [(row["task"], row["user"], row["history"]) for row in splits["validation"]]
+    assert rows == [(1, 0, [0, 1]), (-1, 1, [1])]
+    assert splits["validation"][1]["input_ids"] == [1] and splits["validation"][1]["labels"] == [-100, -100]
+    assert splits["validation"][1]["item"] == 2 and splits["validation"][1]["length"] == 1
+    assert -1 not in splits["test"]["task"][:] and -1 not in splits["train"]["task"][:]
+    assert list(builder.as_streaming_dataset(split="validation")) == list(splits["validation"])
 
 
 def test_a_split_without_rows(shop):
@@ -131,12 +149,12 @@ def test_a_split_without_rows(shop):
 def test_one_and_three_modalities(shop):
     table = make_table({"text": CODES["text"]})
     one = prepared(RecommendationTasksBuilder(shop / "interactions.csv", table, cache_dir=shop / "cache"))
-    assert [row["input_ids"] for row in one["train"]] == [[3, 8, 1]]  # no task tokens: text from 3 and 7
+    assert [row["input_ids"] for row in one["train"]] == [[3, 8, 1]] * 2  # no task tokens: text from 3 and 7
     table = make_table({**CODES, "audio": [[0, 0], [1, 1], [2, 2]]})
     three = prepared(RecommendationTasksBuilder(shop / "interactions.csv", table, cache_dir=shop / "cache"))
-    # u's one prefix 01 → q: sources text, image, audio to targets text, audio (q has no image); items: 6 ordered
-    # pairs, image with others for 2 items, text with audio for 3
-    assert len(three["train"]) == 3 * 2 + (4 * 2 + 2 * 3)
+    # u's and w's one prefix 01 → q: sources text, image, audio to targets text, audio (q has no image); items: 6
+    # ordered pairs, image with others for 2 items, text with audio for 3
+    assert len(three["train"]) == 2 * 3 * 2 + (4 * 2 + 2 * 3)
 
 
 # The traps of the cache
@@ -202,8 +220,8 @@ def test_changed_semantic_ids_are_noticed(shop):
 def test_other_settings_are_other_data(shop):
     lengths = {count: max(prepared(tasks_of(shop, max_history=count))["test"]["length"][:]) for count in (1, 2, 3)}
     assert lengths == {1: 3, 2: 5, 3: 7}
-    assert len(prepared(tasks_of(shop, tasks=["text_to_text"]))["train"]) == 1
-    assert len(prepared(tasks_of(shop))["train"]) == 6
+    assert len(prepared(tasks_of(shop, tasks=["text_to_text"]))["train"]) == 2
+    assert len(prepared(tasks_of(shop))["train"]) == 8
 
 
 @pytest.mark.parametrize("module", dataset_builders.SOURCES, ids=lambda module: module.__name__)
@@ -222,9 +240,9 @@ def test_unchanged_input_is_read_from_the_cache(shop):
     stamps = {path: path.stat().st_mtime_ns for path in (shop / "cache").rglob("*.arrow")}
     (shop / "ids").rename(shop / "moved")  # the contents count, not where they are
     builder = RecommendationTasksBuilder(shop / "interactions.csv", shop / "moved", cache_dir=shop / "cache")
-    assert len(prepared(builder)["train"]) == 6
+    assert len(prepared(builder)["train"]) == 8
     builder = RecommendationTasksBuilder(shop / "interactions.csv", make_table(), cache_dir=shop / "cache")
-    assert len(prepared(builder)["train"]) == 6
+    assert len(prepared(builder)["train"]) == 8
     assert stamps == {path: path.stat().st_mtime_ns for path in (shop / "cache").rglob("*.arrow")}
 
 

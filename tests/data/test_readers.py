@@ -253,7 +253,7 @@ def test_unsorted_interactions_are_sorted_with_a_notice(caplog):
     table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
     with caplog.at_level(logging.WARNING):
         histories = user_histories(table, {"a": 0, "b": 1, "c": 2, "d": 3})
-    assert histories.user_ids == ["u", "v"] and histories.dropped_users == 0
+    assert histories.user_ids == ["u", "v"] and histories.short_ids == []
     assert [items.tolist() for items in histories.items] == [[3, 2, 0, 1], [1, 0, 2]]
     assert all(items.dtype == np.int32 for items in histories.items)
     assert "The interactions of 1 users were not in time order" in caplog.text
@@ -266,13 +266,14 @@ def test_sorted_interactions_are_not_mentioned(caplog):
     assert not caplog.records
 
 
-def test_short_histories_are_dropped_and_counted(caplog):
+def test_short_histories_stand_apart(caplog):
     table = pd.DataFrame({"user_id": list("uuvwww"), "item_id": list("aaaaba"), "timestamp": range(6)})
     with caplog.at_level(logging.WARNING):
         histories = user_histories(table, {"a": 0, "b": 1})
-    assert (histories.user_ids, histories.dropped_users, len(histories)) == (["w"], 2, 1)
+    assert (histories.user_ids, histories.short_ids, len(histories)) == (["w"], ["u", "v"], 1)
     assert histories.items[0].tolist() == [0, 1, 0]
-    assert "Dropped 2 of 3 users" in caplog.text
+    assert [items.tolist() for items in histories.short_items] == [[0, 0], [0]]
+    assert "2 of 3 users have fewer than 3 interactions: they train and are counted" in caplog.text
 
 
 @settings(max_examples=60, deadline=None)
@@ -294,18 +295,20 @@ def test_histories_against_a_plain_loop(rows):
         return
     histories = user_histories(table, row_of)
     assert dict(zip(histories.user_ids, [items.tolist() for items in histories.items], strict=True)) == kept
-    assert histories.user_ids == list(kept) and histories.dropped_users == len(expected) - len(kept)
+    assert histories.user_ids == list(kept)
+    short = dict(zip(histories.short_ids, [items.tolist() for items in histories.short_items], strict=True))
+    assert short == {user: items for user, items in expected.items() if user not in kept}
 
 
 def test_leave_one_out():
     """The last item tests, with the validation item in its history; the one before validates; the rest trains."""
-    histories = Histories(["u", "v"], [np.array([4, 2, 7, 5]), np.array([1, 1, 3])])
+    histories = Histories(["u", "v"], [np.array([4, 2, 7, 5]), np.array([1, 1, 3])], ["w"], [np.array([6, 4])])
     rows, targets = leave_one_out(histories, "test")
     assert [row.tolist() for row in rows] == [[4, 2, 7], [1, 1]] and targets.tolist() == [5, 3]
     rows, targets = leave_one_out(histories, "validation")
     assert [row.tolist() for row in rows] == [[4, 2], [1]] and targets.tolist() == [7, 1]
     rows, targets = leave_one_out(histories, "train")
-    assert [row.tolist() for row in rows] == [[4, 2], [1]] and targets is None
+    assert [row.tolist() for row in rows] == [[4, 2], [1], [6, 4]] and targets is None  # w only trains
 
 
 def test_leave_one_out_refuses():
@@ -328,4 +331,4 @@ def test_real_data():
     assert [items["item_id"][row] for row in histories.items[0]] == first["item_id"].tolist()
     instruments = read_interactions(DATA / "instruments" / "Instruments.inter.json")
     histories = user_histories(instruments, {str(number): number for number in range(6250)})
-    assert (len(instruments), len(histories), histories.dropped_users) == (136226, 17112, 0)
+    assert (len(instruments), len(histories), len(histories.short_ids)) == (136226, 17112, 0)
