@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> str:
     examples = choose_customers(shop, output)
     commands = [(words, run_verb(words)) for words in stages(shop, output, args.seed)]
     page = write_demo_page(shop, output, examples, [(shown(words), seconds) for words, seconds in commands], start)
-    return f"Done in {seconds_since(start)}. Look at {page}"
+    verdict = json.loads((output / "metrics.json").read_text())["verdict"]["text"]
+    return f"Done in {seconds_since(start)}. Look at {page}\n{verdict}"
 
 
 def stages(shop: "DemoShop", output: Path, seed: int) -> list[list[str]]:
@@ -117,6 +118,7 @@ def write_demo_page(
     """Gathers what the verbs left in `output` and writes `index.html` there."""
     from ..data.readers import read_items
     from ..demo.page import write_page
+    from ..evaluation.report import quoted_column
 
     items = read_items(shop.items)
     products = {
@@ -140,12 +142,13 @@ def write_demo_page(
         "Recommender: loss": log_lines(model, {"training": "loss", "validation": "eval_loss"}),
         "Recommender: validation": log_lines(model, {"HR@10": "eval_hr@10", "NDCG@10": "eval_ndcg@10"}),
     }
-    found, popular = metrics["ensemble"]["hr@10"], metrics["popularity"]["hr@10"]
+    found, popular = (quoted_column(metrics)[name]["hr@10"] for name in ("ensemble", "popularity"))
     facts = [
         f"{len(items)} products and {metrics['num_users']} customers made from a seed, and every stage of macrec_hf "
         f"run on them with reduced widths, in {seconds_since(start)}.",
         f"Ten recommendations hold a customer's next purchase {found:.0%} of the time; the ten best sellers "
         f"{popular:.0%}.",
+        metrics["verdict"]["text"],
     ]
     return write_page(
         output / "index.html", customers=customers, metrics=metrics, curves=curves, facts=facts, commands=commands

@@ -1,4 +1,4 @@
-"""`macrec evaluate`: HR@K and NDCG@K of a model directory by full ranking, beside four baselines."""
+"""`macrec evaluate`: HR@K and NDCG@K of a model directory by full ranking, beside baselines."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from .common import (
     seconds_since,
     write_json,
 )
-from .inputs import add_interaction_columns, interaction_columns
+from .inputs import add_interaction_columns, interaction_columns, read_pairs
 from .seeds import mean_report, seed_folders
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import SplitRanking
 
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
-ensembled, beside baselines. The last item of each user tests, the one before validates; histories are not hidden."""
+ensembled, beside baselines, with each user's own history shown and hidden. The last item of each user tests, the one
+before validates; baselines count all but these two."""
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 LISTED = 10  # items of a user in --predictions: the largest K
 
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("test", "validation"), default="test", help="which items to predict (default: test; paper)"
     )
+    parser.add_argument(
+        "--lists", metavar="NAME=FILE.jsonl", nargs="+",
+        help='what other libraries recommend, to stand in the same table: {"user_id": …, "items": [best first]} a '
+        "line, 50 places or more (default: none)",
+    )  # fmt: skip
     parser.add_argument("--output", metavar="FILE.json", help="where the figures go (default: shown only)")
     parser.add_argument("--predictions", metavar="FILE.jsonl", help="where each user's lists go (default: nowhere)")
     parser.add_argument(
@@ -60,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     from accelerate import Accelerator
+
+    from ..evaluation.report import quoted_column
 
     on_cpu = ranking_device(args) == "cpu"
     for path in (args.output, args.predictions):
@@ -83,13 +91,14 @@ def run(args: argparse.Namespace) -> str:
         return ""
     if args.output:
         write_json(Path(args.output), report | {"seconds": round(time.monotonic() - args.started, 1)})
-    print_table(report)
+    print_report(report)
     written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
-    best, models = report["ensemble"], f" of {len(seeds)} models" if seeds else ""
-    return (
+    best, models = quoted_column(report)["ensemble"], f" of {len(seeds)} models" if seeds else ""
+    summary = (
         f"{report['num_users']} users, {args.split}: ensemble HR@10 {best['hr@10']:.4f}, NDCG@10 "
-        f"{best['ndcg@10']:.4f}{models} in {seconds_since(args.started)}{written}"
+        f"{best['ndcg@10']:.4f} (own history {report['quoted']}){models} in {seconds_since(args.started)}{written}"
     )
+    return "\n".join([summary, *_verdicts(report)])
 
 
 def evaluate_model(
@@ -101,44 +110,75 @@ def evaluate_model(
     from ..model.recommender import MacRecRecommender
 
     decoding = chosen_decoding(args)  # refused before the model is read
+    lists = named_lists(args.lists)
     recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     ranking = rank_split(
-        recommender, interactions, args.split, decoding, limit_users=args.limit_users, accelerator=accelerator,
-        progress=True,
+        recommender, interactions, args.split, decoding, lists=lists, limit_users=args.limit_users, seed=args.seed,
+        accelerator=accelerator, progress=True,
     )  # fmt: skip
     if predictions and accelerator.is_main_process:
-        _write_predictions(predictions, ranking, args.seed, recommender.table.item_ids)
-    return ranking.report(args.seed, accelerator)
+        _write_predictions(predictions, ranking, recommender.table.item_ids)
+    return ranking.report(accelerator)
 
 
-def _write_predictions(path: Path, ranking: "SplitRanking", seed: int, ids: list[str]) -> None:
-    """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …}`."""
+def named_lists(words: list[str] | None) -> dict[str, str]:
+    """`name=FILE` words, or several of them with commas between, as a dict.
+
+    Raises:
+        ValueError: a word of another form, or a name that stands twice.
+    """
+    found: dict[str, str] = {}
+    for word in words or []:
+        pairs = read_pairs(word)
+        if pairs is None or pairs.keys() & found.keys():
+            raise ValueError(f"--lists: expected name=FILE.jsonl, each name once, got {word!r}.")
+        found |= pairs
+    return found
+
+
+def _write_predictions(path: Path, ranking: "SplitRanking", ids: list[str]) -> None:
+    """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …, "hidden": {…}}`."""
     from ..model.files import replacing
 
-    users, lists = ranking.users, ranking.with_baselines(seed)
+    def named(place: int, column: str) -> dict[str, Any]:
+        line = {}
+        for name, ranked in ranking.columns[column].items():
+            pairs = zip(ranked.items[place, :LISTED].tolist(), ranked.scores[place, :LISTED].tolist(), strict=True)
+            line[name] = [[ids[item], round(score, 6)] for item, score in pairs if item >= 0]
+        return line
+
+    users = ranking.users
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for place, (user, target) in enumerate(zip(users.user_ids, users.targets, strict=True)):
-            line: dict[str, Any] = {"user_id": user, "target": ids[target]}
-            for name, ranked in lists.items():
-                pairs = zip(ranked.items[place, :LISTED].tolist(), ranked.scores[place, :LISTED].tolist(), strict=True)
-                line[name] = [[ids[item], round(score, 6)] for item, score in pairs if item >= 0]
+            line: dict[str, Any] = {"user_id": user, "target": ids[target], **named(place, "shown")}
+            line["hidden"] = named(place, "hidden")
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def print_table(report: dict) -> None:
-    """Writes the figures to stdout: value, its uncertainty, and the coverage."""
+def print_report(report: dict) -> None:
+    """Writes the figures to stdout, a table with the users' own history shown and one with it hidden."""
     import sys
 
+    what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
+    lines = ["own history shown:", *_table(report), "own history hidden:", *_table(report["hidden"])]
+    lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
+    lines.append(
+        f"{report['repeat_rate']:.1%} of the {report['num_users']:,} users took again what they had: the column to "
+        f"quote is own history {report['quoted']}"
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _table(report: dict) -> list[str]:
+    """One column of a report: value, its uncertainty, and the coverage."""
     names = list(report["coverage"])
     width = max(len(name) for name in names)
     lines = [" " * width + "".join(f"{column:>17}" for column in COLUMNS) + f"{'coverage':>10}"]
     for name in names:
         cells = [f"{report[name][column]:.4f}{_uncertainty(report, name, column)}".rjust(17) for column in COLUMNS]
         lines.append(f"{name:<{width}}{''.join(cells)}{report['coverage'][name]:>10.3f}")
-    what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
-    lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
-    sys.stdout.write("\n".join(lines) + "\n")
+    return lines
 
 
 def _uncertainty(report: dict, name: str, column: str) -> str:
@@ -147,3 +187,10 @@ def _uncertainty(report: dict, name: str, column: str) -> str:
         return "" if deviation is None else f" ± {deviation:.4f}"
     low, high = report["intervals"][name][column]
     return f" ± {(high - low) / 2:.4f}"
+
+
+def _verdicts(report: dict) -> list[str]:
+    """The last line, or one for each seed."""
+    if "seeds" in report:
+        return [f"Seed {of_seed['seed']}: {of_seed['verdict']['text']}" for of_seed in report["seeds"]]
+    return [report["verdict"]["text"]]

@@ -40,18 +40,24 @@ def mean_report(reports: Mapping[int, Mapping]) -> dict:
     Returns:
         A report whose figures are means over the seeds, with "sd", the sample standard deviations (n - 1) in the same
         form, `None` for a single seed, and "seeds", the reports themselves. It has no "intervals": those are over
-        users, and stay with the seeds' own reports.
+        users, and stay with the seeds' own reports, as "differences" and "verdict" do.
     """
-    first = next(iter(reports.values()))
-    lists = list(first["coverage"])
+    report = _mean_column(list(reports.values()))
+    report["hidden"] = _mean_column([of_seed["hidden"] for of_seed in reports.values()])
+    return report | {"seeds": [{"seed": seed, **of_seed} for seed, of_seed in reports.items()]}
+
+
+def _mean_column(reports: Sequence[Mapping]) -> dict:
+    """The means of one column of the table, own history shown or hidden, and "sd"."""
+    first = reports[0]
     gathered = {
-        name: {metric: [report[name][metric] for report in reports.values()] for metric in first[name]}
-        for name in [*lists, "coverage"]
+        name: {metric: [report[name][metric] for report in reports] for metric in first[name]}
+        for name in [*first["coverage"], "coverage"]
     }
     means, deviations = ({name: {metric: function(values) for metric, values in metrics.items()}
                           for name, metrics in gathered.items()} for function in (mean, _deviation))  # fmt: skip
-    report = {key: means.get(key, value) for key, value in first.items() if key != "intervals"}
-    return report | {"sd": deviations, "seeds": [{"seed": seed, **report} for seed, report in reports.items()]}
+    kept = {key: value for key, value in first.items() if key not in ("intervals", "differences", "verdict")}
+    return {key: means.get(key, value) for key, value in kept.items()} | {"sd": deviations}
 
 
 def _deviation(values: Sequence[float]) -> float | None:

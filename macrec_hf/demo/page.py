@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..doctor.html_page import render
+from ..evaluation.report import quoted_column
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@10")
 OURS = ("ensemble", "text", "image")
@@ -45,8 +46,12 @@ def write_page(
 
 
 def ranked_results(metrics: Mapping) -> list[dict]:
-    """Each list that was measured, best HR@10 first: `name`, `figures` as `COLUMNS`, and `share` of the best HR@10."""
-    rows = [(name, row) for name, row in metrics.items() if isinstance(row, Mapping) and "hr@10" in row]
+    """Each list that was measured, best HR@10 first: `name`, `figures` as `COLUMNS`, and `share` of the best HR@10.
+
+    Of the two columns, own history shown and hidden, the one that the report says is to be quoted.
+    """
+    column = quoted_column(metrics)
+    rows = [(name, row) for name, row in column.items() if isinstance(row, Mapping) and "hr@10" in row]
     rows.sort(key=lambda row: -row[1]["hr@10"])
     return [
         {

@@ -1,22 +1,32 @@
 """A recommender and purchases in, figures out: the model's lists of a split's users beside those of the baselines."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
 import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from transformers.utils import logging
 
 from ..data.readers import read_interactions, user_histories
 from ..data.splits import SplitUsers, split_users
 from ..model.catalogue_ranking import history_sources, rank_catalogue
-from ..model.ensemble import NUM_BEAMS, Decoding
+from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding
+from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from .baselines import baseline_lists
+from .baselines import BASELINES, baseline_lists
+from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
+from .own_history import quoted, refilled, repeat_rate, without_own
 from .ranking_metrics import KS
 from .report import evaluation_report, shared_by
+from .verdict import verdict
+
+Lists = dict[str, RankedLists]
+logger = logging.get_logger(__name__)
 
 
 def evaluate(
@@ -24,6 +34,7 @@ def evaluate(
     interactions: str | PathLike[str] | pd.DataFrame,
     split: str = "test",
     *,
+    lists: Mapping[str, str | PathLike[str]] | None = None,
     num_beams: int = NUM_BEAMS,
     fusion: str = "average",
     batch_size: int = 64,
@@ -35,11 +46,20 @@ def evaluate(
     """HR@K and NDCG@K of a recommender by full ranking over its catalogue, beside baselines that need no model.
 
     Leave-one-out: each user's last purchase tests, the one before validates (paper, "Experimental Settings").
+    Baselines count what the recommender has learned from, all but each user's last two purchases; users with fewer
+    than three are counted, not evaluated. The counts of a model directory are never looked at: they serve, and know
+    what is to be predicted.
+
+    Every list stands there twice: with the user's own history shown, where repeats may count, and hidden, where it is
+    left out. The repeat rate, the share of the users whose target stands in their history, fixes which of the two
+    summaries quote: hidden below 1 %.
 
     Args:
         recommender: a [`MacRecRecommender`].
         interactions: a path for [`read_interactions`], or what it returns: columns `user_id`, `item_id`, `timestamp`.
         split: "test" or "validation".
+        lists: `{name: path}`, what other libraries recommend: one `{"user_id": …, "items": [best first]}` a line.
+            Where one is shorter than 50 places, its hidden column is left out.
         num_beams, fusion, batch_size: as in [`MacRecRecommender.recommend`].
         limit_users: evaluate so many users, evenly spaced; None: all. Baselines count everybody's purchases.
         seed: of the bootstrap and of the random baseline.
@@ -49,20 +69,23 @@ def evaluate(
 
     Returns:
         The same in every process: what `macrec evaluate` writes into `metrics.json`. "split", "num_users"; under the
-        name of each list (a modality, "ensemble", a baseline) `{"hr@1": …, "ndcg@10": …, …}`; "intervals", `{list:
-        {metric: [low, high]}}`, the bounds of 95 % bootstrap intervals over users; "coverage", `{list: share of the
-        catalogue in somebody's first ten places}`; "num_items" and "settings".
+        name of each list (a modality, "ensemble", a baseline, one of `lists`) `{"hr@1": …, "ndcg@10": …, …}`;
+        "intervals", `{list: {metric: [low, high]}}`, the bounds of 95 % bootstrap intervals over users; "coverage",
+        `{list: share of the catalogue in somebody's first ten places}`; "differences", the ensemble minus each
+        list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
+        "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items" and
+        "settings".
 
     Raises:
-        FileNotFoundError: no such file of interactions.
+        FileNotFoundError: no such file of interactions or lists.
         ValueError: another split, items that the recommender's table lacks, no user with three interactions, a number
-            below 1, and whatever [`read_interactions`] finds wrong.
+            below 1, whatever [`read_interactions`] finds wrong, and lists of other users or items.
 
     Example:
 
     ```python
     >>> report = evaluate(MacRecRecommender.from_pretrained("model"), "interactions.csv", split="validation")
-    >>> report["ensemble"]["ndcg@10"], report["popularity"]["ndcg@10"]
+    >>> report["ensemble"]["ndcg@10"], report["hidden"]["popularity"]["ndcg@10"]
     (0.081, 0.033)
     ```
     """
@@ -70,9 +93,10 @@ def evaluate(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     ranking = rank_split(
-        recommender, interactions, split, decoding, limit_users=limit_users, accelerator=accelerator, progress=progress
-    )
-    return ranking.report(seed, accelerator)
+        recommender, interactions, split, decoding, lists=lists, limit_users=limit_users, seed=seed,
+        accelerator=accelerator, progress=progress,
+    )  # fmt: skip
+    return ranking.report(accelerator)
 
 
 @dataclass
@@ -82,34 +106,61 @@ class SplitRanking:
     Attributes:
         split: its name.
         users: whose lists they are, with their targets.
-        lists: the model's, by modality and ensembled.
+        model: the model's lists by modality and ensembled, under "shown" with the users' own items, under "hidden"
+            without.
+        outside: those of other libraries, in the same form.
         num_items: of the catalogue.
         settings: what made the lists, for the report.
     """
 
     split: str
     users: SplitUsers
-    lists: dict[str, RankedLists]
+    model: dict[str, Lists]
+    outside: dict[str, Lists]
     num_items: int
     settings: dict[str, Any]
 
-    def with_baselines(self, seed: int = 0) -> dict[str, RankedLists]:
-        """The model's lists and those of the baselines, which count what the recommender may learn from."""
-        users = self.users
-        return self.lists | baseline_lists(users.counted, users.histories, self.num_items, max(KS), seed)
+    @cached_property
+    def columns(self) -> dict[str, Lists]:
+        """All lists, "shown" and "hidden": the model's, the baselines' and those of other libraries."""
+        width, histories = max(KS), self.users.histories
 
-    def report(self, seed: int = 0, accelerator: Accelerator | None = None) -> dict[str, Any]:
+        def count(histories: Any, width: int) -> Lists:
+            return baseline_lists(self.users.counted, histories, self.num_items, width, self.settings["seed"])
+
+        baselines = {"shown": count(histories, width), "hidden": refilled(count, histories, width)}
+        return {name: self.model[name] | baselines[name] | self.outside[name] for name in ("shown", "hidden")}
+
+    def report(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """What [`evaluate`] returns. The main process reckons, the others get it from there."""
         told: list[dict[str, Any]] = [{}]
         if accelerator is None or accelerator.is_main_process:
-            figures = evaluation_report(self.with_baselines(seed), self.users.targets, self.num_items, seed=seed)
-            told = [
-                {"split": self.split, "num_users": len(self.users), **figures, "num_items": self.num_items}
-                | {"settings": self.settings | {"seed": seed}}
-            ]
+            told = [self._reckoned()]
         if accelerator is not None and accelerator.num_processes > 1:
             broadcast_object_list(told)
         return told[0]
+
+    def _reckoned(self) -> dict[str, Any]:
+        users, seed = self.users, self.settings["seed"]
+        shown, hidden = (
+            evaluation_report(lists, users.targets, self.num_items, seed=seed, summary_row=ENSEMBLE)
+            for lists in self.columns.values()
+        )
+        rate, rows = repeat_rate(users.histories, users.targets), list(self.model["shown"])
+        column = {"shown": shown, "hidden": hidden}[quoted(rate)]
+        return {
+            "split": self.split,
+            "num_users": len(users),
+            **shown,
+            "hidden": hidden,
+            "repeat_rate": rate,
+            "quoted": quoted(rate),
+            "verdict": verdict(column, ENSEMBLE, rows),
+            "model_rows": rows,
+            "num_short_users": users.num_short,
+            "num_items": self.num_items,
+            "settings": self.settings,
+        }
 
 
 def rank_split(
@@ -118,20 +169,59 @@ def rank_split(
     split: str,
     decoding: Decoding,
     *,
+    lists: Mapping[str, str | PathLike[str]] | None = None,
     limit_users: int | None = None,
+    seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = False,
 ) -> SplitRanking:
     """The lists of a split's users, the first half of [`evaluate`]; every process gets those of all users."""
     table, encoder = recommender.table, recommender.task_encoder
-    users = split_users(user_histories(interactions, table.row_of), split).some(limit_users)
-    lists = rank_catalogue(
-        recommender.model,
-        recommender.tries,
-        history_sources(encoder, users.histories, table.modalities),
-        decoding,
-        progress=progress,
-        **({} if accelerator is None else shared_by(accelerator)),
-    )
+    everyone = split_users(user_histories(interactions, table.row_of), split)
+    users = everyone.some(limit_users)
+    outside = _outside(lists or {}, users, everyone.user_ids, recommender)
+    sources = history_sources(encoder, users.histories, table.modalities)
+    left_out = {"shown": None, "hidden": Limits(len(users), table.num_items, histories=users.histories)}
+    model = {
+        column: rank_catalogue(
+            recommender.model,
+            recommender.tries,
+            sources,
+            decoding,
+            limits=limits,
+            progress=progress,
+            **({} if accelerator is None else shared_by(accelerator)),
+        )
+        for column, limits in left_out.items()
+    }
     settings = {"num_beams": decoding.num_beams, "fusion": decoding.fusion, "max_history": encoder.max_history}
-    return SplitRanking(split, users, lists, table.num_items, settings | {"limit_users": limit_users})
+    settings |= {"limit_users": limit_users, "seed": seed}
+    return SplitRanking(split, users, model, outside, table.num_items, settings)
+
+
+def _outside(
+    files: Mapping[str, str | PathLike[str]], users: SplitUsers, everyone: list[str], recommender: MacRecRecommender
+) -> dict[str, Lists]:
+    """The lists of other libraries, read and checked before anything is ranked."""
+    table = recommender.table
+    taken = {*table.modalities, ENSEMBLE, *BASELINES, *_OTHER_KEYS}
+    shown: Lists = {}
+    hidden: Lists = {}
+    for name, path in files.items():
+        if name in taken:
+            raise ValueError(f"lists: expected a name that the report does not use for something else, got {name!r}.")
+        shown[name] = read_lists(path, users.user_ids, everyone, table.row_of)
+        if is_long_enough(shown[name], table.num_items):
+            hidden[name] = without_own(shown[name], users.histories)
+        else:
+            logger.warning(
+                f"{name}: some lists have fewer than {LONG_ENOUGH} places, too few to leave the own history out: the "
+                "hidden column goes without it."
+            )
+    return {"shown": shown, "hidden": hidden}
+
+
+_OTHER_KEYS = (
+    "split", "num_users", "hidden", "intervals", "coverage", "differences", "repeat_rate", "quoted", "verdict",
+    "model_rows", "num_short_users", "num_items", "settings", "sd", "seeds", "seconds",
+)  # fmt: skip

@@ -147,7 +147,7 @@ def bootstrap_interval(
         ValueError: without users.
     """
     tail = (1 - level) / 2
-    low, high = np.quantile(_resampled_means(values, num_resamples, seed), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(resampled_means(values, num_resamples, seed), [tail, 1 - tail], axis=0)
     return low, high
 
 
@@ -195,15 +195,19 @@ def paired_bootstrap(
             f"Expected one figure a user from either method, got shapes {first.shape} and {second.shape}: evaluate "
             "both on the same users, in the same order."
         )
-    means = _resampled_means(first - second, num_resamples, seed)
-    difference = float((first - second).mean())
+    means = resampled_means(first - second, num_resamples, seed)
+    return paired_difference(float((first - second).mean()), means, level)
+
+
+def paired_difference(difference: float, means: np.ndarray, level: float = 0.95) -> PairedDifference:
+    """What `paired_bootstrap` says, from the difference found and that of every resample, float `(num_resamples,)`."""
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     hits = (np.abs(means - difference) >= abs(difference) - 1e-12).sum()  # rounding must not hide an exact tie
-    return PairedDifference(difference, float(low), float(high), float((1 + hits) / (1 + num_resamples)))
+    return PairedDifference(difference, float(low), float(high), float((1 + hits) / (1 + len(means))))
 
 
-def _resampled_means(values: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
+def resampled_means(values: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     """Means over users drawn with replacement: `(num_resamples,)`, or `(num_resamples, num_metrics)`."""
     values = np.asarray(values, dtype=np.float64)
     num_users = len(values)

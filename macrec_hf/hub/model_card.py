@@ -119,15 +119,22 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
 
 
+def _quoted(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures, with the users' own history shown or hidden, whichever the report says is to be quoted."""
+    return {**metrics, **metrics["hidden"]} if metrics.get("quoted") == "hidden" else metrics
+
+
 def _ranked_lists(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     return {name: values for name, values in metrics.items() if isinstance(values, Mapping) and "hr@10" in values}
 
 
 def _eval_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
     """One result a figure of the model's own lists; the baselines beside them are no results of the model."""
+    metrics = _quoted(metrics)
     intervals, results = metrics.get("intervals", {}), []
+    ours = metrics.get("model_rows")
     for name, values in _ranked_lists(metrics).items():
-        if name in _BASELINES:
+        if name in _BASELINES or (ours is not None and name not in ours):
             continue
         for column in _COLUMNS:
             if column in values:
@@ -151,6 +158,7 @@ def _eval_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _results(metrics: Mapping[str, Any]) -> str:
+    metrics = _quoted(metrics)
     intervals = metrics.get("intervals", {})
     rows = {}
     for name, values in _ranked_lists(metrics).items():
@@ -166,6 +174,8 @@ def _results(metrics: Mapping[str, Any]) -> str:
         has_intervals=bool(intervals),
         num_users=metrics.get("num_users"),
         split=metrics.get("split", "test"),
+        quoted=metrics.get("quoted"),
+        verdict=metrics.get("verdict", {}).get("text"),
     )
 
 

@@ -40,13 +40,15 @@ def test_whole_demo_on_a_tiny_shop(tmp_path, capfd):
     out = capfd.readouterr().out
     verbs = re.findall(r"^\$ macrec (\w+) ", out, re.M)
     assert verbs == ["embed", "quantize", "train", "evaluate", "recommend"]
-    assert "Reduced widths" in out and out.splitlines()[-1].endswith("index.html")
+    assert "Reduced widths" in out and out.splitlines()[-2].endswith("index.html")
     page = (tmp_path / "demo" / "index.html").read_text()
     assert page.count("<figure") >= 6 * (1 + 10) and page.count("<svg") == 4
     assert "Nothing was logged" not in page
     assert "http" not in re.sub(r'src="data:[^"]*"', "", page), "the page must not load anything"
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
-    assert f"{metrics['ensemble']['hr@10']:.3f}" in page and f"{metrics['popularity']['hr@10']:.3f}" in page
+    column = metrics if metrics["quoted"] == "shown" else metrics["hidden"]
+    assert f"{column['ensemble']['hr@10']:.3f}" in page and f"{column['popularity']['hr@10']:.3f}" in page
+    assert out.splitlines()[-1] == metrics["verdict"]["text"] and "Verdict: ensemble" in page
     for line in re.findall(r"^\$ (.*)$", out, re.M):
         assert line.split(" --")[0] in page
 
@@ -105,6 +107,8 @@ def test_results_are_sorted_and_hold_only_rows_of_figures(tmp_path):
     table = write_page(tmp_path / "a.html", metrics=METRICS, **told).read_text().split("<table>")[1]
     assert re.findall(r"<td>(\w+)</td>", table) == ["ensemble", "text", "popularity"]
     assert re.findall(r"width:([\d.]+)%", table) == ["100.0", "50.0", "10.0"]
+    hidden = METRICS | {"quoted": "hidden", "hidden": {"popularity": METRICS["text"], "text": METRICS["popularity"]}}
+    assert [row["name"] for row in ranked_results(hidden)] == ["popularity", "text"]
     assert table.count('class="ours"') == 2 and "7 customers" in table and ">0.600<" in table
 
 

@@ -59,7 +59,8 @@ def expected_metrics(recommender, histories, split):
     known, targets = [rows[:-back] for rows in histories], np.array([rows[-back] for rows in histories])
     sources = history_sources(recommender.task_encoder, known, ["text", "image"])
     lists = rank_catalogue(recommender.model, recommender.tries, sources, Decoding(num_beams=20))
-    lists |= baseline_lists([rows[:-2] for rows in histories], known, NUM_ITEMS)
+    learned = [*(rows[:-2] for rows in histories), np.array([0])]  # "late" bought once, and is counted
+    lists |= baseline_lists(learned, known, NUM_ITEMS)
     return ranking_metrics(lists, targets)
 
 
@@ -82,8 +83,10 @@ def test_evaluate_writes_metrics_and_lists(shop, capsys, tmp_path, split):
         assert 0 < found["coverage"][name] <= 1
         low, high = found["intervals"][name]["hr@10"]
         assert low <= values["hr@10"] <= high
-    last = out.splitlines()[-1]
-    assert f"{NUM_USERS} users, {split}: ensemble HR@10 {expected['ensemble']['hr@10']:.4f}" in last
+    assert found["repeat_rate"] > 0.01 and found["quoted"] == "shown"
+    summary, verdict = out.splitlines()[-2:]
+    assert f"{NUM_USERS} users, {split}: ensemble HR@10 {expected['ensemble']['hr@10']:.4f}" in summary
+    assert verdict == found["verdict"]["text"]
     assert all(any(line.startswith(name) for line in out.splitlines()) for name in expected)
     rows = [json.loads(line) for line in lists.read_text().splitlines()]
     assert [row["user_id"] for row in rows] == [f"u{user}" for user in range(NUM_USERS)]
@@ -104,7 +107,7 @@ def test_evaluate_some_users_with_other_settings(shop, capsys, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     found = json.loads((tmp_path / "m.json").read_text())
-    assert found["num_users"] == 3 and out.splitlines()[-1].startswith("3 users, test")
+    assert found["num_users"] == 3 and out.splitlines()[-2].startswith("3 users, test")
     assert found["settings"] == {
         "num_beams": 4, "fusion": "authors", "max_history": 1, "limit_users": 3, "seed": 0,
     }  # fmt: skip

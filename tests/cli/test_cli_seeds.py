@@ -104,7 +104,9 @@ def test_no_seed_is_refused(shop, capsys):
 def test_mean_report_by_hand():
     def report(hit, coverage):
         one = {"split": "test", "num_users": 4, "text": {"hr@1": hit}, "coverage": {"text": coverage}}
-        return one | {"intervals": {"text": {"hr@1": [0, 1]}}}
+        one |= {"intervals": {"text": {"hr@1": [0, 1]}}}
+        hidden = {"text": {"hr@1": hit / 2}, "coverage": {"text": coverage}, "intervals": {}, "differences": {}}
+        return one | {"differences": {}, "verdict": {"text": "of one seed"}, "hidden": hidden}
 
     found = mean_report({0: report(0.25, 0.5), 1: report(0.5, 0.5), 2: report(0.75, 0.8)})
     assert (found["split"], found["num_users"], found["text"]["hr@1"]) == ("test", 4, 0.5)
@@ -112,4 +114,7 @@ def test_mean_report_by_hand():
     assert found["coverage"]["text"] == pytest.approx(0.6) and found["sd"]["coverage"]["text"] == pytest.approx(
         0.1732, abs=1e-4
     )
+    assert found["hidden"]["text"]["hr@1"] == 0.25 and found["hidden"]["sd"]["text"]["hr@1"] == pytest.approx(0.125)
+    assert not {"intervals", "differences", "verdict"} & (found.keys() | found["hidden"].keys())
+    assert [of_seed["verdict"]["text"] for of_seed in found["seeds"]] == ["of one seed"] * 3
     assert mean_report({7: report(0.25, 0.5)})["sd"] == {"text": {"hr@1": None}, "coverage": {"text": None}}

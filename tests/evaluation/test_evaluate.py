@@ -1,5 +1,8 @@
 """`macrec_hf.evaluate` against the pieces that it is made of, and what it refuses."""
 
+import json
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,9 @@ import torch
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable, evaluate
 from macrec_hf.data.readers import read_interactions
 from macrec_hf.evaluation.baselines import BASELINES, baseline_lists
-from macrec_hf.evaluation.ranking_metrics import ranking_metrics
+from macrec_hf.evaluation.evaluate import rank_split
+from macrec_hf.evaluation.ranking_metrics import paired_bootstrap, ranking_metrics, user_metrics
+from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 20, 12
@@ -59,6 +64,101 @@ def test_the_figures_are_those_of_the_recommended_lists(shop, split, back):
     expected = {"num_beams": 20, "fusion": "average", "max_history": 20, "limit_users": None, "seed": 0}
     assert report["settings"] == expected
     assert evaluate(recommender, read_interactions(path), split, batch_size=5) == report
+
+
+@pytest.mark.parametrize(("split", "back"), [("test", 1), ("validation", 2)])
+def test_the_hidden_column_is_what_is_recommended_without_the_history(shop, split, back):
+    path, histories, recommender = shop
+    ranking = rank_split(recommender, read_interactions(path), split, Decoding())
+    known = [[f"0{row}" for row in rows[:-back]] for rows in histories]
+    ids = recommender.table.item_ids
+    for modality in ("text", "image", "ensemble"):
+        for column, hide in (("shown", False), ("hidden", True)):
+            found = ranking.columns[column][modality]
+            lists = recommender.recommend(known, modality=modality, exclude_history=hide)
+            for items, scores, expected in zip(found.items, found.scores, lists, strict=True):
+                assert [ids[item] for item in items[:10] if item >= 0] == [item for item, _ in expected]
+                assert scores[: len(expected)] == pytest.approx([score for _, score in expected])
+    targets = np.array([rows[-back] for rows in histories])
+    report = ranking.report()
+    for name, figures in ranking_metrics(ranking.columns["hidden"], targets).items():
+        assert report["hidden"][name] == pytest.approx(figures)
+    assert report["hidden"]["co_visitation"] == report["hidden"]["co_visitation_new_items"]
+    assert set(report["hidden"]) == {*report["coverage"], "coverage", "intervals", "differences"}
+    repeats = [target in rows[:-back] for rows, target in zip(histories, targets, strict=True)]
+    assert report["repeat_rate"] == pytest.approx(np.mean(repeats)) and report["quoted"] == "shown"
+
+
+def test_differences_are_those_of_the_paired_bootstrap(shop):
+    path, histories, recommender = shop
+    ranking = rank_split(recommender, read_interactions(path), "test", Decoding(), seed=3)
+    report, targets = ranking.report(), np.array([rows[-1] for rows in histories])
+    for column, told in (("shown", report), ("hidden", report["hidden"])):
+        figures = {name: user_metrics(ranked, targets) for name, ranked in ranking.columns[column].items()}
+        assert set(told["differences"]) == set(figures) - {"ensemble"}
+        for name, metrics in told["differences"].items():
+            for metric, found in metrics.items():
+                pair = figures["ensemble"][metric], figures[name][metric]
+                assert found == pytest.approx(paired_bootstrap(*pair, num_resamples=1000, seed=3)._asdict())
+    best = max(BASELINES, key=lambda name: report[name]["ndcg@10"])
+    assert report["verdict"]["best"] == best and report["model_rows"] == ["text", "image", "ensemble"]
+    assert report["verdict"]["difference"] == report["differences"][best]["ndcg@10"]["difference"]
+
+
+def test_where_nobody_buys_twice_the_hidden_column_is_quoted(shop, tmp_path):
+    _, _, recommender = shop
+    generator = np.random.default_rng(5)
+    lines = [f"u{user},0{row},{day}" for user in range(9) for day, row in enumerate(generator.permutation(20)[:6])]
+    (tmp_path / "once.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    report = evaluate(recommender, tmp_path / "once.csv")
+    assert (report["repeat_rate"], report["quoted"]) == (0.0, "hidden")
+    assert report["verdict"]["coverage"]["ensemble"] == report["hidden"]["coverage"]["ensemble"]
+    best = report["verdict"]["best"]
+    assert report["verdict"]["difference"] == report["hidden"]["differences"][best]["ndcg@10"]["difference"]
+
+
+def test_short_users_are_counted_and_nothing_else_of_the_last_two_purchases(shop, tmp_path):
+    path, histories, recommender = shop
+    (tmp_path / "more.csv").write_text(path.read_text() + "short,03,1\nshort,07,2\nonce,07,1\n")
+    report = evaluate(recommender, tmp_path / "more.csv")
+    assert (report["num_users"], report["num_short_users"]) == (NUM_USERS, 2)
+    train = [*(rows[:-2] for rows in histories), np.array([3, 7]), np.array([7])]
+    lists = baseline_lists(train, [rows[:-1] for rows in histories], NUM_ITEMS)
+    for name, figures in ranking_metrics(lists, np.array([rows[-1] for rows in histories])).items():
+        assert report[name] == pytest.approx(figures)
+
+
+def write_lists(path, width, histories, random):
+    rows = [{"user_id": f"u{user}", "items": [f"0{row}" for row in random.permutation(NUM_ITEMS)[:width]]}
+            for user in range(len(histories))]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return np.array([[int(item[1:]) for item in row["items"]] for row in rows])
+
+
+def test_lists_of_another_library_stand_in_the_table(shop, tmp_path, caplog):
+    path, histories, recommender = shop
+    random, targets = np.random.default_rng(8), np.array([rows[-1] for rows in histories])
+    whole = write_lists(tmp_path / "long.jsonl", NUM_ITEMS, histories, random)
+    write_lists(tmp_path / "short.jsonl", 12, histories, random)
+    files = {"sasrec": tmp_path / "long.jsonl", "brief": str(tmp_path / "short.jsonl")}
+    logger = logging.getLogger("macrec_hf.evaluation.evaluate")
+    logger.addHandler(caplog.handler)
+    report = evaluate(recommender, path, lists=files)
+    logger.removeHandler(caplog.handler)
+    assert report["sasrec"]["hr@10"] == np.mean((whole[:, :10] == targets[:, None]).any(axis=1))
+    hits = []
+    for items, rows in zip(whole.tolist(), histories, strict=True):
+        new = [item for item in items if item not in rows[:-1]]
+        hits.append(rows[-1] in new[:10])
+    assert report["hidden"]["sasrec"]["hr@10"] == np.mean(hits)
+    assert "brief" in report and "brief" not in report["hidden"]
+    assert "brief: some lists have fewer than 50 places" in caplog.text and "sasrec:" not in caplog.text
+    assert {"sasrec", "brief"} <= set(report["differences"]) and "sasrec" in report["intervals"]
+    some = evaluate(recommender, path, lists=files, limit_users=4)  # a line of every user, some of whom are evaluated
+    assert some["sasrec"]["hr@1"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    for name in ("popularity", "text", "hidden", "seeds"):
+        with pytest.raises(ValueError, match=f"lists: expected a name .* got '{name}'"):
+            evaluate(recommender, path, lists={name: tmp_path / "long.jsonl"})
 
 
 def test_some_users_are_evenly_spaced_and_counts_are_of_everybody(shop):
