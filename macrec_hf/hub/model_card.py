@@ -100,7 +100,8 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
     Args:
         card: text of a `README.md`, also one that people wrote.
         metrics: `{"ensemble": {"hr@10": …}, …}`, as `evaluation.ranking_metrics.ranking_metrics` gives them, or the
-            whole report of `macrec evaluate` with its `intervals`, `split` and `num_users`.
+            whole report of `macrec evaluate` with its `intervals`, `split` and `num_users`. Of its two columns, own
+            history shown and hidden, the one that it says is to be quoted.
     """
     parsed = ModelCard(card, ignore_metadata_errors=True)
     data = cast(ModelCardData, parsed.data)
@@ -139,6 +140,8 @@ def _eval_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
         for column in _COLUMNS:
             if column in values:
                 arguments: dict[str, Any] = {"lists": name}
+                if "quoted" in metrics:
+                    arguments["own_history"] = metrics["quoted"]
                 if column in intervals.get(name, {}):
                     arguments["interval_95"] = [round(float(bound), 6) for bound in intervals[name][column]]
                 results.append(

@@ -50,16 +50,24 @@ def test_quantize_train_and_evaluate_on_two_processes(tmp_path):
     assert run(*arguments).count("examples,") == 1
     check_names(tmp_path / "model", documented("architecture.md", "A model directory") - {"item_titles.json"})
     assert run(*arguments) == f"Finished before, nothing to do: {tmp_path / 'model'}\n"
-    metrics = []
+    metrics, lists = [], []
     for name in ("together", "alone"):
         path = tmp_path / f"{name}.json"
         command = ["evaluate", "--model", tmp_path / "model", "--interactions", tmp_path / "interactions.csv"]
-        command = [str(word) for word in [*command, "--output", path, "--batch-size", "5", "--num-beams", "5"]]
+        command += ["--output", path, "--predictions", tmp_path / f"{name}.jsonl", "--batch-size", "5"]
+        command = [str(word) for word in [*command, "--num-beams", "5", "--split", "validation"]]
         assert run(*command) if name == "together" else main(command) == 0
         metrics.append(json.loads(Path(path).read_text()))
+        lists.append([json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()])
     assert metrics[0]["num_users"] == metrics[1]["num_users"] == 24
-    for part in ("text", "image", "ensemble"):
-        assert metrics[0][part] == pytest.approx(metrics[1][part], abs=1e-6)
+    for together, alone in (metrics, [report["hidden"] for report in metrics]):
+        for part in alone["coverage"]:
+            assert together[part] == pytest.approx(alone[part], abs=1e-6)
+    assert metrics[0]["verdict"]["text"] == metrics[1]["verdict"]["text"]
+    assert [line["user_id"] for line in lists[0]] == [f"u{user}" for user in range(24)]  # each user once
+    for together, alone in zip(*lists, strict=True):
+        assert [item for item, _ in together["ensemble"]] == [item for item, _ in alone["ensemble"]]
+        assert together["popularity"] == alone["popularity"] and together["target"] == alone["target"]
 
 
 def test_embed_on_two_processes_writes_what_one_writes(tmp_path):

@@ -136,6 +136,27 @@ def test_new_results_take_the_place_of_the_old(card):
     assert with_results(card, {"coverage": {"text": 0.5}}) == card  # nothing to tell
 
 
+def test_the_column_to_quote_is_quoted_and_lists_of_others_are_no_results_of_the_model(card):
+    hidden = {name: values for name, values in report(0.5).items() if name not in ("split", "num_users")}
+    hidden["sasrec"] = hidden["ensemble"]
+    about = {
+        "quoted": "hidden",
+        "model_rows": ["text", "image", "ensemble"],
+        "verdict": {"text": "Verdict: <b> | loses."},
+    }
+    told = with_results(card, report() | {"hidden": hidden} | about)
+    results = ModelCard(told).data.eval_results
+    assert {result.metric_args["lists"] for result in results} == {"text", "image", "ensemble"}
+    assert {result.metric_args["own_history"] for result in results} == {"hidden"}
+    quoted = {result.metric_value for result in results if result.metric_args["lists"] == "ensemble"}
+    assert quoted == {hidden["ensemble"][figure] for figure in FIGURES}
+    section = told.split("## Results")[1].split("\n## ")[0]
+    assert "| sasrec |" in section and "own history is left out of the lists." in " ".join(section.split())
+    assert "Verdict: &lt;b&gt; \\| loses." in section
+    shown = with_results(card, report() | {"hidden": hidden} | about | {"quoted": "shown"})
+    assert "is left out" not in shown and "| sasrec |" not in shown
+
+
 def test_results_go_into_a_card_that_people_wrote():
     theirs = "---\nlicense: cc-by-4.0\nlanguage: de\n---\n\n# Laden\n\nUnser \\1 Laden."
     found = with_results(theirs, report())

@@ -1,0 +1,133 @@
+"""What `macrec evaluate` may know: nothing of what is to be predicted, by no way, in no column."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
+from macrec_hf.cli.main import main
+from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
+
+NUM_ITEMS, NUM_USERS = 30, 14
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """model/ and other/, which differ in their counts alone, interactions.csv, and the users' histories."""
+    folder, random = tmp_path_factory.mktemp("shop"), np.random.default_rng(1)
+    codes = {name: np.unravel_index(random.permutation(64)[:NUM_ITEMS], (4, 4, 4)) for name in ("text", "image")}
+    tensors = {name: torch.from_numpy(np.stack(columns, axis=1)) for name, columns in codes.items()}
+    tensors["image"][::3] = -1
+    tensors["text"][1] = tensors["image"][1] = -1  # a history of this item alone says nothing to the model
+    table = SemanticIdTable([f"i{row}" for row in range(NUM_ITEMS)], tensors, codebook_size=4)
+    tokenizer = SemanticIdTokenizer.from_table(table)
+    torch.manual_seed(0)
+    config = MacRecConfig(
+        vocab_size=len(tokenizer), num_levels=3, d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=1,
+        num_decoder_layers=1, initializer_factor=0.5,
+    )  # fmt: skip
+    model = MacRecForConditionalGeneration(config)
+    for name, counts in (("model", torch.arange(NUM_ITEMS)), ("other", torch.arange(NUM_ITEMS).flip(0) ** 2)):
+        parts = {"model": model, "tokenizer": tokenizer, "table": table, "item_counts": counts}
+        MacRecRecommender(**parts).save_pretrained(folder / name)
+    histories = [random.permutation(NUM_ITEMS)[: random.integers(4, 9)].tolist() for _ in range(NUM_USERS)]
+    histories[3] = [1, 1, 1, 5]
+    write(folder / "interactions.csv", histories)
+    return folder, histories
+
+
+def write(path, histories):
+    lines = [f"u{user},i{row},{day}" for user, rows in enumerate(histories) for day, row in enumerate(rows)]
+    path.write_text("\n".join(["user_id,item_id,timestamp", *lines, "short,i2,1", "short,i9,2"]))
+
+
+def evaluate(model, interactions, folder, *more):
+    """The report, and each user's lists without the target."""
+    words = ["evaluate", "--model", model, "--interactions", interactions, "--output", folder / "m.json"]
+    assert main([str(word) for word in [*words, "--predictions", folder / "lists.jsonl", "--no-card", *more]]) == 0
+    lines = [json.loads(line) for line in (folder / "lists.jsonl").read_text().splitlines()]
+    return json.loads((folder / "m.json").read_text()), {
+        line["user_id"]: {name: ranked for name, ranked in line.items() if name != "target"} for line in lines
+    }
+
+
+@pytest.mark.parametrize(("split", "untouched"), [("test", 1), ("validation", 2)])
+def test_no_list_knows_the_last_purchases(shop, tmp_path, split, untouched):
+    """With those of half of the users exchanged among them, every list of every user stays as it is."""
+    folder, histories = shop
+    _, before = evaluate(folder / "model", folder / "interactions.csv", tmp_path, "--split", split)
+    random = np.random.default_rng(2)
+    half = random.permutation(NUM_USERS)[: NUM_USERS // 2]
+    changed = [list(rows) for rows in histories]
+    for user, other in zip(half, np.roll(half, 1), strict=True):
+        for back in range(1, untouched + 1):
+            changed[user][-back] = histories[other][-back]
+    assert changed != histories
+    write(tmp_path / "changed.csv", changed)
+    _, after = evaluate(folder / "model", tmp_path / "changed.csv", tmp_path, "--split", split)
+    assert len(before) == NUM_USERS and "short" not in before
+    assert {"text", "image", "ensemble", "popularity", "co_visitation", "random", "hidden"} <= set(before["u0"])
+    assert set(before["u0"]["hidden"]) == set(before["u0"]) - {"user_id", "hidden"}
+    assert before == after
+
+
+def test_counts_of_the_model_directory_are_not_looked_at(shop, tmp_path):
+    folder, _ = shop
+    reports = [evaluate(folder / name, folder / "interactions.csv", tmp_path) for name in ("model", "other")]
+    assert reports[0][1] == reports[1][1]
+    assert reports[0][1]["u3"]["ensemble"] == [] and reports[0][1]["u3"]["popularity"]  # nothing the model can read
+    for report, _ in reports:
+        report.pop("seconds")
+    assert reports[0][0] == reports[1][0]
+    assert (reports[0][0]["num_users"], reports[0][0]["num_short_users"]) == (NUM_USERS, 1)
+
+
+def test_hidden_lists_hold_nothing_that_the_user_has(shop, tmp_path, capsys):
+    folder, histories = shop
+    report, lists = evaluate(folder / "model", folder / "interactions.csv", tmp_path)
+    for user, rows in enumerate(histories):
+        own = {f"i{row}" for row in rows[:-1]}
+        hidden = lists[f"u{user}"]["hidden"]
+        assert all(not own & {item for item, _ in ranked} for ranked in hidden.values())
+        assert all(len(ranked) == 10 for name, ranked in hidden.items() if name not in report["model_rows"])
+    assert report["repeat_rate"] == 0.0 and report["quoted"] == "hidden"
+    out = capsys.readouterr().out.splitlines()
+    assert "own history shown:" in out and "own history hidden:" in out
+    assert any(line.startswith("0.0% of the 14 users took again what they had") for line in out)
+    hidden = report["hidden"]["ensemble"]
+    assert f"ensemble HR@10 {hidden['hr@10']:.4f}, NDCG@10 {hidden['ndcg@10']:.4f} (own history hidden)" in out[-2]
+    assert out[-1] == report["verdict"]["text"]
+
+
+def test_lists_of_other_libraries_from_the_command_line(shop, tmp_path, capsys):
+    folder, histories = shop
+    items = [f"i{row}" for row in range(NUM_ITEMS)]
+    for name in ("best", "worst"):
+        lines = []
+        for user, rows in enumerate(histories):
+            others = [item for item in items if item != f"i{rows[-1]}"]
+            ranked = [f"i{rows[-1]}", *others] if name == "best" else [*others, f"i{rows[-1]}"]
+            lines.append(json.dumps({"user_id": f"u{user}", "items": ranked}))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    pairs = [f"{name}={tmp_path / name}.jsonl" for name in ("best", "worst")]
+    report, lists = evaluate(folder / "model", folder / "interactions.csv", tmp_path, "--lists", *pairs)
+    for column in (report, report["hidden"]):
+        assert (column["best"]["hr@1"], column["worst"]["hr@10"]) == (1.0, 0.0)
+        assert column["differences"]["best"]["ndcg@10"]["high"] < 0
+    assert report["verdict"]["best"] == "best" and report["verdict"]["outcome"] == "worse"
+    assert lists["u0"]["best"][0][0] == f"i{histories[0][-1]}"
+    (tmp_path / "c.yaml").write_text("lists: {" + ", ".join(pair.replace("=", ": ") for pair in pairs) + "}\n")
+    again, _ = evaluate(folder / "model", folder / "interactions.csv", tmp_path, "--config", tmp_path / "c.yaml")
+    assert again["hidden"] == report["hidden"]
+    capsys.readouterr()
+    words = ["evaluate", "--model", folder / "model", "--interactions", folder / "interactions.csv", "--lists"]
+    for wrong, message in (
+        (["sasrec"], "--lists: expected name=FILE.jsonl, each name once, got 'sasrec'"),
+        ([pairs[0], pairs[0]], "each name once"),
+        ([f"text={tmp_path}/best.jsonl"], "lists: expected a name that the report does not use"),
+        (["sasrec=none.jsonl"], "none.jsonl: no such file"),
+    ):
+        assert main([str(word) for word in [*words, *wrong]]) == 1
+        assert message in capsys.readouterr().err
