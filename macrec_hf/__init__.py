@@ -65,6 +65,7 @@ _HOMES = {
     "task_names": "model.tokenization_macrec",
     "user_histories": "data.readers",
     "user_metrics": "evaluation.ranking_metrics",
+    "validation_halves": "data.splits",
 }
 
 __all__ = [
@@ -118,6 +119,7 @@ __all__ = [
     "task_names",
     "user_histories",
     "user_metrics",
+    "validation_halves",
 ]
 
 
@@ -139,7 +141,7 @@ if TYPE_CHECKING:
     from .data.data_collator import RecommendationCollator
     from .data.dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
     from .data.readers import read_interactions, read_items, user_histories
-    from .data.splits import leave_one_out
+    from .data.splits import leave_one_out, validation_halves
     from .demo.shop import make_demo_shop
     from .doctor.figures import codebook_report
     from .doctor.health_callback import CodebookHealthCallback
