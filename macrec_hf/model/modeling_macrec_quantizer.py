@@ -46,7 +46,8 @@ class MacRecQuantizerOutput(ModelOutput):
         loss_parts: `{loss: {part: scalar}}`, the losses before they are summed over modalities ("text") or pairs of
             them ("text, image"): `reconstruction_loss`, `quantization_loss`, `alignment_loss` and, of the levels that
             are computed, `contrastive_loss_1` and so on. Each is a mean over the rows that have what it compares.
-        loss_rows: `{loss: {part: scalar}}`, how many rows those are: the weights of batches in a mean over them.
+        loss_rows: `{loss: {part: whole number, maybe as a tensor}}`, how many rows those are: what a batch weighs in
+            a mean over several.
 
     With `gather_across_processes`, in training mode on several processes, each loss is the process's share: their mean
     over the processes is the loss of the whole batch, in which items are compared with those of all processes.
@@ -59,7 +60,7 @@ class MacRecQuantizerOutput(ModelOutput):
     alignment_loss: torch.Tensor | None = None
     codes: dict[str, torch.Tensor] | None = None
     loss_parts: dict[str, dict[str, torch.Tensor]] | None = None
-    loss_rows: dict[str, dict[str, torch.Tensor]] | None = None
+    loss_rows: dict[str, dict[str, torch.Tensor | int]] | None = None
 
 
 class MacRecMLP(nn.Sequential):
@@ -241,8 +242,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         """
         if self.config.method == RESIDUAL_KMEANS:
             raise ValueError(
-                f"Expected a quantizer of method 'macrec' to compute losses, got {RESIDUAL_KMEANS!r}: k-means has made "
-                "its codebooks and nothing in it is trained. `encode` gives its codes."
+                f"Expected a quantizer of method 'macrec' to compute losses, got {RESIDUAL_KMEANS!r}: k-means has "
+                "made its codebooks and nothing in it is trained. `encode` gives its codes."
             )
         check_embeddings(embeddings, self.config.embedding_sizes, complete=True)
         masks = modality_masks(embeddings, modality_mask, self.quantizers)

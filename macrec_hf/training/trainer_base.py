@@ -27,8 +27,8 @@ from .training_args import MacRecQuantizerTrainingArguments, MacRecTrainingArgum
 
 logger = logging.get_logger(__name__)
 
-# {(name, modality or pair): [(2,) sum over rows and number of rows, …]}
-Noted: TypeAlias = dict[tuple[str, str], list[torch.Tensor]]
+# {(name, modality or pair): [(mean, how many rows it is over), …]}
+Noted: TypeAlias = dict[tuple[str, str], list[tuple[torch.Tensor, torch.Tensor | int]]]
 
 
 class MacRecTrainerBase(Trainer):
@@ -153,9 +153,7 @@ class MacRecTrainerBase(Trainer):
             of: modality or pair; the means of each are added up.
             rows: that the value is a mean over, in all processes: its weight in the mean over batches.
         """
-        value = value.detach()
-        count = rows.to(value) if torch.is_tensor(rows) else torch.full_like(value, rows)
-        self._parts[kind][name, of].append(torch.stack([value * count, count]))
+        self._parts[kind][name, of].append((value.detach(), rows))
 
     def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
         """Adds the means of the loss parts since the last line of the same kind, training or evaluation."""
@@ -173,8 +171,7 @@ class MacRecTrainerBase(Trainer):
 
         A process's loss is its share of the loss of the whole batch, which is the mean over the processes.
         """
-        sums = torch.stack([torch.stack(noted).double().sum(0) for noted in parts.values()])
-        values = sums[:, 0] / sums[:, 1].clamp(min=1)
+        values = torch.stack([_mean_over_rows(noted) for noted in parts.values()])
         if self.args.world_size > 1:
             values = self.accelerator.reduce(values, "mean")
         means: dict[str, float] = defaultdict(float)
@@ -347,3 +344,9 @@ class MacRecTrainerBase(Trainer):
             yield
         finally:
             self.args.push_to_hub, self._saving_to = pushing, None
+
+
+def _mean_over_rows(noted: Sequence[tuple[torch.Tensor, torch.Tensor | int]]) -> torch.Tensor:
+    means = torch.stack([mean for mean, _ in noted]).double()
+    rows = torch.stack([torch.as_tensor(count, device=means.device) for _, count in noted])
+    return (means * rows).sum() / rows.sum().clamp(min=1)

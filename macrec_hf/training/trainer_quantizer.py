@@ -200,7 +200,8 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         outputs = model(**inputs)
         levels = [contrastive_name(level) for level in range(len(outputs.contrastive_losses))]
         for name in ("alignment_loss", *levels):
-            self._note(name, torch.zeros_like(outputs.loss), rows=0)  # in the log though nothing is compared
+            if (name, "") not in self._parts["train"]:  # in the log though nothing is compared
+                self._note(name, torch.zeros_like(outputs.loss), rows=0)
         for name, parts in outputs.loss_parts.items():
             for of, value in parts.items():
                 self._note(name, value, of=of, rows=outputs.loss_rows[name][of])
@@ -288,10 +289,10 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """Losses, each a mean over the items that it is about, and codes of all; the processes share the batches."""
 
-        def encode(rows: np.ndarray) -> tuple[dict[tuple[str, str], torch.Tensor], dict[str, torch.Tensor]]:
+        def encode(rows: np.ndarray) -> tuple[dict[tuple[str, str], tuple[float, int]], dict[str, torch.Tensor]]:
             outputs = quantizer(**self._prepare_inputs({**collator(rows)}))
             noted = {
-                (name, of): torch.stack([value, outputs.loss_rows[name][of].to(value)]).cpu().double()
+                (name, of): (float(value), int(outputs.loss_rows[name][of]))
                 for name, parts in outputs.loss_parts.items()
                 for of, value in parts.items()
             }
@@ -301,8 +302,8 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         done = in_batches(rows, size, encode, "evaluation", processes=self.accelerator, progress=False)
         losses: dict[str, float] = defaultdict(float)
         for name, of in done[0][0]:
-            means, counts = torch.stack([noted[name, of] for noted, _ in done], dim=1)
-            losses[name] += float((means * counts).sum() / counts.sum().clamp(min=1))
+            means, counts = np.array([noted[name, of] for noted, _ in done]).T
+            losses[name] += float((means * counts).sum() / max(counts.sum(), 1))
         codes = {name: torch.cat([codes[name] for _, codes in done]) for name in done[0][1]}
         return {"loss": quantizer.weighted_sum(losses), **losses}, codes
 
