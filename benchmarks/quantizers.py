@@ -98,7 +98,7 @@ def make_ids(args, folder, seed):
     embeddings = ["--embeddings", Path(args.embeddings).absolute(), "--seed", seed]
     flags = shlex.split(args.quantize)
     if not (folder / "last" / "report.json").exists():
-        every = ["--evaluations", EVALUATIONS, "--save-total-limit", EVALUATIONS + 2]
+        every = ["--evaluations", EVALUATIONS, "--save-total-limit", EVALUATIONS + 2, "--keep-checkpoints"]
         macrec("quantize", *embeddings, *flags, *every, "--output", (folder / "last").absolute())
     if not (folder / "kmeans" / "report.json").exists():
         sizes = [word for flag in UNTRAINED if flag in flags for word in (flag, flags[flags.index(flag) + 1])]
