@@ -127,9 +127,12 @@ def train_quantizers(folder, found) -> None:
             )
             trainer.train()
             outcome(trainer, watch, found, f"quantizer-{name}-{missing}")
+            for line in trainer.state.log_history:
+                for key in (key for key in line if key.endswith("_loss") or key.startswith(("contrast", "without"))):
+                    found[f"quantizer-{name}-{missing}/part/{key}/{line['step']}"] = torch.tensor(line[key])
             trainer.model.float()
             figures = trainer.evaluate()
-            for key in ("eval_collision_rate", "eval_reconstruction_loss", "eval_loss"):
+            for key in ("eval_collision_rate", "eval_reconstruction_loss", "eval_alignment_loss", "eval_loss"):
                 found[f"quantizer-{name}-{missing}/{key}"] = torch.tensor(figures[key])
 
 

@@ -105,6 +105,8 @@ def catalogue_latents(
 ) -> torch.Tensor:
     """Latents of some items that have the modality, without dropout: float32 `(num_rows, codebook_dim)` on the CPU.
 
+    Of residual k-means these are the embeddings themselves.
+
     Raises:
         ValueError: embeddings that are not finite.
     """
@@ -115,7 +117,7 @@ def catalogue_latents(
 
     with eval_mode(quantizer), accelerated(quantizer):
         parts = in_batches(rows, batch_size, encode, f"Latents, {modality}")
-    return torch.cat(parts) if parts else torch.empty(0, quantizer.config.codebook_dim)
+    return torch.cat(parts) if parts else torch.empty(0, quantizer.codebooks[modality].shape[-1])
 
 
 def finite_rows(quantizer: MacRecQuantizer, store: EmbeddingStore, modality: str, rows: np.ndarray) -> torch.Tensor:

@@ -1,13 +1,18 @@
 """k-means by scikit-learn: pseudo-labels (eq. 1) and codebook seeds."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
+import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from ..model.vector_quantization import nearest_code
 
 logger = logging.getLogger(__name__)
 
 MINI_BATCH_ABOVE = 50_000
+_ROWS = 65_536  # whose distances to all codewords are in memory at a time
 
 
 def kmeans(
@@ -72,7 +77,36 @@ def pseudo_labels(
     return labels
 
 
-def codebook_seeds(residuals: np.ndarray, codebook_size: int, seed: int = 0) -> np.ndarray:
+def residual_codebooks(
+    points: torch.Tensor,
+    num_levels: int,
+    codebook_size: int,
+    seed: int = 0,
+    max_iter: int = 30,
+    done: Callable[[], object] = lambda: None,
+) -> torch.Tensor:
+    """Level by level: [`codebook_seeds`] of the residuals that enter it, then the residuals of the next (eq. 2-3).
+
+    Args:
+        points: float, (num_items, dim), on the CPU.
+        seed: of the first level; each further one has the next.
+        max_iter: of k-means.
+        done: called after each level.
+
+    Returns:
+        (num_levels, codebook_size, dim), of the points' type.
+    """
+    residual, levels = points, []
+    for level in range(num_levels):
+        centres = codebook_seeds(residual.numpy(), codebook_size, seed + level, max_iter)
+        codebook = torch.from_numpy(centres).to(points.dtype)
+        residual = torch.cat([rows - codebook[nearest_code(rows, codebook)] for rows in residual.split(_ROWS)])
+        levels.append(codebook)
+        done()
+    return torch.stack(levels)
+
+
+def codebook_seeds(residuals: np.ndarray, codebook_size: int, seed: int = 0, max_iter: int = 30) -> np.ndarray:
     """Seeds of one level's codebook: k-means centres of the residuals that enter it.
 
     With fewer distinct residuals than codewords the surplus codewords are spread around existing residuals by a
@@ -86,7 +120,7 @@ def codebook_seeds(residuals: np.ndarray, codebook_size: int, seed: int = 0) -> 
     """
     distinct = np.unique(residuals, axis=0) if len(residuals) <= MINI_BATCH_ABOVE else residuals
     if len(distinct) >= codebook_size:
-        return kmeans(residuals, codebook_size, seed, max_iter=30)[0].astype(np.float32)
+        return kmeans(residuals, codebook_size, seed, max_iter=max_iter)[0].astype(np.float32)
     random = np.random.default_rng(seed)
     scale = 0.01 * max(float(residuals.std()), 1e-6)
     picked = distinct[random.integers(len(distinct), size=codebook_size - len(distinct))]

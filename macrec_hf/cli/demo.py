@@ -25,7 +25,7 @@ QUANTIZE_WIDTHS = [
     "--num-pseudo-labels",
     "64",
 ]
-QUANTIZE_WIDTHS += ["--contrastive-weights", "0,0.1,0.1", "--epochs", "200", "--evaluations", "4"]
+QUANTIZE_WIDTHS += ["--contrastive-weights", "0,0.1,0.1", "--epochs", "500", "--evaluations", "4"]
 TRAIN_WIDTHS = ["--d-model", "64", "--d-kv", "16", "--d-ff", "256", "--num-heads", "4", "--num-layers", "2"]
 TRAIN_WIDTHS += ["--num-decoder-layers", "2", "--dropout-rate", "0", "--max-history", "5", "--batch-size", "64"]
 TRAIN_WIDTHS += ["--learning-rate", "0.004", "--embedding-learning-rate", "0.04", "--epochs", "5", "--eval-every", "1"]

@@ -12,19 +12,24 @@ from .common import (
     follow,
     make_output,
     named_device,
+    process_state,
     seconds_since,
     write_json,
 )
 from .inputs import open_embeddings
-from .run_folder import finish, finished_before, last_checkpoint
+from .run_folder import FINISHED, finish, finished_before, last_checkpoint
 from .trainer_flags import add_trainer_flags, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
+    from ..catalogue.embedding_store import EmbeddingStore
     from ..model.configuration_macrec import MacRecQuantizerConfig
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
     from ..training.training_args import MacRecQuantizerTrainingArguments
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
+_UNTRAINED = ("num_levels", "codebook_size")  # the fields of a quantizer that nothing is trained for
+_TAKEN_UNTRAINED = ("embeddings", "item_ids", "output", "modalities", "method", "seed", *_UNTRAINED)
 FIELDS = (
     "num_levels",
     "codebook_size",
@@ -55,10 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modalities", help="use only these, in this order: text,image (default: all of --embeddings)"
     )
     parser.add_argument(
+        "--method",
+        choices=("macrec", "residual-kmeans"),
+        default="macrec",
+        help="macrec: the trained quantizer; residual-kmeans: k-means on the embeddings and what each level leaves "
+        "over, without any training (default: macrec; paper)",
+    )
+    parser.add_argument(
         "--patience",
         type=int,
         default=0,
-        help="stop after so many evaluations without a lower reconstruction loss (default: 0 = never; ours)",
+        help="stop after so many evaluations without a lower reconstruction loss, before the learning rate has fallen "
+        "to 0: it falls over the steps that are planned (default: 0 = never; ours)",
     )
     parser.add_argument(
         "--health-page",
@@ -83,11 +96,15 @@ def _arguments_class() -> type["MacRecQuantizerTrainingArguments"]:
 
 
 def run(args: argparse.Namespace) -> str:
+    return cluster(args) if args.method == "residual-kmeans" else train(args)
+
+
+def train(args: argparse.Namespace) -> str:
+    """The trained quantizer."""
     import torch
     from transformers import set_seed
 
     from ..catalogue.collision_resolution import check_space
-    from ..catalogue.ids_folder import write_ids
     from ..catalogue.indexing import build_semantic_ids
     from ..doctor.health_callback import CodebookHealthCallback
     from ..model.modeling_macrec_quantizer import MacRecQuantizer
@@ -103,7 +120,7 @@ def run(args: argparse.Namespace) -> str:
         check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
     arguments = training_arguments(args, len(store), output)
     settings = settings_of_run(args, _arguments_class()) | {name: getattr(config, name) for name in FIELDS}
-    settings |= {"embeddings": store.fingerprint()}
+    settings |= {"method": args.method, "embeddings": store.fingerprint()}
     if finished_before(output, settings, args.resume, arguments.distributed_state):
         return f"Finished before, nothing to do: {output}" if arguments.process_index == 0 else ""
     checkpoint = last_checkpoint(output, args.resume, config, ("modalities", *FIELDS))
@@ -120,12 +137,61 @@ def run(args: argparse.Namespace) -> str:
     with torch.no_grad():
         table = build_semantic_ids(quantizer, store, None, accelerator=trainer.accelerator)
     if table is not None:  # the main process
-        quantizer.config.embeddings_fingerprint = store.fingerprint()
-        quantizer.config.encoders = store.encoders
-        write_ids(output, table, quantizer)
-        write_json(output / "report.json", {"collisions": table.report, "steps": trainer.state.global_step})
+        write_all(output, table, quantizer, store, trainer.state.global_step)
     finish(output, trainer, settings, args.keep_checkpoints)
     return "" if table is None else summary(table, output, start)
+
+
+def cluster(args: argparse.Namespace) -> str:
+    """Residual k-means: the main process does all of it."""
+    from ..catalogue.collision_resolution import check_space
+    from ..catalogue.indexing import build_semantic_ids
+    from ..catalogue.residual_kmeans import residual_kmeans
+
+    refuse_training_flags(args)
+    if not process_state("cpu").is_main_process:
+        return ""
+    output, store = make_output(args.output), open_embeddings(args)
+    config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
+    for name in store.modalities:  # before the work rather than after it
+        check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
+    (output / FINISHED).unlink(missing_ok=True)
+    quantizer = residual_kmeans(store, config.num_levels, config.codebook_size, args.seed)
+    table = build_semantic_ids(quantizer, store)
+    write_all(output, table, quantizer, store, steps=0)
+    settings = {name: getattr(config, name) for name in _UNTRAINED} | {"method": args.method, "seed": args.seed}
+    settings |= {"embeddings": store.fingerprint()}
+    write_json(output / FINISHED, [{"step": 0, "epoch": 0, "settings": settings, "keep_checkpoints": False}])
+    return summary(table, output, args.started)
+
+
+def refuse_training_flags(args: argparse.Namespace) -> None:
+    """Refuses what says how to train; a flag that repeats its default asks for nothing."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [
+        action.option_strings[0]
+        for action in parser._actions
+        if action.dest not in _TAKEN_UNTRAINED and getattr(args, action.dest, action.default) != action.default
+    ]
+    if given:
+        taken = ", ".join("--" + name.replace("_", "-") for name in _TAKEN_UNTRAINED if name != "method")
+        raise ValueError(
+            f"--method residual-kmeans: expected no flag of a training, got {', '.join(given)}. It takes {taken}. "
+            "Leave the others out, or did you mean --method macrec?"
+        )
+
+
+def write_all(
+    output: Path, table: "SemanticIdTable", quantizer: "MacRecQuantizer", store: "EmbeddingStore", steps: int
+) -> None:
+    """Semantic IDs and the quantizer, which learns what it was made of, and how it went."""
+    from ..catalogue.ids_folder import write_ids
+
+    quantizer.config.embeddings_fingerprint = store.fingerprint()
+    quantizer.config.encoders = store.encoders
+    write_ids(output, table, quantizer)
+    write_json(output / "report.json", {"collisions": table.report, "steps": steps})
 
 
 def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "MacRecQuantizerTrainingArguments":

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from transformers import PreTrainedModel
 
+from ..model.configuration_macrec import RESIDUAL_KMEANS
 from ..model.semantic_ids import SemanticIdTable
 from .markdown import render
 
@@ -202,6 +203,7 @@ def _num_weights(model: PreTrainedModel) -> int:
 def _quantizer(quantizer: PreTrainedModel) -> dict[str, Any]:
     return {
         "num_weights": _num_weights(quantizer),
+        "method": quantizer.config.method,
         "embeddings": getattr(quantizer.config, "embeddings_fingerprint", None),
         "encoders": getattr(quantizer.config, "encoders", None) or {},
     }
@@ -217,7 +219,7 @@ def _losses(
         ("recommender", "generation (cross-entropy)", "1", _number(last.get("generation_loss"))),
         ("recommender", "implicit alignment", f"{aligned:g}", _number(last.get("alignment_loss"))),
     ]
-    if quantizer is not None:
+    if quantizer is not None and quantizer.config.method != RESIDUAL_KMEANS:
         config = quantizer.config
         contrastive = ", ".join(f"{weight:g}" for weight in config.contrastive_weights) + " by level"
         values = [value for name, value in sorted(first.items()) if name.startswith("contrastive_loss")]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -13,13 +13,23 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_macrec import MacRecQuantizerConfig
-from .distributed import ProcessGroup
+from .configuration_macrec import RESIDUAL_KMEANS, MacRecQuantizerConfig
+from .distributed import LossParts, ProcessGroup
 from .files import follow_umask
 from .inference import eval_mode
-from .losses import alignment_loss, contrastive_loss, draw_positives, quantization_loss, reconstruction_loss
+from .losses import (
+    alignment_loss,
+    contrastive_loss,
+    draw_positives,
+    long_enough,
+    quantization_loss,
+    reconstruction_loss,
+)
+from .quantizer_inputs import check_embeddings, check_finite, check_labels, check_modality, modality_masks
 from .semantic_ids import code_tokens
 from .vector_quantization import ResidualQuantization, residual_quantize, straight_through
+
+Value = TypeVar("Value", float, torch.Tensor)
 
 
 @dataclass
@@ -33,6 +43,11 @@ class MacRecQuantizerOutput(ModelOutput):
         contrastive_losses: (num_levels,), eq. 6 before its weight; 0 where the weight is 0 or no labels were given.
         alignment_loss: scalar, eq. 9 before its weight.
         codes: `{modality: long (batch_size, num_levels)}`, −1 where the item lacks the modality.
+        loss_parts: `{loss: {part: scalar}}`, the losses before they are summed over modalities ("text") or pairs of
+            them ("text, image"): `reconstruction_loss`, `quantization_loss`, `alignment_loss` and, of the levels that
+            are computed, `contrastive_loss_1` and so on. Each is a mean over the rows that have what it compares.
+        loss_rows: `{loss: {part: whole number, maybe as a tensor}}`, how many rows those are: what a batch weighs in
+            a mean over several.
 
     With `gather_across_processes`, in training mode on several processes, each loss is the process's share: their mean
     over the processes is the loss of the whole batch, in which items are compared with those of all processes.
@@ -44,6 +59,8 @@ class MacRecQuantizerOutput(ModelOutput):
     contrastive_losses: torch.Tensor | None = None
     alignment_loss: torch.Tensor | None = None
     codes: dict[str, torch.Tensor] | None = None
+    loss_parts: dict[str, dict[str, torch.Tensor]] | None = None
+    loss_rows: dict[str, dict[str, torch.Tensor | int]] | None = None
 
 
 class MacRecMLP(nn.Sequential):
@@ -57,16 +74,17 @@ class MacRecMLP(nn.Sequential):
 
 
 class MacRecModalityQuantizer(nn.Module):
-    """Encoder, residual codebooks and decoder of one modality."""
+    """Encoder, residual codebooks and decoder of one modality; residual k-means has codebooks alone."""
 
     codebooks_seeded: torch.Tensor
 
     def __init__(self, config: MacRecQuantizerConfig, embedding_size: int):
         super().__init__()
-        sizes = (embedding_size, *config.hidden_sizes, config.codebook_dim)
-        self.encoder = MacRecMLP(sizes, config.dropout)
-        self.decoder = MacRecMLP(sizes[::-1], config.dropout)
-        self.codebooks = nn.Parameter(torch.empty(config.num_levels, config.codebook_size, config.codebook_dim))
+        sizes = (embedding_size, *config.hidden_sizes, config.codebook_dim or embedding_size)
+        trained = config.method != RESIDUAL_KMEANS
+        self.encoder = MacRecMLP(sizes, config.dropout) if trained else nn.Identity()
+        self.decoder = MacRecMLP(sizes[::-1], config.dropout) if trained else nn.Identity()
+        self.codebooks = nn.Parameter(torch.empty(config.num_levels, config.codebook_size, sizes[-1]))
         # Persistent, so that a reloaded quantizer is not seeded a second time.
         self.register_buffer("codebooks_seeded", torch.zeros((), dtype=torch.bool))
 
@@ -98,7 +116,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     Each modality has an MLP encoder and decoder and `num_levels` residual codebooks. Cross-modal terms tie them
     together: a class-contrastive loss on the residuals of every level whose positives share the other modality's
     pseudo-label (eq. 4-6), and an alignment of the quantized sums (eq. 7-9). With more than two modalities every
-    ordered pair adds its term.
+    ordered pair adds its term. With `method="residual-kmeans"` there is nothing but the codebooks, which quantize the
+    embeddings themselves.
 
     Attributes:
         gather_across_processes: whether a training step compares the items of all processes, which then all have to
@@ -125,7 +144,10 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
     @property
     def codebooks(self) -> dict[str, torch.Tensor]:
-        """`{modality: (num_levels, codebook_size, codebook_dim)}`, the parameters themselves."""
+        """`{modality: (num_levels, codebook_size, codebook_dim)}`, the parameters themselves.
+
+        With residual k-means the last axis is as long as the modality's embeddings.
+        """
         return {name: quantizer.codebooks for name, quantizer in self.quantizers.items()}
 
     @property
@@ -144,7 +166,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
             ValueError: an unknown modality, another shape, or numbers that are not finite.
         """
         for name, values in codebooks.items():
-            self._check_modality(name, "codebooks")
+            check_modality(name, self.quantizers, "codebooks")
             module = self.quantizers[name]
             values = torch.as_tensor(values)
             if values.shape != module.codebooks.shape:
@@ -169,7 +191,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
     def encode_latents(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """z of eq. 2: `{modality: (batch_size, embedding_size)}` → `{modality: (batch_size, codebook_dim)}`."""
-        self._check_embeddings(embeddings)
+        check_embeddings(embeddings, self.config.embedding_sizes)
         return {name: self.quantizers[name].encoder(rows) for name, rows in embeddings.items()}
 
     @torch.no_grad()
@@ -184,10 +206,14 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
         Returns:
             `{modality: long (batch_size, num_levels)}`, −1 where the modality is missing.
+
+        Raises:
+            ValueError: an unknown modality, wrong sizes, and NaN or infinity in an item that has the modality.
         """
+        masks = modality_masks(embeddings, modality_mask, self.quantizers)
         with eval_mode(self):
             latents = self.encode_latents(embeddings)
-        masks = self._masks(embeddings, modality_mask)
+        check_finite(embeddings, masks)
         return {
             name: residual_quantize(latent, self.quantizers[name].codebooks).codes.masked_fill(
                 ~masks[name][:, None], -1
@@ -211,12 +237,18 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
                 for the cross-modal terms of a pair the items that lack either side leave the batch.
 
         Raises:
-            ValueError: a modality too many or too few, sizes that disagree with the config or with each other.
+            ValueError: a modality too many or too few, sizes that disagree with the config or with each other;
+                residual k-means, which has no losses.
         """
-        self._check_embeddings(embeddings, complete=True)
-        masks = self._masks(embeddings, modality_mask)
+        if self.config.method == RESIDUAL_KMEANS:
+            raise ValueError(
+                f"Expected a quantizer of method 'macrec' to compute losses, got {RESIDUAL_KMEANS!r}: k-means has "
+                "made its codebooks and nothing in it is trained. `encode` gives its codes."
+            )
+        check_embeddings(embeddings, self.config.embedding_sizes, complete=True)
+        masks = modality_masks(embeddings, modality_mask, self.quantizers)
         if pseudo_labels is not None:
-            self._check_labels(pseudo_labels, masks)
+            check_labels(pseudo_labels, masks)
         full = {name: modality_mask is None or name not in modality_mask or bool(masks[name].all()) for name in masks}
         rows = {name: embeddings[name] if full[name] else embeddings[name][masks[name]] for name in masks}
         latents = {name: self.quantizers[name].encoder(rows[name]) for name in masks}
@@ -227,47 +259,63 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         if not group.alone:
             gathered = group.gather(torch.stack(list(masks.values()), dim=1))
             every_mask = dict(zip(masks, gathered.unbind(dim=1), strict=True))
-        reconstruction, quantization = self._own_losses(rows, latents, parts, group, every_mask)
-        contrastive, alignment = self._cross_modal_losses(parts, masks, full, pseudo_labels, group, every_mask)
-        weights = contrastive.new_tensor(self.config.contrastive_weights)
-        loss = reconstruction + quantization + (weights * contrastive).sum() + self.config.alignment_weight * alignment
-        codes = {name: _scatter(parts[name].codes, masks[name], full[name], -1) for name in masks}
-        output = MacRecQuantizerOutput(loss, reconstruction, quantization, contrastive, alignment, codes)
+        found = LossParts(group)
+        self._own_losses(found, rows, latents, parts, every_mask)
+        self._cross_modal_losses(found, parts, masks, full, pseudo_labels, every_mask)
+        losses = found.sums()
+        # In the graph of every codebook, where one modality has nothing to be compared with.
+        nothing = torch.stack([part.quantized.sum() for part in parts.values()]).sum() * 0.0
+        levels = [losses.get(contrastive_name(level), nothing) for level in range(self.config.num_levels)]
+        output = MacRecQuantizerOutput(
+            loss=self.weighted_sum(losses) + nothing,
+            reconstruction_loss=losses["reconstruction_loss"],
+            quantization_loss=losses["quantization_loss"],
+            contrastive_losses=torch.stack(levels),
+            alignment_loss=losses.get("alignment_loss", nothing),
+            codes={name: _scatter(parts[name].codes, masks[name], full[name], -1) for name in masks},
+            loss_parts=found.shares,
+            loss_rows=found.rows,
+        )
         return output if return_dict is not False else output.to_tuple()
+
+    def weighted_sum(self, losses: Mapping[str, Value]) -> Value:
+        """Eq. 13 of losses that are named as in `loss_parts`; those left out count 0."""
+        weights = {"reconstruction_loss": 1.0, "quantization_loss": 1.0}
+        weights["alignment_loss"] = self.config.alignment_weight
+        for level, weight in enumerate(self.config.contrastive_weights or ()):
+            weights[contrastive_name(level)] = weight
+        return cast(Value, sum(weights[name] * value for name, value in losses.items()))
 
     def _own_losses(
         self,
+        found: LossParts,
         rows: Mapping[str, torch.Tensor],
         latents: Mapping[str, torch.Tensor],
         parts: Mapping[str, ResidualQuantization],
-        group: ProcessGroup,
         every_mask: Mapping[str, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> None:
         """Eq. 10-12: each modality by itself."""
-        reconstruction = quantization = next(iter(latents.values())).new_zeros(())
         for name, part in parts.items():
-            counts = (len(rows[name]), len(rows[name]) if group.alone else every_mask[name].sum())
+            counts = (len(rows[name]), len(rows[name]) if found.group.alone else every_mask[name].sum())
             decoded = self.quantizers[name].decoder(straight_through(latents[name], part.quantized))
-            own = reconstruction_loss(decoded, rows[name])
-            reconstruction = reconstruction + group.share(own, *counts)
-            own = quantization_loss(part.residuals, part.codewords, self.config.commitment_weight)
-            quantization = quantization + group.share(own, *counts)
-        return reconstruction, quantization
+            found.add("reconstruction_loss", name, reconstruction_loss(decoded, rows[name]), *counts)
+            loss = quantization_loss(part.residuals, part.codewords, self.config.commitment_weight)
+            found.add("quantization_loss", name, loss, *counts)
 
     def _cross_modal_losses(
         self,
+        found: LossParts,
         parts: Mapping[str, ResidualQuantization],
         masks: Mapping[str, torch.Tensor],
         full: Mapping[str, bool],
         pseudo_labels: Mapping[str, torch.Tensor] | None,
-        group: ProcessGroup,
         every_mask: Mapping[str, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> None:
         """Eq. 4-9 over every ordered pair; a loss whose weight is 0 is not computed, but for the alignment.
 
         Anchors are the rows of this process, candidates those of all.
         """
-        config, names = self.config, list(parts)
+        config, names, group = self.config, list(parts), found.group
         weights, given = config.contrastive_weights or (), pseudo_labels or {}
         levels = [level for level, weight in enumerate(weights) if weight and given]
         # (batch_size, used levels + 1, codebook_dim): the residuals and the quantized sum, each row at its place.
@@ -285,30 +333,27 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         everything = own if group.alone else _unpack(group.gather(torch.cat(list(own.values()), dim=1)), own)
         labels = {name: group.gather(given[name].to(masks[name].device)) for name in names if levels}
         generator = group.generator(next(iter(own.values())).device) if levels else None
-        nothing = torch.stack([part.quantized.sum() for part in parts.values()]).sum() * 0.0
-        contrastive = [nothing] * config.num_levels
-        alignment = contrastive[0]
         for name, other in permutations(names, 2):
             # Rows that have both modalities, of all processes and of ours; None: all of them.
             both = None if group.alone and full[name] and full[other] else every_mask[name] & every_mask[other]
             mine = None if both is None else both[group.mine]
             offset = 0 if both is None else both[: group.mine.start].sum()
-            counts: tuple[torch.Tensor | int, torch.Tensor | int] = (0, 0)
-            if mine is not None and both is not None and not group.alone:
-                counts = (mine.sum(), both.sum())
             anchors, candidates = _pick(own[name], mine), _pick(everything[name], both)
-            if levels:
-                positives = draw_positives(_pick(labels[other], both), generator)
-                positives = positives if group.alone else positives[offset : offset + len(anchors)]
-                for place, level in enumerate(levels):
-                    loss = contrastive_loss(
-                        anchors[:, place],
-                        positives,
-                        config.contrastive_temperature,
-                        config.contrastive_normalize,
-                        candidates[:, place],
-                    )
-                    contrastive[level] = contrastive[level] + group.share(loss, *counts)
+            for place, level in enumerate(levels):
+                known = long_enough(candidates[:, place])
+                # Twice the label, and one more where the residual takes no part: those pair up among themselves.
+                positives = draw_positives(2 * _pick(labels[other], both) + ~known, generator)
+                if not group.alone:
+                    positives = positives[offset : offset + len(anchors)]
+                loss = contrastive_loss(
+                    anchors[:, place],
+                    positives,
+                    config.contrastive_temperature,
+                    config.contrastive_normalize,
+                    candidates[:, place],
+                )
+                counts = (long_enough(anchors[:, place]).sum(), known.sum())
+                found.add(contrastive_name(level), f"{name}, {other}", loss, *counts)
             if names.index(name) < names.index(other):
                 loss = alignment_loss(
                     anchors[:, -1],
@@ -317,58 +362,12 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
                     (candidates[:, -1], _pick(everything[other], both)[:, -1]),
                     offset,
                 )
-                alignment = alignment + group.share(loss, *counts)
-        return torch.stack(contrastive), alignment
+                found.add("alignment_loss", f"{name}, {other}", loss, len(anchors), len(candidates))
 
-    def _check_modality(self, name: str, argument: str) -> None:
-        if name not in self.quantizers:
-            raise ValueError(
-                f"{argument}: expected the modalities {list(self.quantizers)}, got {name!r}. The quantizer was made "
-                "for another catalogue, or the modality is spelt differently."
-            )
 
-    def _check_embeddings(self, embeddings: Mapping[str, torch.Tensor], complete: bool = False) -> None:
-        sizes = self.config.embedding_sizes
-        batch_sizes = {}
-        for name, rows in embeddings.items():
-            self._check_modality(name, "embeddings")
-            if rows.ndim != 2 or rows.shape[1] != sizes[name]:
-                raise ValueError(
-                    f"embeddings[{name!r}]: expected shape (batch_size, {sizes[name]}), got {tuple(rows.shape)}. They "
-                    "come from another encoder than those the quantizer was made for: embed the items with that one, "
-                    "or make a MacRecQuantizerConfig with the new size."
-                )
-            batch_sizes[name] = len(rows)
-        lacking = [name for name in sizes if name not in embeddings]
-        if complete and lacking:
-            raise ValueError(
-                f"embeddings: expected every modality of {list(sizes)}, got none for {lacking}. Items without a "
-                "modality are marked in modality_mask; a config without it trains on the others alone."
-            )
-        if len(set(batch_sizes.values())) > 1:
-            raise ValueError(f"embeddings: expected the same items in every modality, got batch sizes {batch_sizes}.")
-
-    def _check_labels(self, pseudo_labels: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]) -> None:
-        for name, mask in masks.items():
-            if name not in pseudo_labels or tuple(pseudo_labels[name].shape) != (len(mask),):
-                got = tuple(pseudo_labels[name].shape) if name in pseudo_labels else "none"
-                raise ValueError(f"pseudo_labels[{name!r}]: expected shape ({len(mask)},), got {got}.")
-
-    def _masks(
-        self, embeddings: Mapping[str, torch.Tensor], modality_mask: Mapping[str, torch.Tensor] | None
-    ) -> dict[str, torch.Tensor]:
-        masks = {}
-        for name, rows in embeddings.items():
-            mask = (modality_mask or {}).get(name)
-            if mask is None:
-                mask = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-            if tuple(mask.shape) != (len(rows),):
-                raise ValueError(f"modality_mask[{name!r}]: expected shape ({len(rows)},), got {tuple(mask.shape)}.")
-            masks[name] = mask.to(device=rows.device, dtype=torch.bool)
-        for name in modality_mask or {}:
-            self._check_modality(name, "modality_mask")
-        # The order of the config, whatever the order of the dict that was handed over.
-        return {name: masks[name] for name in self.quantizers if name in masks}
+def contrastive_name(level: int) -> str:
+    """How the loss of eq. 6 at a level, counted from 0, is called where each has a name of its own."""
+    return f"contrastive_loss_{level + 1}"
 
 
 def _pick(rows: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,9 @@ from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, res
 from .training_args import MacRecQuantizerTrainingArguments, MacRecTrainingArguments, own_copy
 
 logger = logging.get_logger(__name__)
+
+# {(name, modality or pair): [(mean, how many rows it is over), …]}
+Noted: TypeAlias = dict[tuple[str, str], list[tuple[torch.Tensor, torch.Tensor | int]]]
 
 
 class MacRecTrainerBase(Trainer):
@@ -52,8 +55,10 @@ class MacRecTrainerBase(Trainer):
     args: MacRecTrainingArguments | MacRecQuantizerTrainingArguments
 
     _saving_to: Path | None = None
-    _weights: Sequence[float] = ()  # factors for the losses of this step's remaining micro-batches
-    _weight = 1.0  # factor for the loss of the current micro-batch: compute_loss multiplies by it
+    # Factors for the losses of this step's remaining micro-batches, and that of the current one, which compute_loss
+    # multiplies by: a number, or a list of one for each part of the loss. 1 where a step has one micro-batch.
+    _weights: Sequence[Any] = ()
+    _weight: Any = 1.0
 
     def __init__(
         self,
@@ -66,8 +71,8 @@ class MacRecTrainerBase(Trainer):
                 raise ValueError(f"{name}: expected None, got {kwargs[name]!r}. {reason}")
         args = own_copy(self.arguments_class(self.default_output_dir) if args is None else args, self.arguments_class)
         keep_to_one_gpu(args)
-        # Parts of the loss since the last log line, of training and of evaluation.
-        self._parts: dict[str, dict[str, list[torch.Tensor]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        # Parts of the loss since the last log line, of training and of evaluation: by name and modality or pair.
+        self._parts: dict[str, Noted] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(model=model, args=args, **kwargs)
         if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             accelerate(cast(nn.Module, self.model))
@@ -130,14 +135,25 @@ class MacRecTrainerBase(Trainer):
         self._weights = micro_batch_weights(sizes, self.accelerator) if len(sizes) > 1 else []
         return batches, num_items
 
-    def _size_of(self, batch: Mapping[str, Any]) -> int:
-        """Number of target tokens, or items, that the loss of a batch is the mean of. Here 1: all weigh the same."""
+    def _size_of(self, batch: Mapping[str, Any]) -> int | list[int]:
+        """Number of target tokens, or items, that the loss of a batch is the mean of. Here 1: all weigh the same.
+
+        Or a list: of each part of a loss whose parts are means over different items.
+        """
         return 1
 
     # ---- the parts of the loss ----
 
-    def _note(self, name: str, value: torch.Tensor, kind: str = "train") -> None:
-        self._parts[kind][name].append(value.detach())
+    def _note(
+        self, name: str, value: torch.Tensor, kind: str = "train", of: str = "", rows: torch.Tensor | int = 1
+    ) -> None:
+        """Keeps a mean for the next log line.
+
+        Args:
+            of: modality or pair; the means of each are added up.
+            rows: that the value is a mean over, in all processes: its weight in the mean over batches.
+        """
+        self._parts[kind][name, of].append((value.detach(), rows))
 
     def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
         """Adds the means of the loss parts since the last line of the same kind, training or evaluation."""
@@ -150,15 +166,18 @@ class MacRecTrainerBase(Trainer):
             logs = {**logs, **{prefix + name: round(value, 6) for name, value in means.items()}}
         super().log(logs, start_time, **kwargs)
 
-    def _means(self, parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, float]:
-        """Mean of each list and over all processes. Every process has to call this.
+    def _means(self, parts: Noted) -> dict[str, float]:
+        """Means over the rows of all batches and processes, those of one name added up. Every process has to call it.
 
         A process's loss is its share of the loss of the whole batch, which is the mean over the processes.
         """
-        values = torch.stack([torch.stack(list(value)).double().mean() for value in parts.values()])
+        values = torch.stack([_mean_over_rows(noted) for noted in parts.values()])
         if self.args.world_size > 1:
             values = self.accelerator.reduce(values, "mean")
-        return dict(zip(parts, values.tolist(), strict=True))
+        means: dict[str, float] = defaultdict(float)
+        for (name, _), value in zip(parts, values.tolist(), strict=True):
+            means[name] += value
+        return dict(means)
 
     def _look_at(self, means: Mapping[str, float]) -> None:
         """Called with the means before they are logged; subclasses warn of bad ones."""
@@ -325,3 +344,9 @@ class MacRecTrainerBase(Trainer):
             yield
         finally:
             self.args.push_to_hub, self._saving_to = pushing, None
+
+
+def _mean_over_rows(noted: Sequence[tuple[torch.Tensor, torch.Tensor | int]]) -> torch.Tensor:
+    means = torch.stack([mean for mean, _ in noted]).double()
+    rows = torch.stack([torch.as_tensor(count, device=means.device) for _, count in noted])
+    return (means * rows).sum() / rows.sum().clamp(min=1)

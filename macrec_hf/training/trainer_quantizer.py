@@ -1,6 +1,8 @@
 """Trains the quantizer: Trainer + pseudo-labels, codebook seeds and codebook health."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -12,13 +14,14 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows, catalogue_latents, in_batches
-from ..catalogue.clustering import codebook_seeds, pseudo_labels
+from ..catalogue.clustering import pseudo_labels, residual_codebooks
 from ..catalogue.embedding_store import EmbeddingStore
+from ..model.configuration_macrec import RESIDUAL_KMEANS
 from ..model.distributed import ProcessGroup
 from ..model.files import replacing
 from ..model.inference import eval_mode
-from ..model.modeling_macrec_quantizer import MacRecQuantizer
-from ..model.vector_quantization import codebook_health, collision_rate, nearest_code
+from ..model.modeling_macrec_quantizer import MacRecQuantizer, MacRecQuantizerOutput, contrastive_name
+from ..model.vector_quantization import codebook_health, collision_rate
 from .checkpoints import PSEUDO_LABELS
 from .trainer_base import MacRecTrainerBase
 from .training_args import MacRecQuantizerTrainingArguments
@@ -58,8 +61,8 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
 
     Raises:
         TypeError: `args` of another class, or a dataset that holds no embeddings.
-        ValueError: no dataset at all, modalities or sizes that are not the quantizer's, or an argument of
-            [`~transformers.Trainer`] that is refused.
+        ValueError: no dataset at all, modalities or sizes that are not the quantizer's, a quantizer in which nothing
+            is trained, or an argument of [`~transformers.Trainer`] that is refused.
 
     Example:
 
@@ -88,6 +91,11 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     ):
         train_rows = None if train_dataset is None else as_rows(train_dataset, model)
         eval_rows = train_rows if eval_dataset is None else as_rows(eval_dataset, model)
+        if model is not None and model.config.method == RESIDUAL_KMEANS:
+            raise ValueError(
+                f"model: expected a quantizer of method 'macrec', got {RESIDUAL_KMEANS!r}, in which nothing is "
+                "trained: it is finished. macrec quantize --method residual-kmeans makes one."
+            )
         if data_collator is None:
             rows = train_rows or eval_rows
             if rows is None:
@@ -151,20 +159,14 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
 
     @torch.no_grad()
     def _seeds(self, quantizer: MacRecQuantizer) -> dict[str, torch.Tensor]:
-        """Level by level: k-means over the residuals that enter it, then the residuals of the next."""
+        """Level by level: k-means over the residuals of the catalogue's latents."""
         config, store, seeds = quantizer.config, cast(CatalogueRows, self.train_dataset).store, {}
         latents = self._latents(quantizer, store)
         progress = logging.tqdm(total=len(latents) * config.num_levels, desc="seeding codebooks", unit="codebook")
-        for name, residual in latents.items():
-            levels = []
-            for level in range(config.num_levels):
-                codebook = torch.from_numpy(
-                    codebook_seeds(residual.numpy(), config.codebook_size, self.args.seed + level)
-                ).to(residual.dtype)
-                residual = residual - codebook[nearest_code(residual, codebook)]
-                levels.append(codebook)
-                progress.update()
-            seeds[name] = torch.stack(levels)
+        for name, points in latents.items():
+            seeds[name] = residual_codebooks(
+                points, config.num_levels, config.codebook_size, self.args.seed, done=progress.update
+            )
         progress.close()
         return seeds
 
@@ -190,34 +192,60 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """Eq. 13, scalar; its parts and the share of items without a partner are kept for the next log line."""
+        """Eq. 13, scalar; its parts and the share of items without a partner are kept for the next log line.
+
+        The parts in the log are means over the rows since the last line that have what is compared; Trainer's own
+        `loss` is the mean over steps, however many rows each had.
+        """
         outputs = model(**inputs)
-        self._note("reconstruction_loss", outputs.reconstruction_loss)
-        self._note("quantization_loss", outputs.quantization_loss)
-        self._note("alignment_loss", outputs.alignment_loss)
-        for level, value in enumerate(outputs.contrastive_losses):
-            self._note(f"contrastive_loss_{level + 1}", value)
+        levels = [contrastive_name(level) for level in range(len(outputs.contrastive_losses))]
+        for name in ("alignment_loss", *levels):
+            if (name, "") not in self._parts["train"]:  # in the log though nothing is compared
+                self._note(name, torch.zeros_like(outputs.loss), rows=0)
+        for name, parts in outputs.loss_parts.items():
+            for of, value in parts.items():
+                self._note(name, value, of=of, rows=outputs.loss_rows[name][of])
         if "pseudo_labels" in inputs:
             self._note_partners(model, inputs)
-        loss = outputs.loss * self._weight
+        loss = outputs.loss if self._weight == 1.0 else self._weighted_loss(outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _size_of(self, batch: Mapping[str, Any]) -> int:
-        return len(next(iter(batch["embeddings"].values())))
+    def _weighted_loss(self, outputs: MacRecQuantizerOutput) -> torch.Tensor:
+        """Eq. 13 as this micro-batch's part of the step: each of its means weighs as much as it has rows."""
+        weights = dict(zip(self._parts_of_the_loss(), self._weight, strict=True))
+        losses = {
+            name: torch.stack([value * weights[of] for of, value in parts.items()]).sum()
+            for name, parts in cast(Mapping[str, Mapping[str, torch.Tensor]], outputs.loss_parts).items()
+        }
+        return self.accelerator.unwrap_model(self.model).weighted_sum(losses)
+
+    def _parts_of_the_loss(self) -> list[str]:
+        """The modalities, and every ordered pair of them, as `loss_parts` calls them."""
+        names = list(self.accelerator.unwrap_model(self.model).config.embedding_sizes)
+        return [*names, *map(", ".join, permutations(names, 2))]
+
+    def _size_of(self, batch: Mapping[str, Any]) -> list[int]:
+        """Rows that have the modality, or both of the pair, for each part of the loss."""
+        rows, masks = len(next(iter(batch["embeddings"].values()))), batch.get("modality_mask", {})
+        every = torch.ones(rows, dtype=torch.bool)
+        parts = [[masks.get(name, every) for name in of.split(", ")] for of in self._parts_of_the_loss()]
+        return [int(torch.stack(part).all(0).sum()) for part in parts]
 
     def _note_partners(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor | Any]) -> None:
-        """Notes the share of items whose pseudo-label no other item of the batch has: they are their own positive."""
+        """Notes the share of items without another of their pseudo-label in the batch: they are their own positive.
+
+        The labels of a modality choose the positives of every other one, among the items that have both.
+        """
         with torch.random.fork_rng(devices=[]):  # what is counted here must not change what is drawn
             given = cast(Mapping[str, torch.Tensor], inputs["pseudo_labels"])
             first = next(iter(given.values()))
             group = ProcessGroup.around(self.accelerator.unwrap_model(model), len(first), first.device)
-        for name, labels in given.items():
-            # Where the item lacks the modality its label is −1.
-            labels = group.gather(labels)
-            labels = labels[labels >= 0]
+        every = {name: group.gather(labels) for name, labels in given.items()}
+        for name, other in permutations(every, 2):
+            labels = every[name][(every[name] >= 0) & (every[other] >= 0)]  # −1: the item lacks the modality
             _, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
             alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
-            self._note(f"without_partner_{name}", alone)
+            self._note(f"without_partner_{name}", alone, rows=len(labels))
 
     def _look_at(self, means: Mapping[str, float]) -> None:
         alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}
@@ -245,8 +273,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         """Encodes the catalogue: own losses (without the contrastive terms, whose positives are drawn) and health."""
         quantizer, rows = self.accelerator.unwrap_model(self.model), cast(CatalogueRows, dataloader.dataset)
         with eval_mode(quantizer):
-            sums, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
-        metrics = {name: value / len(rows) for name, value in sums.items()}
+            metrics, codes = self._encode_catalogue(quantizer, CatalogueCollator(rows.store), len(rows))
         metrics |= catalogue_health(codes, quantizer.config.codebook_size)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(  # nothing is predicted
@@ -260,19 +287,25 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     def _encode_catalogue(
         self, quantizer: MacRecQuantizer, collator: CatalogueCollator, num_items: int
     ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        """Sums of the losses over all items, and the codes of all items; the processes share the batches."""
+        """Losses, each a mean over the items that it is about, and codes of all; the processes share the batches."""
 
-        def encode(rows: np.ndarray) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        def encode(rows: np.ndarray) -> tuple[dict[tuple[str, str], tuple[float, int]], dict[str, torch.Tensor]]:
             outputs = quantizer(**self._prepare_inputs({**collator(rows)}))
-            losses = {
-                name: float(outputs[name]) * len(rows) for name in ("loss", "reconstruction_loss", "quantization_loss")
+            noted = {
+                (name, of): (float(value), int(outputs.loss_rows[name][of]))
+                for name, parts in outputs.loss_parts.items()
+                for of, value in parts.items()
             }
-            return losses, {name: values.cpu() for name, values in outputs.codes.items()}
+            return noted, {name: values.cpu() for name, values in outputs.codes.items()}
 
         rows, size = np.arange(num_items), self.args.eval_batch_size
         done = in_batches(rows, size, encode, "evaluation", processes=self.accelerator, progress=False)
-        sums = {name: sum(losses[name] for losses, _ in done) for name in done[0][0]}
-        return sums, {name: torch.cat([codes[name] for _, codes in done]) for name in done[0][1]}
+        losses: dict[str, float] = defaultdict(float)
+        for name, of in done[0][0]:
+            means, counts = np.array([noted[name, of] for noted, _ in done]).T
+            losses[name] += float((means * counts).sum() / max(counts.sum(), 1))
+        codes = {name: torch.cat([codes[name] for _, codes in done]) for name in done[0][1]}
+        return {"loss": quantizer.weighted_sum(losses), **losses}, codes
 
 
 def catalogue_health(codes: Mapping[str, torch.Tensor], codebook_size: int) -> dict[str, float]:

@@ -99,6 +99,9 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
     """Arguments of [`MacRecQuantizerTrainer`]: those of [`~transformers.TrainingArguments`], and these.
 
     Args:
+        lr_scheduler_type: By default the learning rate falls to 0 over the planned steps: the weights that are kept
+            are the last ones, and at a constant rate codewords and latents are still on the move then. A run that
+            ends before the planned steps ends at a rate that has not fallen.
         metric_for_best_model: The metric of `load_best_model_at_end` and early stopping. The collision rate is a bad
             choice, because it is often lowest at the first checkpoint: k-means seeds spread the codes, and training
             brings alike items together.
@@ -121,7 +124,8 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = _default(1024, "items per step and process", "paper")
     per_device_eval_batch_size: int = _default(1024, "items encoded at a time", "ours")
     learning_rate: float = _default(1e-3, "AdamW's learning rate", "paper")
-    lr_scheduler_type: SchedulerType | str = _default("constant", "how the learning rate falls", "ours")
+    lr_scheduler_type: SchedulerType | str = _default("linear", "how the learning rate falls", "ours")
+    warmup_steps: float = _default(0.05, "steps with a rising learning rate; below 1 their share of all steps", "ours")
     metric_for_best_model: str | None = _default(
         "reconstruction_loss", "metric that chooses the best checkpoint, where one is chosen", "ours"
     )

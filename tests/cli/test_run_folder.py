@@ -80,7 +80,7 @@ def test_a_finished_run_has_nothing_to_resume(made, capsys, place, stage):
     "stage, words, message",
     [
         ("ids", "--hidden-sizes 16", "--hidden-sizes was [8], is [16]. Repeat the flags"),
-        ("ids", "--seed 3 --warmup 0.5", "--seed was 0, is 3; --warmup was 0, is 0.5. Repeat the flags"),
+        ("ids", "--seed 3 --warmup 0.5", "--seed was 0, is 3; --warmup was 0.05, is 0.5. Repeat the flags"),
         ("ids", "--modalities text --contrastive-weights 0,0,0,0", "--embeddings has other contents. Repeat"),
         ("ids", "--max-steps 7", "--max-steps was 6, is 7. A run with --keep-checkpoints can be made longer"),
         ("model", "--d-ff 12", "--d-ff was 8, is 12. Repeat the flags of that run, choose another --output, or leave"),

@@ -48,6 +48,12 @@ def test_twenty_steps_end_at_the_weights_of_one_process(runs):
     compare(runs, "loss", 1e-5)  # Trainer adds the logged losses up in float32
 
 
+def test_the_parts_of_the_loss_in_the_log_are_those_of_one_process(runs):
+    names = [name.split("/")[2] for name in runs[0] if name.split("/")[1] == "part"]
+    assert {"reconstruction_loss", "contrastive_loss_1", "alignment_loss", "without_partner_image"} <= set(names)
+    compare(runs, "part", 2e-6)  # the log rounds to six places
+
+
 def test_evaluation_counts_every_item_and_every_user_once(runs):
     alone, together = runs
     metrics = [name for name in alone if "hr@" in name or "ndcg@" in name or "eval_" in name]

@@ -76,3 +76,49 @@ def test_empty_batches_are_zero_and_differentiable():
     total = total + quantization_loss(empty[None], empty[None], 0.25)
     total.backward()
     assert float(total) == 0.0
+
+
+def test_rows_that_are_hardly_there_are_no_anchor_no_positive_and_no_negative():
+    torch.manual_seed(0)
+    long = torch.randn(6, 4, dtype=torch.float64)
+    positives = torch.tensor([1, 0, 3, 2, 5, 4])
+    expected = contrastive_loss(long, positives, 0.3)
+    short = 1e-5 * torch.randn(3, 4, dtype=torch.float64)
+    rows = torch.cat([short[:1], long[:2], short[1:], long[2:]])
+    places = torch.tensor([1, 2, 5, 6, 7, 8])  # of the long ones
+    targets = torch.zeros(9, dtype=torch.long)
+    targets[places] = places[positives]
+    torch.testing.assert_close(contrastive_loss(rows, targets, 0.3), expected)
+    # And by hand: cosines of the long ones alone.
+    units = long / long.norm(dim=1, keepdim=True)
+    chances = torch.softmax(units @ units.T / 0.3, dim=1)[torch.arange(6), positives]
+    torch.testing.assert_close(expected, -chances.log().mean())
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 0.0, 1e-9), (0.0, 0.0, 1e-9)])
+def test_rows_that_are_hardly_there_have_no_gradient_and_leave_that_of_the_others_small(lengths):
+    torch.manual_seed(0)
+    rows = torch.randn(12, 4) * torch.tensor(lengths).repeat(4)[:, None]
+    rows.requires_grad_()
+    loss = contrastive_loss(rows, torch.arange(12).roll(3), 0.1)
+    loss.backward()
+    there = torch.tensor(lengths).repeat(4) > 1e-4
+    assert torch.isfinite(loss) and torch.isfinite(rows.grad).all() and rows.grad.abs().max() < 100
+    assert (rows.grad[~there] == 0).all() and bool((rows.grad[there] != 0).any()) == bool(there.any())
+
+
+def test_a_row_that_is_nan_is_not_hidden():
+    rows = torch.randn(4, 3)
+    rows[2] = math.nan
+    assert math.isnan(contrastive_loss(rows, torch.arange(4), 0.1))
+
+
+def test_losses_are_float32_under_autocast():
+    torch.manual_seed(0)
+    anchors, candidates = torch.randn(7, 5), torch.randn(9, 5)
+    targets = torch.arange(7)
+    expected = info_nce(anchors, candidates, targets, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(info_nce(anchors, candidates, targets, 0.1), expected)
+        half = reconstruction_loss(anchors.bfloat16(), anchors)
+        assert half.dtype == torch.float32 and 0 < float(half) < 1e-4

@@ -238,3 +238,69 @@ def test_wrong_inputs_are_named(embeddings, labels, masks, message):
 def test_set_codebooks_refuses(codebooks, message):
     with pytest.raises(ValueError, match=message):
         make_quantizer().set_codebooks(codebooks)
+
+
+def test_parts_and_rows_are_the_losses_of_each_modality_and_pair():
+    names = ("text", "image", "audio")
+    quantizer = make_quantizer(names, contrastive_weights=(0.0, 0.0, 0.1))
+    embeddings, labels = make_batch(names)
+    masks = {name: torch.ones(8, dtype=torch.bool) for name in names}
+    masks["image"][[1, 4, 5]] = False
+    out = quantizer(embeddings, labels, masks)
+    totals = {name: sum(parts.values()) for name, parts in out.loss_parts.items()}
+    torch.testing.assert_close(quantizer.weighted_sum(totals), out.loss)
+    torch.testing.assert_close(totals["contrastive_loss_3"], out.contrastive_losses[2])
+    assert "contrastive_loss_1" not in totals
+    for name in ("reconstruction_loss", "quantization_loss", "alignment_loss"):
+        torch.testing.assert_close(totals[name], out[name])
+    rows = {name: {of: int(count) for of, count in parts.items()} for name, parts in out.loss_rows.items()}
+    assert rows["reconstruction_loss"] == rows["quantization_loss"] == {"text": 8, "image": 5, "audio": 8}
+    assert rows["alignment_loss"] == {"text, image": 5, "text, audio": 8, "image, audio": 5}
+    assert len(rows["contrastive_loss_3"]) == 6 and rows["contrastive_loss_3"]["audio, text"] == 8
+
+
+def test_items_whose_residual_is_used_up_leave_the_contrastive_loss():
+    # Codewords of the first level that are latents: nothing is left of items 0, 2 and 5 at the second.
+    quantizer = make_quantizer(contrastive_weights=(0.0, 1.0, 0.0), contrastive_temperature=0.3)
+    embeddings, labels = make_batch(("text", "image"))
+    gone, stay = torch.tensor([0, 2, 5]), torch.tensor([1, 3, 4, 6, 7])
+    with torch.no_grad():
+        for name, latents in quantizer.encode_latents(embeddings).items():
+            quantizer.codebooks[name][0, :3] = latents[gone]
+            quantizer.codebooks[name][0, 3:] = 100.0
+    out = quantizer(embeddings, labels)
+    for name in ("text", "image"):
+        residuals = residual_quantize(quantizer.encode_latents(embeddings)[name], quantizer.codebooks[name]).residuals
+        assert (residuals[1][gone].norm(dim=1) < 1e-9).all() and (residuals[1][stay].norm(dim=1) > 0.01).all()
+    rest = quantizer(
+        {name: rows[stay] for name, rows in embeddings.items()}, {name: rows[stay] for name, rows in labels.items()}
+    )
+    torch.testing.assert_close(out.contrastive_losses[1], rest.contrastive_losses[1])
+    assert all(int(rows) == 5 for rows in out.loss_rows["contrastive_loss_2"].values())
+    out.contrastive_losses[1].backward()
+    weights = [weight.grad for weight in quantizer.parameters() if weight.grad is not None]
+    assert all(torch.isfinite(grad).all() and grad.abs().max() < 100 for grad in weights)
+
+
+def test_codes_under_autocast_are_the_nearest_to_its_latents_in_float32():
+    quantizer = make_quantizer(num_levels=2, codebook_size=200).float()
+    embeddings = {name: torch.randn(400, SIZES[name]) for name in ("text", "image")}
+    with torch.autocast("cpu", torch.bfloat16):
+        out, latents = quantizer(embeddings), quantizer.encode_latents(embeddings)
+    assert latents["text"].dtype == torch.bfloat16 and out.loss.dtype == torch.float32
+    for name, values in latents.items():
+        assert torch.equal(out.codes[name], residual_quantize(values.float(), quantizer.codebooks[name]).codes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_encode_refuses_what_is_not_finite_but_in_missing_rows(value):
+    quantizer = make_quantizer().float()
+    embeddings = {name: torch.randn(6, SIZES[name]) for name in ("text", "image")}
+    expected = quantizer.encode(embeddings)
+    embeddings["image"][4, 2] = embeddings["image"][3, 0] = value
+    with pytest.raises(ValueError, match=r"embeddings\['image'\].*in 2 of 6 rows, first in row 3"):
+        quantizer.encode(embeddings)
+    mask = {"image": torch.tensor([True, True, True, False, False, True])}
+    found = quantizer.encode(embeddings, mask)
+    assert torch.equal(found["text"], expected["text"]) and (found["image"][3:5] == -1).all()
+    assert torch.equal(found["image"][mask["image"]], expected["image"][mask["image"]])

@@ -53,3 +53,25 @@ def test_collision_rate_and_health_by_hand():
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert math.isclose(first["perplexity"], math.exp(entropy), rel_tol=1e-12)
     assert math.isclose(second["perplexity"], math.exp(entropy), rel_tol=1e-12)
+
+
+def test_codes_under_autocast_are_those_of_float32():
+    torch.manual_seed(0)
+    latents, codebooks = torch.randn(3000, 16), torch.randn(3, 64, 16)
+    expected = residual_quantize(latents, codebooks)
+    rounded = nearest_code(latents.bfloat16(), codebooks[0].bfloat16())
+    assert 0 < float((rounded != expected.codes[:, 0]).float().mean()) < 0.1  # what bfloat16 would confuse
+    with torch.autocast("cpu", torch.bfloat16):
+        found = residual_quantize(latents, codebooks)
+        assert torch.equal(nearest_code(latents, codebooks[0]), expected.codes[:, 0])
+    for name in ("codes", "residuals", "codewords", "quantized"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_half_precision_latents_are_searched_in_float32():
+    torch.manual_seed(0)
+    latents, codebooks = torch.randn(500, 8).bfloat16(), torch.randn(2, 32, 8)
+    found, expected = residual_quantize(latents, codebooks), residual_quantize(latents.float(), codebooks)
+    assert torch.equal(found.codes, expected.codes)
+    assert found.residuals.dtype == found.quantized.dtype == torch.float32
+    assert straight_through(latents, found.quantized).dtype == torch.float32

@@ -42,18 +42,21 @@ def settings(folder, size, accumulation) -> dict:
     )
 
 
-def train_quantizer(folder, size, accumulation, only=None):
+def train_quantizer(folder, size, accumulation, only=None, missing=False):
     torch.manual_seed(0)
     config = MacRecQuantizerConfig(
         modalities={"text": 7, "image": 7}, num_levels=3, codebook_size=6, codebook_dim=4, hidden_sizes=(9,),
         contrastive_weights=(0.0, 0.0, 0.0), alignment_weight=0.0,
     )  # fmt: skip
-    catalogue = store(missing=False)
+    catalogue = store(missing)
 
     class OneLoss(MacRecQuantizerTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-            return loss if only is None else outputs[only] * self._weight
+            if only is None:
+                return loss
+            outputs.loss_parts = {only: outputs.loss_parts[only]}
+            return outputs[only] if self._weight == 1.0 else self._weighted_loss(outputs)
 
     trainer = OneLoss(
         MacRecQuantizer(config).double(),
@@ -104,9 +107,10 @@ def check(train, folder):
         assert logged == pytest.approx(losses, rel=1e-3)  # Trainer adds them up in float32 and rounds them
 
 
+@pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("loss", ["reconstruction_loss", "quantization_loss", None])
-def test_reconstruction_and_quantization(tmp_path, loss):
-    check(lambda *run: train_quantizer(*run, only=loss), tmp_path)
+def test_reconstruction_and_quantization(tmp_path, loss, missing):
+    check(lambda *run: train_quantizer(*run, only=loss, missing=missing), tmp_path)
 
 
 def test_generation_with_unequal_numbers_of_label_tokens(tmp_path):
@@ -118,3 +122,4 @@ def test_micro_batches_weigh_what_they_hold():
     assert micro_batch_weights([3, 3], accelerator) == [1.0, 1.0]
     assert micro_batch_weights([2, 1, 0], accelerator) == [2.0, 1.0, 0.0]
     assert micro_batch_weights([0, 0], accelerator) == [0.0, 0.0]
+    assert micro_batch_weights([[3, 1], [1, 0]], accelerator) == [[1.5, 2.0], [0.5, 0.0]]

@@ -1,4 +1,7 @@
+import copy
+import itertools
 import logging
+from collections import defaultdict
 
 import datasets
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 from quantizer_training import make_store, make_trainer
 from transformers import EarlyStoppingCallback
 
+from macrec_hf import MacRecQuantizer, MacRecQuantizerConfig
 from macrec_hf.catalogue.catalogue_batches import CatalogueCollator
 
 
@@ -129,6 +133,92 @@ def test_missing_items_and_other_kinds_of_dataset(tmp_path):
         trainer.train()
         codes.append(trainer.model.encode({name: torch.from_numpy(values) for name, values in arrays.items()})["text"])
     assert torch.equal(codes[0], codes[1]) and torch.equal(codes[0], codes[2])
+
+
+def plain_losses(quantizer, store, batches):
+    """What a catalogue's losses are, each a mean over the rows that have what it compares, in float64."""
+    quantizer, sums = copy.deepcopy(quantizer).double().eval(), defaultdict(lambda: np.zeros(2))
+    for rows in batches:
+        inputs = {name: torch.from_numpy(store.arrays[name][rows]).double() for name in store.arrays}
+        masks = {name: torch.from_numpy(store.present[name][rows]) for name in store.arrays}
+        both = masks["text"] & masks["image"]
+        found = {}
+        for name, values in inputs.items():
+            latents = quantizer.encode_latents({name: values[masks[name]]})[name].detach()
+            residual, total, loss = latents, torch.zeros_like(latents), 0.0
+            for codebook in quantizer.codebooks[name].detach():
+                word = codebook[torch.cdist(residual, codebook).argmin(dim=1)]
+                loss += 1.25 * float((residual - word).square().mean()) if len(residual) else 0.0
+                residual, total = residual - word, total + word
+            error = (quantizer.quantizers[name].decoder(total).detach() - values[masks[name]]).square().mean()
+            count = int(masks[name].sum())
+            sums["quantization_loss", name] += [loss * count, count]
+            sums["reconstruction_loss", name] += [float(error) * count if count else 0.0, count]
+            found[name] = torch.nn.functional.normalize(total[both[masks[name]]], dim=1)
+        logits = found["text"] @ found["image"].T / 0.1
+        chances = torch.diag(logits.log_softmax(0) + logits.log_softmax(1)).sum()
+        sums["alignment_loss", ""] += [-float(chances), int(both.sum())]
+    losses = defaultdict(float)
+    for (name, _), (total, count) in sums.items():
+        losses[name] += total / max(count, 1)
+    losses["loss"] = losses["reconstruction_loss"] + losses["quantization_loss"] + 0.001 * losses["alignment_loss"]
+    return losses
+
+
+@pytest.mark.parametrize("batch_size", [10, 7, 40])
+def test_evaluation_means_are_over_the_rows_that_have_the_modality(tmp_path, batch_size):
+    store = make_store(40, missing=range(30))  # three batches of ten without any image
+    trainer = make_trainer(tmp_path, store=store, per_device_eval_batch_size=batch_size)
+    trainer.prepare_catalogue()
+    found = trainer.evaluate()
+    expected = plain_losses(trainer.model, store, np.split(np.arange(40), range(batch_size, 40, batch_size)))
+    whole = plain_losses(trainer.model, store, [np.arange(40)])
+    for name in ("loss", "reconstruction_loss", "quantization_loss", "alignment_loss"):
+        assert found[f"eval_{name}"] == pytest.approx(expected[name], rel=1e-4), name
+    for name in ("reconstruction_loss", "quantization_loss"):  # the others compare the rows of a batch
+        assert found[f"eval_{name}"] == pytest.approx(whole[name], rel=1e-4), name
+
+
+def test_a_line_of_the_training_log_is_a_mean_over_rows(tmp_path):
+    store = make_store(44, missing=[*range(25), 40, 41])  # batches of 10 with 0, 0, 5, 10 and 2 images of 4
+    changes = dict(per_device_train_batch_size=10, logging_steps=5, num_train_epochs=1, learning_rate=0.0)
+    trainer = make_trainer(tmp_path, store=store, train_sampling_strategy="sequential", **changes)
+    trainer.train()
+    line = next(line for line in trainer.state.log_history if "loss" in line)
+    batches = np.split(np.arange(44), range(10, 44, 10))
+    expected = plain_losses(trainer.model, store, batches)
+    for name in ("reconstruction_loss", "quantization_loss", "alignment_loss"):
+        assert line[name] == pytest.approx(expected[name], rel=1e-4), name
+    for name, labels in trainer.data_collator.labels.items():
+        alone = total = 0
+        for rows in batches:
+            both = labels[rows[store.present["image"][rows]]]  # the positives are drawn among items that have both
+            total += len(both)
+            alone += sum(int((both == label).sum() == 1) for label in both)
+        assert total == 17 and line[f"without_partner_{name}"] == pytest.approx(alone / total, abs=1e-5)
+
+
+def test_codebooks_that_are_the_latents_make_no_giant_of_the_gradient(tmp_path):
+    # Ten items, eight codewords: most seeds are latents, and of those items next to nothing is left after a level.
+    store = make_store(10)
+    trainer = make_trainer(tmp_path, store=store, num_train_epochs=3, model_changes={"num_pseudo_labels": 2})
+    trainer.train()
+    norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+    assert len(norms) == 3 and all(0 < norm < 100 for norm in norms)
+
+
+def test_the_learning_rate_falls_to_nothing_over_the_planned_steps(tmp_path):
+    trainer = make_trainer(tmp_path, num_train_epochs=20, save_strategy="no")
+    trainer.train()
+    rates = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
+    assert max(rates) == pytest.approx(1e-2, rel=0.05) and rates[-1] < 3e-4
+    assert all(later <= rate for rate, later in itertools.pairwise(rates[rates.index(max(rates)) :]))
+
+
+def test_a_quantizer_in_which_nothing_is_trained_is_refused(tmp_path):
+    config = MacRecQuantizerConfig(method="residual-kmeans", modalities={"text": 10, "image": 10})
+    with pytest.raises(ValueError, match="nothing is trained: it is finished"):
+        make_trainer(tmp_path, model=MacRecQuantizer(config))
 
 
 def test_a_warning_when_most_items_have_no_partner(tmp_path, caplog):
