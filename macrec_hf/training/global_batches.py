@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -17,7 +18,7 @@ class GlobalBatches(Sampler[list[int]]):
     Args:
         num_rows: rows of the dataset.
         batch_size: rows per batch and process.
-        seed: of the order; the epoch is added.
+        seed: of the order, together with the epoch ([`mixed_seed`]).
         rank, num_processes: the part of this process.
         accumulation: batches per optimizer step; length groups are formed over the whole step.
         lengths: of each row: batches of like length, in random order. `None`: any rows together.
@@ -68,7 +69,18 @@ class GlobalBatches(Sampler[list[int]]):
     def _order(self) -> list[int]:
         if not self.shuffle:
             return list(range(self.num_rows))
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         if self.lengths is not None:
             return get_length_grouped_indices(self.lengths, self.group_size, generator=generator)
         return torch.randperm(self.num_rows, generator=generator).tolist()
+
+
+def mixed_seed(seed: int, epoch: int) -> int:
+    """One number of 63 bits for a pair: were the two added, seed 0 would take in epoch 1 the order of seed 1 in epoch 0.
+
+    Args:
+        seed: any whole number.
+        epoch: at least 0.
+    """
+    state = np.random.SeedSequence((seed % 2**64, epoch)).generate_state(1, np.uint64)
+    return int(state[0]) >> 1

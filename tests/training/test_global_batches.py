@@ -40,3 +40,11 @@ def test_epochs_seeds_and_order():
     assert parts(1, 8, seed=1) != parts(1, 8, seed=2)
     assert sum(parts(1, 8, shuffle=False)[0], []) == list(range(43))
     assert [len(batch) for batch in parts(1, 8, drop_last=True)[0]] == [8] * 5
+
+
+@pytest.mark.parametrize("lengths", [None, [row % 7 for row in range(43)]])
+def test_every_pair_of_seed_and_epoch_has_an_order_of_its_own(lengths):
+    pairs = [(seed, epoch) for seed in range(-2, 6) for epoch in range(8)]
+    orders = {pair: str(parts(1, 8, seed=pair[0], epoch=pair[1], lengths=lengths)) for pair in pairs}
+    assert orders[0, 1] != orders[1, 0]
+    assert len(set(orders.values())) == len(pairs)
