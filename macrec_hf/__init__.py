@@ -31,11 +31,13 @@ _HOMES = {
     "MacRecRecommender": "model.recommender",
     "MacRecTrainer": "training.trainer_macrec",
     "MacRecTrainingArguments": "training.training_args",
+    "QuantizerSizes": "training.sizes",
     "RankedLists": "model.ranked_lists",
     "RankingMetrics": "evaluation.evaluate_metric",
     "Recommendation": "model.ranked_lists",
     "RecommendationCollator": "data.data_collator",
     "RecommendationTasksBuilder": "data.dataset_builders",
+    "RecommenderSizes": "training.sizes",
     "SemanticIdLogitsProcessor": "model.logits_process",
     "SemanticIdRecommendationPipeline": "model.pipeline",
     "SemanticIdTable": "model.semantic_ids",
@@ -56,10 +58,12 @@ _HOMES = {
     "make_demo_shop": "demo.shop",
     "make_encoders": "catalogue.encoders",
     "paired_bootstrap": "evaluation.ranking_metrics",
+    "quantizer_sizes": "training.sizes",
     "rank_catalogue": "model.catalogue_ranking",
     "ranking_metrics": "evaluation.ranking_metrics",
     "read_interactions": "data.readers",
     "read_items": "data.readers",
+    "recommender_sizes": "training.sizes",
     "remove_items": "catalogue.indexing",
     "semantic_id_beam_search": "model.beam_search",
     "task_names": "model.tokenization_macrec",
@@ -85,11 +89,13 @@ __all__ = [
     "MacRecRecommender",
     "MacRecTrainer",
     "MacRecTrainingArguments",
+    "QuantizerSizes",
     "RankedLists",
     "RankingMetrics",
     "Recommendation",
     "RecommendationCollator",
     "RecommendationTasksBuilder",
+    "RecommenderSizes",
     "SemanticIdLogitsProcessor",
     "SemanticIdRecommendationPipeline",
     "SemanticIdTable",
@@ -110,10 +116,12 @@ __all__ = [
     "make_demo_shop",
     "make_encoders",
     "paired_bootstrap",
+    "quantizer_sizes",
     "rank_catalogue",
     "ranking_metrics",
     "read_interactions",
     "read_items",
+    "recommender_sizes",
     "remove_items",
     "semantic_id_beam_search",
     "task_names",
@@ -164,6 +172,7 @@ if TYPE_CHECKING:
     from .model.semantic_ids import SemanticIdTable
     from .model.tokenization_macrec import SemanticIdTokenizer, task_names
     from .model.trie import SemanticIdTrie
+    from .training.sizes import QuantizerSizes, RecommenderSizes, quantizer_sizes, recommender_sizes
     from .training.trainer_macrec import MacRecTrainer
     from .training.trainer_quantizer import MacRecQuantizerTrainer
     from .training.training_args import MacRecQuantizerTrainingArguments, MacRecTrainingArguments

@@ -5,9 +5,9 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from ..model.ensemble import Decoding
 
 
-def add_config_flags(parser: argparse.ArgumentParser, config_class: type, names: Iterable[str], title: str) -> None:
-    """One flag per config field, with its default and source in the help."""
-    group = parser.add_argument_group(title)
+def add_config_flags(
+    parser: argparse.ArgumentParser, config_class: type, names: Iterable[str], title: str, sized: Iterable[str] = ()
+) -> None:
+    """One flag per config field, with its default and source in the help.
+
+    Args:
+        sized: fields that follow `--size`.
+    """
+    group, sized = parser.add_argument_group(title), set(sized)
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     for name in names:
         field = fields[name]
@@ -33,7 +39,7 @@ def add_config_flags(parser: argparse.ArgumentParser, config_class: type, names:
             type=read_numbers if is_list else _reader(field.default),
             default=None,
             metavar="LIST" if is_list else "VALUE",
-            help=f"{meaning} (default: {shown}; {source})",
+            help=f"{meaning} (default: {'by --size, or ' if name in sized else ''}{shown}; {source})",
         )
 
 
@@ -202,15 +208,18 @@ def process_state(device: str | None = None) -> "PartialState":
     return PartialState(cpu=on_cpu if device is None else device == "cpu")
 
 
-def follow(trainer: "Trainer", shown: Iterable[str], patience: int) -> None:
-    """A progress bar with one short line per evaluation in place of Trainer's dumps, and `--patience`.
+def follow(trainer: "Trainer", shown: Iterable[str], patience: int, sizes: str, faster: str) -> None:
+    """A header, a progress bar with one short line per evaluation in place of Trainer's dumps, and `--patience`.
 
     Args:
         shown: figures of the log to show.
-        patience: evaluations without progress after which the training ends; 0: never.
+        patience: evaluations without progress after which the training ends, in its last fifth; 0: never.
+        sizes: the header's line of the sizes.
+        faster: what makes a long run shorter, by flags.
     """
-    from transformers import EarlyStoppingCallback
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from ..training.progress import Announcement, LateStopping
 
     wanted = list(shown)
 
@@ -235,5 +244,6 @@ def follow(trainer: "Trainer", shown: Iterable[str], patience: int) -> None:
         trainer.remove_callback(callback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(ShortProgress())
+    trainer.add_callback(Announcement(sizes, len(cast(Sized, trainer.train_dataset)), patience, faster))
     if patience:
-        trainer.add_callback(EarlyStoppingCallback(patience))
+        trainer.add_callback(LateStopping(patience))

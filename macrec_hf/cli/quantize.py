@@ -1,10 +1,11 @@
 """`macrec quantize`: trains the quantizer, resolves collisions, writes the table and the quantizer."""
 
 import argparse
-import logging
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..training.sizes import QuantizerSizes, quantizer_sizes
 from .common import (
     add_config_flags,
     check_writable,
@@ -12,13 +13,15 @@ from .common import (
     follow,
     make_output,
     named_device,
+    num_processes,
     process_state,
     seconds_since,
     write_json,
 )
 from .inputs import open_embeddings
 from .run_folder import FINISHED, finish, finished_before, last_checkpoint
-from .trainer_flags import add_trainer_flags, settings_of_run, training_settings, training_steps
+from .sizing import add_size_flag, sizes_line, with_sizes
+from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 _UNTRAINED = ("num_levels", "codebook_size")  # the fields of a quantizer that nothing is trained for
-_TAKEN_UNTRAINED = ("embeddings", "item_ids", "output", "modalities", "method", "seed", *_UNTRAINED)
+_TAKEN_UNTRAINED = ("embeddings", "item_ids", "output", "modalities", "method", "size", "seed", *_UNTRAINED)
 FIELDS = (
     "num_levels",
     "codebook_size",
@@ -43,6 +46,8 @@ FIELDS = (
     "contrastive_temperature",
     "contrastive_normalize",
 )
+SIZED = tuple(field.name for field in dataclasses.fields(QuantizerSizes))
+_FASTER = "--epochs lowered, --hidden-sizes narrower, fewer --num-levels, or a GPU (--device cuda)"
 _EVERY = dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps"), "use --evaluations")
 _UPLOADS = dict.fromkeys(
     (
@@ -79,8 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="page of `macrec doctor`, written anew at each evaluation, its figures beside it as JSON (default: none)",
     )
     parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
-    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS)
-    add_config_flags(parser, _config_class(), FIELDS, "quantizer")
+    add_size_flag(parser)
+    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS, SIZED)
+    add_config_flags(parser, _config_class(), FIELDS, "quantizer", SIZED)
 
 
 def _config_class() -> type["MacRecQuantizerConfig"]:
@@ -114,6 +120,7 @@ def train(args: argparse.Namespace) -> str:
     named_device(args)  # refused before the work
     start, output = args.started, make_output(args.output)
     store = open_embeddings(args)
+    given, args = args, sized(args, store)
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
     for name in store.modalities:  # before the training rather than after it
@@ -126,12 +133,10 @@ def train(args: argparse.Namespace) -> str:
     checkpoint = last_checkpoint(output, args.resume, config, ("modalities", *FIELDS))
     model = MacRecQuantizer(config)
     trainer = MacRecQuantizerTrainer(model, arguments, train_dataset=store)
-    follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience)
+    sizes = sizes_line(args, given, SIZED, f"{len(store):,} items")
+    follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience, sizes, _FASTER)
     if args.health_page:
         trainer.add_callback(CodebookHealthCallback(args.health_page))
-    logging.getLogger(__name__).info(
-        "%d weights on %d items", sum(weight.numel() for weight in model.parameters()), len(store)
-    )
     trainer.train(resume_from_checkpoint=checkpoint)
     quantizer = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():
@@ -152,6 +157,7 @@ def cluster(args: argparse.Namespace) -> str:
     if not process_state("cpu").is_main_process:
         return ""
     output, store = make_output(args.output), open_embeddings(args)
+    args = sized(args, store)
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
     for name in store.modalities:  # before the work rather than after it
         check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
@@ -192,6 +198,12 @@ def write_all(
     quantizer.config.encoders = store.encoders
     write_ids(output, table, quantizer)
     write_json(output / "report.json", {"collisions": table.report, "steps": steps})
+
+
+def sized(args: argparse.Namespace, store: "EmbeddingStore") -> argparse.Namespace:
+    """The flags with those that `--size` chooses."""
+    auto = dataclasses.asdict(quantizer_sizes(len(store), store.modalities, num_processes()))
+    return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
 
 
 def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "MacRecQuantizerTrainingArguments":

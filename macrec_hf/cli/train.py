@@ -1,9 +1,11 @@
 """`macrec train`: fine-tunes the recommender on the six tasks and writes a whole model directory."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..training.sizes import RecommenderSizes, recommender_sizes
 from .card import training_facts
 from .common import (
     add_config_flags,
@@ -11,13 +13,15 @@ from .common import (
     follow,
     make_output,
     named_device,
+    num_processes,
     process_state,
     seconds_since,
 )
 from .inputs import add_interaction_columns, interaction_columns, open_semantic_ids, read_pairs, read_titles
 from .run_folder import EXAMPLES, finish, finished_before, last_checkpoint
 from .seeds import seed_folder
-from .trainer_flags import add_trainer_flags, settings_of_run, training_settings, training_steps
+from .sizing import add_size_flag, sizes_line, with_sizes
+from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +48,11 @@ FIELDS = (
     "history_dropout_rate",
     "implicit_alignment_weight",
     "alignment_temperature",
+)
+SIZED = tuple(field.name for field in dataclasses.fields(RecommenderSizes))
+_FASTER = (
+    "--epochs lowered, --d-model, --d-ff, --num-layers and --num-decoder-layers smaller, a shorter --max-history, fewer "
+    "--tasks, or a GPU (--device cuda)"
 )
 _EVERY = dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps"), "use --eval-every")
 _UPLOADS = dict.fromkeys(
@@ -75,13 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience",
         type=int,
         default=10,
-        help="stop after so many evaluations without a better NDCG@10; 0 = never (default: 10; authors' code)",
+        help="stop after so many evaluations without a better NDCG@10, in the last fifth of the steps; 0 = never "
+        "(default: 10; authors' code)",
     )
     parser.add_argument(
         "--eval-every",
         type=float,
-        default=1.0,
-        help="epochs between evaluations on the validation items (default: 1; ours)",
+        help="epochs between evaluations on the validation items (default: by --size, a tenth of them and at least 1, or "
+        "1; ours)",
     )
     parser.add_argument(
         "--seeds",
@@ -93,8 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--license", default="unknown", help="of the weights, for the model card, such as mit (default: unknown)"
     )
-    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS)
-    add_config_flags(parser, _config_class(), ("max_history", *FIELDS), "recommender")
+    add_size_flag(parser)
+    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS, SIZED)
+    add_config_flags(parser, _config_class(), ("max_history", *FIELDS), "recommender", SIZED)
 
 
 def _config_class() -> type["MacRecConfig"]:
@@ -158,13 +169,14 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
+    histories, counts = read_purchases(args, table)
+    given, args = args, sized(args, histories, table)
     config = chosen_config(args, start_from, tokenizer, table)
     settings = settings_of_model(args, config, table)
     longer = f"--start-from {output} with another --output trains the model further. "
     if finished_before(output, settings, args.resume, process_state(named_device(args)), longer):
         return None
     tasks = build_tasks(args, table, examples, config.max_history)
-    histories, counts = read_purchases(args, table)
     quantizer = quantizer_of(args.semantic_ids)
     set_seed(args.seed)
     fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
@@ -180,7 +192,9 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         item_counts=counts,
         item_titles=read_titles(args.items, (args.item_column, "item_id")),  # both tables need not have one name
     )
-    follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience)
+    data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
+    sizes = sizes_line(args, given, SIZED, data)
+    follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience, sizes, _FASTER)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     trainer.save_model_directory(output, **about)
@@ -192,6 +206,17 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     return (
         f"{len(tasks['train'])} examples, {trainer.state.global_step} steps in {seconds_since(start)}{found}: {output}"
     )
+
+
+def sized(args: argparse.Namespace, histories: "Histories", table: "SemanticIdTable") -> argparse.Namespace:
+    """The flags with those that `--size` chooses; of a model that is trained further only those of the training."""
+    from ..model.tokenization_macrec import task_names
+
+    num_tasks = len(args.tasks.split(",") if args.tasks else task_names(table.modalities))
+    purchases = sum(map(len, histories.items))
+    sizes = recommender_sizes(len(histories.user_ids), purchases, num_tasks, num_processes())
+    auto = dataclasses.asdict(sizes) if args.start_from is None else sizes.arguments
+    return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
 
 
 def chosen_config(
@@ -291,7 +316,8 @@ def quantizer_of(semantic_ids: str) -> "MacRecQuantizer | None":
 def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "MacRecTrainingArguments":
     """The trainer's arguments: the checkpoint with the best validation NDCG@10 is kept."""
     of_an_epoch, steps = training_steps(args, num_examples)
-    every = min(steps, max(1, round(of_an_epoch * args.eval_every)))
+    epochs = args.eval_every or (1.0 if args.size == "paper" else max(1.0, steps / of_an_epoch / 10))
+    every = min(steps, max(1, round(of_an_epoch * epochs)))
     settings: dict[str, Any] = {
         "load_best_model_at_end": True,
         "logging_steps": max(1, min(50, every // 5)),

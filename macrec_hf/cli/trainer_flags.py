@@ -9,7 +9,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -85,12 +85,16 @@ class Refused(argparse.Action):
 
 
 def add_trainer_flags(
-    parser: argparse.ArgumentParser, arguments_class: type["TrainingArguments"], elsewhere: Mapping[str, str]
+    parser: argparse.ArgumentParser,
+    arguments_class: type["TrainingArguments"],
+    elsewhere: Mapping[str, str],
+    sized: Collection[str],
 ) -> None:
     """The flags that both training verbs have, and one for every field of a Trainer's arguments that is not refused.
 
     Args:
         elsewhere: further fields that are refused, each with what to do.
+        sized: fields that follow `--size`: `None` where they are not given.
     """
     kinds = get_type_hints(arguments_class)
     fields = {field.name: field for field in dataclasses.fields(arguments_class) if field.init}
@@ -109,11 +113,15 @@ def add_trainer_flags(
         place = length if name in ("num_train_epochs", "max_steps") else group if name in ours else more
         meaning, source = _meaning(field, name in ours)
         default = _default(field)
-        shown = FOLLOWING.get(name, _shown(default)) + source
+        shown = ("by --size, or " if name in sized else "") + FOLLOWING.get(name, _shown(default)) + source
         place.add_argument(
             "--" + SHORT.get(name, name).replace("_", "-"),
             dest=SHORT.get(name, name),
-            default=default if name in ours and name not in FOLLOWING else argparse.SUPPRESS,
+            default=None
+            if name in sized
+            else default
+            if name in ours and name not in FOLLOWING
+            else argparse.SUPPRESS,
             help=f"{meaning} (default: {shown})".replace("%", "%%"),
             **_reading(kinds[name], field.metadata.get("choices")),
         )
@@ -174,6 +182,12 @@ def training_settings(
         "warmup_steps": round(steps * args.warmup),
         "use_cpu": named_device(args) == "cpu",
     }
+
+
+def defaults_of(arguments_class: type["TrainingArguments"], names: Iterable[str]) -> dict[str, Any]:
+    """`{field: default}` of those of the fields that the arguments have."""
+    fields = {field.name: field for field in dataclasses.fields(arguments_class)}
+    return {name: _default(fields[name]) for name in names if name in fields}
 
 
 def _own_fields(arguments_class: type) -> set[str]:

@@ -15,7 +15,8 @@ from macrec_hf import MacRecQuantizerTrainingArguments, MacRecRecommender, MacRe
 from macrec_hf.cli import quantize as quantize_verb
 from macrec_hf.cli import train as train_verb
 from macrec_hf.cli.main import build_parser, main, yaml_arguments
-from macrec_hf.cli.trainer_flags import _ELSEWHERE, OWN_DEFAULTS, SHORT, Refused
+from macrec_hf.cli.sizing import with_sizes
+from macrec_hf.cli.trainer_flags import _ELSEWHERE, OWN_DEFAULTS, SHORT, Refused, defaults_of
 
 VERBS = {"train": (train_verb, MacRecTrainingArguments), "quantize": (quantize_verb, MacRecQuantizerTrainingArguments)}
 NEEDED = {
@@ -26,7 +27,8 @@ NEEDED = {
 
 def arguments(verb, *words, output="out"):
     """The Trainer's arguments that a command line makes, for 1,000 rows."""
-    args = build_parser(verb).parse_args([*NEEDED[verb], *map(str, words)])
+    args = build_parser(verb).parse_args([*NEEDED[verb], "--size", "paper", *map(str, words)])
+    args = with_sizes(args, {}, defaults_of(VERBS[verb][1], VERBS[verb][0].SIZED))
     return VERBS[verb][0].training_arguments(args, 1000, Path(output))
 
 
@@ -151,7 +153,7 @@ def test_the_help_shows_ours_first_and_the_rest_compactly(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     first, rest = text.split("more arguments of transformers' Trainer:")
-    assert "--epochs X" in first and "default: 200; authors' code" in " ".join(first.split())
+    assert "--epochs X" in first and "default: by --size, or 200; authors' code" in " ".join(first.split())
     assert "--gradient-accumulation-steps N" in rest and "--gradient-accumulation-steps" not in first
     assert not re.search(r"--(num-train-epochs|output-dir|use-cpu) ", text)
     shown = [block for block in re.split(r"\n(?=  --)", rest) if block.startswith("  --")]

@@ -1,0 +1,188 @@
+"""Sizes of both models and lengths of both trainings from a shop's numbers: pure functions, a source for each rule.
+
+The defaults of the configurations and of the training arguments stay the paper's, which suit its ten thousand items.
+`benchmarks/sizes.py` measures what the rules here give.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+ARGUMENTS = (  # fields of the training arguments; the others are fields of the configurations
+    "num_train_epochs", "per_device_train_batch_size", "learning_rate", "embedding_learning_rate",
+)  # fmt: skip
+ITEMS_A_CODE = 8  # the least that `macrec doctor` is content with
+IDS_AN_ITEM = 50  # the same: at 50 IDs an item one in a hundred shares its ID by chance
+QUANTIZER_STEPS = 1000
+SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2}
+PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}
+SMALL_UP_TO = 1_000_000  # examples
+EPOCHS_OF_ONE = 400  # epochs × cube root of the examples
+
+
+class _Sizes:
+    """What both stages' sizes can do."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields of the configuration, `{name: value}`."""
+        return {name: value for name, value in asdict(self).items() if name not in ARGUMENTS}  # type: ignore[call-overload]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields of the training arguments, `{name: value}`."""
+        return {name: value for name, value in asdict(self).items() if name in ARGUMENTS}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class QuantizerSizes(_Sizes):
+    """Sizes of a quantizer and of its training, see [`quantizer_sizes`].
+
+    The fields have the names, meanings and units of [`MacRecQuantizerConfig`] and
+    [`MacRecQuantizerTrainingArguments`]; `config` and `arguments` are the fields of each, as dicts.
+    """
+
+    num_levels: int
+    codebook_size: int
+    hidden_sizes: tuple[int, ...]
+    num_pseudo_labels: int
+    num_train_epochs: float
+    per_device_train_batch_size: int
+
+
+@dataclass(frozen=True)
+class RecommenderSizes(_Sizes):
+    """Sizes of a recommender and of its training, see [`recommender_sizes`].
+
+    The fields have the names, meanings and units of [`MacRecConfig`] and [`MacRecTrainingArguments`]; `config` and
+    `arguments` are the fields of each, as dicts.
+    """
+
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_heads: int
+    num_layers: int
+    num_decoder_layers: int
+    dropout_rate: float
+    max_history: int
+    num_train_epochs: float
+    per_device_train_batch_size: int
+    learning_rate: float
+    embedding_learning_rate: float | None
+
+
+def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes: int = 1) -> QuantizerSizes:
+    """Sizes of a quantizer for a catalogue, and of its training.
+
+    - `codebook_size`: eight items a code (the doctor's rule), between 8 and the paper's 256.
+    - `num_levels`: the fewest with 50 IDs an item (the doctor's rule), at least 3: the paper's contrastive loss begins
+      at the third level.
+    - `hidden_sizes`: powers of two down to 128, from the first that holds the largest embedding size, or the number of
+      items if that is less; at most the 2,048 of the authors' code (ours).
+    - `num_pseudo_labels`: twice the codes, as the paper's 512 are of its 256.
+    - `per_device_train_batch_size`: the paper's 1,024 items over all processes, or the whole catalogue.
+    - `num_train_epochs`: 1,000 steps, after which the losses of the demo shop hardly fall; at least 20 passes, at most
+      the 1,000 of the authors' code (ours).
+
+    Args:
+        num_items: of the catalogue.
+        modalities: `{name: embedding size}`.
+        num_processes: that share a batch.
+
+    Raises:
+        ValueError: a number below 1, or no modality.
+
+    Example:
+
+    ```python
+    >>> quantizer_sizes(200, {"text": 199, "image": 128}).config
+    {'num_levels': 3, 'codebook_size': 25, 'hidden_sizes': (256, 128), 'num_pseudo_labels': 50}
+    ```
+    """
+    _check(
+        num_items=num_items, num_processes=num_processes, **{f"modalities[{n!r}]": s for n, s in modalities.items()}
+    )
+    if not modalities:
+        raise ValueError("modalities: expected at least one, {name: embedding size}, got none.")
+    codes = min(256, max(8, num_items // ITEMS_A_CODE))
+    batch = min(1024, num_items)
+    steps_of_an_epoch = math.ceil(num_items / batch)
+    return QuantizerSizes(
+        num_levels=max(3, _digits(IDS_AN_ITEM * num_items, codes)),
+        codebook_size=codes,
+        hidden_sizes=_widths(min(2048, max(modalities.values()), num_items)),
+        num_pseudo_labels=2 * codes,
+        num_train_epochs=float(min(1000, max(20, math.ceil(QUANTIZER_STEPS / steps_of_an_epoch)))),
+        per_device_train_batch_size=math.ceil(batch / num_processes),
+    )
+
+
+def recommender_sizes(
+    num_users: int, num_purchases: int, num_tasks: int = 6, num_processes: int = 1
+) -> RecommenderSizes:
+    """Sizes of a recommender for a shop, and of its training.
+
+    Examples are what one pass goes through: for every task each purchase that is learned from, all but a user's first,
+    which has no history, and last two, which validate and test.
+
+    - `d_model` and the other widths: those of the demo shop up to a million examples, the paper's beyond: wider models
+      learned no better on small shops and take four times as long (ours).
+    - `dropout_rate`: T5's 0.1.
+    - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
+    - `num_train_epochs`: falls with the cube root of the examples, from 40 to 3: more data need more steps, but each of
+      them is seen less often (ours, measured by `benchmarks/sizes.py`).
+    - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
+    - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
+      start ten times as large as matrices (ours).
+
+    Args:
+        num_users, num_purchases: in all of the interactions.
+        num_tasks: that are trained; two modalities have six.
+        num_processes: that share a batch.
+
+    Raises:
+        ValueError: a number below 1.
+
+    Example:
+
+    ```python
+    >>> recommender_sizes(num_users=300, num_purchases=3000).arguments["num_train_epochs"]
+    20.0
+    ```
+    """
+    _check(num_users=num_users, num_purchases=num_purchases, num_tasks=num_tasks, num_processes=num_processes)
+    examples = num_tasks * max(num_users, num_purchases - 3 * num_users)
+    small = examples <= SMALL_UP_TO
+    batch, rate = (64, 4e-3) if small else (256, 1e-3)
+    widths = SMALL if small else PAPER
+    return RecommenderSizes(
+        **widths,
+        dropout_rate=0.1,
+        max_history=min(20, max(5, math.ceil(num_purchases / num_users))),
+        num_train_epochs=float(min(40, max(3, round(EPOCHS_OF_ONE / examples ** (1 / 3))))),
+        per_device_train_batch_size=math.ceil(batch / num_processes),
+        learning_rate=rate,
+        embedding_learning_rate=10 * rate,
+    )
+
+
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}. Is a file empty?")
+
+
+def _digits(count: int, base: int) -> int:
+    """The fewest digits that write `count` different numbers in a base."""
+    digits, room = 0, 1
+    while room < count:
+        digits, room = digits + 1, room * base
+    return digits
+
+
+def _widths(wanted: int, least: int = 128) -> tuple[int, ...]:
+    """Powers of two, falling: the first holds what is wanted, the last is the least."""
+    first, last = (max(wanted, least) - 1).bit_length(), (least - 1).bit_length()
+    return tuple(2**power for power in range(first, last - 1, -1))
