@@ -1,7 +1,7 @@
 """`--size`: fields that the user did not name follow the data, or are the paper's."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .trainer_flags import SHORT
@@ -31,7 +31,7 @@ def with_sizes(args: argparse.Namespace, auto: Mapping[str, Any], paper: Mapping
     return argparse.Namespace(**{**vars(args), **filled, **given})
 
 
-def sizes_line(args: argparse.Namespace, given: argparse.Namespace, names: Mapping[str, Any], data: str) -> str:
+def sizes_line(args: argparse.Namespace, given: argparse.Namespace, names: Iterable[str], data: str) -> str:
     """What was chosen, and from what.
 
     Args:

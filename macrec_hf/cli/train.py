@@ -51,8 +51,8 @@ FIELDS = (
 )
 SIZED = tuple(field.name for field in dataclasses.fields(RecommenderSizes))
 _FASTER = (
-    "--epochs lowered, --d-model, --d-ff, --num-layers and --num-decoder-layers smaller, a shorter --max-history, fewer "
-    "--tasks, or a GPU (--device cuda)"
+    "--epochs lowered, --d-model, --d-ff, --num-layers and --num-decoder-layers smaller, a shorter --max-history, "
+    "fewer --tasks, or a GPU (--device cuda)"
 )
 _EVERY = dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps"), "use --eval-every")
 _UPLOADS = dict.fromkeys(
@@ -90,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eval-every",
         type=float,
-        help="epochs between evaluations on the validation items (default: by --size, a tenth of them and at least 1, or "
-        "1; ours)",
+        help="epochs between evaluations on the validation items (default: by --size, a tenth of them and at least 1, "
+        "or 1; ours)",
     )
     parser.add_argument(
         "--seeds",

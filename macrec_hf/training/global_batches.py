@@ -76,7 +76,9 @@ class GlobalBatches(Sampler[list[int]]):
 
 
 def mixed_seed(seed: int, epoch: int) -> int:
-    """One number of 63 bits for a pair: were the two added, seed 0 would take in epoch 1 the order of seed 1 in epoch 0.
+    """One number of 63 bits for a pair.
+
+    Were the two added, seed 0 would take in epoch 1 the order of seed 1 in epoch 0.
 
     Args:
         seed: any whole number.

@@ -1,5 +1,6 @@
 """What a run of the command line says of itself, and when it may stop early."""
 
+import math
 import time
 from typing import Any
 
@@ -18,7 +19,7 @@ class LateStopping(EarlyStoppingCallback):
     metric improves last (ours).
     """
 
-    def on_evaluate(
+    def on_evaluate(  # type: ignore[override]  # as in the parent
         self,
         args: TrainingArguments,
         state: TrainerState,
@@ -62,7 +63,8 @@ class Announcement(TrainerCallback):
         weights = sum(weight.numel() for weight in model.parameters()) if model is not None else 0
         end = f"ends at step {state.max_steps:,}"
         if self.patience:
-            end += f", or from step {int(UNCUT * state.max_steps):,} on after {self.patience} evaluations without progress"
+            earliest = math.ceil(UNCUT * state.max_steps)
+            end += f", or from step {earliest:,} on after {self.patience} evaluations without progress"
         tqdm.write(self.first_line)
         tqdm.write(
             f"{self.num_examples:,} examples, {weights:,} parameters, on {args.device}: {state.max_steps:,} steps "

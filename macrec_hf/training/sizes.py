@@ -131,8 +131,8 @@ def recommender_sizes(
       learned no better on small shops and take four times as long (ours).
     - `dropout_rate`: T5's 0.1.
     - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
-    - `num_train_epochs`: falls with the cube root of the examples, from 40 to 3: more data need more steps, but each of
-      them is seen less often (ours, measured by `benchmarks/sizes.py`).
+    - `num_train_epochs`: falls with the cube root of the examples, from 40 to 3: more data need more steps, but fewer
+      passes (ours, measured by `benchmarks/sizes.py`).
     - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
     - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
       start ten times as large as matrices (ours).
