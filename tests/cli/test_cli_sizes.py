@@ -1,0 +1,72 @@
+"""`--size`: from the data, the paper's, or the user's field by field."""
+
+import argparse
+import json
+
+from hub_tools import tiny_shop
+
+from macrec_hf import MacRecConfig, MacRecQuantizerConfig, quantizer_sizes, recommender_sizes
+from macrec_hf.cli.main import main
+from macrec_hf.cli.sizing import sizes_line, with_sizes
+
+AUTO = {"num_levels": 3, "hidden_sizes": (256, 128), "num_train_epochs": 50.0}
+
+
+def given(**flags):
+    empty = dict.fromkeys(("num_levels", "hidden_sizes", "epochs"))
+    return argparse.Namespace(**{"size": "auto", **empty, **flags})
+
+
+def test_explicit_flags_beat_the_data_and_the_paper_field_by_field():
+    filled = with_sizes(given(epochs=2.0), AUTO, {"num_train_epochs": 1000.0})
+    assert (filled.num_levels, filled.hidden_sizes, filled.epochs) == (3, (256, 128), 2.0)
+    paper = with_sizes(given(size="paper", hidden_sizes=(8,)), AUTO, {"num_train_epochs": 1000.0})
+    assert (paper.num_levels, paper.hidden_sizes, paper.epochs) == (None, (8,), 1000.0)
+
+
+def test_the_line_says_what_was_chosen_and_what_was_given():
+    user = given(epochs=2.0)
+    line = sizes_line(with_sizes(user, AUTO, {}), user, AUTO, "200 items")
+    assert line == "Sizes, by 200 items: num_levels 3, hidden_sizes 256,128. Yours: epochs 2."
+
+
+def test_both_verbs_take_the_sizes_of_the_shop_and_write_them_down(tmp_path, capsys):
+    shop = tiny_shop(tmp_path)
+    (shop / "q.yaml").write_text("codebook_size: 9\n")
+    words = ["quantize", "--embeddings", str(shop / "emb"), "--output", str(shop / "ids")]
+    assert main([*words, "--config", str(shop / "q.yaml"), "--max-steps", "2"]) == 0, capsys.readouterr().err
+    auto, config = (
+        quantizer_sizes(24, {"text": 6, "image": 5}),
+        MacRecQuantizerConfig.from_pretrained(shop / "ids/quantizer"),
+    )
+    assert config.codebook_size == 9 != auto.codebook_size
+    assert (config.num_levels, config.hidden_sizes) == (auto.num_levels, auto.hidden_sizes)
+    settings = json.loads((shop / "ids" / "training_log.json").read_text())[-1]["settings"]
+    assert settings["batch_size"] == auto.per_device_train_batch_size == 24
+    out = capsys.readouterr().out
+    assert "Sizes, by 24 items: num_levels" in out and "Yours: codebook_size 9." in out and "24 examples" in out
+
+    words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(shop / "ids")]
+    words += ["--output", str(shop / "model"), "--max-steps", "2", "--num-beams", "2", "--d-ff", "8"]
+    assert main(words) == 0, capsys.readouterr().err
+    auto, config = recommender_sizes(12, 72), MacRecConfig.from_pretrained(shop / "model")
+    assert config.d_ff == 8 != auto.d_ff
+    assert all(getattr(config, name) == value for name, value in auto.config.items() if name != "d_ff")
+    settings = json.loads((shop / "model" / "training_log.json").read_text())[-1]["settings"]
+    assert settings["learning_rate"] == auto.learning_rate and settings["batch_size"] == 64
+    assert "Sizes, by 12 users with 72 purchases: d_model" in capsys.readouterr().out
+
+    again = [*words[:5], "--output", str(shop / "further"), "--max-steps", "1", "--num-beams", "2"]
+    assert main([*again, "--start-from", str(shop / "model")]) == 0, capsys.readouterr().err
+    assert MacRecConfig.from_pretrained(shop / "further").d_ff == 8  # the model's own sizes
+
+
+def test_the_papers_sizes_are_the_configurations_defaults(tmp_path, capsys):
+    shop = tiny_shop(tmp_path)
+    words = ["quantize", "--embeddings", str(shop / "emb"), "--output", str(shop / "ids"), "--size", "paper"]
+    assert main([*words, "--max-steps", "1", "--hidden-sizes", "8"]) == 0, capsys.readouterr().err
+    config, paper = MacRecQuantizerConfig.from_pretrained(shop / "ids" / "quantizer"), MacRecQuantizerConfig()
+    assert (config.codebook_size, config.num_pseudo_labels) == (paper.codebook_size, paper.num_pseudo_labels)
+    assert config.hidden_sizes == (8,)
+    settings = json.loads((shop / "ids" / "training_log.json").read_text())[-1]["settings"]
+    assert settings["batch_size"] == 1024

@@ -1,0 +1,74 @@
+"""Patience cuts only the last fifth; a run says what it does."""
+
+import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from macrec_hf.training.progress import Announcement, LateStopping, in_words
+from macrec_hf.training.trainer_state import had_ended
+
+
+def evaluated(callback, step, value, state, arguments):
+    """The control after an evaluation at that step."""
+    state.global_step = step
+    control = TrainerControl()
+    callback.on_evaluate(arguments, state, control, {"eval_loss": value})
+    state.best_metric = value if state.best_metric is None else min(value, state.best_metric)
+    return control.should_training_stop
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return TrainingArguments(
+        str(tmp_path), metric_for_best_model="loss", greater_is_better=False, eval_strategy="steps",
+        eval_steps=10, save_steps=10, load_best_model_at_end=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_a_run_without_progress_ends_at_four_fifths_and_no_earlier(arguments, patience):
+    callback, state = LateStopping(patience), TrainerState(max_steps=100)
+    for step in range(10, 80, 10):
+        assert not evaluated(callback, step, float(step), state, arguments)
+        assert not had_ended([callback], state, 100)  # as a resumed run looks at it
+    assert evaluated(callback, 80, 80.0, state, arguments)
+
+
+def test_progress_in_the_last_fifth_starts_the_count_anew(arguments):
+    callback, state = LateStopping(2), TrainerState(max_steps=100)
+    stops = [evaluated(callback, step, value, state, arguments) for step, value in ((70, 5.0), (80, 4.0), (90, 6.0))]
+    assert stops == [False, False, False] and evaluated(callback, 95, 6.0, state, arguments)
+
+
+def said(capsys, arguments, seconds_a_step, monkeypatch, steps=1000):
+    clock = iter(seconds_a_step * step for step in range(10_000))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    callback, state = Announcement("Sizes.", 1234, 10, "--epochs lowered"), TrainerState(max_steps=steps)
+    state.num_train_epochs, state.is_world_process_zero = 5, True
+    callback.on_train_begin(arguments, state, TrainerControl(), model=None)
+    for state.global_step in range(1, 30):
+        callback.on_step_end(arguments, state, TrainerControl())
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_header_and_the_time_left(arguments, capsys, monkeypatch):
+    lines = said(capsys, arguments, 20.0, monkeypatch)
+    assert lines[0] == "Sizes."
+    assert lines[1].startswith("1,234 examples, 0 parameters, on cpu: 1,000 steps (5 epochs), ends at step 1,000, or")
+    assert "from step 800 on after 10 evaluations without progress" in lines[1]
+    # the clock is read twice: after the first step and after twenty more, which then took 20 s / 20
+    assert lines[2] == "About 16 min left at 1 s a step, evaluations apart." and len(lines) == 3
+
+
+def test_a_run_of_hours_is_told_what_is_faster(arguments, capsys, monkeypatch):
+    lines = said(capsys, arguments, 200.0, monkeypatch)
+    assert lines[2].startswith("About 2.7 h left at 10 s a step") and lines[3] == "Faster: --epochs lowered."
+
+
+def test_nothing_is_said_where_no_progress_is_wanted(arguments, capsys, monkeypatch):
+    arguments.disable_tqdm = True
+    assert said(capsys, arguments, 200.0, monkeypatch) == []
+
+
+@pytest.mark.parametrize("seconds, words", [(40.2, "40 s"), (89, "89 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_spans_of_time(seconds, words):
+    assert in_words(seconds) == words
