@@ -183,8 +183,8 @@ def test_help_version_and_unknown_verbs(capsys):
     assert re.fullmatch(pattern, capsys.readouterr().out)
     assert main(["bake"]) == 2 and "'bake' is no verb" in capsys.readouterr().err
     for verb, words in {
-        "quantize": ["default: 256; paper: M = 256"],
-        "train": ["default: 128; authors' code"],
+        "quantize": ["default: by --size, or 256; paper: M = 256"],
+        "train": ["default: by --size, or 128; authors' code"],
     }.items():
         with pytest.raises(SystemExit) as stopped:
             main([verb, "--help"])

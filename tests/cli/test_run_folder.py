@@ -84,7 +84,7 @@ def test_a_finished_run_has_nothing_to_resume(made, capsys, place, stage):
         ("ids", "--modalities text --contrastive-weights 0,0,0,0", "--embeddings has other contents. Repeat"),
         ("ids", "--max-steps 7", "--max-steps was 6, is 7. A run with --keep-checkpoints can be made longer"),
         ("model", "--d-ff 12", "--d-ff was 8, is 12. Repeat the flags of that run, choose another --output, or leave"),
-        ("model", "--max-history 3", "--max-history was 20, is 3. Repeat"),
+        ("model", "--max-history 3", "--max-history was 6, is 3. Repeat"),
         ("model", "--tasks text_to_text", "--tasks was not given, is text_to_text. Repeat"),
         ("model", "--max-steps 3", "--max-steps was 4, is 3. Repeat the flags of that run"),
         ("model", "--max-steps 9", "--start-from {folder} with another --output trains the model further. A run with"),
