@@ -1,10 +1,10 @@
 """What `--size auto` gives: `python benchmarks/sizes.py [--shop 200x300] [--seeds 1] [--times 1,2]`.
 
-A demo shop of so many items and customers, or `--items`, `--interactions` and `--embeddings` of one's own, goes through
-`macrec quantize` and `macrec train` without a size; the recommender once more for each further factor on its epochs. A
-line for each: seconds of the clock and of the processor (both stages), the epochs, and on the validation items NDCG@10
-of the ensemble with the 95 % interval of its paired difference to the bestsellers. Words after `--` go to `macrec
-train`, such as `-- --epochs 10 --dropout-rate 0`, to compare other sizes.
+A demo shop of so many items and customers, or `--items`, `--interactions` and `--embeddings` of one's own, goes
+through `macrec quantize` and `macrec train` without a size; the recommender once more for each further factor on its
+epochs. A line for each: seconds of the clock and of the processor (both stages), the epochs, and on the validation
+items NDCG@10 of the ensemble with the 95 % interval of its paired difference to the bestsellers. Words after `--` go
+to `macrec train`, such as `-- --epochs 10 --dropout-rate 0`, to compare other sizes.
 """
 
 import argparse
