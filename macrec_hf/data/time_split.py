@@ -136,6 +136,16 @@ class HistoriesUntil(Histories):
     until: str = ""
     validates_from: str = ""
 
+    def split(self, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """As [`leave_one_out`] gives "train" and "validation"; nothing tests.
+
+        Raises:
+            ValueError: another split.
+        """
+        if split not in ("train", "validation"):
+            raise ValueError(f"Expected split 'train' or 'validation', got {split!r}: nothing tests before a date.")
+        return ([*self.items, *self.short_items], None) if split == "train" else (self.items, self.targets)
+
 
 def split_at(interactions: pd.DataFrame, row_of: Mapping[str, int], cut: Cut) -> FutureUsers:
     """Parts the purchases at a cut, those of the cut's own day being later ones.
@@ -218,6 +228,14 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
         until=moments.name(end),
         validates_from=moments.name(start),
     )
+
+
+def is_later(one: str, other: str) -> bool:
+    """Whether the first of two names of moments, both dates or both numbers, is later than the other."""
+    try:
+        return float(one) > float(other)
+    except ValueError:
+        return one > other
 
 
 def _parted(
