@@ -187,6 +187,20 @@ def split_at(interactions: pd.DataFrame, row_of: Mapping[str, int], cut: Cut) ->
     )
 
 
+def items_before(interactions: pd.DataFrame, until: Cut) -> set[str]:
+    """Ids of the items that were sold before a date: those that may be learned from.
+
+    Args:
+        interactions, until: as for [`histories_until`].
+
+    Raises:
+        ValueError: a date of another kind, or no purchase before it.
+    """
+    moments = Moments.of(interactions["timestamp"])
+    known, _ = _parted(interactions, moments, moments.at(until), "until", nothing_later=True)
+    return set(known["item_id"])
+
+
 def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until: Cut) -> HistoriesUntil:
     """What training may learn before a date; later purchases are not looked at.
 
