@@ -115,6 +115,13 @@ class EmbeddingStore:
         encoders = {name: self.encoders[name] for name in modalities if name in self.encoders}
         return EmbeddingStore({name: self.arrays[name] for name in modalities}, self.item_ids, missing, encoders)
 
+    def take(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingStore":
+        """A store of some of the items, in this order; their rows are copied into memory."""
+        ids = [self.item_ids[row] for row in rows]
+        missing = {name: [self.item_ids[row] for row in rows if not self.present[name][row]] for name in self.arrays}
+        arrays = {name: np.asarray(array[np.asarray(rows)]) for name, array in self.arrays.items()}
+        return EmbeddingStore(arrays, ids, missing, self.encoders)
+
     def fingerprint(self) -> str:
         """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues."""
         digest = hashlib.sha256(json.dumps([self.item_ids, list(self.modalities.items())]).encode())

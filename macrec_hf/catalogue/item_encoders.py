@@ -6,7 +6,7 @@ both for an items table.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
@@ -34,10 +34,12 @@ def encode_texts(
     batch_size: int = 32,
     progress: bool = True,
     accelerator: Processes | None = None,
+    learned_from: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[int, str]] | None:
     """Encodes texts, long ones first so that batches are of even length.
 
     Args:
+        learned_from: bool (num_items,), which items an encoder that is new may learn from; None: all.
         accelerator: an `accelerate.Accelerator`: its processes take the batches in turn.
 
     Returns (None in other processes than the main one):
@@ -56,7 +58,7 @@ def encode_texts(
     features = in_batches(rows, batch_size, encode, "text", processes=accelerator, progress=progress)
     if accelerator is not None and not accelerator.is_main_process:
         return None
-    return _collect(encoder, rows, features, len(texts), reasons, "text")
+    return _collect(encoder, rows, features, len(texts), reasons, "text", learned_from)
 
 
 def encode_photos(
@@ -65,6 +67,7 @@ def encode_photos(
     batch_size: int = 32,
     progress: bool = True,
     accelerator: Processes | None = None,
+    learned_from: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[int, str]] | None:
     """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing."""
     reasons: dict[int, str] = {}
@@ -86,7 +89,7 @@ def encode_photos(
         rows += good
         reasons |= bad
         features += [] if encoded is None else [encoded]
-    return _collect(encoder, rows, features, len(paths), reasons, "image")
+    return _collect(encoder, rows, features, len(paths), reasons, "image", learned_from)
 
 
 def _open_photo(path: str | Path | None) -> Image.Image | str:
@@ -115,6 +118,7 @@ def _collect(
     num_items: int,
     reasons: dict[int, str],
     modality: str,
+    learned_from: np.ndarray | None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     if not rows:
         examples = "; ".join(sorted(set(reasons.values()))[:3])
@@ -125,6 +129,14 @@ def _collect(
     stacked: Any = (
         scipy.sparse.vstack(features, "csr") if scipy.sparse.issparse(features[0]) else np.concatenate(features)
     )
+    if learned_from is not None:
+        first = np.flatnonzero(learned_from[rows])
+        if not len(first):
+            raise ValueError(
+                f"{modality}: expected at least one item to learn from that can be encoded, got none of "
+                f"{learned_from.sum()}. Choose a later --until, or leave the modality out."
+            )
+        encoder.catalogue_embeddings(stacked[first])  # learns; a second call does not
     encoded = encoder.catalogue_embeddings(stacked)
     finite = np.isfinite(encoded).all(axis=1)
     if not finite.all():
@@ -217,6 +229,7 @@ def embed_items(
     batch_size: int = 32,
     progress: bool = True,
     accelerator: None = None,
+    learned_from: Collection[str] | None = None,
 ) -> EmbeddedCatalogue: ...
 
 
@@ -229,6 +242,7 @@ def embed_items(
     batch_size: int = 32,
     progress: bool = True,
     accelerator: Processes,
+    learned_from: Collection[str] | None = None,
 ) -> EmbeddedCatalogue | None: ...
 
 
@@ -240,6 +254,7 @@ def embed_items(
     batch_size: int = 32,
     progress: bool = True,
     accelerator: Processes | None = None,
+    learned_from: Collection[str] | None = None,
 ) -> EmbeddedCatalogue | None:
     """Embeds the texts and photos of a catalogue.
 
@@ -253,6 +268,8 @@ def embed_items(
         progress: whether a bar is shown where there are many batches.
         accelerator: an `accelerate.Accelerator`: its processes share the work; the main one returns the embeddings,
             the others None.
+        learned_from: ids of the items that new encoders learn from (words, components, mean and scale), such as those
+            sold before a date; the others are embedded as if they arrived later. None: all.
 
     Returns:
         An [`EmbeddingStore`], float32 (num_items, embedding_size) a modality in the order of `encoders`, rows in the
@@ -260,7 +277,8 @@ def embed_items(
         and why, `{modality: {item_id: reason}}`, and `save` keeps both.
 
     Raises:
-        ValueError: a table without `item_id`, a modality other than text and image, nothing to embed, items that name
+        ValueError: a table without `item_id`, a modality other than text and image, nothing to embed or to learn from,
+            items that name
             photos of which not one can be read, a text column that is not there, a repeated item, or an encoder that
             gives NaN or infinity.
 
@@ -285,12 +303,14 @@ def embed_items(
             f"columns {', '.join(TEXT_COLUMNS)}, photos from the paths in 'image'; the table has "
             f"{list(items.columns)}."
         )
+    first = None if learned_from is None else items["item_id"].isin(set(learned_from)).to_numpy()
+    how = (batch_size, progress, accelerator, first)
     arrays, reasons = {}, {}
     for modality, encoder in encoders.items():
         if modality == "text":
-            encoded = encode_texts(texts, cast(TextEncoder, encoder), batch_size, progress, accelerator)
+            encoded = encode_texts(texts, cast(TextEncoder, encoder), *how)
         else:
-            encoded = encode_photos(photos, cast(ImageEncoder, encoder), batch_size, progress, accelerator)
+            encoded = encode_photos(photos, cast(ImageEncoder, encoder), *how)
         if encoded is None:
             continue
         arrays[modality], missing = encoded

@@ -22,13 +22,19 @@ def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "His
         trainer: after its training.
         histories: everybody's `data.readers.Histories`.
     """
+    from ..data.time_split import HistoriesUntil
     from ..hub.model_card import last_losses, trainer_facts
 
-    told = trainer_facts(trainer)
+    told, sequences = trainer_facts(trainer), [*histories.items, *histories.short_items]
+    dates = {}
+    if isinstance(histories, HistoriesUntil):
+        sequences = histories.counted
+        dates = {"purchases before": histories.until, "validation from": histories.validates_from}
     data = {
         "interactions file": Path(args.interactions).name,
-        "users": len(histories.user_ids) + len(histories.short_ids),
-        "interactions": sum(len(items) for items in [*histories.items, *histories.short_items]),
+        "users": len(sequences),
+        "interactions": sum(map(len, sequences)),
+        **dates,
     }
     log = Path(args.semantic_ids) / "training_log.json"
     first_stage = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []

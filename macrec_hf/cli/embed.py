@@ -3,14 +3,15 @@
 import argparse
 
 from .common import add_device_flag, make_output, named_device, process_state, seconds_since
-from .inputs import add_item_column
+from .inputs import add_interaction_columns, add_until, sold_before
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", required=True, help="items file: .jsonl, .csv, .tsv or .parquet")
-    add_item_column(parser)
+    add_interaction_columns(parser, "--items and --interactions")
+    add_until(parser, "words, components, mean and scale")
     parser.add_argument("--output", required=True, help="folder for the embeddings")
     parser.add_argument(
         "--text-model",
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> str:
     state = process_state(device)
     if state.num_processes > 1:
         device = str(state.device)
-    items = read_items(args.items, args.item_column)
+    items, sold = read_items(args.items, args.item_column), sold_before(args)
     if args.like:
         encoders = load_encoders(args.like, device=device)
     else:
@@ -81,7 +82,9 @@ def run(args: argparse.Namespace) -> str:
             args.standardize,
         )
     columns = args.text_columns.split(",") if args.text_columns else None
-    embedded = embed_items(items, encoders, text_columns=columns, batch_size=args.batch_size, accelerator=state)
+    embedded = embed_items(
+        items, encoders, text_columns=columns, batch_size=args.batch_size, accelerator=state, learned_from=sold
+    )
     if embedded is None:  # not the main process
         return ""
     embedded.save(output)
@@ -101,6 +104,10 @@ def _check(args: argparse.Namespace) -> None:
     for flag in ("batch_size", "max_length"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")
+    if args.like and args.until:
+        raise ValueError(
+            "--like takes encoders that have learned already: expected no --until beside it. Leave one of them away."
+        )
     if args.like and (args.text_model or args.image_model or args.pooling):
         raise ValueError(
             "--like takes models and pooling from the earlier folder: expected no --text-model, --image-model or "

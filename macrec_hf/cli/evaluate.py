@@ -18,15 +18,19 @@ from .common import (
 )
 from .inputs import add_interaction_columns, interaction_columns, read_pairs
 from .seeds import mean_report, seed_folders
+from .time_tables import facts_line, time_table
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ..data.splits import SplitUsers
+    from ..data.time_split import FutureUsers
     from ..evaluation.evaluate import SplitRanking
 
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
 ensembled, beside baselines, with each user's own history shown and hidden. The last item of each user tests, the one
-before validates; baselines count all but these two."""
+before validates; baselines count all but these two. Or by time: one list a user, made at --cut, and all later
+purchases test."""
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 LISTED = 10  # items of a user in --predictions: the largest K
 
@@ -40,8 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
     add_interaction_columns(parser)
     parser.add_argument(
-        "--split", choices=("test", "validation"), default="test", help="which items to predict (default: test; paper)"
-    )
+        "--split", choices=("test", "validation", "time"), default="test",
+        help="which items to predict; time: everything from --cut on (default: test; paper)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cut", metavar="DATE",
+        help="of --split time, such as 2020-03-01: lists are made from the purchases before that day (default: none)",
+    )  # fmt: skip
     parser.add_argument(
         "--lists", metavar="NAME=FILE.jsonl", nargs="+",
         help='what other libraries recommend, to stand in the same table: {"user_id": …, "items": [best first]} a '
@@ -114,8 +123,8 @@ def evaluate_model(
     recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     ranking = rank_split(
-        recommender, interactions, args.split, decoding, lists=lists, limit_users=args.limit_users, seed=args.seed,
-        accelerator=accelerator, progress=True,
+        recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,
+        seed=args.seed, accelerator=accelerator, progress=True,
     )  # fmt: skip
     if predictions and accelerator.is_main_process:
         _write_predictions(predictions, ranking, recommender.table.item_ids)
@@ -150,10 +159,20 @@ def _write_predictions(path: Path, ranking: "SplitRanking", ids: list[str]) -> N
 
     users = ranking.users
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        for place, (user, target) in enumerate(zip(users.user_ids, users.targets, strict=True)):
-            line: dict[str, Any] = {"user_id": user, "target": ids[target], **named(place, "shown")}
+        for place, user in enumerate(users.user_ids):
+            line: dict[str, Any] = {"user_id": user, **_targets(users, place, ids), **named(place, "shown")}
             line["hidden"] = named(place, "hidden")
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _targets(users: "SplitUsers | FutureUsers", place: int, ids: list[str]) -> dict[str, Any]:
+    """What a user took next, or by time the later purchases."""
+    from ..data.time_split import FutureUsers
+
+    if isinstance(users, FutureUsers):
+        known = [*ids, *users.unknown_ids]
+        return {"targets": [known[target] for target in users.targets[users.owners == place]]}
+    return {"target": ids[users.targets[place]]}
 
 
 def print_report(report: dict) -> None:
@@ -161,11 +180,17 @@ def print_report(report: dict) -> None:
     import sys
 
     what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
-    lines = ["own history shown:", *_table(report), "own history hidden:", *_table(report["hidden"])]
+    lines = []
+    for name, column in (("shown", report), ("hidden", report["hidden"])):
+        lines += [f"own history {name}:", *_table(column), *time_table(column)]
     lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
+    whose = f"{report['num_users']:,} users took again"
+    if report["split"] == "time":
+        lines.append(facts_line(report))
+        whose = f"{report['num_purchases']:,} later purchases are of"
     lines.append(
-        f"{report['repeat_rate']:.1%} of the {report['num_users']:,} users took again what they had: the column to "
-        f"quote is own history {report['quoted']}"
+        f"{report['repeat_rate']:.1%} of the {whose} what they had: the column to quote is own history "
+        f"{report['quoted']}"
     )
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -35,6 +35,20 @@ def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
     return store.check_finite()
 
 
+def sold_part(store: "EmbeddingStore", args: argparse.Namespace) -> "EmbeddingStore":
+    """The items of a store that were sold before `--until`; the store itself without the flag."""
+    sold = sold_before(args)
+    if sold is None:
+        return store
+    rows = [row for row, item in enumerate(store.item_ids) if item in sold]
+    if not rows:
+        raise ValueError(
+            f"--until {args.until}: expected embeddings of items that were sold before, such as {sorted(sold)[:3]}, "
+            f"got those of others, such as {store.item_ids[:3]}. Do the files belong to one shop?"
+        )
+    return store.take(rows)
+
+
 def open_semantic_ids(argument: str) -> "SemanticIdTable":
     """The table behind `--semantic-ids`."""
     from ..model.semantic_ids import SemanticIdTable
@@ -76,6 +90,35 @@ def add_interaction_columns(parser: argparse.ArgumentParser, of: str = "--intera
 def interaction_columns(args: argparse.Namespace) -> dict[str, str]:
     """The columns' names, as arguments of `read_interactions` and of the builders."""
     return {name: getattr(args, name) for name in ("user_column", "item_column", "time_column")}
+
+
+def add_until(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--interactions` and `--until`, for a verb that learns from items.
+
+    Args:
+        what: that is learned from the items.
+    """
+    parser.add_argument(
+        "--interactions", metavar="FILE",
+        help="interactions.csv/.jsonl/.parquet, or X.inter.json: says which items were sold before --until (default: "
+        "none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--until", metavar="DATE",
+        help=f"learn {what} from the items sold before that day alone, for an evaluation by time (default: all items)",
+    )  # fmt: skip
+
+
+def sold_before(args: argparse.Namespace) -> set[str] | None:
+    """Ids of the items sold before `--until`; None without the flag."""
+    if (args.interactions is None) != (args.until is None):
+        raise ValueError("Expected --interactions and --until together: purchases say which items were sold by then.")
+    if args.until is None:
+        return None
+    from ..data.readers import read_interactions
+    from ..data.time_split import items_before
+
+    return items_before(read_interactions(args.interactions, **interaction_columns(args)), args.until)
 
 
 def read_titles(path: str | None, item_column: str | Sequence[str]) -> dict[str, str]:

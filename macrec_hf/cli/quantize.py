@@ -18,7 +18,7 @@ from .common import (
     seconds_since,
     write_json,
 )
-from .inputs import open_embeddings
+from .inputs import add_interaction_columns, add_until, open_embeddings, sold_part
 from .run_folder import FINISHED, finish, finished_before, last_checkpoint
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 _UNTRAINED = ("num_levels", "codebook_size")  # the fields of a quantizer that nothing is trained for
 _TAKEN_UNTRAINED = ("embeddings", "item_ids", "output", "modalities", "method", "size", "seed", *_UNTRAINED)
+_OF_ITEMS = ("interactions", "until", "user_column", "item_column", "time_column")
 FIELDS = (
     "num_levels",
     "codebook_size",
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embeddings", required=True, help="folder of `macrec embed`, or text=a.npy,image=b.npy")
     parser.add_argument("--item-ids", help="JSON list of item ids, a row each, for .npy files (default: the folder's)")
     parser.add_argument("--output", required=True, help="folder for the semantic IDs and the quantizer")
+    add_until(parser, "codes")
+    add_interaction_columns(parser)
     parser.add_argument(
         "--modalities", help="use only these, in this order: text,image (default: all of --embeddings)"
     )
@@ -119,15 +122,15 @@ def train(args: argparse.Namespace) -> str:
     check_writable(args.health_page)
     named_device(args)  # refused before the work
     start, output = args.started, make_output(args.output)
-    store = open_embeddings(args)
-    given, args = args, sized(args, store)
+    whole = open_embeddings(args)
+    given, args, store = args, sized(args, whole), sold_part(whole, args)
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
     for name in store.modalities:  # before the training rather than after it
-        check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
+        check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)
     arguments = training_arguments(args, len(store), output)
     settings = settings_of_run(args, _arguments_class()) | {name: getattr(config, name) for name in FIELDS}
-    settings |= {"method": args.method, "embeddings": store.fingerprint()}
+    settings |= {"method": args.method, **settings_of_items(args, whole)}
     if finished_before(output, settings, args.resume, arguments.distributed_state):
         return f"Finished before, nothing to do: {output}" if arguments.process_index == 0 else ""
     checkpoint = last_checkpoint(output, args.resume, config, ("modalities", *FIELDS))
@@ -142,7 +145,8 @@ def train(args: argparse.Namespace) -> str:
     with torch.no_grad():
         table = build_semantic_ids(quantizer, store, None, accelerator=trainer.accelerator)
     if table is not None:  # the main process
-        write_all(output, table, quantizer, store, trainer.state.global_step)
+        table = with_later_items(table, quantizer, whole)
+        write_all(output, table, quantizer, whole, trainer.state.global_step)
     finish(output, trainer, settings, args.keep_checkpoints)
     return "" if table is None else summary(table, output, start)
 
@@ -156,17 +160,17 @@ def cluster(args: argparse.Namespace) -> str:
     refuse_training_flags(args)
     if not process_state("cpu").is_main_process:
         return ""
-    output, store = make_output(args.output), open_embeddings(args)
-    args = sized(args, store)
+    output, whole = make_output(args.output), open_embeddings(args)
+    args, store = sized(args, whole), sold_part(whole, args)
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
     for name in store.modalities:  # before the work rather than after it
-        check_space(int(store.present[name].sum()), 0, config.num_levels, config.codebook_size)
+        check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)
     (output / FINISHED).unlink(missing_ok=True)
     quantizer = residual_kmeans(store, config.num_levels, config.codebook_size, args.seed)
-    table = build_semantic_ids(quantizer, store)
-    write_all(output, table, quantizer, store, steps=0)
+    table = with_later_items(build_semantic_ids(quantizer, store), quantizer, whole)
+    write_all(output, table, quantizer, whole, steps=0)
     settings = {name: getattr(config, name) for name in _UNTRAINED} | {"method": args.method, "seed": args.seed}
-    settings |= {"embeddings": store.fingerprint()}
+    settings |= settings_of_items(args, whole)
     write_json(output / FINISHED, [{"step": 0, "epoch": 0, "settings": settings, "keep_checkpoints": False}])
     return summary(table, output, args.started)
 
@@ -178,7 +182,8 @@ def refuse_training_flags(args: argparse.Namespace) -> None:
     given = [
         action.option_strings[0]
         for action in parser._actions
-        if action.dest not in _TAKEN_UNTRAINED and getattr(args, action.dest, action.default) != action.default
+        if action.dest not in (*_TAKEN_UNTRAINED, *_OF_ITEMS)
+        and getattr(args, action.dest, action.default) != action.default
     ]
     if given:
         taken = ", ".join("--" + name.replace("_", "-") for name in _TAKEN_UNTRAINED if name != "method")
@@ -186,6 +191,37 @@ def refuse_training_flags(args: argparse.Namespace) -> None:
             f"--method residual-kmeans: expected no flag of a training, got {', '.join(given)}. It takes {taken}. "
             "Leave the others out, or did you mean --method macrec?"
         )
+
+
+def settings_of_items(args: argparse.Namespace, store: "EmbeddingStore") -> dict[str, Any]:
+    """`{flag: value}` of what the quantizer learns from, the files by their contents."""
+    from ..data.readers import file_digest
+
+    sold = {} if args.until is None else {"interactions": file_digest(args.interactions)}
+    return {"embeddings": store.fingerprint(), "until": args.until, **sold}
+
+
+def with_later_items(
+    table: "SemanticIdTable", quantizer: "MacRecQuantizer", store: "EmbeddingStore"
+) -> "SemanticIdTable":
+    """The table with the store's other items too, by [`add_items`], in the store's order.
+
+    `report[modality]` stays about the items that were learned from; "later_items" in it is about the others.
+    """
+    import numpy as np
+
+    from ..catalogue.indexing import add_items
+    from ..model.semantic_ids import SemanticIdTable
+
+    rows = [row for row, item in enumerate(store.item_ids) if item not in table.row_of]
+    if not rows:
+        return table
+    grown = add_items(table, quantizer, store.take(rows))
+    order = np.array([grown.row_of[item] for item in store.item_ids])
+    codes = {name: grown.codes[name][order] for name in grown.modalities}
+    whole = SemanticIdTable(store.item_ids, codes, grown.codebook_size)
+    whole.report = {name: report | {"later_items": grown.report[name]} for name, report in table.report.items()}
+    return whole
 
 
 def write_all(

@@ -7,6 +7,8 @@ from statistics import mean, stdev
 
 from .run_folder import is_finished
 
+PARTS = ("seen", "unseen", "new_customers")  # `evaluation.by_time.PARTS`: this module is imported to print a help
+
 
 def seed_folder(output: Path, seed: int) -> Path:
     return output / f"seed-{seed}"
@@ -50,14 +52,16 @@ def mean_report(reports: Mapping[int, Mapping]) -> dict:
 def _mean_column(reports: Sequence[Mapping]) -> dict:
     """The means of one column of the table, own history shown or hidden, and "sd"."""
     first = reports[0]
+    shares = [name for name in ("coverage", "unseen_places") if name in first]
     gathered = {
         name: {metric: [report[name][metric] for report in reports] for metric in first[name]}
-        for name in [*first["coverage"], "coverage"]
+        for name in [*first.get("coverage", first.get("intervals", ())), *shares]
     }
     means, deviations = ({name: {metric: function(values) for metric, values in metrics.items()}
                           for name, metrics in gathered.items()} for function in (mean, _deviation))  # fmt: skip
     kept = {key: value for key, value in first.items() if key not in ("intervals", "differences", "verdict")}
-    return {key: means.get(key, value) for key, value in kept.items()} | {"sd": deviations}
+    parts = {part: _mean_column([report[part] for report in reports]) for part in PARTS if part in first}
+    return {key: means.get(key, value) for key, value in kept.items()} | parts | {"sd": deviations}
 
 
 def _deviation(values: Sequence[float]) -> float | None:

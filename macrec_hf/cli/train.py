@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model directory whose weights to fine-tune, its catalogue grown or not (default: new weights)",
     )
+    parser.add_argument(
+        "--until", metavar="DATE",
+        help="learn from the purchases before that day alone, the latest fifth of which validates, for `macrec "
+        "evaluate --split time --cut DATE` (default: none, leave-one-out)",
+    )  # fmt: skip
     parser.add_argument(
         "--tasks", help="names with commas between them (default: all; for two modalities the paper's six)"
     )
@@ -177,6 +183,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     if finished_before(output, settings, args.resume, process_state(named_device(args)), longer):
         return None
     tasks = build_tasks(args, table, examples, config.max_history)
+    dates = note_dates(args, config, histories)
     quantizer = quantizer_of(args.semantic_ids)
     set_seed(args.seed)
     fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
@@ -200,7 +207,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     trainer.save_model_directory(output, **about)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
-    finish(output, trainer, settings, args.keep_checkpoints)
+    finish(output, trainer, settings | dates, args.keep_checkpoints)
     best = trainer.state.best_metric
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
@@ -252,6 +259,7 @@ def first_model(config: "MacRecConfig", start_from: Path | None) -> "MacRecForCo
         return MacRecForConditionalGeneration(config)
     model = MacRecForConditionalGeneration.from_pretrained(start_from)
     model.config.max_history = config.max_history
+    model.config.trained_until = getattr(config, "trained_until", None)
     return model
 
 
@@ -261,7 +269,7 @@ def settings_of_model(args: argparse.Namespace, config: "MacRecConfig", table: "
 
     fields = {name: getattr(config, name) for name in ("max_history", *FIELDS)}
     files = {"interactions": file_digest(args.interactions), "semantic_ids": table.fingerprint()}
-    given = {"tasks": args.tasks, "start_from": args.start_from}
+    given = {"tasks": args.tasks, "start_from": args.start_from, "until": args.until}
     return settings_of_run(args, _arguments_class()) | fields | files | given
 
 
@@ -275,6 +283,7 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", folder: Path
         tasks=args.tasks.split(",") if args.tasks else None,
         max_history=max_history,
         cache_dir=str(folder),
+        until=args.until,
         **interaction_columns(args),
     )
     with process_state(named_device(args)).main_process_first():  # the others read what the main process has cached
@@ -288,10 +297,46 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
 
     from ..data.readers import read_interactions, user_histories
     from ..data.splits import leave_one_out
+    from ..data.time_split import histories_until
 
-    histories = user_histories(read_interactions(args.interactions, **interaction_columns(args)), table.row_of)
+    interactions = read_interactions(args.interactions, **interaction_columns(args))
+    if args.until is not None:
+        until = histories_until(interactions, table.row_of, args.until)
+        return until, np.bincount(np.concatenate(until.counted), minlength=table.num_items)
+    histories = user_histories(interactions, table.row_of)
     known, _ = leave_one_out(histories, "test")
     return histories, np.bincount(np.concatenate([*known, *histories.short_items]), minlength=table.num_items)
+
+
+def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "Histories") -> dict[str, str]:
+    """Writes into the configuration until when the model learns, so that no evaluation asks for what it knows.
+
+    Returns:
+        "trained_until" and "validates_from", for the log; nothing without `--until`.
+
+    Raises:
+        ValueError: `--start-from` a model that knows later purchases, or does not say until when it has learned.
+    """
+    from ..data.time_split import HistoriesUntil, is_later
+
+    earlier = getattr(config, "trained_until", None)
+    if not isinstance(histories, HistoriesUntil):
+        if earlier is not None:
+            config.trained_until = None
+        return {}
+    if args.start_from and (earlier is None or is_later(earlier, histories.until)):
+        knows = "does not say until when it has learned" if earlier is None else f"has learned until {earlier}"
+        raise ValueError(
+            f"--until {args.until}: expected --start-from a model that has learned from no later purchases, but "
+            f"{args.start_from} {knows}. Start from one that was trained with --until."
+        )
+    config.trained_until = histories.until
+    dates = {"trained_until": histories.until, "validates_from": histories.validates_from}
+    logging.getLogger(__name__).info(
+        "learning from purchases before %s, validating on those of %s to %s by %s users",
+        dates["validates_from"], dates["validates_from"], dates["trained_until"], f"{len(histories):,}",
+    )  # fmt: skip
+    return dates
 
 
 def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":

@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import datasets
@@ -19,7 +20,7 @@ import pyarrow as pa
 from ..model import semantic_ids, tokenization_macrec
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import ITEM, MAX_HISTORY, SemanticIdTokenizer
-from . import readers, splits, task_examples
+from . import readers, splits, task_examples, time_split
 from .readers import (
     ITEM_COLUMN,
     TIME_COLUMN,
@@ -32,6 +33,7 @@ from .readers import (
 )
 from .splits import leave_one_out
 from .task_examples import EXAMPLES_AT_A_TIME, TaskExampleEncoder, TaskExamples, chunk_by_length
+from .time_split import Cut, HistoriesUntil, histories_until
 
 ITEMS_AT_A_TIME = 10_000
 SPLITS = ("train", "validation", "test")
@@ -42,6 +44,7 @@ SOURCES = (
     semantic_ids,
     splits,
     task_examples,
+    time_split,
     tokenization_macrec,
 )  # the code that decides on the rows
 
@@ -210,6 +213,10 @@ class RecommendationTasksBuilder(_Builder):
     the ranking). A user of whom no modality makes an example, because history or target has no ID there, still has one
     row in these two splits: its task is -1, its labels are -100, and it is ranked like the others.
 
+    With `until` only the purchases before that date are looked at, see `data.time_split.histories_until`: the latest
+    fifth of them validates, `train` has what came before (item tasks: of the items sold by then), and there is no
+    `test`.
+
     Args:
         interactions: as for `InteractionsBuilder`.
         semantic_ids: the table, or what `SemanticIdTable.from_pretrained` takes: a folder or a Hub repository.
@@ -217,11 +224,13 @@ class RecommendationTasksBuilder(_Builder):
         max_history: items of a history that are read, the latest ones. Default 20 (authors' code).
         cache_dir: where Arrow files go. Default: the cache of `datasets`.
         user_column, item_column, time_column: the names of the columns of `interactions`.
+        until: a date such as "2020-03-01", or a number where the timestamps are no dates. Default: leave-one-out.
 
     Raises:
         FileNotFoundError: no such interactions or semantic IDs.
         ValueError: no task or an unknown one, `max_history` below 1; from `download_and_prepare`, whatever the
-            readers find wrong, such as interactions that name unknown items.
+            readers find wrong, such as interactions that name unknown items, and a date before which there are too
+            few purchases.
 
     Example:
 
@@ -242,8 +251,10 @@ class RecommendationTasksBuilder(_Builder):
         user_column: str = USER_COLUMN,
         item_column: str = ITEM_COLUMN,
         time_column: str = TIME_COLUMN,
+        until: Cut | None = None,
     ):
         self._columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
+        self._until = until
         if isinstance(semantic_ids, SemanticIdTable):
             table = semantic_ids
         else:
@@ -253,6 +264,7 @@ class RecommendationTasksBuilder(_Builder):
         self._names = list(self._encoder.tasks)
         self._chosen = self._names if tasks is None else _check_tasks(tasks, self._names)
         settings = {"semantic_ids": table.fingerprint(), "tasks": self._chosen, "max_history": max_history}
+        settings["until"] = None if until is None else str(until)
         super().__init__(interactions, settings | self._columns, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -262,17 +274,19 @@ class RecommendationTasksBuilder(_Builder):
         return datasets.DatasetInfo(features=datasets.Features(columns))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        self._histories = user_histories(read_interactions(self.data_file, **self._columns), self._row_of)
-        longest = max(len(items) for items in self._histories.items)
-        learns = longest > 3 or any(len(items) > 1 for items in self._histories.short_items)
-        if not learns and all(self._encoder.task(name).kind != ITEM for name in self._chosen):
-            raise ValueError(
-                f"{self.data_file}: expected a user with 4 interactions, one to test, one to validate, and two from "
-                f"which the tasks {self._chosen} can learn, but the longest history has {longest}."
-            )
+        interactions = read_interactions(self.data_file, **self._columns)
+        if self._until is None:
+            self._histories = user_histories(interactions, self._row_of)
+        else:
+            self._histories = histories_until(interactions, self._row_of, self._until)
+        learned, _ = _split(self._histories, "train")
+        self._items = np.unique(np.concatenate(learned)) if self._until is not None else None
+        self._check_that_something_is_learned(max(len(items) for items in learned))
         bare = [f"{modality}_to_{modality}" for modality in self._encoder.modalities]
         splits = []
         for users in _user_shards(self._histories):
+            if users.name == "test" and self._until is not None:
+                continue
             names = self._chosen if users.name == "train" else bare
             # An item task is one shard: it has no users.
             sequences = [name for name in names if self._encoder.task(name).kind != ITEM]
@@ -283,12 +297,28 @@ class RecommendationTasksBuilder(_Builder):
             splits.append(datasets.SplitGenerator(name=users.name, gen_kwargs={"shards": shards}))
         return splits
 
+    def _check_that_something_is_learned(self, longest: int) -> None:
+        """Refuses training histories of one item each, unless item tasks are chosen."""
+        if longest > 1 or any(self._encoder.task(name).kind == ITEM for name in self._chosen):
+            return
+        if self._until is None:
+            expected, got = "a user with 4 interactions, one to test, one to validate, and two", f"{longest + 2}"
+        else:
+            expected, got = (
+                f"a user with 2 interactions before validation begins, some time before {self._until},",
+                "1",
+            )
+        raise ValueError(
+            f"{self.data_file}: expected {expected} from which the tasks {self._chosen} can learn, but the longest "
+            f"history has {got}."
+        )
+
     def _generate_tables(
         self, shards: list[tuple[str, str, int, int]]
     ) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
         for number, (name, split, start, stop) in enumerate(shards):
             task = -1 if name == NO_TASK else self._names.index(name)
-            rows, targets = leave_one_out(_part(self._histories, start, stop), split)
+            rows, targets = _split(_part(self._histories, start, stop), split)
             for part, examples in enumerate(self._examples(name, rows, targets)):
                 table = _as_table(examples, task, start, rows if targets is not None else None)
                 yield datasets.builder.Key(number, part), table
@@ -297,7 +327,7 @@ class RecommendationTasksBuilder(_Builder):
         if name == NO_TASK:
             yield self._encoder.users_without_example(rows, cast(np.ndarray, targets))
         elif self._encoder.task(name).kind == ITEM:
-            yield self._encoder.item_examples(name)
+            yield self._encoder.item_examples(name, self._items)
         else:
             yield from self._encoder.sequence_examples(rows, name, targets)
 
@@ -317,9 +347,16 @@ def _user_shards(histories: Histories) -> list[datasets.SplitGenerator]:
 
 def _part(histories: Histories, start: int, stop: int) -> Histories:
     long, short = slice(start, stop), slice(max(0, start - len(histories)), max(0, stop - len(histories)))
-    return Histories(
-        histories.user_ids[long], histories.items[long], histories.short_ids[short], histories.short_items[short]
-    )
+    changes: dict[str, Any] = {"user_ids": histories.user_ids[long], "items": histories.items[long]}
+    changes |= {"short_ids": histories.short_ids[short], "short_items": histories.short_items[short]}
+    if isinstance(histories, HistoriesUntil):
+        changes["targets"] = histories.targets[long]
+    return replace(histories, **changes, days=None, short_days=None)
+
+
+def _split(histories: Histories, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Histories and targets of a split, by time or leave-one-out."""
+    return histories.split(split) if isinstance(histories, HistoriesUntil) else leave_one_out(histories, split)
 
 
 def _check_tasks(tasks: list[str], names: list[str]) -> list[str]:

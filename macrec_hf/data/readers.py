@@ -118,6 +118,9 @@ def read_interactions(
     )
 
 
+_FIRST_DAY, _LAST_DAY = 3_652, 47_482  # 1980 to 2100: numbers outside are no dates
+
+
 @dataclass
 class Histories:
     """What every user took, in time order.
@@ -127,12 +130,15 @@ class Histories:
         items: for each user an int32 array of table rows, oldest first.
         short_ids, short_items: the same of the users with too few interactions to be evaluated; they train and are
             counted.
+        days, short_days: days since 1970 of the same purchases, int32; None where the timestamps are no dates.
     """
 
     user_ids: list[str]
     items: list[np.ndarray]
     short_ids: list[str] = field(default_factory=list)
     short_items: list[np.ndarray] = field(default_factory=list)
+    days: list[np.ndarray] | None = None
+    short_days: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -185,7 +191,29 @@ def user_histories(
     (ids, items), (short_ids, short_items) = (
         ([str(user_ids[int(user)]) for user in part], [pieces[user] for user in part]) for part in (kept, short)
     )
-    return Histories(ids, items, short_ids, short_items)
+    histories = Histories(ids, items, short_ids, short_items)
+    days = days_of(interactions["timestamp"])
+    if days is not None:
+        of_users = np.split(days[order], np.cumsum(counts)[:-1])
+        histories.days, histories.short_days = ([of_users[user] for user in part] for part in (kept, short))
+    return histories
+
+
+def days_of(timestamps: pd.Series) -> np.ndarray | None:
+    """Days since 1970, int32: of dates, or of numbers that can only be seconds, milli-, micro- or nanoseconds.
+
+    Returns:
+        None for numbers that give no more than an order, such as 0, 1, 2, …: some lie outside the years 1980 to 2100.
+    """
+    if pd.api.types.is_datetime64_any_dtype(timestamps):
+        naive = timestamps.dt.tz_convert(None) if timestamps.dt.tz is not None else timestamps
+        return (naive.to_numpy().astype("datetime64[D]").astype(np.int64)).astype(np.int32)
+    values = timestamps.to_numpy(dtype=np.float64)
+    for unit in (1, 10**3, 10**6, 10**9):
+        days = values / (unit * 86_400)
+        if len(days) and days.min() >= _FIRST_DAY and days.max() < _LAST_DAY:
+            return days.astype(np.int32)
+    return None
 
 
 def _read_table(path: Path) -> pd.DataFrame:

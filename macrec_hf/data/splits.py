@@ -20,6 +20,9 @@ class SplitUsers:
         counted: the purchases that may be counted, a sequence a user, of everybody: exactly those that training learns
             from, so that baselines and model know the same.
         num_short: users who are counted, but have too few purchases to be evaluated.
+        days: int64, `(num_users,)`, the day since 1970 of each history's last purchase, as of which a list is made;
+            None where the timestamps are no dates.
+        counted_days: the days of `counted`, or None.
     """
 
     user_ids: list[str]
@@ -27,6 +30,8 @@ class SplitUsers:
     targets: np.ndarray
     counted: list[np.ndarray]
     num_short: int
+    days: np.ndarray | None = None
+    counted_days: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -48,6 +53,8 @@ class SplitUsers:
             self.targets[chosen],
             self.counted,
             self.num_short,
+            None if self.days is None else self.days[chosen],
+            self.counted_days,
         )
 
 
@@ -61,7 +68,12 @@ def split_users(histories: Histories, split: str) -> SplitUsers:
     known, targets = leave_one_out(histories, split)
     if targets is None:
         raise ValueError(f"Expected split 'validation' or 'test', got {split!r}: only these have one target a user.")
-    return SplitUsers(list(histories.user_ids), known, targets, counted, len(histories.short_ids))
+    users = SplitUsers(list(histories.user_ids), known, targets, counted, len(histories.short_ids))
+    if histories.days is not None:
+        left_out = 1 if split == "test" else 2
+        users.days = np.array([days[-left_out - 1] for days in histories.days], dtype=np.int64)
+        users.counted_days = [*(days[:-2] for days in histories.days), *(histories.short_days or [])]
+    return users
 
 
 def validation_halves(user_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -117,8 +117,11 @@ class TaskExampleEncoder(TaskEncoder):
         item = np.asarray(targets)[left].astype(np.int32)
         return TaskExamples(sources, np.arange(len(left) + 1), labels, left.astype(np.int32), item)
 
-    def item_examples(self, task: str) -> TaskExamples:
+    def item_examples(self, task: str, items: np.ndarray | None = None) -> TaskExamples:
         """Examples of an item task: each item that has both modalities once.
+
+        Args:
+            items: table rows of the items that may be learned from; None: all.
 
         Raises:
             ValueError: an unknown task or a sequence task.
@@ -127,6 +130,7 @@ class TaskExampleEncoder(TaskEncoder):
         if which.kind != ITEM:
             raise ValueError(f"task: expected an item task, got {task!r}. Its examples come from sequence_examples.")
         rows = np.flatnonzero(self.present[which.source] & self.present[which.target])
+        rows = rows if items is None else np.intersect1d(rows, items)
         places = np.arange(len(rows))
         return self._join(rows, places, places + 1, task, which, np.full(len(rows), -1), rows)
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -13,12 +14,14 @@ from transformers.utils import logging
 
 from ..data.readers import read_interactions, user_histories
 from ..data.splits import SplitUsers, split_users
+from ..data.time_split import Cut, FutureUsers, Moments, split_at
 from ..model.catalogue_ranking import history_sources, rank_catalogue
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from .baselines import BASELINES, baseline_lists
+from .by_time import PARTS, answered, check_cut, column_by_time
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
 from .own_history import quoted, refilled, repeat_rate, without_own
 from .ranking_metrics import KS
@@ -34,6 +37,7 @@ def evaluate(
     interactions: str | PathLike[str] | pd.DataFrame,
     split: str = "test",
     *,
+    cut: Cut | None = None,
     lists: Mapping[str, str | PathLike[str]] | None = None,
     num_beams: int = NUM_BEAMS,
     fusion: str = "average",
@@ -50,6 +54,12 @@ def evaluate(
     than three are counted, not evaluated. The counts of a model directory are never looked at: they serve, and know
     what is to be predicted.
 
+    By time (`split="time"`): one list a user, made at the cut from the purchases before it; every later purchase is a
+    target, of everybody who has one, and figures are means over these purchases. Baselines count everything before
+    the cut, and intervals resample users with all of their purchases. A user whose history is empty, or holds nothing
+    that the model can read, gets what is popular before the cut, as [`MacRecRecommender.recommend`] answers. Later
+    purchases of items that the table lacks are targets that nobody hits.
+
     Every list stands there twice: with the user's own history shown, where repeats may count, and hidden, where it is
     left out. The repeat rate, the share of the users whose target stands in their history, fixes which of the two
     summaries quote: hidden below 1 %.
@@ -57,7 +67,9 @@ def evaluate(
     Args:
         recommender: a [`MacRecRecommender`].
         interactions: a path for [`read_interactions`], or what it returns: columns `user_id`, `item_id`, `timestamp`.
-        split: "test" or "validation".
+        split: "test", "validation" or "time".
+        cut: of `split="time"`: a date such as "2020-03-01", whose own purchases are later ones; a number where the
+            timestamps are no dates.
         lists: `{name: path}`, what other libraries recommend: one `{"user_id": …, "items": [best first]}` a line.
             Where one is shorter than 50 places, its hidden column is left out.
         num_beams, fusion, batch_size: as in [`MacRecRecommender.recommend`].
@@ -74,12 +86,16 @@ def evaluate(
         `{list: share of the catalogue in somebody's first ten places}`; "differences", the ensemble minus each
         list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
         "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items" and
-        "settings".
+        "settings". By time each column also has "seen", "unseen" and "new_customers", the figures and intervals of a
+        part of the purchases, and "unseen_places" (see `evaluation.by_time.column_by_time`); and there are "cut",
+        "num_purchases", "num_new_customers", "num_unknown_items" and "trained_until".
 
     Raises:
         FileNotFoundError: no such file of interactions or lists.
-        ValueError: another split, items that the recommender's table lacks, no user with three interactions, a number
-            below 1, whatever [`read_interactions`] finds wrong, and lists of other users or items.
+        ValueError: another split, a cut without `split="time"` or this without a cut, a cut before the day until which
+            the model was trained (`macrec train --until`) or another split of such a model, no purchases on one side
+            of the cut, items that the recommender's table lacks, no user with three interactions, a number below 1,
+            whatever [`read_interactions`] finds wrong, and lists of other users or items.
 
     Example:
 
@@ -93,7 +109,7 @@ def evaluate(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     ranking = rank_split(
-        recommender, interactions, split, decoding, lists=lists, limit_users=limit_users, seed=seed,
+        recommender, interactions, split, decoding, cut=cut, lists=lists, limit_users=limit_users, seed=seed,
         accelerator=accelerator, progress=progress,
     )  # fmt: skip
     return ranking.report(accelerator)
@@ -111,14 +127,16 @@ class SplitRanking:
         outside: those of other libraries, in the same form.
         num_items: of the catalogue.
         settings: what made the lists, for the report.
+        unread: bool, `(num_users,)`: by time, whose history the model cannot read; None where these get no list.
     """
 
     split: str
-    users: SplitUsers
+    users: SplitUsers | FutureUsers
     model: dict[str, Lists]
     outside: dict[str, Lists]
     num_items: int
     settings: dict[str, Any]
+    unread: np.ndarray | None = None
 
     @cached_property
     def columns(self) -> dict[str, Lists]:
@@ -129,7 +147,10 @@ class SplitRanking:
             return baseline_lists(self.users.counted, histories, self.num_items, width, self.settings["seed"])
 
         baselines = {"shown": count(histories, width), "hidden": refilled(count, histories, width)}
-        return {name: self.model[name] | baselines[name] | self.outside[name] for name in ("shown", "hidden")}
+        model = self.model
+        if self.unread is not None:
+            model = {name: answered(model[name], self.unread, baselines[name]["popularity"]) for name in model}
+        return {name: model[name] | baselines[name] | self.outside[name] for name in ("shown", "hidden")}
 
     def report(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """What [`evaluate`] returns. The main process reckons, the others get it from there."""
@@ -141,16 +162,23 @@ class SplitRanking:
         return told[0]
 
     def _reckoned(self) -> dict[str, Any]:
-        users, seed = self.users, self.settings["seed"]
-        shown, hidden = (
-            evaluation_report(lists, users.targets, self.num_items, seed=seed, summary_row=ENSEMBLE)
-            for lists in self.columns.values()
-        )
-        rate, rows = repeat_rate(users.histories, users.targets), list(self.model["shown"])
+        users, seed, rows = self.users, self.settings["seed"], list(self.model["shown"])
+        if isinstance(users, FutureUsers):
+            shown, hidden = (
+                column_by_time(lists, users, self.num_items, seed, ENSEMBLE) for lists in self.columns.values()
+            )
+            rate = repeat_rate([users.histories[user] for user in users.owners], users.targets)
+        else:
+            shown, hidden = (
+                evaluation_report(lists, users.targets, self.num_items, seed=seed, summary_row=ENSEMBLE)
+                for lists in self.columns.values()
+            )
+            rate = repeat_rate(users.histories, users.targets)
         column = {"shown": shown, "hidden": hidden}[quoted(rate)]
         return {
             "split": self.split,
             "num_users": len(users),
+            **(_facts_by_time(users) if isinstance(users, FutureUsers) else {}),
             **shown,
             "hidden": hidden,
             "repeat_rate": rate,
@@ -169,6 +197,7 @@ def rank_split(
     split: str,
     decoding: Decoding,
     *,
+    cut: Cut | None = None,
     lists: Mapping[str, str | PathLike[str]] | None = None,
     limit_users: int | None = None,
     seed: int = 0,
@@ -177,9 +206,10 @@ def rank_split(
 ) -> SplitRanking:
     """The lists of a split's users, the first half of [`evaluate`]; every process gets those of all users."""
     table, encoder = recommender.table, recommender.task_encoder
-    everyone = split_users(user_histories(interactions, table.row_of), split)
+    everyone = _users(recommender, interactions, split, cut)
     users = everyone.some(limit_users)
-    outside = _outside(lists or {}, users, everyone.user_ids, recommender)
+    others = [*everyone.user_ids, *(everyone.other_ids if isinstance(everyone, FutureUsers) else [])]
+    outside = _outside(lists or {}, users, others, recommender)
     sources = history_sources(encoder, users.histories, table.modalities)
     left_out = {"shown": None, "hidden": Limits(len(users), table.num_items, histories=users.histories)}
     model = {
@@ -196,11 +226,59 @@ def rank_split(
     }
     settings = {"num_beams": decoding.num_beams, "fusion": decoding.fusion, "max_history": encoder.max_history}
     settings |= {"limit_users": limit_users, "seed": seed}
-    return SplitRanking(split, users, model, outside, table.num_items, settings)
+    unread = None
+    if isinstance(users, FutureUsers):
+        settings["trained_until"] = _trained_until(recommender)
+        unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
+    return SplitRanking(split, users, model, outside, table.num_items, settings, unread)
+
+
+def _users(
+    recommender: MacRecRecommender, interactions: pd.DataFrame, split: str, cut: Cut | None
+) -> SplitUsers | FutureUsers:
+    """Whom a split evaluates; refuses a split of which the model has seen what is to be predicted."""
+    until, row_of = _trained_until(recommender), recommender.table.row_of
+    if (split == "time") != (cut is not None):
+        raise ValueError(f"Expected a cut with split 'time' and with no other, got split {split!r} and cut {cut!r}.")
+    if cut is None:
+        if until is not None:
+            raise ValueError(
+                f"Expected a model that learned by leave-one-out, got one that has learned all purchases before "
+                f"{until}, the last ones of many users among them: evaluate it with --split time --cut {until}."
+            )
+        return split_users(user_histories(interactions, row_of), split)
+    if warning := check_cut(until, Moments.of(interactions["timestamp"]), cut):
+        logger.warning(warning)
+    users = split_at(interactions, row_of, cut)
+    if users.unknown_ids:
+        lost = int((users.targets >= len(row_of)).sum())
+        logger.warning(
+            f"{lost:,} of {len(users.targets):,} later purchases are of {len(users.unknown_ids):,} items that the "
+            f"model's table lacks, such as {users.unknown_ids[:3]}: they count as misses of every list. "
+            "MacRecRecommender.add_items gives such items IDs without training."
+        )
+    return users
+
+
+def _trained_until(recommender: MacRecRecommender) -> str | None:
+    """The day before which all purchases were learned, where `macrec train --until` trained the model."""
+    return getattr(recommender.model.config, "trained_until", None)
+
+
+def _facts_by_time(users: FutureUsers) -> dict[str, Any]:
+    return {
+        "cut": users.cut,
+        "num_purchases": len(users.targets),
+        "num_new_customers": sum(len(history) == 0 for history in users.histories),
+        "num_unknown_items": len(users.unknown_ids),
+    }
 
 
 def _outside(
-    files: Mapping[str, str | PathLike[str]], users: SplitUsers, everyone: list[str], recommender: MacRecRecommender
+    files: Mapping[str, str | PathLike[str]],
+    users: SplitUsers | FutureUsers,
+    everyone: list[str],
+    recommender: MacRecRecommender,
 ) -> dict[str, Lists]:
     """The lists of other libraries, read and checked before anything is ranked."""
     table = recommender.table
@@ -222,6 +300,7 @@ def _outside(
 
 
 _OTHER_KEYS = (
+    *PARTS, "unseen_places", "cut", "num_purchases", "num_new_customers", "num_unknown_items",
     "split", "num_users", "hidden", "intervals", "coverage", "differences", "repeat_rate", "quoted", "verdict",
     "model_rows", "num_short_users", "num_items", "settings", "sd", "seeds", "seconds",
 )  # fmt: skip

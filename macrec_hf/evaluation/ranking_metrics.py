@@ -207,8 +207,33 @@ def paired_difference(difference: float, means: np.ndarray, level: float = 0.95)
     return PairedDifference(difference, float(low), float(high), float((1 + hits) / (1 + len(means))))
 
 
-def resampled_means(values: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
-    """Means over users drawn with replacement: `(num_resamples,)`, or `(num_resamples, num_metrics)`."""
+def sums_of_users(values: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's sum over their purchases, and how many these are: what a mean over purchases is resampled from.
+
+    Args:
+        values: float, `(num_purchases, num_metrics)`.
+        owners: int, `(num_purchases,)`, whose purchase each is.
+
+    Returns:
+        float64 `(num_owners, num_metrics)` and int64 `(num_owners,)`, by rising number of the owner.
+    """
+    found, place, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(found), values.shape[1]))
+    np.add.at(sums, place, values)
+    return sums, counts
+
+
+def resampled_means(
+    values: np.ndarray, num_resamples: int, seed: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Means over users drawn with replacement: `(num_resamples,)`, or `(num_resamples, num_metrics)`.
+
+    Args:
+        values: `(num_users,)` or `(num_users, num_metrics)`: each user's figure, or with weights the sum over their
+            purchases.
+        weights: `(num_users,)`, each user's number of purchases: the means are then over the purchases of the users
+            drawn, a ratio of sums. None: one each.
+    """
     values = np.asarray(values, dtype=np.float64)
     num_users = len(values)
     if not num_users:
@@ -220,5 +245,6 @@ def resampled_means(values: np.ndarray, num_resamples: int, seed: int) -> np.nda
         rows = min(chunk, num_resamples - start)
         drawn = generator.integers(num_users, size=(rows, num_users)) + np.arange(rows)[:, None] * num_users
         counts = np.bincount(drawn.ravel(), minlength=rows * num_users).reshape(rows, num_users)
-        means.append(counts @ values / num_users)
+        sizes = np.full(rows, num_users) if weights is None else counts @ weights
+        means.append(((counts @ values).T / sizes).T)
     return np.concatenate(means)

@@ -8,7 +8,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ..model.ranked_lists import RankedLists
-from .ranking_metrics import KS, catalogue_coverage, paired_difference, resampled_means, user_metrics
+from .ranking_metrics import (
+    KS,
+    catalogue_coverage,
+    paired_difference,
+    resampled_means,
+    sums_of_users,
+    user_metrics,
+)
 
 COMPARED = ("hr@10", "ndcg@10")  # of these figures differences are told
 
@@ -21,16 +28,20 @@ def evaluation_report(
     num_resamples: int = 1000,
     seed: int = 0,
     summary_row: str | None = None,
+    owners: np.ndarray | None = None,
 ) -> dict[str, dict]:
     """Everything that there is to say about ranked lists.
 
     Args:
         lists: `{name: RankedLists}` of the same users.
-        targets: int, `(num_users,)`: the table row of the item that each user took next.
+        targets: int, `(num_users,)`: the table row of the item that each user took next; with owners
+            `(num_purchases,)`.
         num_items: items of the catalogue.
         ks: the cut-offs. Default 1, 5, 10 (paper, "Metrics").
         num_resamples, seed: as in [`bootstrap_interval`].
         summary_row: the list that the others are compared with, where `ks` hold 10; None: no comparison.
+        owners: int, `(num_purchases,)`: whose list each target is to be found in, where users have several. Figures
+            are means over the targets then, and users are resampled with all of theirs.
 
     Returns:
         Each of the lists' metrics under its name, as [`ranking_metrics`] gives them; and beside them "intervals": 95 %
@@ -42,11 +53,14 @@ def evaluation_report(
     Raises:
         ValueError: no users, or lists of another number than the targets.
     """
-    figures = {name: user_metrics(ranked, targets, ks) for name, ranked in lists.items()}
+    figures = {name: user_metrics(_lists_of(ranked, owners), targets, ks) for name, ranked in lists.items()}
     cells = [(name, metric) for name, metrics in figures.items() for metric in metrics]
     # All in one call: every figure is resampled with the same users, and the users are drawn once.
     values = np.stack([figures[name][metric] for name, metric in cells], axis=1)
-    means, resampled = values.mean(axis=0), resampled_means(values, num_resamples, seed)
+    means, weights = values.mean(axis=0), None
+    if owners is not None:
+        values, weights = sums_of_users(values, owners)
+    resampled = resampled_means(values, num_resamples, seed, weights)
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     report: dict[str, dict] = {name: {} for name in lists}
     intervals: dict[str, dict] = {name: {} for name in lists}
@@ -67,6 +81,14 @@ def evaluation_report(
                 told[metric] = found._asdict()
         report["differences"] = differences
     return report
+
+
+def _lists_of(ranked: RankedLists, owners: np.ndarray | None) -> RankedLists:
+    """The list of each target's owner."""
+    if owners is None:
+        return ranked
+    leaves = None if ranked.leaf_ranks is None else ranked.leaf_ranks[owners]
+    return RankedLists(ranked.items[owners], ranked.scores[owners], leaves)
 
 
 def quoted_column(report: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -120,3 +120,18 @@ def test_ids_come_from_a_json_list(tmp_path):
     (tmp_path / "meta.json").write_text("{")
     with pytest.raises(ValueError, match="meta.json: expected JSON, an object"):
         EmbeddingStore.open(tmp_path)
+
+
+def test_some_of_the_items_in_another_order(tmp_path):
+    random = np.random.default_rng(3)
+    arrays = {
+        "text": random.standard_normal((6, 3)).astype("f2"),
+        "image": random.standard_normal((6, 2)).astype("f4"),
+    }
+    ids = [f"i{row}" for row in range(6)]
+    EmbeddingStore(arrays, ids, missing={"image": ["i4", "i1"]}, encoders={"text": "bert"}).save(tmp_path)
+    some = EmbeddingStore.open(tmp_path).take([4, 0, 3])
+    assert some.item_ids == ["i4", "i0", "i3"] and some.encoders == {"text": "bert"}
+    assert some.present["image"].tolist() == [False, True, True] and some.present["text"].all()
+    assert np.array_equal(some.arrays["text"], arrays["text"][[4, 0, 3]]) and some.arrays["text"].dtype == np.float16
+    assert not some[0]["image"].any() and np.array_equal(some[[1, 2]]["image"], arrays["image"][[0, 3]])

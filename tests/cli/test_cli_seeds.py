@@ -118,3 +118,18 @@ def test_mean_report_by_hand():
     assert not {"intervals", "differences", "verdict"} & (found.keys() | found["hidden"].keys())
     assert [of_seed["verdict"]["text"] for of_seed in found["seeds"]] == ["of one seed"] * 3
     assert mean_report({7: report(0.25, 0.5)})["sd"] == {"text": {"hr@1": None}, "coverage": {"text": None}}
+
+
+def test_the_parts_of_a_report_by_time_are_averaged_too():
+    def report(hit, share):
+        column = {"text": {"hr@1": hit}, "coverage": {"text": 1.0}, "intervals": {"text": {"hr@1": [0, 1]}}}
+        column |= {"differences": {}, "unseen_places": {"text": share}, "new_customers": {"num_purchases": 0}}
+        column["seen"] = {"num_purchases": 8, "text": {"hr@1": hit * 2}, "intervals": {"text": {"hr@1": [0, 1]}}}
+        return {"split": "time", **column, "hidden": column}
+
+    found = mean_report({0: report(0.1, 0.5), 1: report(0.3, 0.7)})
+    for column in (found, found["hidden"]):
+        assert column["seen"]["text"]["hr@1"] == pytest.approx(0.4) and column["seen"]["num_purchases"] == 8
+        assert column["seen"]["sd"]["text"]["hr@1"] == pytest.approx(stdev([0.2, 0.6]))
+        assert column["unseen_places"]["text"] == pytest.approx(0.6) and column["new_customers"]["num_purchases"] == 0
+        assert "intervals" not in column["seen"]

@@ -1,0 +1,125 @@
+"""`macrec train --until`, and the evaluation by time of what it writes."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from killing import make_inputs, words
+from safetensors.torch import load_file
+
+from macrec_hf import MacRecRecommender
+from macrec_hf.cli.main import main
+
+UNTIL = "2020-02-01"
+
+
+def write(path, change_later=False):
+    """24 users who buy from January to March; `change_later` lets others buy other things from February on."""
+    lines = ["user_id,item_id,timestamp"]
+    for user in range(24):
+        for step in range(9):
+            day = f"2020-{step // 3 + 1:02}-{(user + 9 * step) % 28 + 1:02}"
+            if change_later and day >= UNTIL:
+                lines.append(f"v{user % 5},i{(user + step) % 60},{day}")
+            else:
+                lines.append(f"u{user},i{(user * 7 + step) % 60},{day}")
+    path.write_text("\n".join(lines))
+
+
+def train(folder, interactions, output, *more):
+    arguments = words("train", folder, output)
+    arguments[arguments.index("--interactions") + 1] = str(interactions)
+    arguments[arguments.index("--max-steps") + 1] = "4"
+    return main([*arguments, *map(str, more)])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Inputs and model/, trained until February, with what it logged."""
+    folder = tmp_path_factory.mktemp("shop")
+    make_inputs(folder)
+    write(folder / "interactions.csv")
+    assert train(folder, folder / "interactions.csv", folder / "model", "--until", UNTIL) == 0
+    return folder
+
+
+def purchases_before(path, day):
+    return [line.split(",") for line in path.read_text().splitlines()[1:] if line.split(",")[2] < day]
+
+
+def test_the_dates_are_written_down(shop):
+    config = json.loads((shop / "model" / "config.json").read_text())
+    end = json.loads((shop / "model" / "training_log.json").read_text())[-1]["settings"]
+    known = purchases_before(shop / "interactions.csv", UNTIL)
+    assert config["trained_until"] == end["trained_until"] == end["until"] == UNTIL
+    share = np.mean([day >= end["validates_from"] for _, _, day in known])
+    assert 0.1 < share < 0.3
+    card = (shop / "model" / "README.md").read_text()
+    assert f"| purchases before | {UNTIL} |" in card and f"| validation from | {end['validates_from']} |" in card
+    recommender = MacRecRecommender.from_pretrained(shop / "model")
+    expected = torch.zeros(60, dtype=torch.long)
+    for _, item, _ in known:
+        expected[recommender.table.row_of[item]] += 1
+    assert torch.equal(recommender.item_counts.long(), expected) and recommender.model.config.trained_until == UNTIL
+
+
+def test_later_purchases_do_not_change_the_model(shop, tmp_path):
+    write(tmp_path / "changed.csv", change_later=True)
+    assert (tmp_path / "changed.csv").read_text() != (shop / "interactions.csv").read_text()
+    assert train(shop, tmp_path / "changed.csv", tmp_path / "model", "--until", UNTIL) == 0
+    one, other = (load_file(folder / "model" / "model.safetensors") for folder in (shop, tmp_path))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys):
+    base = ["evaluate", "--model", shop / "model", "--interactions", shop / "interactions.csv"]
+    for more, message in (
+        (
+            ["--split", "time", "--cut", "2020-01-31"],
+            "cut: expected 2020-02-01 or later, until which the model has learned",
+        ),
+        ([], "evaluate it with --split time --cut 2020-02-01"),
+    ):
+        assert main([str(word) for word in [*base, *more]]) == 1
+        assert message in capsys.readouterr().err
+    words = [*base, "--split", "time", "--cut", UNTIL, "--output", tmp_path / "m.json"]
+    assert main([str(word) for word in words]) == 0
+    report = json.loads((tmp_path / "m.json").read_text())
+    later = len((shop / "interactions.csv").read_text().splitlines()) - 1
+    later -= len(purchases_before(shop / "interactions.csv", UNTIL))
+    assert report["num_purchases"] == later and report["unseen"]["num_purchases"] > 0
+
+
+def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, capsys):
+    def start(model, *more):
+        arguments = ["train", "--interactions", shop / "interactions.csv", "--semantic-ids", shop / "ids", "--output"]
+        arguments += [tmp_path / "more", "--start-from", model, "--max-steps", 1, *more]
+        return main([str(word) for word in arguments])
+
+    assert start(shop / "model", "--until", "2020-01-25") == 1
+    assert "has learned until 2020-02-01. Start from one that was trained with --until." in capsys.readouterr().err
+    assert start(shop / "model", "--until", "2020-02-20") == 0
+    assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] == "2020-02-20"
+    assert start(shop / "model") == 0  # leave-one-out knows purchases of every day
+    assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] is None
+    (tmp_path / "more").rename(tmp_path / "whole")
+    assert start(tmp_path / "whole", "--until", UNTIL) == 1
+    assert "does not say until when it has learned" in capsys.readouterr().err
+
+
+def test_the_date_is_one_of_the_settings_that_resume_compares(shop, capsys):
+    assert train(shop, shop / "interactions.csv", shop / "model", "--until", UNTIL) == 0
+    assert "Finished before" in capsys.readouterr().out
+
+
+def test_the_log_tells_the_dates(shop, tmp_path, caplog):
+    logger = logging.getLogger("macrec_hf.cli.train")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
+    assert train(shop, shop / "interactions.csv", tmp_path / "out", "--until", UNTIL) == 0
+    logger.removeHandler(caplog.handler)
+    end = json.loads((tmp_path / "out" / "training_log.json").read_text())[-1]["settings"]
+    start = end["validates_from"]
+    assert f"learning from purchases before {start}, validating on those of {start} to {UNTIL} by" in caplog.text

@@ -1,0 +1,165 @@
+"""`--until` of `macrec embed` and `macrec quantize`: learned from items sold before a day, all items served."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from macrec_hf import EmbeddingStore, MacRecQuantizer, SemanticIdTable, add_items
+from macrec_hf.cli.main import main
+
+NUM_ITEMS, SOLD, UNTIL = 40, 28, "2020-02-01"
+QUANTIZER = "--hidden-sizes 16 --codebook-size 8 --codebook-dim 4 --num-levels 3 --num-pseudo-labels 6 --max-steps 6"
+KMEANS = "--method residual-kmeans --num-levels 3 --codebook-size 8"
+RECOMMENDER = "--d-model 16 --d-kv 8 --d-ff 16 --num-layers 1 --num-decoder-layers 1 --num-heads 2 --num-beams 4"
+WORDS = "red blue green mug lamp vase bowl chair small large round old".split()
+
+
+def call(verb, *words):
+    return main(
+        [verb, *(str(word) for group in words for word in (group.split() if isinstance(group, str) else [group]))]
+    )
+
+
+def write_items(path, numbers, later_words=WORDS):
+    """Items of random words and plain photos; from SOLD on their words are `later_words`."""
+    random, rows = np.random.default_rng(0), []
+    for item in range(NUM_ITEMS):
+        draws = random.integers(len(WORDS), size=4)
+        words = WORDS if item < SOLD else later_words
+        photo = path.parent / f"{item}.png"
+        if not photo.exists():
+            Image.fromarray(np.random.default_rng(item).integers(0, 255, (3, 3, 3), dtype=np.uint8)).resize(
+                (32, 32)
+            ).save(photo)
+        rows.append({"item_id": f"i{item}", "title": " ".join(words[draw] for draw in draws), "image": photo.name})
+    path.write_text("\n".join(json.dumps(rows[item]) for item in numbers))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """items.jsonl, in which later items stand between the others, interactions.csv, emb/ and ids/ until February."""
+    folder, random = tmp_path_factory.mktemp("shop"), np.random.default_rng(1)
+    write_items(folder / "items.jsonl", random.permutation(NUM_ITEMS))
+    write_items(folder / "sold.jsonl", [item for item in random.permutation(NUM_ITEMS) if item < SOLD])
+    lines = [f"u{item % 9},i{item},2020-01-{item % 28 + 1:02}" for item in range(SOLD)]
+    for user in range(9):
+        for month, items in ((1, SOLD), (2, NUM_ITEMS)):
+            lines += [
+                f"u{user},i{item},2020-{month:02}-{random.integers(1, 29):02}"
+                for item in random.integers(items, size=5)
+            ]
+    (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    assert call("embed", "--items", folder / "items.jsonl", "--output", folder / "emb", *dated(folder)) == 0
+    words = ["--embeddings", folder / "emb", "--output", folder / "ids", QUANTIZER]
+    assert call("quantize", *words, *dated(folder)) == 0
+    return folder
+
+
+def dated(folder):
+    return ["--interactions", folder / "interactions.csv", "--until", UNTIL]
+
+
+def rows_of(store, items):
+    row_of = {item: row for row, item in enumerate(store.item_ids)}
+    return store[[row_of[item] for item in items]]
+
+
+def test_encoders_learn_from_items_sold_before(shop, tmp_path):
+    """Sold items: as if there were no others. The others: as items that arrive later."""
+    whole, (sold, later) = EmbeddingStore.open(shop / "emb"), ([f"i{item}" for item in part]
+        for part in (range(SOLD), range(SOLD, NUM_ITEMS)))  # fmt: skip
+    assert whole.item_ids == [json.loads(line)["item_id"] for line in (shop / "items.jsonl").read_text().splitlines()]
+    write_items(tmp_path / "sold.jsonl", [int(item[1:]) for item in whole.item_ids if item in sold])
+    write_items(tmp_path / "later.jsonl", range(SOLD, NUM_ITEMS))
+    for item in range(NUM_ITEMS):
+        (tmp_path / f"{item}.png").write_bytes((shop / f"{item}.png").read_bytes())
+    assert call("embed", "--items", tmp_path / "sold.jsonl", "--output", tmp_path / "sold") == 0
+    assert (
+        call("embed", "--items", tmp_path / "later.jsonl", "--output", tmp_path / "later", "--like", tmp_path / "sold")
+        == 0
+    )
+    for folder, items in (("sold", sold), ("later", later)):
+        expected, found = rows_of(EmbeddingStore.open(tmp_path / folder), items), rows_of(whole, items)
+        for name in ("text", "image"):
+            assert np.abs(expected[name]).max() > 0.5 and np.allclose(found[name], expected[name], atol=1e-4)
+
+
+def test_what_later_items_look_like_changes_no_earlier_item(shop, tmp_path):
+    numbers = [int(item[1:]) for item in EmbeddingStore.open(shop / "emb").item_ids]
+    for item in numbers:
+        source = numbers[0] if item >= SOLD else item
+        (tmp_path / f"{item}.png").write_bytes((shop / f"{source}.png").read_bytes())
+    write_items(tmp_path / "items.jsonl", numbers, later_words=[f"{word}ish" for word in WORDS])
+    assert call("embed", "--items", tmp_path / "items.jsonl", "--output", tmp_path / "emb", *dated(shop)) == 0
+    assert (
+        call("quantize", "--embeddings", tmp_path / "emb", "--output", tmp_path / "ids", QUANTIZER, *dated(shop)) == 0
+    )
+    sold = [f"i{item}" for item in range(SOLD)]
+    stores = [EmbeddingStore.open(folder / "emb") for folder in (shop, tmp_path)]
+    tables = [SemanticIdTable.from_pretrained(folder / "ids") for folder in (shop, tmp_path)]
+    assert not stores[1].present["text"][stores[1].item_ids.index(f"i{NUM_ITEMS - 1}")]  # no word of it is known
+    for name in ("text", "image"):
+        one, other = (rows_of(store, sold)[name] for store in stores)
+        assert np.array_equal(one, other)
+        codes = [table.codes[name][[table.row_of[item] for item in sold]] for table in tables]
+        assert torch.equal(*codes)
+    weights = [load_file(folder / "ids" / "quantizer" / "model.safetensors") for folder in (shop, tmp_path)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("method", [QUANTIZER, KMEANS])
+def test_later_items_get_their_ids_as_add_items_gives_them(shop, tmp_path, method):
+    words = ["--embeddings", shop / "emb", "--output", tmp_path / "ids", method, *dated(shop)]
+    assert call("quantize", *words) == 0
+    store, table = EmbeddingStore.open(shop / "emb"), SemanticIdTable.from_pretrained(tmp_path / "ids")
+    assert table.item_ids == store.item_ids and table.collision_rate("text") == table.collision_rate("image") == 0
+    early = [row for row, item in enumerate(store.item_ids) if int(item[1:]) < SOLD]
+    late = [row for row in range(NUM_ITEMS) if row not in early]
+    quantizer = MacRecQuantizer.from_pretrained(tmp_path / "ids" / "quantizer")
+    first = SemanticIdTable(
+        [store.item_ids[row] for row in early], {name: codes[early] for name, codes in table.codes.items()}, 8
+    )
+    grown = add_items(first, quantizer, store.take(late))
+    assert all(torch.equal(grown.codes[name], table.codes[name][[*early, *late]]) for name in ("text", "image"))
+    report = json.loads((tmp_path / "ids" / "report.json").read_text())["collisions"]["text"]
+    assert report["num_items"] == SOLD and report["later_items"]["num_items"] == NUM_ITEMS - SOLD
+    settings = json.loads((tmp_path / "ids" / "training_log.json").read_text())[-1]["settings"]
+    assert settings["until"] == UNTIL
+
+
+def test_the_whole_way_by_time(shop, tmp_path, capsys):
+    words = ["--semantic-ids", shop / "ids", "--output", tmp_path / "model", RECOMMENDER, "--max-steps", 2]
+    assert call("train", "--interactions", shop / "interactions.csv", *words, "--until", UNTIL) == 0
+    words = ["--model", tmp_path / "model", "--interactions", shop / "interactions.csv", "--cut", UNTIL]
+    assert call("evaluate", *words, "--split", "time", "--output", tmp_path / "m.json") == 0
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert report["num_unknown_items"] == 0 and report["unseen"]["num_purchases"] > 3
+    assert report["num_items"] == NUM_ITEMS and report["unseen_places"]["ensemble"] > 0
+    assert report["unseen_places"]["popularity"] == 0
+
+
+def test_what_is_refused(shop, tmp_path, capsys):
+    embed = ["embed", "--items", shop / "items.jsonl", "--output", tmp_path / "emb"]
+    quantize = ["quantize", "--embeddings", shop / "emb", "--output", tmp_path / "ids", QUANTIZER]
+    (tmp_path / "other.csv").write_text("user_id,item_id,timestamp\na,x1,2020-01-01\na,x2,2020-03-01")
+    other = ["--interactions", tmp_path / "other.csv", "--until", UNTIL]
+    for words, message in (
+        ([*embed, "--until", UNTIL], "Expected --interactions and --until together"),
+        ([*quantize, "--interactions", shop / "interactions.csv"], "Expected --interactions and --until together"),
+        (
+            [*quantize, *dated(shop)[:2], "--until", "2020-01-01"],
+            "until: expected purchases before 2020-01-01, got none",
+        ),
+        (
+            [*quantize, *other],
+            "expected embeddings of items that were sold before, such as ['x1'], got those of others",
+        ),
+        ([*embed, *other], "text: expected at least one item to learn from that can be encoded, got none"),
+        ([*embed, "--like", shop / "emb", *dated(shop)], "expected no --until beside it"),
+    ):
+        assert call(*words) == 1
+        assert message in capsys.readouterr().err
