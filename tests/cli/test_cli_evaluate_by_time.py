@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from launching import launch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.cli.main import main
@@ -100,3 +101,17 @@ def test_purchases_after_the_cut_exchanged_leave_every_list(shop, tmp_path):
 def test_what_it_refuses(shop, words, message, capsys):
     assert evaluate(shop, shop / "interactions.csv", *words) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_tell_what_one_tells(shop, tmp_path):
+    words = ["evaluate", "--model", shop / "model", "--interactions", shop / "interactions.csv", "--split", "time"]
+    words = [str(word) for word in [*words, "--cut", CUT, "--batch-size", "3", "--output"]]
+    assert main([*words, str(tmp_path / "alone.json")]) == 0
+    done = launch("-m", "macrec_hf.cli", *words, str(tmp_path / "together.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone, together = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "together"))
+    assert (together["num_users"], together["num_purchases"]) == (12, 36)  # each user once
+    for part in ("seen", "unseen", "new_customers", "unseen_places", "coverage", "ensemble", "popularity"):
+        for one, other in ((alone, together), (alone["hidden"], together["hidden"])):
+            assert json.dumps(one[part]) == json.dumps(other[part]), part
