@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +200,10 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     )
     data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
     sizes = sizes_line(args, given, SIZED, data)
+    if dates:
+        sizes += (
+            f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
+        )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience, sizes, _FASTER)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
@@ -331,12 +334,7 @@ def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "His
             f"{args.start_from} {knows}. Start from one that was trained with --until."
         )
     config.trained_until = histories.until
-    dates = {"trained_until": histories.until, "validates_from": histories.validates_from}
-    logging.getLogger(__name__).info(
-        "learning from purchases before %s, validating on those of %s to %s by %s users",
-        dates["validates_from"], dates["validates_from"], dates["trained_until"], f"{len(histories):,}",
-    )  # fmt: skip
-    return dates
+    return {"trained_until": histories.until, "validates_from": histories.validates_from}
 
 
 def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":
