@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience",
         type=int,
         default=0,
-        help="stop after so many evaluations without a lower reconstruction loss, before the learning rate has fallen "
-        "to 0: it falls over the steps that are planned (default: 0 = never; ours)",
+        help="stop after so many evaluations without a lower reconstruction loss, in the last fifth of the steps; the "
+        "learning rate falls over all that are planned (default: 0 = never; ours)",
     )
     parser.add_argument(
         "--health-page",
