@@ -71,7 +71,9 @@ def main():
     rows = {name: ROWS[name] for name in args.rows if name != "photos missing" or args.drop_photos}
 
     # 2. Row by row: semantic IDs, recommender, lists of every user; the tables grow with the rows.
-    levels = int(args.quantize[args.quantize.index("--num-levels") + 1]) if "--num-levels" in args.quantize else 4
+    if "--num-levels" not in args.quantize:  # a row needs a weight for each
+        args.quantize += ["--num-levels", "4"]
+    levels = int(args.quantize[args.quantize.index("--num-levels") + 1])
     data, seed = ["--interactions", shop / "interactions.csv"], ["--seed", args.seed]
     seeds = [*seed, "--seeds", args.seeds] if args.seeds > 1 else seed
     tests, tables = {}, {}
