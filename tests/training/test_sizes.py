@@ -47,19 +47,15 @@ def test_a_small_catalogue_is_one_batch_of_narrow_layers():
     assert quantizer_sizes(1, {"text": 1}).codebook_size == 8
 
 
-def test_more_examples_are_seen_less_often_but_in_more_steps():
-    shops = [recommender_sizes(users, 20 * users) for users in (60, 300, 1_000, 5_000, 100_000)]
-    epochs = [sizes.num_train_epochs for sizes in shops]
-    assert epochs == sorted(epochs, reverse=True) and len(set(epochs)) > 3 and epochs[-1] == 2
-    steps = [epochs * users for epochs, users in zip(epochs, (60, 300, 1_000, 5_000, 100_000), strict=True)]
-    assert steps == sorted(steps)
-
-
-def test_what_is_seen_in_all_is_bounded():
-    # a thousand users with 100 purchases: six tasks on 97 of each
-    sizes = recommender_sizes(1_000, 100_000)
-    assert sizes.num_train_epochs == 3 and 3 * 6 * 97_000 <= 2_000_000 < 4 * 6 * 97_000
-    assert sizes.d_model == 64
+def test_more_examples_are_seen_less_often_and_in_all_not_too_many():
+    for users, purchases in ((60, 600), (300, 3_000), (917, 16_686), (1_000, 100_000), (100_000, 2_000_000)):
+        sizes, examples = recommender_sizes(users, purchases), 6 * (purchases - 3 * users)
+        epochs = sizes.num_train_epochs
+        assert epochs == 30 or epochs * examples <= 1_750_000 < (epochs + 1) * examples or epochs == 2
+        assert epochs * examples <= 1_750_000 or epochs == 2
+    assert recommender_sizes(300, 3_000).num_train_epochs == 30
+    assert recommender_sizes(1_000, 100_000).num_train_epochs == 3
+    assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 9
 
 
 def test_large_shops_get_the_papers_model_and_small_ones_a_narrow_one():
