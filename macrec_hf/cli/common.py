@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,7 +27,9 @@ def add_config_flags(
         config_class: its name; it is not loaded where `fields` knows it.
         sized: fields that follow `--size`.
     """
-    readers = {"numbers": read_numbers, "bool": read_bool, "int": int, "float": float, "text": str}
+    readers: dict[str, Callable[[str], Any]] = {
+        "numbers": read_numbers, "bool": read_bool, "int": int, "float": float, "text": str,
+    }  # fmt: skip
     group, fields = parser.add_argument_group(title), {field.name: field for field in fields_of(config_class)}
     for name in names:
         field = fields[name]

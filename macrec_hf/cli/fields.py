@@ -55,7 +55,7 @@ def fields_of(class_name: str) -> list[Field]:
 
 def read_class(class_name: str) -> list[Field]:
     """The same from the class itself."""
-    loaded = getattr(import_module("macrec_hf"), class_name)
+    loaded = getattr(import_module("..", __package__), class_name)
     if class_name in CONFIGS:
         return [_config_field(field) for field in dataclasses.fields(loaded) if "source" in field.metadata]
     kinds, ours = get_type_hints(loaded), own_fields(loaded)
