@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := macrec_hf examples tests benchmarks docs/pictures setup.py mkdocs_hooks.py mkdocs_docstrings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs pictures test test-slow quality style
+.PHONY: help demo docs pictures flags test test-slow quality style
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -28,6 +28,10 @@ docs: $(READY) ## the documentation as a site: open site/index.html
 # Needs Chromium (apt-get install chromium).
 pictures: demo ## the picture of the README, taken of the demo's page
 	$(BIN)/python docs/pictures/make_pictures.py demo/index.html
+
+# `macrec train --help` and `macrec quantize --help` read it instead of loading transformers.
+flags: $(READY) ## macrec_hf/cli/fields.json, after transformers or a field of our arguments or configurations has changed
+	$(BIN)/python -m macrec_hf.cli.fields
 
 # The models of the tests are tiny: one thread each and two workers are several times faster than threads of their own.
 test: $(READY) ## the fast lane of the tests: minutes

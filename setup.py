@@ -47,7 +47,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["macrec_hf", "macrec_hf.*"]),
-    package_data={"": ["py.typed", "*.css", "*.js", "*.jinja", "templates/*"]},
+    package_data={"": ["py.typed", "*.css", "*.js", "*.json", "*.jinja", "templates/*"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "app": APP,

@@ -67,6 +67,26 @@ def test_nothing_heavy_is_loaded_before_it_is_asked_for():
         assert run(program + told).splitlines()[-1] == "[]", program
 
 
+def test_no_help_and_no_misspelt_or_missing_flag_of_a_verb_loads_anything_heavy():
+    told = run("""
+import json, sys
+from macrec_hf.cli.main import VERBS, main
+
+loaded = {}
+for verb in VERBS:
+    for words in ([verb, "--help"], [verb, "--zzzz", "x"], *([["train"], ["quantize"]] if verb == "train" else [])):
+        try:
+            raise RuntimeError(f"{words} ended with {main(words)}")
+        except SystemExit as stopped:
+            assert stopped.code == (0 if "--help" in words else 2), words
+        loaded[" ".join(words)] = sorted({"torch", "transformers", "numpy", "pandas"} & set(sys.modules))
+print()
+print(json.dumps(loaded))
+""")
+    loaded = json.loads(told.splitlines()[-1])
+    assert len(loaded) >= 20 and {words for words, heavy in loaded.items() if heavy} == set()
+
+
 def test_the_hook_goes_when_its_work_is_done_and_stays_until_then():
     run("""
 import importlib.util, sys

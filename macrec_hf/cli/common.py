@@ -5,9 +5,11 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from .fields import fields_of
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -17,36 +19,31 @@ if TYPE_CHECKING:
 
 
 def add_config_flags(
-    parser: argparse.ArgumentParser, config_class: type, names: Iterable[str], title: str, sized: Iterable[str] = ()
+    parser: argparse.ArgumentParser, config_class: str, names: Iterable[str], title: str, sized: Collection[str] = ()
 ) -> None:
     """One flag per config field, with its default and source in the help.
 
     Args:
+        config_class: its name; it is not loaded where `fields` knows it.
         sized: fields that follow `--size`.
     """
-    group, sized = parser.add_argument_group(title), set(sized)
-    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    readers: dict[str, Callable[[str], Any]] = {
+        "numbers": read_numbers, "bool": read_bool, "int": int, "float": float, "text": str,
+    }  # fmt: skip
+    group, fields = parser.add_argument_group(title), {field.name: field for field in fields_of(config_class)}
     for name in names:
         field = fields[name]
-        meaning, source = field.metadata["help"], field.metadata["source"]
         shown = "see there" if field.default is None else field.default
-        is_list = "tuple" in str(field.type)
-        if isinstance(field.default, tuple):
+        if isinstance(field.default, list):
             shown = ",".join(map(str, field.default))
         group.add_argument(
             "--" + name.replace("_", "-"),
             dest=name,
-            type=read_numbers if is_list else _reader(field.default),
+            type=readers[field.kind],
             default=None,
-            metavar="LIST" if is_list else "VALUE",
-            help=f"{meaning} (default: {'by --size, or ' if name in sized else ''}{shown}; {source})",
+            metavar="LIST" if field.kind == "numbers" else "VALUE",
+            help=f"{field.meaning} (default: {'by --size, or ' if name in sized else ''}{shown}; {field.source})",
         )
-
-
-def _reader(default: Any) -> Callable[[str], Any]:
-    if isinstance(default, bool):
-        return read_bool
-    return float if default is None else type(default)
 
 
 def read_bool(text: str) -> bool:

@@ -88,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
     add_size_flag(parser)
-    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS, SIZED)
-    add_config_flags(parser, _config_class(), FIELDS, "quantizer", SIZED)
+    add_trainer_flags(parser, "MacRecQuantizerTrainingArguments", _EVERY | _UPLOADS, SIZED)
+    add_config_flags(parser, "MacRecQuantizerConfig", FIELDS, "quantizer", SIZED)
 
 
 def _config_class() -> type["MacRecQuantizerConfig"]:

@@ -109,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--license", default="unknown", help="of the weights, for the model card, such as mit (default: unknown)"
     )
     add_size_flag(parser)
-    add_trainer_flags(parser, _arguments_class(), _EVERY | _UPLOADS, SIZED)
-    add_config_flags(parser, _config_class(), ("max_history", *FIELDS), "recommender", SIZED)
+    add_trainer_flags(parser, "MacRecTrainingArguments", _EVERY | _UPLOADS, SIZED)
+    add_config_flags(parser, "MacRecConfig", ("max_history", *FIELDS), "recommender", SIZED)
 
 
 def _config_class() -> type["MacRecConfig"]:

@@ -7,15 +7,12 @@ import argparse
 import dataclasses
 import json
 import math
-import re
-import textwrap
-from collections.abc import Collection, Iterable, Mapping
-from enum import Enum
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from .common import add_device_flag, named_device, num_processes, read_bool
+from .fields import Field, default_of, fields_of, own_fields
 from .run_folder import CHECKPOINTS
 from .tracking import add_tracking_flag, tracking_arguments
 
@@ -28,17 +25,6 @@ SHORT = {  # field → the only flag that spells it
     "warmup_steps": "warmup",
     "generation_num_beams": "num_beams",
     "num_eval_users": "eval_users",
-}
-# Fields of transformers that everybody looks for first; they stand beside the fields of our classes.
-COMMON = ("max_steps", "warmup_steps", "seed")
-MEANINGS = {  # where the flag is not quite the field, or the words of transformers are not plain
-    "num_eval_users": "validation users to rank, evenly spaced; 0 = all (ours)",
-    "max_steps": "optimizer steps instead of epochs (transformers)",
-    "warmup_steps": "share of the steps with a rising learning rate (ours)",
-    "seed": "seed of everything random (ours)",
-    "push_to_hub": "Upload the whole model directory at the end of the training",
-    "hub_model_id": "The repository that is uploaded to, such as user/macrec-shop",
-    "logging_steps": "Steps between two lines of the log",
 }
 OWN_DEFAULTS = {  # a verb is not a Trainer: it ranks often, and every verb's seed is 0
     "num_eval_users": 2000,
@@ -85,46 +71,30 @@ class Refused(argparse.Action):
 
 
 def add_trainer_flags(
-    parser: argparse.ArgumentParser,
-    arguments_class: type["TrainingArguments"],
-    elsewhere: Mapping[str, str],
-    sized: Collection[str],
+    parser: argparse.ArgumentParser, arguments_class: str, elsewhere: Mapping[str, str], sized: Collection[str]
 ) -> None:
     """The flags that both training verbs have, and one for every field of a Trainer's arguments that is not refused.
 
     Args:
+        arguments_class: its name; it is not loaded where `fields` knows it.
         elsewhere: further fields that are refused, each with what to do.
         sized: fields that follow `--size`: `None` where they are not given.
     """
-    kinds = get_type_hints(arguments_class)
-    fields = {field.name: field for field in dataclasses.fields(arguments_class) if field.init}
     by_verb = dict.fromkeys(_BY_THE_VERB, f"{parser.prog} sets this itself")
     refused = by_verb | _ELSEWHERE | dict(elsewhere)
-    ours = _own_fields(arguments_class)
     group = parser.add_argument_group("training")
     length = group.add_mutually_exclusive_group()
     more = parser.add_argument_group("more arguments of transformers' Trainer")
-    for name in [*(name for name in fields if name in ours), *(name for name in fields if name not in ours)]:
-        field, flag = fields[name], "--" + name.replace("_", "-")
+    fields = fields_of(arguments_class)
+    for field in sorted(fields, key=lambda field: field.source is None):  # ours first, each part in its own order
+        name = field.name
         if name in refused:
-            parser.add_argument(flag, action=Refused, remedy=refused[name])
+            parser.add_argument("--" + name.replace("_", "-"), action=Refused, remedy=refused[name])
         if name in _MADE_ELSEWHERE or (name in refused and name not in SHORT):
             continue
-        place = length if name in ("num_train_epochs", "max_steps") else group if name in ours else more
-        meaning, source = _meaning(field, name in ours)
-        default = _default(field)
-        shown = ("by --size, or " if name in sized else "") + FOLLOWING.get(name, _shown(default)) + source
-        place.add_argument(
-            "--" + SHORT.get(name, name).replace("_", "-"),
-            dest=SHORT.get(name, name),
-            default=None
-            if name in sized
-            else default
-            if name in ours and name not in FOLLOWING
-            else argparse.SUPPRESS,
-            help=f"{meaning} (default: {shown})".replace("%", "%%"),
-            **_reading(kinds[name], field.metadata.get("choices")),
-        )
+        place = length if name in ("num_train_epochs", "max_steps") else more if field.source is None else group
+        flag = SHORT.get(name, name)
+        place.add_argument("--" + flag.replace("_", "-"), dest=flag, **_options(field, name in sized))
     group.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint in --output (default: start anew)"
     )
@@ -151,7 +121,7 @@ def training_steps(args: argparse.Namespace, num_rows: int) -> tuple[int, int]:
 
 def settings_of_run(args: argparse.Namespace, arguments_class: type["TrainingArguments"]) -> dict[str, Any]:
     """`{flag: value}` of what decides on the result of a training, as far as both verbs have it."""
-    names = [SHORT.get(name, name) for name in sorted(_own_fields(arguments_class))]
+    names = [SHORT.get(name, name) for name in sorted(own_fields(arguments_class))]
     settings = {name: getattr(args, name) for name in [*names, "patience"] if name in args}
     length = {"epochs": None} if args.max_steps > 0 else {"max_steps": None}  # the one that does not count
     return settings | length
@@ -187,62 +157,32 @@ def training_settings(
 def defaults_of(arguments_class: type["TrainingArguments"], names: Iterable[str]) -> dict[str, Any]:
     """`{field: default}` of those of the fields that the arguments have."""
     fields = {field.name: field for field in dataclasses.fields(arguments_class)}
-    return {name: _default(fields[name]) for name in names if name in fields}
+    return {name: OWN_DEFAULTS.get(name, default_of(fields[name])) for name in names if name in fields}
 
 
-def _own_fields(arguments_class: type) -> set[str]:
-    return {*vars(arguments_class)["__annotations__"], *COMMON}
-
-
-def _default(field: dataclasses.Field) -> Any:
-    if field.name in OWN_DEFAULTS:
-        return OWN_DEFAULTS[field.name]
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _meaning(field: dataclasses.Field, ours: bool) -> tuple[str, str]:
-    """What a flag means, and where its default comes from; transformers' long texts are cut to a sentence."""
-    text = " ".join(MEANINGS.get(field.name, field.metadata.get("help", "")).split())
-    if ours:  # "meaning (source)", see training_args
-        meaning, _, source = text.removesuffix(")").rpartition(" (")
-        return meaning, f"; {source}"
-    sentence = re.sub(r" \([^()]*\)", "", re.split(r"\.(?= [A-Z`])|\.$", text)[0])
-    return textwrap.shorten(sentence, 110, placeholder=" …"), ""
+def _options(field: Field, is_sized: bool) -> dict[str, Any]:
+    """How argparse reads a field, and what its help says."""
+    default = OWN_DEFAULTS.get(field.name, field.default)
+    shown = ("by --size, or " if is_sized else "") + FOLLOWING.get(field.name, _shown(default))
+    shown += "" if field.source is None else f"; {field.source}"
+    is_default = field.source is not None and field.name not in FOLLOWING
+    reader, metavar = READERS[field.kind]
+    reading = {"type": reader, "metavar": metavar}
+    if field.choices is not None:
+        reading = {"choices": field.choices, "metavar": "|".join(field.choices) if len(field.choices) < 5 else "NAME"}
+    return {
+        "default": None if is_sized else default if is_default else argparse.SUPPRESS,
+        "help": f"{field.meaning} (default: {shown})".replace("%", "%%"),
+        **reading,
+    }
 
 
 def _shown(default: Any) -> str:
     if default in (None, "", []):
         return "none"
-    if isinstance(default, Enum):
-        return str(default.value)
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def _reading(kind: Any, choices: Any) -> dict[str, Any]:
-    """How argparse reads a field of that type."""
-    parts = [part for part in (get_args(kind) if _is_union(kind) else (kind,)) if part is not NoneType]
-    kinds = {get_origin(part) or part for part in parts}
-    enums = [part for part in parts if isinstance(part, type) and issubclass(part, Enum)]
-    if enums:
-        choices = [member.value for member in enums[0]]
-    if choices:
-        words = list(choices)
-        return {"choices": words, "metavar": "|".join(words) if len(words) < 5 else "NAME"}
-    if dict in kinds:
-        return {"type": _read_json, "metavar": "JSON"}
-    if bool in kinds or Literal in kinds:
-        return {"type": _bool_or_text if str in kinds else read_bool, "metavar": "true|false"}
-    if list in kinds:
-        return {"type": _text_or_list, "metavar": "LIST"}
-    if int in kinds:
-        return {"type": int, "metavar": "N"}
-    return {"type": float, "metavar": "X"} if float in kinds else {"type": str, "metavar": "TEXT"}
-
-
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (Union, UnionType)
 
 
 def _read_json(text: str) -> Any:
@@ -261,3 +201,14 @@ def _bool_or_text(text: str) -> bool | str:
 
 def _text_or_list(text: str) -> str | list[str]:
     return [part.strip() for part in text.split(",")] if "," in text else text
+
+
+READERS: dict[str, tuple[Callable[[str], Any], str]] = {  # kind of a field → how its flag is read, and shown
+    "json": (_read_json, "JSON"),
+    "bool": (read_bool, "true|false"),
+    "bool or text": (_bool_or_text, "true|false"),
+    "list": (_text_or_list, "LIST"),
+    "int": (int, "N"),
+    "float": (float, "X"),
+    "text": (str, "TEXT"),
+}
