@@ -32,7 +32,12 @@ TRAVELS_WITH = {"torch", "transformers", "tokenizers", "safetensors", "huggingfa
 # a CPU is slower.
 FETCHED = {
     ("model/recommender.py", name)
-    for name in ("macrec_hf.hub.saving", "macrec_hf.catalogue.indexing", "macrec_hf.cpu")
+    for name in (
+        "macrec_hf.hub.saving",
+        "macrec_hf.catalogue.indexing",
+        "macrec_hf.cpu",
+        "macrec_hf.training.blend_fitting",
+    )
 }
 
 
@@ -59,11 +64,13 @@ def imports(file: str) -> list[str]:
                 found.append(".".join([*above, node.module]))
             else:
                 found += [".".join([*above, name.name]) for name in node.names]
-        elif (
-            isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module"
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
+            "import_module",
+            "package_part",
         ):
             if node.args and isinstance(node.args[0], ast.Constant):
-                found.append("/" + node.args[0].value)
+                by_part = getattr(node.func, "id", "") == "package_part"
+                found.append(("/macrec_hf." if by_part else "/") + node.args[0].value)
     return found
 
 

@@ -41,7 +41,7 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
     shutil.rmtree(folder / _PACKAGE.name, ignore_errors=True)  # another version's files must not stay
     shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     if local:
-        shop.recommender.save_pretrained(folder / "model", include_code=False)
+        shop.recommender.save_pretrained(folder / "model", include_code=False, counts="none")
     for name, content in space_files('HERE / "model"' if local else json.dumps(str(model)), shop.name).items():
         (folder / name).write_text(content, encoding="utf-8")
     num_photos = _write_items(folder, list(shop.items.values()))

@@ -169,8 +169,9 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-beams", type=int, default=20, help="IDs kept per user and modality (default: 20; authors' code)"
     )
     parser.add_argument(
-        "--fusion", choices=("average", "authors"), default="average",
-        help="ensemble: mean of exact log-probabilities, or the rule of the authors' code (default: average; ours)",
+        "--fusion", choices=("blend", "average", "authors"),
+        help="of the ensemble: model and purchases weighed on validation, the mean of exact log-probabilities, or the "
+        "rule of the authors' code (default: blend where the model directory holds one, else average; ours)",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, help="users at a time (default: 64; ours)")
     parser.add_argument(
@@ -183,7 +184,8 @@ def chosen_decoding(args: argparse.Namespace) -> "Decoding":
     from ..model.ensemble import Decoding
 
     fields = [field.name for field in dataclasses.fields(Decoding)]
-    return Decoding(**{name: getattr(args, name) for name in fields if name in args})
+    flags = {name: getattr(args, name) for name in fields if name in args}
+    return Decoding(**flags | {"fusion": "average" if flags["fusion"] in (None, "blend") else flags["fusion"]})
 
 
 def num_processes() -> int:

@@ -124,7 +124,8 @@ def write_demo_page(
     products = {
         row.item_id: {"item_id": row.item_id, "title": row.title, "image": row.image} for row in items.itertuples()
     }
-    recommended = read_recommendations(output / "recs.jsonl")
+    metrics = json.loads((output / "metrics.json").read_text())
+    recommended = evaluated_lists(output / "lists.jsonl", metrics["verdict"]["row"], metrics["quoted"])
     customers = [
         {
             "name": example["user_id"],
@@ -134,7 +135,6 @@ def write_demo_page(
         }
         for example in examples
     ]
-    metrics = json.loads((output / "metrics.json").read_text())
     ids, model = output / "ids", output / "model"
     curves = {
         "Quantizer: loss": log_lines(ids, {"training": "loss", "reconstruction": "eval_reconstruction_loss"}),
@@ -142,7 +142,7 @@ def write_demo_page(
         "Recommender: loss": log_lines(model, {"training": "loss", "validation": "eval_loss"}),
         "Recommender: validation": log_lines(model, {"HR@10": "eval_hr@10", "NDCG@10": "eval_ndcg@10"}),
     }
-    found, popular = (quoted_column(metrics)[name]["hr@10"] for name in ("ensemble", "popularity"))
+    found, popular = (quoted_column(metrics)[name]["hr@10"] for name in (metrics["verdict"]["row"], "popularity"))
     facts = [
         f"{len(items)} products and {metrics['num_users']} customers made from a seed, and every stage of macrec_hf "
         f"run on them with reduced widths, in {seconds_since(start)}.",
@@ -155,10 +155,15 @@ def write_demo_page(
     )
 
 
-def read_recommendations(path: Path) -> dict[str, list[str]]:
-    """`recs.jsonl` of `macrec recommend` as `{user_id: [item_id, ...]}`."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return {row["user_id"]: [entry["item_id"] for entry in row["recommendations"]] for row in rows}
+def evaluated_lists(path: Path, row: str, column: str) -> dict[str, list[str]]:
+    """`{user_id: [item_id, ...]}` of one row of `macrec evaluate --predictions`.
+
+    Not those of `macrec recommend`: the counts that serve hold all purchases, the last one of each customer too.
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    if column == "hidden":
+        lines = [{"user_id": line["user_id"], **line["hidden"]} for line in lines]
+    return {line["user_id"]: [item for item, _ in line[row][:SHOWN_ITEMS]] for line in lines}
 
 
 def log_lines(directory: Path, wanted: dict[str, str]) -> dict[str, list[tuple[float, float]]]:

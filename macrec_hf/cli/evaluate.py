@@ -102,9 +102,10 @@ def run(args: argparse.Namespace) -> str:
         write_json(Path(args.output), report | {"seconds": round(time.monotonic() - args.started, 1)})
     print_report(report)
     written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
-    best, models = quoted_column(report)["ensemble"], f" of {len(seeds)} models" if seeds else ""
+    row = report["verdict"]["row"] if "verdict" in report else "ensemble"
+    best, models = quoted_column(report)[row], f" of {len(seeds)} models" if seeds else ""
     summary = (
-        f"{report['num_users']} users, {args.split}: ensemble HR@10 {best['hr@10']:.4f}, NDCG@10 "
+        f"{report['num_users']} users, {args.split}: {row} HR@10 {best['hr@10']:.4f}, NDCG@10 "
         f"{best['ndcg@10']:.4f} (own history {report['quoted']}){models} in {seconds_since(args.started)}{written}"
     )
     return "\n".join([summary, *_verdicts(report)])

@@ -24,6 +24,8 @@ VERBS = {
     "embed": "items → embeddings per modality",
     "quantize": "embeddings → semantic IDs and the quantizer that made them",
     "train": "interactions + semantic IDs → a recommender",
+    "blend": "a recommender + interactions → weights of the model and of what customers did",
+    "refresh": "new interactions → new counts for the blend, in seconds",
     "evaluate": "a recommender + interactions → HR@K, NDCG@K by full ranking",
     "recommend": "histories → ranked items",
     "doctor": "semantic IDs → a page that says how healthy they are",

@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_item_column(parser)
     parser.add_argument(
-        "--exclude-history", action="store_true",
-        help="leave out what the user has taken (default: keep, people buy again)",
+        "--exclude-history", action=argparse.BooleanOptionalAction,
+        help="leave out what the user has taken (default: where fewer than 1 %% of purchases are repeats)",
     )  # fmt: skip
     parser.add_argument(
         "--on-unknown", choices=("raise", "skip"), default="raise",
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> str:
     titles = read_titles(args.items, args.item_column) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
-        **dataclasses.asdict(decoding),
+        **dataclasses.asdict(decoding) | {"fusion": args.fusion},
         exclude_history=args.exclude_history,
         on_unknown=args.on_unknown,
         progress=len(users) > decoding.batch_size,
@@ -125,19 +125,20 @@ def _one_user(history: str) -> list[tuple[None, list[str]]]:
 
 
 def _answer(user: str | None, ranked: "list[Recommendation]", titles: dict[str, str]) -> dict:
-    entries = [_entry(recommendation) for recommendation in ranked]
-    if titles:
-        entries = [entry | {"title": titles.get(entry["item_id"], "")} for entry in entries]
+    entries = [_entry(recommendation, titles) for recommendation in ranked]
     return ({} if user is None else {"user_id": user}) | {"recommendations": entries}
 
 
-def _entry(recommendation: "Recommendation") -> dict[str, Any]:
+def _entry(recommendation: "Recommendation", titles: dict[str, str]) -> dict[str, Any]:
     probability = recommendation.probability
-    return {
+    entry = {
         "item_id": recommendation.item_id,
         "score": round(recommendation.score, 6),
         "probability": None if probability is None else float(f"{probability:.6g}"),
     }
+    if titles:
+        entry["title"] = titles.get(recommendation.item_id, "")
+    return entry | {"reasons": list(recommendation.reasons)}
 
 
 def _table(answer: dict) -> str:
@@ -145,6 +146,8 @@ def _table(answer: dict) -> str:
     width = max([len(entry["item_id"]) for entry in answer["recommendations"]] + [len("item_id")])
     lines.append(f"{'rank':>4}  {'item_id':<{width}}  {'score':>9}")
     for rank, entry in enumerate(answer["recommendations"], start=1):
+        said = "; ".join(entry["reasons"])
         row = f"{rank:>4}  {entry['item_id']:<{width}}  {entry['score']:>9.4f}  {entry.get('title', '')}"
+        row += f"  ({said})" if said else ""
         lines.append(row.rstrip())
     return "\n".join(lines)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
     from ..model.tokenization_macrec import SemanticIdTokenizer
+    from ..training.trainer_macrec import MacRecTrainer
     from ..training.training_args import MacRecTrainingArguments
 
 HELP = "Trains the recommender on interactions and semantic IDs."
@@ -208,6 +209,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     trainer.save_model_directory(output, **about)
+    blended = "" if config.trained_until else blend_sentence(args, output, trainer)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)
@@ -215,7 +217,17 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
         f"{len(tasks['train'])} examples, {trainer.state.global_step} steps in {seconds_since(start)}{found}: {output}"
+        f"{blended}"
     )
+
+
+def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrainer") -> str:
+    """Fits the blend of a model directory; returns a line about it."""
+    from ..data.readers import read_interactions
+    from ..training.blend_fitting import blend_directory, blend_line
+
+    interactions = read_interactions(args.interactions, **interaction_columns(args))
+    return "\n" + blend_line(blend_directory(output, interactions, trainer.accelerator))
 
 
 def sized(args: argparse.Namespace, histories: "Histories", table: "SemanticIdTable") -> argparse.Namespace:
@@ -262,7 +274,7 @@ def first_model(config: "MacRecConfig", start_from: Path | None) -> "MacRecForCo
         return MacRecForConditionalGeneration(config)
     model = MacRecForConditionalGeneration.from_pretrained(start_from)
     model.config.max_history = config.max_history
-    model.config.trained_until = getattr(config, "trained_until", None)
+    model.config.trained_until = config.trained_until
     return model
 
 
@@ -322,7 +334,7 @@ def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "His
     """
     from ..data.time_split import HistoriesUntil, is_later
 
-    earlier = getattr(config, "trained_until", None)
+    earlier = config.trained_until
     if not isinstance(histories, HistoriesUntil):
         if earlier is not None:
             config.trained_until = None

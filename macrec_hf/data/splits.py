@@ -82,10 +82,18 @@ def validation_halves(user_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     One half stops the training and chooses between models; the other is for what is fitted afterwards, on purchases
     that have chosen nothing.
 
+    Args:
+        user_ids: of the validation users.
+
     Returns:
         Places of the users in `user_ids` of either half, int64, rising. Where one would be empty, as with very few
         users, both are all of them.
+
+    Raises:
+        ValueError: no users.
     """
+    if not len(user_ids):
+        raise ValueError("user_ids: expected at least one validation user, got none.")
     odd = np.array([zlib.crc32(user.encode()) % 2 for user in user_ids], dtype=bool)
     if odd.all() or not odd.any():
         return np.arange(len(odd)), np.arange(len(odd))

@@ -7,7 +7,7 @@ from ..doctor.html_page import render
 from ..evaluation.report import quoted_column
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@10")
-OURS = ("ensemble", "text", "image")
+OURS = ("blend", "ensemble", "text", "image")
 
 
 def write_page(

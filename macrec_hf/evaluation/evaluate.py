@@ -15,12 +15,14 @@ from transformers.utils import logging
 from ..data.readers import read_interactions, user_histories
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
+from ..model.blend import BLEND, MODEL
 from ..model.catalogue_ranking import history_sources, rank_catalogue
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from .baselines import BASELINES, baseline_lists
+from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
 from .own_history import quoted, refilled, repeat_rate, without_own
@@ -163,14 +165,15 @@ class SplitRanking:
 
     def _reckoned(self) -> dict[str, Any]:
         users, seed, rows = self.users, self.settings["seed"], list(self.model["shown"])
+        summary_row = BLEND if BLEND in rows else ENSEMBLE
         if isinstance(users, FutureUsers):
             shown, hidden = (
-                column_by_time(lists, users, self.num_items, seed, ENSEMBLE) for lists in self.columns.values()
+                column_by_time(lists, users, self.num_items, seed, summary_row) for lists in self.columns.values()
             )
             rate = repeat_rate([users.histories[user] for user in users.owners], users.targets)
         else:
             shown, hidden = (
-                evaluation_report(lists, users.targets, self.num_items, seed=seed, summary_row=ENSEMBLE)
+                evaluation_report(lists, users.targets, self.num_items, seed=seed, summary_row=summary_row)
                 for lists in self.columns.values()
             )
             rate = repeat_rate(users.histories, users.targets)
@@ -183,7 +186,7 @@ class SplitRanking:
             "hidden": hidden,
             "repeat_rate": rate,
             "quoted": quoted(rate),
-            "verdict": verdict(column, ENSEMBLE, rows),
+            "verdict": verdict(column, summary_row, rows),
             "model_rows": rows,
             "num_short_users": users.num_short,
             "num_items": self.num_items,
@@ -224,6 +227,9 @@ def rank_split(
         )
         for column, limits in left_out.items()
     }
+    if accelerator is None or accelerator.is_main_process:
+        for column, limits in left_out.items():
+            model[column] |= _blended(recommender, users, model[column], limits)
     settings = {"num_beams": decoding.num_beams, "fusion": decoding.fusion, "max_history": encoder.max_history}
     settings |= {"limit_users": limit_users, "seed": seed}
     unread = None
@@ -231,6 +237,19 @@ def rank_split(
         settings["trained_until"] = _trained_until(recommender)
         unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
     return SplitRanking(split, users, model, outside, table.num_items, settings, unread)
+
+
+def _blended(
+    recommender: MacRecRecommender, users: SplitUsers | FutureUsers, lists: Lists, limits: Limits | None
+) -> Lists:
+    """The row of the blend, where the recommender has one that was fitted for such a split."""
+    blend = recommender.blend
+    if blend is None or isinstance(users, FutureUsers):
+        return {}
+    if blend.serves == MODEL:  # the guard found nothing better
+        return {BLEND: lists[ENSEMBLE]}
+    own = {name: lists[name] for name in recommender.table.modalities}
+    return {BLEND: blend_lists(blend, blend_inputs(recommender, users, blend.about["window"]), users, own, limits)}
 
 
 def _users(
@@ -262,7 +281,7 @@ def _users(
 
 def _trained_until(recommender: MacRecRecommender) -> str | None:
     """The day before which all purchases were learned, where `macrec train --until` trained the model."""
-    return getattr(recommender.model.config, "trained_until", None)
+    return recommender.model.config.trained_until
 
 
 def _facts_by_time(users: FutureUsers) -> dict[str, Any]:
@@ -282,7 +301,7 @@ def _outside(
 ) -> dict[str, Lists]:
     """The lists of other libraries, read and checked before anything is ranked."""
     table = recommender.table
-    taken = {*table.modalities, ENSEMBLE, *BASELINES, *_OTHER_KEYS}
+    taken = {*table.modalities, ENSEMBLE, BLEND, *BASELINES, *_OTHER_KEYS}
     shown: Lists = {}
     hidden: Lists = {}
     for name, path in files.items():

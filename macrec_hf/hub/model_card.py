@@ -19,7 +19,14 @@ PICTURE_NAME = "code_usage.png"
 NAME = "Generative recommender over semantic IDs"
 _COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 _TASK, _TASK_NAME = "semantic-id-recommendation", "Next item by full ranking"
-_BASELINES = ("random", "popularity", "recent_then_popularity", "co_visitation", "co_visitation_new_items")
+_BASELINES = (
+    "random",
+    "popularity",
+    "recent_then_popularity",
+    "co_visitation",
+    "co_occurrence",
+    "co_visitation_new_items",
+)
 _START, _END = "<!-- results: `macrec evaluate` writes what stands here -->", "<!-- end of results -->"
 _TAGS = ["recommender-system", "generative-recommendation", "semantic-ids", "macrec", "multimodal", _TASK]
 

@@ -6,13 +6,16 @@ Files are written beside and moved into place when complete.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
 
+from ..model.blend import BLEND_NAME, Blend
 from ..model.files import follow_umask, replacing
 from ..model.model_files import (
     CARD_NAME,
@@ -21,8 +24,10 @@ from ..model.model_files import (
     QUANTIZER_FOLDER,
     check_item_counts,
     check_parts,
+    check_purchase_counts,
 )
 from ..model.modeling_macrec import MacRecForConditionalGeneration
+from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import SemanticIdTokenizer
 from .code_usage_picture import code_usage_picture
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
     from ..model.modeling_macrec_quantizer import MacRecQuantizer
 
 
+COUNTS = ("all", "rounded", "none")
+
+
 def save_model_directory(
     directory: str | Path,
     *,
@@ -45,11 +53,14 @@ def save_model_directory(
     quantizer: "MacRecQuantizer | None" = None,
     item_counts: "torch.Tensor | np.ndarray | None" = None,
     item_titles: Mapping[str, str] | None = None,
+    purchase_counts: PurchaseCounts | None = None,
+    blend: Blend | None = None,
     metrics: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     license: str = "unknown",
     card: str | None = None,
     include_code: IncludeCode = True,
+    counts: str = "all",
 ) -> Path:
     """Writes a whole model directory. Files of other purposes that are there already stay.
 
@@ -58,6 +69,7 @@ def save_model_directory(
         quantizer: a `MacRecQuantizer`; None: none is kept, and one of an earlier save is removed.
         item_counts: integers, `(num_items,)`: how often each item was taken.
         item_titles: `{item_id: title}`, to show beside the ids.
+        purchase_counts, blend: what customers did and the weights of the blend, both or neither.
         metrics: `{"ensemble": {"hr@10": …}, …}` as `evaluation.ranking_metrics.ranking_metrics` gives them, or the
             report of `macrec evaluate`, for the model card.
         training: what made the model, for the card: see `hub.model_card.model_card`.
@@ -65,6 +77,8 @@ def save_model_directory(
         card: text of `README.md`, into which `metrics` are put; None: a card is written.
         include_code: whether the code of models and tokenizer goes along, so that `trust_remote_code=True` loads them
             where `macrec_hf` is not installed; "recommender": recommender and pipeline too.
+        counts: of the purchases, which are customers' data: "all"; "rounded": without pairs of fewer than five
+            customers and without days; "none": neither counts nor blend, so that the model's own lists are served.
 
     Returns:
         The directory.
@@ -74,17 +88,23 @@ def save_model_directory(
     """
     check_parts(model, tokenizer, table)
     _check_no_adapter(model)
-    counts = check_item_counts(item_counts, table)
+    if counts not in COUNTS:
+        raise ValueError(f"counts: expected one of {', '.join(COUNTS)}, got {counts!r}.")
+    bought = check_item_counts(item_counts, table)
     with _moved_into_place(Path(directory)) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         table.save_pretrained(beside)
-        if counts is not None:
-            save_file({"item_counts": counts}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
+        if bought is not None:
+            save_file({"item_counts": bought}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
             follow_umask(beside / ITEM_COUNTS_NAME)
         if item_titles:
             titles = {item: item_titles[item] for item in table.item_ids if item_titles.get(item)}
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
+        if purchase_counts is not None and blend is not None and counts != "none":
+            purchase_counts = check_purchase_counts(purchase_counts, table)
+            (purchase_counts if counts == "all" else purchase_counts.shareable()).save(beside)
+            blend.save(beside)
         if quantizer is not None:
             quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
         write_code(beside, include_code)
@@ -116,6 +136,33 @@ def _check_no_adapter(model: MacRecForConditionalGeneration) -> None:
             )
 
 
+def upload(
+    write: Callable[[Path], Path],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload recommender",
+) -> CommitInfo:
+    """Uploads a model directory to the Hub, where the repository is made if need be.
+
+    Args:
+        write: writes the directory at the path that it is given.
+        repo_id, private, token, revision, commit_message: as in `huggingface_hub`.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as folder:
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=write(Path(folder) / "model"),
+            revision=revision,
+            commit_message=commit_message,
+            delete_patterns=parts_that_may_be_absent(inside=True),  # what the folder has not
+        )
+
+
 def update_model_card(directory: str | Path, metrics: Mapping[str, Any]) -> None:
     """Puts results into the card of a model directory, in place of those before; the rest of the card stays.
 
@@ -134,7 +181,16 @@ def parts_that_may_be_absent(inside: bool = False) -> list[str]:
         inside: also what a folder of that name holds, as an upload's `delete_patterns` want it.
     """
     code = [path.name for path in code_files("recommender")]
-    parts = [ITEM_COUNTS_NAME, ITEM_TITLES_NAME, PICTURE_NAME, QUANTIZER_FOLDER, "model*.safetensors*", *code]
+    parts = [
+        ITEM_COUNTS_NAME,
+        ITEM_TITLES_NAME,
+        COUNTS_NAME,
+        BLEND_NAME,
+        PICTURE_NAME,
+        QUANTIZER_FOLDER,
+        "model*.safetensors*",
+        *code,
+    ]
     return parts + [f"{part}/*" for part in parts if inside]
 
 

@@ -4,96 +4,18 @@
 modalities say. A user's history is never hidden: the next purchase may be a repeat.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
 from .ensemble import ENSEMBLE, Decoding, IndexedTrie, rank_batch
 from .inference import eval_mode
 from .limits import Limits
-from .ranked_lists import RankedLists, Recommendation, sort_lists
-from .semantic_ids import SemanticIdTable
-from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
+from .ranked_lists import RankedLists
+from .tokenization_macrec import TaskEncoder
 from .trie import SemanticIdTrie
-
-logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class ServedCatalogue:
-    """All that a recommender keeps per item. It is replaced as a whole: a thread reads parts that belong together.
-
-    Attributes:
-        tries: the table in each modality.
-        task_encoder: turns histories of the table's rows into sources.
-        counts: long, `(num_items,)`, how often each item was taken, or None.
-        titles: `{item_id: title}`.
-    """
-
-    table: SemanticIdTable
-    tries: dict[str, SemanticIdTrie]
-    task_encoder: TaskEncoder
-    counts: torch.Tensor | None
-    titles: dict[str, str]
-
-    @classmethod
-    def of(
-        cls,
-        table: SemanticIdTable,
-        tokenizer: SemanticIdTokenizer,
-        counts: torch.Tensor | None,
-        titles: Mapping[str, str],
-        max_history: int,
-    ) -> "ServedCatalogue":
-        """Makes tries and task encoder; the tries stand on the CPU."""
-        tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
-        return cls(table, tries, TaskEncoder(tokenizer, table, max_history=max_history), counts, dict(titles))
-
-    def to(self, device: torch.device) -> "ServedCatalogue":
-        """The same with its tries on that device."""
-        return replace(self, tries={name: trie.to(device) for name, trie in self.tries.items()})
-
-    def named(self, lists: RankedLists, log_probabilities: bool) -> list[list[Recommendation]]:
-        """Ranked rows as people get them; with `log_probabilities` the scores are such."""
-
-        def name(row: int, score: float) -> Recommendation:
-            item = self.table.item_ids[row]
-            return Recommendation(
-                item, score, math.exp(score) if log_probabilities else None, self.titles.get(item) or None
-            )
-
-        return [
-            [name(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-            for rows, scores in zip(lists.items.tolist(), lists.scores.tolist(), strict=True)
-        ]
-
-    def notify(self, histories: Sequence[Sequence[str]], unread: list[int]) -> None:
-        """Notices of what was left out, and of who is answered by popularity."""
-        skipped = [item for history in histories for item in history if item not in self.table.row_of]
-        if skipped:
-            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
-        if unread and self.counts is not None:
-            logger.warning(
-                f"{len(unread):,} of {len(histories):,} histories hold no item that the model can read, such as "
-                f"history {unread[0]}: recommending what is popular there."
-            )
-
-    def popular(self, user: int, top_k: int, limits: Limits) -> list[Recommendation]:
-        """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
-        if self.counts is None:
-            raise ValueError(
-                f"History {user} holds no item that the model can read, and the recommender does not know what is "
-                "popular. Leave the user out, or pass item_counts when the recommender is made or saved."
-            )
-        counts = self.counts.numpy() + 1.0
-        scores = np.log(counts / counts.sum())
-        rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
-        return self.named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
 
 
 def history_sources(

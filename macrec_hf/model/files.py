@@ -9,8 +9,11 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from transformers.utils import cached_file
@@ -91,6 +94,25 @@ def folder_beside(name_or_path: str | PathLike[str], names: Sequence[str], **hub
     for name in others:
         cached_file(name_or_path, name, **hub_kwargs)
     return Path(found).parent
+
+
+def package_part(name: str, what_it_does: str) -> ModuleType:
+    """A module of the package that does not travel with a model, such as "hub.saving".
+
+    Raises:
+        RuntimeError: the package is not installed: the process has only what came from a repository.
+    """
+    if not package_is_installed():
+        raise RuntimeError(
+            f"Expected the package macrec_hf, which {what_it_does}, found only what travels with a model. "
+            "Install it: pip install macrec-hf."
+        )
+    return import_module(f"macrec_hf.{name}")
+
+
+def package_is_installed() -> bool:
+    """Whether there is more than what travels with a model."""
+    return find_spec("macrec_hf") is not None
 
 
 def check_hub_arguments(given: Iterable[str], others: Sequence[str] = ()) -> None:

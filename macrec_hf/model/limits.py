@@ -151,6 +151,19 @@ class Limits:
         return np.isin(items + first, limit + first)
 
 
+def check_histories(histories: Sequence[Sequence[str]], top_k: int | None, on_unknown: str) -> None:
+    """Refuses item ids where histories should be, lists without a length, and another `on_unknown`."""
+    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        raise ValueError(
+            'histories: expected a list of histories such as [["i1", "i7"], ["i3"]], got item ids where histories '
+            "should be. Put a single history into a list: recommend([history])."
+        )
+    if top_k is None:  # a list as long as what the beams hold is for evaluations
+        raise ValueError("top_k: expected a whole number of at least 1, got None.")
+    if on_unknown not in ("raise", "skip"):
+        raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
+
+
 def item_rows(row_of: Mapping[str, int], items: Iterable[str], where: str, skip_unknown: bool = False) -> np.ndarray:
     """Table rows of item ids, int64 `(num_items,)`; unknown ones are left out, or refused with `where` they stand."""
     items = list(items)

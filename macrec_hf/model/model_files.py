@@ -5,6 +5,7 @@
     semantic_ids.safetensors, semantic_ids.json              the catalogue: which item has which codes
     item_counts.safetensors                                  how often each item was taken, for people without a past
     item_titles.json                                         what people call the items
+    purchase_counts.safetensors, blend.json                  what customers did, and the weights of the blend
     quantizer/                                               what gave the items their codes, to add items later
     README.md, code_usage.png                                the model card and its picture
     *.py                                                     the model's code, for `trust_remote_code=True` alone
@@ -23,9 +24,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from .blend import BLEND_NAME, Blend
 from .configuration_macrec import MacRecConfig
 from .files import hub_folder
 from .modeling_macrec import MacRecForConditionalGeneration
+from .purchase_counts import COUNTS_NAME, PurchaseCounts
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer
 
@@ -57,6 +60,7 @@ class Catalogue:
     Attributes:
         item_counts: long, `(num_items,)`, or None.
         item_titles: `{item_id: title}`, empty where none were kept.
+        purchase_counts, blend: what customers did and the weights of the blend; None unless both are there.
         card: text of the model card, None where there is none.
         directory: where it was read from.
     """
@@ -66,6 +70,8 @@ class Catalogue:
     item_titles: dict[str, str]
     card: str | None
     directory: Path
+    purchase_counts: PurchaseCounts | None
+    blend: Blend | None
 
     def load_quantizer(self) -> "MacRecQuantizer | None":
         """The `MacRecQuantizer` of the directory, None where it has none. Recommending does not need it."""
@@ -130,7 +136,10 @@ def load_catalogue(name_or_path: str | Path, **hub_kwargs: Any) -> Catalogue:
     counts = load_file(counts_path)["item_counts"] if counts_path.is_file() else None
     titles = json.loads(titles_path.read_text(encoding="utf-8")) if titles_path.is_file() else {}
     card = card_path.read_text(encoding="utf-8") if card_path.is_file() else None
-    return Catalogue(table, check_item_counts(counts, table), titles, card, directory)
+    purchases, blend = None, None
+    if (directory / BLEND_NAME).is_file() and (directory / COUNTS_NAME).is_file():
+        purchases, blend = check_purchase_counts(PurchaseCounts.load(directory), table), Blend.load(directory)
+    return Catalogue(table, check_item_counts(counts, table), titles, card, directory, purchases, blend)
 
 
 def check_parts(model: MacRecForConditionalGeneration, tokenizer: SemanticIdTokenizer, table: SemanticIdTable) -> None:
@@ -162,6 +171,16 @@ def check_item_counts(item_counts: "torch.Tensor | np.ndarray | None", table: Se
             f"{tuple(counts.shape)}. np.bincount(rows, minlength=table.num_items) makes them."
         )
     return counts.detach().to("cpu", torch.long).contiguous()
+
+
+def check_purchase_counts(counts: PurchaseCounts, table: SemanticIdTable) -> PurchaseCounts:
+    """The counts; ValueError unless they are of the table's items."""
+    if counts.num_items != table.num_items:
+        raise ValueError(
+            f"purchase_counts: expected those of the table's {table.num_items} items, got those of "
+            f"{counts.num_items}. `macrec refresh` counts anew."
+        )
+    return counts
 
 
 def local_directory(name_or_path: str | Path, hub_kwargs: Mapping[str, Any] | None = None) -> Path:

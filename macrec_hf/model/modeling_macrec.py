@@ -15,10 +15,9 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
-from .distributed import ProcessGroup, num_processes
 from .files import folder_beside, follow_umask
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
-from .losses import alignment_loss
+from .losses import ProcessGroup, alignment_loss, num_processes
 from .search_kernels import SearchKernels
 from .semantic_ids import ITEMS_NAME, TENSORS_NAME, SemanticIdTable
 from .trie import SemanticIdTrie  # noqa: F401

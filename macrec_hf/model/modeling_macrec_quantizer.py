@@ -14,10 +14,11 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_macrec import RESIDUAL_KMEANS, MacRecQuantizerConfig
-from .distributed import LossParts, ProcessGroup
 from .files import follow_umask
 from .inference import eval_mode
 from .losses import (
+    LossParts,
+    ProcessGroup,
     alignment_loss,
     contrastive_loss,
     draw_positives,
@@ -25,9 +26,17 @@ from .losses import (
     quantization_loss,
     reconstruction_loss,
 )
-from .quantizer_inputs import check_embeddings, check_finite, check_labels, check_modality, modality_masks
 from .semantic_ids import code_tokens
-from .vector_quantization import ResidualQuantization, residual_quantize, straight_through
+from .vector_quantization import (
+    ResidualQuantization,
+    check_embeddings,
+    check_finite,
+    check_labels,
+    check_modality,
+    modality_masks,
+    residual_quantize,
+    straight_through,
+)
 
 Value = TypeVar("Value", float, torch.Tensor)
 

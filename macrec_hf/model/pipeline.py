@@ -126,7 +126,7 @@ class SemanticIdRecommendationPipeline(Pipeline):
             return {"ranked": self.recommender.recommend(history, batch_size=len(history), **options)}
         return {"ranked": self.recommender.recommend([history], **options)[0]}
 
-    def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, str | float | None]]:
+    def postprocess(self, model_outputs: Mapping[str, Any], **options: Any) -> list[dict[str, Any]]:
         """The ranked items of one history, a dict for each item, best first."""
         return [recommendation.as_dict() for recommendation in model_outputs["ranked"]]
 

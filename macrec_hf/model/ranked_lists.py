@@ -4,6 +4,7 @@ NumPy only: what is computed here needs no model. Axes: `num_users` rows, `width
 An item is its row in the table, -1 an empty place, whose score is -inf. Exactly equal scores are ties.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,11 @@ class RankedLists:
     scores: np.ndarray
     leaf_ranks: np.ndarray | None = None
 
+    def rows(self, users: np.ndarray) -> "RankedLists":
+        """The lists of some users, in their order."""
+        leaf_ranks = None if self.leaf_ranks is None else self.leaf_ranks[users]
+        return RankedLists(self.items[users], self.scores[users], leaf_ranks)
+
 
 class Recommendation(tuple[str, float]):
     """One item of a list that `MacRecRecommender.recommend` returns. It is a pair: `item_id, score = recommendation`.
@@ -37,6 +43,7 @@ class Recommendation(tuple[str, float]):
         probability: `exp(score)`, where the score is a log-probability, else None. Of an ensemble it is the geometric
             mean of the modalities' probabilities.
         title: of the item; None where the recommender knows none.
+        reasons: in words, the strongest first, why the blend lists it; empty where no blend made the list.
 
     Two are equal when their items and scores are; a tuple of the two is equal as well.
 
@@ -51,12 +58,24 @@ class Recommendation(tuple[str, float]):
     """
 
     def __new__(
-        cls, item_id: str, score: float, probability: float | None = None, title: str | None = None
+        cls,
+        item_id: str,
+        score: float,
+        probability: float | None = None,
+        title: str | None = None,
+        reasons: Sequence[str] = (),
     ) -> "Recommendation":
         return super().__new__(cls, (item_id, score))
 
-    def __init__(self, item_id: str, score: float, probability: float | None = None, title: str | None = None):
-        self.probability, self.title = probability, title
+    def __init__(
+        self,
+        item_id: str,
+        score: float,
+        probability: float | None = None,
+        title: str | None = None,
+        reasons: Sequence[str] = (),
+    ):
+        self.probability, self.title, self.reasons = probability, title, tuple(reasons)
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self)
@@ -71,9 +90,10 @@ class Recommendation(tuple[str, float]):
         """The score that the list is sorted by."""
         return self[1]
 
-    def as_dict(self) -> dict[str, str | float | None]:
-        """`{"item_id": …, "score": …, "probability": …, "title": …}`, as the pipeline returns it."""
-        return {"item_id": self.item_id, "score": self.score, "probability": self.probability, "title": self.title}
+    def as_dict(self) -> dict[str, Any]:
+        """`{"item_id": …, "score": …, "probability": …, "title": …, "reasons": […]}`, as the pipeline returns it."""
+        fields = {"probability": self.probability, "title": self.title, "reasons": list(self.reasons)}
+        return {"item_id": self.item_id, "score": self.score, **fields}
 
     def __repr__(self) -> str:
         more = "" if self.probability is None else f", probability={self.probability:.3g}"

@@ -1,21 +1,19 @@
 """The front door: item ids in, ranked item ids with scores out."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo
 
-from .catalogue_ranking import ServedCatalogue, history_sources, rank_catalogue
+from .blend import BLEND, Blend
 from .ensemble import ENSEMBLE, NUM_BEAMS, Decoding
-from .files import check_hub_arguments
-from .limits import ItemIds, Limits, item_rows
+from .files import check_hub_arguments, package_is_installed, package_part
+from .limits import ItemIds, Limits, check_histories, item_rows
 from .model_files import (
     Catalogue,
     check_item_counts,
@@ -23,8 +21,10 @@ from .model_files import (
     load_model_directory,
 )
 from .modeling_macrec import MacRecForConditionalGeneration
+from .purchase_counts import PurchaseCounts
 from .ranked_lists import Recommendation
 from .semantic_ids import SemanticIdTable
+from .served_catalogue import ServedCatalogue
 from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from .trie import SemanticIdTrie
 
@@ -45,6 +45,7 @@ class MacRecRecommender:
         item_counts: integers, `(num_items,)`, how often each item was taken: with them, a user without a usable
             history gets the most popular items.
         item_titles: `{item_id: title}`, kept beside the model to be shown.
+        purchase_counts, blend: what customers did and the weights of the blend, both or neither; see `fit_blend`.
         max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
         use_cpu_kernels: on a CPU, replace layers of the model by faster ones with the same weights, and on another
             device take them back (`macrec_hf.cpu.accelerate` and `restore`). False: the model stays as it is.
@@ -74,6 +75,8 @@ class MacRecRecommender:
         quantizer: "MacRecQuantizer | None" = None,
         item_counts: torch.Tensor | np.ndarray | None = None,
         item_titles: Mapping[str, str] | None = None,
+        purchase_counts: PurchaseCounts | None = None,
+        blend: Blend | None = None,
         max_history: int | None = None,
         use_cpu_kernels: bool = True,
     ):
@@ -88,6 +91,7 @@ class MacRecRecommender:
         counts = check_item_counts(item_counts, table)
         max_history = model.config.max_history if max_history is None else max_history
         self._items = ServedCatalogue.of(table, tokenizer, counts, item_titles or {}, max_history).to(model.device)
+        self._items = self._items.with_blend(blend, purchase_counts, quantizer)
 
     @classmethod
     def from_pretrained(
@@ -140,6 +144,7 @@ class MacRecRecommender:
             use_cpu_kernels=use_cpu_kernels,
         )
         recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
+        recommender._set_blend(catalogue.blend, catalogue.purchase_counts)
         recommender._has_loaded_model = True
         return recommender
 
@@ -169,6 +174,19 @@ class MacRecRecommender:
         return self._items.titles
 
     @property
+    def blend(self) -> Blend | None:
+        """The weights of the blend; None where none was fitted."""
+        return self._items.blend
+
+    @property
+    def purchase_counts(self) -> PurchaseCounts | None:
+        """What customers did, as the blend reads it; None where none was fitted."""
+        return None if self._items.inputs is None else self._items.inputs.counts
+
+    def _set_blend(self, blend: Blend | None, counts: PurchaseCounts | None) -> None:
+        self._items = self._items.with_blend(blend, counts, self.quantizer)
+
+    @property
     def quantizer(self) -> "MacRecQuantizer | None":
         """The `MacRecQuantizer`, read from the model directory at the first use; None where there is none."""
         if self._quantizer is None and self._load_quantizer is not None:
@@ -184,7 +202,7 @@ class MacRecRecommender:
 
     def _fit_to_device(self) -> None:
         """`macrec_hf.cpu`'s parts where the model stands on a CPU, its own elsewhere; without the package its own."""
-        if self.use_cpu_kernels and _is_installed():
+        if self.use_cpu_kernels and package_is_installed():
             cpu = import_module("macrec_hf.cpu")
             (cpu.accelerate if self.model.device.type == "cpu" else cpu.restore)(self.model)
 
@@ -194,10 +212,10 @@ class MacRecRecommender:
         top_k: int = 10,
         num_beams: int = NUM_BEAMS,
         modality: str = ENSEMBLE,
-        fusion: str = "average",
+        fusion: str | None = None,
         allowed_items: ItemIds | None = None,
         excluded_items: ItemIds | None = None,
-        exclude_history: bool = False,
+        exclude_history: bool | None = None,
         on_unknown: str = "raise",
         batch_size: int = 64,
         progress: bool = False,
@@ -209,10 +227,13 @@ class MacRecRecommender:
             top_k: items for each user. Fewer come back only where fewer are allowed.
             num_beams: distinct IDs that are kept per modality; raised to `top_k` where it is smaller.
             modality: "ensemble", or one of the table's.
-            fusion: "average" or "authors", see `model.ensemble.Decoding`.
+            fusion: "blend": the model and the purchases, weighed on validation; "average" or "authors", see
+                `model.ensemble.Decoding`. None: "blend" where there is one and no single modality is asked for, else
+                "average".
             allowed_items: ids that may appear, for everybody or one list a user. None: all.
             excluded_items: ids that may not appear, in the same form.
-            exclude_history: whether a user's own items may not appear. By default they may: people buy again.
+            exclude_history: whether a user's own items may not appear. None: as the blend was fitted, which leaves
+                them out where fewer than 1 % of purchases are repeats; without a blend they may appear.
             on_unknown: "raise", or "skip" to leave out ids that the table lacks, in histories and limits.
             batch_size: users at a time.
             progress: whether to show a progress bar.
@@ -226,23 +247,20 @@ class MacRecRecommender:
         Raises:
             ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.
         """
-        decoding = Decoding(num_beams=num_beams, top_k=top_k, modality=modality, fusion=fusion, batch_size=batch_size)
-        self._check(histories, top_k, on_unknown)
+        fusion = self._items.chosen_fusion(fusion, modality)
+        fused = "average" if fusion == BLEND else fusion
+        decoding = Decoding(num_beams=num_beams, top_k=top_k, modality=modality, fusion=fused, batch_size=batch_size)
+        check_histories(histories, top_k, on_unknown)
         if not len(histories):
             return []
         skip, catalogue = on_unknown == "skip", self._items
         row_of = catalogue.table.row_of
         rows = [item_rows(row_of, history, f"history {user}", skip) for user, history in enumerate(histories)]
-        left_out = rows if exclude_history else None
+        left_out = rows if catalogue.hides_history(exclude_history) else None
         limits = Limits.from_ids(row_of, len(rows), allowed_items, excluded_items, left_out, skip_unknown=skip)
-        names = catalogue.table.modalities
-        sources = history_sources(catalogue.task_encoder, rows, names if modality not in names else (modality,))
-        ranked = rank_catalogue(self.model, catalogue.tries, sources, decoding, limits=limits, progress=progress)
-        unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
+        make = catalogue.blended if fusion == BLEND else catalogue.decoded
+        found, unread = make(self.model, rows, decoding, limits, progress)
         catalogue.notify(histories, unread)
-        found = catalogue.named(ranked[modality], decoding.gives_log_probabilities)
-        for user in unread:
-            found[user] = catalogue.popular(user, top_k, limits)
         return found
 
     def add_items(
@@ -270,19 +288,16 @@ class MacRecRecommender:
                 Nothing has changed then.
             RuntimeError: the package is not installed.
         """
-        indexing, old, quantizer = _indexing(), self._items, self.quantizer
+        quantizer = self.quantizer
+        indexing = package_part("catalogue.indexing", "adds and removes items")
         if quantizer is None:
             raise ValueError(
                 "quantizer: expected the one that gave the items their semantic IDs, got None: without it new items "
                 "get none. `macrec train --semantic-ids ids/` keeps it where ids/ has one; or pass it when the "
                 "recommender is made."
             )
-        table = indexing.add_items(old.table, quantizer, embeddings, item_ids, modality_mask=modality_mask)
-        new, titles = table.item_ids[old.table.num_items :], dict(titles or {})
-        if others := [item for item in titles if item not in set(new)]:
-            raise ValueError(f"titles: expected those of the new items, such as {new[:3]}, got one of {others[0]!r}.")
-        counts = None if old.counts is None else torch.cat([old.counts, old.counts.new_zeros(len(new))])
-        self._replace_items(table, counts, old.titles | titles)
+        table = indexing.add_items(self.table, quantizer, embeddings, item_ids, modality_mask=modality_mask)
+        self._replace_items(table, titles)
 
     def remove_items(self, item_ids: Iterable[str]) -> None:
         """Takes items out of table, tries, counts and titles together, as `add_items` puts them in.
@@ -293,31 +308,61 @@ class MacRecRecommender:
             ValueError: an unknown item, or a modality would be left without items. Nothing has changed then.
             RuntimeError: the package is not installed.
         """
-        old = self._items
-        table = _indexing().remove_items(old.table, item_ids)
-        rows = [old.table.row_of[item] for item in table.item_ids]
-        gone = old.table.row_of.keys() - table.row_of.keys()
-        titles = {item: title for item, title in old.titles.items() if item not in gone}
-        self._replace_items(table, None if old.counts is None else old.counts[rows], titles)
+        indexing = package_part("catalogue.indexing", "adds and removes items")
+        self._replace_items(indexing.remove_items(self.table, item_ids))
 
-    def _replace_items(self, table: SemanticIdTable, counts: torch.Tensor | None, titles: Mapping[str, str]) -> None:
-        max_history = self.task_encoder.max_history
-        items = ServedCatalogue.of(table, self.tokenizer, counts, titles, max_history)
+    def _replace_items(self, table: SemanticIdTable, titles: Mapping[str, str] | None = None) -> None:
+        items = self._items.changed(table, self.tokenizer, self.quantizer, titles)
         self._items = items.to(self.model.device)
         if self._has_loaded_model:
             self.model.semantic_ids = table  # what its own `generate` may write
+
+    def fit_blend(self, interactions: Any, progress: bool = False) -> Blend:
+        """Fits the blend's weights on validation purchases and counts all purchases; `recommend` then goes by it.
+
+        Args:
+            interactions: those that the model was trained on: a path for `macrec_hf.read_interactions`, or the table
+                that it returns. The fit counts all but each user's last two purchases and explains the last but one;
+                afterwards all are counted, to serve.
+            progress: whether to show a progress bar.
+
+        Returns:
+            The blend, whose `about` tells what each source finds, see `training.blend_fitting.fit_blend`.
+
+        Raises:
+            ValueError: items that the table lacks, too few users, and whatever `read_interactions` finds wrong.
+            RuntimeError: the package is not installed.
+        """
+        fitting = package_part("training.blend_fitting", "fits a blend")
+        blend, counts = fitting.fit_and_count(self, interactions, progress=progress)
+        self._set_blend(blend, counts)
+        return blend
+
+    def refresh(self, interactions: Any) -> None:
+        """Counts purchases anew, for the weights that were fitted before. Nothing is trained.
+
+        Raises:
+            ValueError: there is no blend yet, or items that the table lacks.
+            RuntimeError: the package is not installed.
+        """
+        if self.blend is None:
+            raise ValueError(
+                "blend: expected one, got None. Fit it first: fit_blend(interactions), or `macrec blend`."
+            )
+        fitting = package_part("training.blend_fitting", "counts purchases")
+        self._set_blend(self.blend, fitting.serving_counts(interactions, self.table, self.blend))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Path:
         """Writes a whole model directory.
 
         Args:
-            **kwargs: `include_code`, `metrics`, `training`, `license` and `card` as in `save_model_directory`; the
-                card of the directory that the recommender came from goes along unless they name another.
+            **kwargs: of `save_model_directory`, such as `include_code`, `counts` and `license`; the card of where the
+                recommender came from goes along unless `card`, `training` or `license` name another.
         """
         if self._card is not None and not {"training", "license"} & set(kwargs):
             kwargs.setdefault("card", self._card)
         items = self._items
-        return _saving().save_model_directory(
+        return package_part("hub.saving", "writes model directories").save_model_directory(
             save_directory,
             model=self.model,
             tokenizer=self.tokenizer,
@@ -325,6 +370,8 @@ class MacRecRecommender:
             quantizer=self.quantizer,
             item_counts=items.counts,
             item_titles=items.titles,
+            purchase_counts=self.purchase_counts,
+            blend=items.blend,
             **kwargs,
         )
 
@@ -343,55 +390,11 @@ class MacRecRecommender:
         Args:
             repo_id: such as `user/macrec-shop`.
             private, token, revision, commit_message: as in `huggingface_hub`.
-            **kwargs: as in `save_pretrained`.
+            **kwargs: as in `save_pretrained`; `counts` is "none" here unless given.
 
         Returns:
             The `CommitInfo` of the upload.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with TemporaryDirectory() as folder:
-            directory = self.save_pretrained(Path(folder) / "model", **kwargs)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=directory,
-                revision=revision,
-                commit_message=commit_message,
-                delete_patterns=_saving().parts_that_may_be_absent(inside=True),  # what the folder has not
-            )
-
-    def _check(self, histories: Sequence[Sequence[str]], top_k: int, on_unknown: str) -> None:
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-            raise ValueError(
-                'histories: expected a list of histories such as [["i1", "i7"], ["i3"]], got item ids where histories '
-                "should be. Put a single history into a list: recommend([history])."
-            )
-        if top_k is None:  # a list as long as what the beams hold is for evaluations
-            raise ValueError("top_k: expected a whole number of at least 1, got None.")
-        if on_unknown not in ("raise", "skip"):
-            raise ValueError(f"on_unknown: expected 'raise' or 'skip', got {on_unknown!r}.")
-
-
-def _is_installed() -> bool:
-    """Whether there is more than what travels with a model: a process may have this file from a repository."""
-    return find_spec("macrec_hf") is not None
-
-
-def _saving() -> ModuleType:
-    """The part of the package that writes model directories."""
-    _need_package("writes model directories")
-    return import_module("macrec_hf.hub.saving")
-
-
-def _indexing() -> ModuleType:
-    """The part of the package that gives items their semantic IDs."""
-    _need_package("adds and removes items")
-    return import_module("macrec_hf.catalogue.indexing")
-
-
-def _need_package(what_it_does: str) -> None:
-    if not _is_installed():
-        raise RuntimeError(
-            f"Expected the package macrec_hf, which {what_it_does}, found only what travels with a model. "
-            "Install it: pip install macrec-hf."
-        )
+        saving = package_part("hub.saving", "writes model directories")
+        upload = {"private": private, "token": token, "revision": revision, "commit_message": commit_message}
+        return saving.upload(partial(self.save_pretrained, **{"counts": "none"} | kwargs), repo_id, **upload)

@@ -17,9 +17,9 @@ from ..catalogue.catalogue_batches import CatalogueCollator, CatalogueRows, cata
 from ..catalogue.clustering import pseudo_labels, residual_codebooks
 from ..catalogue.embedding_store import EmbeddingStore
 from ..model.configuration_macrec import RESIDUAL_KMEANS
-from ..model.distributed import ProcessGroup
 from ..model.files import replacing
 from ..model.inference import eval_mode
+from ..model.losses import ProcessGroup
 from ..model.modeling_macrec_quantizer import MacRecQuantizer, MacRecQuantizerOutput, contrastive_name
 from ..model.vector_quantization import codebook_health, collision_rate
 from .checkpoints import PSEUDO_LABELS

@@ -6,7 +6,7 @@ import pytest
 from folder_listings import check_modes, check_names, documented
 
 from macrec_hf.cli import main
-from macrec_hf.cli.demo import choose_customers, log_lines, read_recommendations, run_verb, stages
+from macrec_hf.cli.demo import choose_customers, evaluated_lists, run_verb, stages
 from macrec_hf.demo.page import ranked_results, write_page
 from macrec_hf.demo.shop import make_demo_shop
 
@@ -48,7 +48,7 @@ def test_whole_demo_on_a_tiny_shop(tmp_path, capfd):
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     column = metrics if metrics["quoted"] == "shown" else metrics["hidden"]
     assert f"{column['ensemble']['hr@10']:.3f}" in page and f"{column['popularity']['hr@10']:.3f}" in page
-    assert out.splitlines()[-1] == metrics["verdict"]["text"] and "Verdict: ensemble" in page
+    assert out.splitlines()[-1] == metrics["verdict"]["text"] and "Verdict: blend" in page
     for line in re.findall(r"^\$ (.*)$", out, re.M):
         assert line.split(" --")[0] in page
 
@@ -112,16 +112,8 @@ def test_results_are_sorted_and_hold_only_rows_of_figures(tmp_path):
     assert table.count('class="ours"') == 2 and "7 customers" in table and ">0.600<" in table
 
 
-def test_log_and_recommendations_are_read(tmp_path):
-    log = [
-        {"step": 1, "loss": 2.0},
-        {"step": 2, "eval_loss": 1.5},
-        {"step": 3, "loss": 1.0},
-        {"step": 3, "runtime": 9},
-    ]
-    (tmp_path / "training_log.json").write_text(json.dumps(log))
-    lines = log_lines(tmp_path, {"training": "loss", "validation": "eval_loss", "never": "eval_hr@10"})
-    assert lines == {"training": [(1, 2.0), (3, 1.0)], "validation": [(2, 1.5)]}
-    line = {"user_id": "u", "recommendations": [{"item_id": "b", "score": -1.0}, {"item_id": "a", "score": -2.0}]}
-    (tmp_path / "recs.jsonl").write_text(json.dumps(line) + "\n")
-    assert read_recommendations(tmp_path / "recs.jsonl") == {"u": ["b", "a"]}
+def test_lists_of_the_page_are_those_that_were_judged(tmp_path):
+    line = {"user_id": "u", "target": "a", "blend": [["b", -1], ["a", -2]], "hidden": {"blend": [["c", -1]]}}
+    (tmp_path / "lists.jsonl").write_text(json.dumps(line) + "\n\n")
+    assert evaluated_lists(tmp_path / "lists.jsonl", "blend", "shown") == {"u": ["b", "a"]}
+    assert evaluated_lists(tmp_path / "lists.jsonl", "blend", "hidden") == {"u": ["c"]}

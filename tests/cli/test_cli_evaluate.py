@@ -16,7 +16,8 @@ from macrec_hf.model.semantic_ids import SemanticIdTable
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 20, 12
-BASELINES = ["random", "popularity", "recent_then_popularity", "co_visitation", "co_visitation_new_items"]
+BASELINES = ["random", "popularity", "recent_then_popularity", "co_visitation", "co_occurrence"]
+BASELINES += ["co_visitation_new_items"]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_recommend_for_one_history(shop, capsys):
     assert not any("title" in entry for entry in shown)  # none are known
     status, out, _ = run(capsys, *words, "--json", "--items", folder / "items.jsonl", "--fusion", "authors")
     shown = json.loads(out)["recommendations"]
-    assert list(shown[0]) == ["item_id", "score", "probability", "title"]
+    assert list(shown[0]) == ["item_id", "score", "probability", "title", "reasons"]
     assert all(entry["title"] == f"Thing {entry['item_id']}" and entry["probability"] is None for entry in shown)
 
 

@@ -142,7 +142,7 @@ modeling_t5.T5ForConditionalGeneration(modeling_t5.T5Config(**T5))  # transforme
 before = state()
 import macrec_hf
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
-from macrec_hf.model import beam_search, recommender, scoring
+from macrec_hf.model import beam_search, model_decoding, recommender
 model = MacRecForConditionalGeneration(MacRecConfig())
 assert state() == before
 ours = {type(module) for module in model.modules() if type(module).__module__.startswith("macrec_hf")}

@@ -62,3 +62,8 @@ def test_halves_depend_on_the_id_alone():
 def test_a_half_is_never_empty():
     first, second = validation_halves(["lonely"])
     assert first.tolist() == second.tolist() == [0]
+
+
+def test_halves_of_nobody_are_refused():
+    with pytest.raises(ValueError, match="expected at least one validation user, got none"):
+        validation_halves([])

@@ -110,7 +110,7 @@ def test_what_is_refused_changes_nothing(monkeypatch):
         bare.add_items(arrivals())
     bare.remove_items(["i3"])  # takes none
     assert bare.table.num_items == NUM_ITEMS - 1 and recommender._items is before
-    monkeypatch.setattr("macrec_hf.model.recommender.find_spec", lambda name: None)
+    monkeypatch.setattr("macrec_hf.model.files.find_spec", lambda name: None)
     for change in (lambda: recommender.add_items(arrivals()), lambda: recommender.remove_items(["i3"])):
         with pytest.raises(RuntimeError, match="which adds and removes items, .*pip install macrec-hf"):
             change()

@@ -38,6 +38,7 @@ def as_dicts(found):
                 "score": pytest.approx(each.score, abs=1e-5),
                 "probability": None if each.probability is None else pytest.approx(each.probability, abs=1e-5),
                 "title": each.title,
+                "reasons": list(each.reasons),
             }
             for each in user
         ]

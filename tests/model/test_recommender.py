@@ -175,7 +175,7 @@ def test_an_entry_is_a_pair_that_knows_probability_and_title():
     for again in (pickle.loads(pickle.dumps(ranked)), copy.deepcopy(ranked)):
         assert again == ranked and [found.as_dict() for found in again] == [found.as_dict() for found in ranked]
     named = next(found for found in ranked if found.title)
-    assert list(named.as_dict()) == ["item_id", "score", "probability", "title"]
+    assert list(named.as_dict()) == ["item_id", "score", "probability", "title", "reasons"]
     assert repr(named) == (
         f"Recommendation('i3', {named.score!r}, probability={named.probability:.3g}, title='Blue mug')"
     )

@@ -7,7 +7,7 @@ import torch
 from launching import launch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecQuantizer, MacRecQuantizerConfig
-from macrec_hf.model.distributed import ProcessGroup
+from macrec_hf.model.losses import ProcessGroup
 
 
 @pytest.fixture(scope="module", params=["forked", pytest.param("launched", marks=pytest.mark.slow)])

@@ -1,0 +1,399 @@
+"""The blend: what the model says and what customers did, in one score with weights that were fitted on validation.
+
+    score(user, item) = Σ_k weights[k] · terms[k](user, item)          log-softmax over the candidates of the user
+
+NumPy only; `macrec_hf.training.blend_fitting` fits the weights. Axes: `num_users` histories, `num_candidates` items of
+each, -1 in empty places.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import replacing
+from .inference import pad_rows
+from .limits import Limits
+from .purchase_counts import HISTORY, NeighbourScores, PurchaseCounts
+from .ranked_lists import RankedLists, sort_lists, unique_rows
+
+BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
+BLEND_NAME = "blend.json"
+CANDIDATES = {"near": 100, "cosine": 50, "next": 30}  # of each count, so many items a user; ours
+POPULAR, RECENT, ALIKE, NEW = 100, 50, 50, 20  # bestsellers, those of the last month, alike in a modality, never sold
+WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
+_OFFSETS = {
+    "before": 0.1, "after": 0.1, "near": 0.1, "next": 0.1, "last_next": 0.1, "together": 0.1, "cosine": 0.003,
+}  # inside the logarithm, so that no neighbour is little and not minus infinity; ours  # fmt: skip
+_LONG_AGO = 400.0  # days since the last sale at most, and of items that were never sold; ours
+
+
+@dataclass(frozen=True)
+class BlendInputs:
+    """What the terms are computed from, the same for all users.
+
+    Attributes:
+        counts: what customers did.
+        content: `{modality: float32 (num_items, size)}` of length 1, or 0 where an item has none; may be empty.
+    """
+
+    counts: PurchaseCounts
+    content: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The items of each user that are scored.
+
+    Attributes:
+        items: int64, `(num_users, num_candidates)`, ascending, then -1.
+        terms: float64, `{name: (num_users, num_candidates)}`.
+    """
+
+    items: np.ndarray
+    terms: dict[str, np.ndarray]
+
+    def scores(self, weights: Mapping[str, float]) -> np.ndarray:
+        """`Σ weights[k] · terms[k]`, `(num_users, num_candidates)`, -inf in empty places; other terms count 0."""
+        total = np.zeros(self.items.shape)
+        for name, weight in weights.items():
+            if name in self.terms:
+                total += weight * self.terms[name]
+        return np.where(self.items >= 0, total, -np.inf)
+
+    def ranked(self, weights: Mapping[str, float], width: int | None = None) -> RankedLists:
+        """The best `width` candidates with the logarithm of the softmax over all of them, all where that is None."""
+        return RankedLists(*sort_lists(self.items, log_softmax(self.scores(weights)), width=width))
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Weights of the terms, and how they were found.
+
+    Attributes:
+        weights: `{term: weight}` of the blend itself, of terms as they are computed (not standardised).
+        serves: "blend", or the source that serves in its place: "model", the paper's ensemble, or one of `SOURCES`.
+        about: what was fitted on what: figures of every source, intervals, dates, the fingerprint of the purchases.
+    """
+
+    weights: dict[str, float]
+    serves: str = "blend"
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def serving_weights(self) -> dict[str, float]:
+        """The weights by which lists are made."""
+        return self.weights if self.serves == "blend" else SOURCES[self.serves]
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `blend.json` into a directory, beside and moved into place."""
+        with replacing(Path(directory) / BLEND_NAME) as beside:
+            beside.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Blend":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: it is none, or names a source that this release lacks.
+        """
+        path = Path(directory) / BLEND_NAME
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or set(content) != {"weights", "serves", "about"}:
+            raise ValueError(f"{path}: expected weights, serves and about. `macrec blend` writes it anew.")
+        known = (BLEND, MODEL, *SOURCES)
+        if content["serves"] not in known:
+            raise ValueError(
+                f"{path}: expected serves to be one of {', '.join(known)}, got {content['serves']!r}. "
+                "Was it written by a newer release? Upgrade macrec_hf, or fit it anew by `macrec blend`."
+            )
+        return cls(**content)
+
+
+# What the baselines of `evaluation/baselines.py` rank by, as weights of terms: equal values by popularity.
+SOURCES: dict[str, dict[str, float]] = {
+    "popularity": {"sold": 1.0},
+    "recent_then_popularity": {"own_recency": 1e6, "sold": 1e-3},
+    "co_visitation": {"together_count": 1.0, "sold": 1e-9},
+    "co_occurrence": {"near_count": 1.0, "sold": 1e-9},
+}
+
+
+_GROUPS = {  # the terms that one reason stands for
+    "near": (*(f"{name}_{form}" for name in _OFFSETS for form in ("log", "log1p")), "near_count", "together_count"),
+    "sold": ("sold", "sold_log", "sold_log1p", "days_since_sale", *(f"sold_in_{days}_days" for days in WINDOWS)),
+    "own": ("own", "own_recency", "own_often"),
+}
+
+
+def content_vectors(codes: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the quantizer keeps of each item, to tell which are alike: the sum of its codewords, of length 1.
+
+    Args:
+        codes: `{modality: int (num_items, num_levels)}`, -1 where an item has none.
+        codebooks: `{modality: (num_levels, codebook_size, size)}`.
+
+    Returns:
+        `{modality: float32 (num_items, size)}`, rows of 0 where an item has none.
+    """
+    found = {}
+    for name, of_items in codes.items():
+        levels = [book[np.maximum(of_items[:, level], 0)] for level, book in enumerate(codebooks[name])]
+        vectors = np.where(of_items[:, :1] >= 0, np.sum(levels, axis=0), 0.0)
+        found[name] = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+    return found
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Of each row, `-inf` stays."""
+    best = np.max(scores, axis=1, keepdims=True, initial=-np.inf)
+    shifted = scores - np.where(np.isfinite(best), best, 0.0)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    return shifted - np.log(np.where(total > 0, total, 1.0))
+
+
+def find_candidates(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    lists: Mapping[str, RankedLists],
+    *,
+    days: np.ndarray | None = None,
+    limits: Limits | None = None,
+    users: np.ndarray | None = None,
+    wanted: int = 10,
+) -> Candidates:
+    """The candidates of each history and their terms.
+
+    Args:
+        inputs: counts and content of the catalogue.
+        histories: table rows, oldest first.
+        lists: the model's lists of the same users, by modality.
+        days: int `(num_users,)`, the day as of which recent purchases count, itself left out; None where the counts
+            have no dates.
+        limits, users: which items may appear, and which of the limits' users these are.
+        wanted: where limits leave fewer candidates than that, the user's candidates are all that may appear.
+    """
+    num_users, num_items = len(histories), inputs.counts.num_items
+    neighbours = inputs.counts.neighbours(histories)
+    likeness = {name: _likeness(vectors, histories) for name, vectors in inputs.content.items()}
+    items = _gather(inputs, histories, lists, neighbours, likeness, days)
+    if limits is not None:
+        users = np.arange(num_users) if users is None else users
+        items = unique_rows(limits.keep(items, users))
+        few = np.flatnonzero((items >= 0).sum(axis=1) < wanted)
+        if len(few):
+            every = limits.keep(np.broadcast_to(np.arange(num_items), (len(few), num_items)), users[few])
+            wide = np.full((num_users, num_items), -1, dtype=np.int64)
+            wide[:, : items.shape[1]] = items
+            wide[few] = every
+            items = unique_rows(wide)
+    return Candidates(items, _terms(inputs, histories, lists, neighbours, likeness, days, items))
+
+
+def _gather(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    lists: Mapping[str, RankedLists],
+    neighbours: NeighbourScores,
+    likeness: Mapping[str, np.ndarray],
+    days: np.ndarray | None,
+) -> np.ndarray:
+    counts, num_users = inputs.counts, len(histories)
+    parts = [ranked.items for ranked in lists.values()]
+    parts += [neighbours.best(name, num_users, width) for name, width in CANDIDATES.items()]
+    own, _ = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
+    popular = np.argsort(-counts.popularity, kind="stable")[:POPULAR]
+    parts += [own, np.broadcast_to(popular, (num_users, len(popular)))]
+    if days is not None and counts.sale_days is not None:
+        parts.append(_recent_bestsellers(counts, days))
+    unsold = np.flatnonzero(counts.popularity == 0)
+    for values in likeness.values():
+        parts.append(_best_columns(values, ALIKE))
+        if len(unsold):
+            parts.append(unsold[_best_columns(values[:, unsold], NEW)])
+    return unique_rows(np.concatenate(parts, axis=1).astype(np.int64))
+
+
+def _terms(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    lists: Mapping[str, RankedLists],
+    neighbours: NeighbourScores,
+    likeness: Mapping[str, np.ndarray],
+    days: np.ndarray | None,
+    items: np.ndarray,
+) -> dict[str, np.ndarray]:
+    rows, counts = np.maximum(items, 0), inputs.counts
+    everyone = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+    terms: dict[str, np.ndarray] = {}
+    for name, ranked in lists.items():
+        terms |= _model_terms(name, ranked, items)
+    of_pairs = neighbours.of(everyone, items)
+    for name, offset in _OFFSETS.items():
+        terms[f"{name}_log"] = np.log(of_pairs[name] + offset)
+        terms[f"{name}_log1p"] = np.log1p(of_pairs[name])
+    terms |= {"near_count": of_pairs["near"], "together_count": of_pairs["together"]}
+    sold = counts.popularity[rows].astype(np.float64)
+    terms |= {"sold": sold, "sold_log": np.log(sold + 0.5), "sold_log1p": np.log1p(sold)}
+    terms["is_new"] = (sold == 0).astype(np.float64)
+    terms |= _own_terms(histories, items)
+    if days is not None and counts.sale_days is not None:
+        since = np.minimum(counts.days_since_sale(rows, days[:, None]), _LONG_AGO)
+        terms["days_since_sale"] = -np.log1p(since)
+        for window in WINDOWS:
+            terms[f"sold_in_{window}_days"] = np.log1p(counts.sold(rows, days[:, None], window))
+    for name, values in likeness.items():
+        terms[f"alike_{name}"] = np.take_along_axis(values, rows, axis=1).astype(np.float64)
+    return terms
+
+
+def _model_terms(name: str, ranked: RankedLists, items: np.ndarray) -> dict[str, np.ndarray]:
+    """The list's log-probability of each item; what it lacks gets its worst score - 1, and says so in `missed_…`."""
+    width = max(int(items.max(initial=0)), int(ranked.items.max(initial=0))) + 1
+    offsets = np.arange(len(items))[:, None] * width
+    listed = np.greater_equal(ranked.items, 0)
+    keys, scores = (ranked.items + offsets)[listed], ranked.scores[listed].astype(np.float64)
+    order = np.argsort(keys)
+    wanted = np.maximum(items, 0) + offsets
+    place = np.minimum(np.searchsorted(keys[order], wanted), max(len(keys) - 1, 0))
+    found = np.zeros(items.shape, dtype=bool)
+    if len(keys):
+        found = np.logical_and(keys[order][place] == wanted, items >= 0)
+    served = listed.any(axis=1)
+    worst = np.where(served, np.where(listed, ranked.scores, np.inf).min(axis=1, initial=np.inf), 0.0)
+    values = scores[order][place] if len(keys) else np.zeros(items.shape)
+    missed = ~found & served[:, None]  # a user without a list here: neither term tells items apart
+    log_probability = np.where(found, values, np.where(served, worst - 1, 0.0)[:, None])
+    return {f"model_{name}": log_probability, f"missed_{name}": missed.astype(np.float64)}
+
+
+def _own_terms(histories: Sequence[np.ndarray], items: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether the user has the item, 1 / place of its last purchase, and how often it was bought."""
+    own, inside = pad_rows([np.asarray(history)[::-1] for history in histories])
+    width = max(int(items.max(initial=0)), int(own.max(initial=0))) + 1
+    users, places = np.nonzero(inside)
+    keys = users * width + own[inside]
+    unique, first, times = np.unique(keys, return_index=True, return_counts=True)  # the first place is the latest
+    wanted = np.arange(len(items))[:, None] * width + np.maximum(items, 0)
+    place = np.minimum(np.searchsorted(unique, wanted), max(len(unique) - 1, 0))
+    found = (unique[place] == wanted) & (items >= 0) if len(unique) else np.zeros(items.shape, dtype=bool)
+    recency = np.where(found, 1.0 / (places[first[place]] + 1.0), 0.0) if len(unique) else np.zeros(items.shape)
+    often = np.where(found, np.log1p(times[place]), 0.0) if len(unique) else np.zeros(items.shape)
+    return {"own": found.astype(np.float64), "own_recency": recency, "own_often": often}
+
+
+def _likeness(vectors: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+    """Cosine of every item with the history, its last items weighted by 1 / place; `(num_users, num_items)`."""
+    recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
+    weights = np.where(inside, 1.0 / (np.arange(recent.shape[1]) + 1.0), 0.0)
+    mean = np.einsum("up,upd->ud", weights, vectors[np.maximum(recent, 0)])
+    return (mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)).astype(np.float32) @ vectors.T
+
+
+def _recent_bestsellers(counts: PurchaseCounts, days: np.ndarray) -> np.ndarray:
+    """The items sold most in the month before each day, `(num_users, RECENT)`."""
+    every = np.arange(counts.num_items)
+    unique, place = np.unique(days, return_inverse=True)
+    best = [_best_columns(counts.sold(every, day, 30)[None], RECENT)[0] for day in unique]
+    return np.stack(best)[place] if len(best) else np.zeros((0, 0), dtype=np.int64)
+
+
+def _best_columns(values: np.ndarray, width: int) -> np.ndarray:
+    """The columns with the highest values of each row, in no order."""
+    width = min(width, values.shape[1])
+    return np.argpartition(-values, width - 1, axis=1)[:, :width] if width else np.zeros((len(values), 0), dtype=int)
+
+
+def reasons(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    candidates: Candidates,
+    shown: np.ndarray,
+    weights: Mapping[str, float],
+    called: Callable[[int], str],
+) -> list[list[tuple[str, ...]]]:
+    """Why each shown item stands in its list: the groups of terms that lift it above the user's other candidates.
+
+    Args:
+        shown: int64, `(num_users, width)`, rows of the table, -1 in empty places.
+        weights: by which the lists were made.
+        called: the title of the item of a row.
+
+    Returns:
+        For each user and item at most three reasons, the strongest first; none for empty places.
+    """
+    place = (candidates.items[:, None] == shown[:, :, None]).argmax(axis=2)
+    inside = candidates.items >= 0
+    groups = _GROUPS | {"model": _starting(candidates, "model_", "missed_"), "alike": _starting(candidates, "alike_")}
+    lifts = []
+    for names in groups.values():
+        terms = {name: candidates.terms[name] for name in names if name in candidates.terms}
+        scores = np.where(inside, Candidates(candidates.items, terms).scores(weights), 0.0)
+        mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
+        lifts.append(np.take_along_axis(scores - mean, place, axis=1))
+    words = _words(inputs, histories, candidates, shown, place, called)
+    said = [words[group] for group in groups]
+    told: list[list[tuple[str, ...]]] = []
+    for user, of_user in enumerate(np.stack(lifts, axis=-1)):
+        told.append([])
+        for column, lift in enumerate(of_user):
+            strong = [group for group in np.argsort(-lift) if lift[group] > 0 and shown[user, column] >= 0]
+            texts = [said[group](user, column) for group in strong]
+            told[-1].append(tuple(text for text in texts if text)[:3])
+    return told
+
+
+def _starting(candidates: Candidates, *beginnings: str) -> tuple[str, ...]:
+    return tuple(name for name in candidates.terms if name.startswith(beginnings))
+
+
+def _words(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    candidates: Candidates,
+    shown: np.ndarray,
+    place: np.ndarray,
+    called: Callable[[int], str],
+) -> dict[str, Callable[[int, int], str | None]]:
+    """For each group of terms its words for the item in a user's place; None where it has nothing to say."""
+    recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
+    weights = np.where(inside, 1.0 / (np.arange(recent.shape[1]) + 1.0), 0.0)[:, None, :]
+    voters, items = np.broadcast_arrays(np.where(inside, recent, -1)[:, None, :], shown[:, :, None])
+    before, after = inputs.counts.near_items(voters, items)
+    near = weights * (before + after)
+    alike = {
+        name: weights * np.einsum("uwd,upd->uwp", vectors[np.maximum(shown, 0)], vectors[np.maximum(recent, 0)])
+        for name, vectors in inputs.content.items()
+    }
+    of_model = _starting(candidates, "model_")
+
+    def bought(user: int, column: int) -> str | None:
+        if not near[user, column].any():
+            return None
+        best = int(near[user, column].argmax())
+        way = "after" if before[user, column, best] >= after[user, column, best] else "before"
+        return f"bought {way} {called(int(recent[user, best]))}"
+
+    def like(user: int, column: int) -> str | None:
+        best = max(
+            ((values[user, column].max(initial=0.0), name) for name, values in alike.items()), default=(0.0, "")
+        )
+        if best[0] <= 0:
+            return None
+        other = int(recent[user, int(alike[best[1]][user, column].argmax())])
+        return f"like {called(other)} ({best[1]})" if other != shown[user, column] else None
+
+    def model(user: int, column: int) -> str:
+        logs = [candidates.terms[name][user, place[user, column]] for name in of_model]
+        return f"the model: {np.exp(np.mean(logs)):.1%}"
+
+    return {
+        "near": bought,
+        "alike": like,
+        "model": model,
+        "sold": lambda user, column: "sells well",
+        "own": lambda user, column: "bought before" if shown[user, column] in histories[user] else None,
+    }

@@ -1,0 +1,272 @@
+"""What customers did, in sums: who bought what near what, how much of each item, and on which days.
+
+NumPy only; `macrec_hf.data.purchase_counting` makes the counts. All sums are whole numbers, so that the counts of two
+groups of customers add up to those of both, to the last bit, in whatever order. Axes: `num_items` rows of the table,
+`num_pairs` pairs of two different items that somebody bought within `window` purchases of each other.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from .files import follow_umask, replacing
+from .inference import pad_rows
+
+COUNTS_NAME = "purchase_counts.safetensors"
+UNIT = 2520  # one purchase at distance d is worth UNIT / d: a whole number for every d up to 10
+MAX_WINDOW = 10
+TOGETHER_WINDOW = 5  # purchases between two that still count as bought together, whatever their distance; ours
+HISTORY = 20  # the last items of a history that vote, as many as the recommender reads (authors' code)
+_PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
+
+
+@dataclass(frozen=True)
+class NeighbourScores:
+    """What the items of each history say of other items; one entry for each user and item that any of them knows.
+
+    Attributes:
+        keys: int64, `(num_entries,)`, ascending: `user * num_items + item`.
+        values: float64, `{name: (num_entries,)}`: the sums over the history of `PurchaseCounts.neighbours`.
+    """
+
+    num_items: int
+    keys: np.ndarray
+    values: dict[str, np.ndarray]
+
+    def of(self, users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+        """The values of given pairs, 0 where nobody in the history knows the item; any shape, items of -1 are 0."""
+        wanted = users * self.num_items + np.maximum(items, 0)
+        place = np.minimum(np.searchsorted(self.keys, wanted), max(len(self.keys) - 1, 0))
+        known = (items >= 0) & (self.keys[place] == wanted) if len(self.keys) else np.zeros(items.shape, dtype=bool)
+        return {
+            name: np.where(known, values[place], 0.0) if len(values) else np.zeros(items.shape)
+            for name, values in self.values.items()
+        }
+
+    def best(self, name: str, num_users: int, width: int, place: np.ndarray | None = None) -> np.ndarray:
+        """The `width` items with the highest value for each user, best first.
+
+        Args:
+            place: int, `(num_items,)`, the order of equal ones; None: by row.
+
+        Returns:
+            int64, `(num_users, width)`, -1 where a user has fewer than `width` items with a value above 0.
+        """
+        values = self.values[name]
+        some = np.flatnonzero(values > 0)
+        users, items = self.keys[some] // self.num_items, self.keys[some] % self.num_items
+        order = np.lexsort((items if place is None else place[items], -values[some], users))
+        users, items = users[order], items[order]
+        rank = np.arange(len(users)) - np.searchsorted(users, users)
+        found = np.full((num_users, width), -1, dtype=np.int64)
+        kept = rank < width
+        found[users[kept], rank[kept]] = items[kept]
+        return found
+
+
+@dataclass(frozen=True)
+class PurchaseCounts:
+    """Sums over the purchases of customers, of which no customer can be named.
+
+    Attributes:
+        popularity: int64, `(num_items,)`, purchases of each item.
+        starts: int64, `(num_items + 1,)`; the pairs of item `i` are `starts[i]` to `starts[i + 1]`.
+        others: int32, `(num_pairs,)`, the other item of each pair, ascending for each item. Pairs stand both ways.
+        before: int64, `(num_pairs,)`, UNIT / distance summed over how often the item came *before* the other.
+        after: the same where it came after the other.
+        next: int64, how often the other was the very next purchase.
+        together: int64, how often the two stood within five purchases of each other, either way.
+        customers: int64, customers who bought both so near to each other.
+        window: the largest distance of a pair, at most 10.
+        sale_starts, sale_days, sale_counts: int64 `(num_items + 1,)`, int32 and int64 `(num_sales,)`: the days
+            (since 1970) on which each item was bought, ascending, and how often. None without dates.
+    """
+
+    popularity: np.ndarray
+    starts: np.ndarray
+    others: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    next: np.ndarray
+    together: np.ndarray
+    customers: np.ndarray
+    window: int
+    sale_starts: np.ndarray | None = None
+    sale_days: np.ndarray | None = None
+    sale_counts: np.ndarray | None = None
+
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue."""
+        return len(self.popularity)
+
+    @property
+    def last_day(self) -> int | None:
+        """The last day with a purchase; None without dates."""
+        return None if self.sale_days is None or not len(self.sale_days) else int(self.sale_days.max())
+
+    def neighbours(self, histories: Sequence[np.ndarray], place_power: float = 1.0) -> NeighbourScores:
+        """What the last `HISTORY` items of each history say of the items that were bought near them.
+
+        The j-th last item votes with weight `1 / j ** place_power`. Per voter and other item the values are `before`
+        and `after` (in units of one purchase at distance 1), their sum `near`, `next`, `together`, `cosine`
+        (`together` divided by the square root of both items' purchases), and `last_next`: `next` of the last item
+        alone.
+        """
+        recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
+        users, places = np.nonzero(inside)
+        voters, weights = recent[users, places], 1.0 / (places + 1.0) ** place_power
+        lengths = self.starts[voters + 1] - self.starts[voters]
+        entry = (
+            np.repeat(self.starts[voters] - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
+            if len(lengths)
+            else np.zeros(0, dtype=np.int64)
+        )
+        entry = entry + np.arange(len(entry))
+        items, weight = self.others[entry], np.repeat(weights, lengths)
+        keys, where = np.unique(np.repeat(users, lengths) * self.num_items + items, return_inverse=True)
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            return np.bincount(where, weights=weight * values, minlength=len(keys))
+
+        found = {name: summed(getattr(self, name)[entry]) for name in ("before", "after", "next", "together")}
+        found["before"], found["after"] = found["before"] / UNIT, found["after"] / UNIT
+        norm = 1.0 / np.sqrt(self.popularity + 1.0)
+        found["cosine"] = summed(self.together[entry] * np.repeat(norm[voters], lengths) * norm[items])
+        found["near"] = found["before"] + found["after"]
+        last = np.repeat(places == 0, lengths)
+        found["last_next"] = np.bincount(where, weights=self.next[entry] * last, minlength=len(keys))
+        # Sums of 1 / j differ in the last bits by the order of addition: without rounding equal ones would not be.
+        return NeighbourScores(self.num_items, keys, {name: np.round(values, 9) for name, values in found.items()})
+
+    def sales(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Item, day and number of purchases of each entry of the sales, `(num_sales,)` each.
+
+        Raises:
+            ValueError: counts without dates.
+        """
+        items = np.repeat(np.arange(self.num_items), np.diff(self._sale("starts")))
+        return items, self._sale("days").astype(np.int64), self._sale("counts")
+
+    def sold(self, items: np.ndarray, days: np.ndarray, last: int | None = None) -> np.ndarray:
+        """Purchases of items before a day, of the `last` days before it or of all.
+
+        Args:
+            items: int, any shape.
+            days: int, broadcast to that shape: the day up to which, itself left out, purchases count.
+            last: how many days before it.
+        """
+        upto = self._sold_before(items, days)
+        return upto if last is None else upto - self._sold_before(items, days - last)
+
+    def days_since_sale(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """Days since the last purchase of an item before a day, at least 1; inf where there is none."""
+        place = self._sales_before(items, days)
+        some = place > self._sale("starts")[items]
+        last = self._sale("days")[np.maximum(place - 1, 0)] if len(self._sale("days")) else np.zeros_like(place)
+        return np.where(some, days - last, np.inf)
+
+    def _sold_before(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
+        total = np.concatenate([[0], self._sale("counts").cumsum()])
+        return total[self._sales_before(items, days)] - total[self._sale("starts")[items]]
+
+    def _sales_before(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """The place behind each item's last sale before the day."""
+        starts, sale_days = self._sale("starts"), self._sale("days").astype(np.int64)
+        span = int(sale_days.max(initial=0)) + 2
+        keys = np.repeat(np.arange(self.num_items), np.diff(starts)) * span + sale_days
+        return np.searchsorted(keys, items * span + np.clip(days, 0, span - 1))
+
+    def _sale(self, name: str) -> np.ndarray:
+        values = getattr(self, f"sale_{name}")
+        if values is None:
+            raise ValueError(
+                "purchases: expected counts with dates, got some without. Timestamps that are no dates, such as 0, 1, "
+                "2, …, give an order and no days."
+            )
+        return values
+
+    def select(self, rows: np.ndarray) -> "PurchaseCounts":
+        """The counts of another catalogue: its row i is row `rows[i]` of this one, a new item where that is -1."""
+        rows = np.asarray(rows, dtype=np.int64)
+        new_row = np.full(self.num_items, -1, dtype=np.int64)
+        new_row[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        first = np.repeat(np.arange(self.num_items), np.diff(self.starts))
+        kept = np.flatnonzero((new_row[first] >= 0) & (new_row[self.others] >= 0))
+        first, second = new_row[first[kept]], new_row[self.others[kept]]
+        order = np.lexsort((second, first))
+        columns = {name: getattr(self, name)[kept][order] for name in _PAIR_COLUMNS}
+        popularity = np.where(rows >= 0, self.popularity[np.maximum(rows, 0)], 0) if self.num_items else rows * 0
+        counts = replace(
+            self,
+            popularity=popularity,
+            starts=_starts(first[order], len(rows)),
+            others=second[order].astype(np.int32),
+            **columns,
+        )
+        if self.sale_days is None:
+            return counts
+        item = np.repeat(np.arange(self.num_items), np.diff(self._sale("starts")))
+        kept = np.flatnonzero(new_row[item] >= 0)
+        kept = kept[np.argsort(new_row[item[kept]], kind="stable")]
+        return replace(
+            counts,
+            sale_starts=_starts(new_row[item[kept]], len(rows)),
+            sale_days=self._sale("days")[kept],
+            sale_counts=self._sale("counts")[kept],
+        )
+
+    def near_items(self, items: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`before` and `after` of given pairs in units of one purchase at distance 1; any shape, 0 for rows of -1."""
+        pairs = np.repeat(np.arange(self.num_items), np.diff(self.starts)) * self.num_items + self.others
+        wanted = np.maximum(items, 0) * self.num_items + np.maximum(others, 0)
+        if not len(pairs):
+            return np.zeros(wanted.shape), np.zeros(wanted.shape)
+        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        known = (pairs[place] == wanted) & (items >= 0) & (others >= 0)
+        return np.where(known, self.before[place], 0) / UNIT, np.where(known, self.after[place], 0) / UNIT
+
+    def shareable(self, customers: int = 5) -> "PurchaseCounts":
+        """Without pairs of fewer customers, and without days: what may be shown to strangers."""
+        kept = self.customers >= customers
+        first = np.repeat(np.arange(self.num_items), np.diff(self.starts))[kept]
+        columns = {name: getattr(self, name)[kept] for name in _PAIR_COLUMNS}
+        without = replace(self, starts=_starts(first, self.num_items), others=self.others[kept], **columns)
+        return replace(without, sale_starts=None, sale_days=None, sale_counts=None)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `purchase_counts.safetensors` into a directory, beside and moved into place."""
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        with replacing(Path(directory) / COUNTS_NAME) as beside:
+            # One entry: of several the order would be another in every process, and so would be the bytes.
+            save_file(arrays, beside, metadata={"about": json.dumps({"window": self.window, "unit": UNIT})})
+            follow_umask(beside)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "PurchaseCounts":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged, or a newer release wrote it.
+        """
+        path = Path(directory) / COUNTS_NAME
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+        lacking = [name for name in ("popularity", "starts", "others", *_PAIR_COLUMNS) if name not in arrays]
+        if lacking or about.get("unit") != UNIT:
+            raise ValueError(
+                f"{path}: expected purchase counts of this release, found no {lacking or 'unit of ' + str(UNIT)}. "
+                "`macrec refresh` makes them anew from the purchases."
+            )
+        return cls(**arrays, window=about["window"])
+
+
+def _starts(rows: np.ndarray, num_items: int) -> np.ndarray:
+    """Where each row begins among ascending ones, int64 `(num_items + 1,)`."""
+    return np.searchsorted(rows, np.arange(num_items + 1)).astype(np.int64)

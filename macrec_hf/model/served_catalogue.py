@@ -1,0 +1,235 @@
+"""All that a recommender keeps per item, and how ranked rows become recommendations."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from transformers import T5ForConditionalGeneration
+from transformers.utils import logging
+
+from .blend import BLEND, MODEL, Blend, BlendInputs, content_vectors, find_candidates, reasons
+from .catalogue_ranking import history_sources, rank_catalogue
+from .ensemble import ENSEMBLE, Decoding
+from .limits import Limits
+from .model_files import check_purchase_counts
+from .purchase_counts import PurchaseCounts
+from .ranked_lists import RankedLists, Recommendation, sort_lists
+from .semantic_ids import SemanticIdTable
+from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
+from .trie import SemanticIdTrie
+
+if TYPE_CHECKING:
+    from .modeling_macrec_quantizer import MacRecQuantizer
+
+logger = logging.get_logger(__name__)
+
+BLENDED_AT_A_TIME = 256  # users whose candidates are in memory together
+
+
+@dataclass(frozen=True)
+class ServedCatalogue:
+    """All that a recommender keeps per item. It is replaced as a whole: a thread reads parts that belong together.
+
+    Attributes:
+        tries: the table in each modality.
+        task_encoder: turns histories of the table's rows into sources.
+        counts: long, `(num_items,)`, how often each item was taken, or None.
+        titles: `{item_id: title}`.
+        blend, inputs: the weights of the blend and what its terms are computed from, both None where there are none.
+    """
+
+    table: SemanticIdTable
+    tries: dict[str, SemanticIdTrie]
+    task_encoder: TaskEncoder
+    counts: torch.Tensor | None
+    titles: dict[str, str]
+    blend: Blend | None = None
+    inputs: BlendInputs | None = None
+
+    @classmethod
+    def of(
+        cls,
+        table: SemanticIdTable,
+        tokenizer: SemanticIdTokenizer,
+        counts: torch.Tensor | None,
+        titles: Mapping[str, str],
+        max_history: int,
+    ) -> "ServedCatalogue":
+        """Makes tries and task encoder; the tries stand on the CPU."""
+        tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
+        return cls(table, tries, TaskEncoder(tokenizer, table, max_history=max_history), counts, dict(titles))
+
+    def to(self, device: torch.device) -> "ServedCatalogue":
+        """The same with its tries on that device."""
+        return replace(self, tries={name: trie.to(device) for name, trie in self.tries.items()})
+
+    def with_blend(
+        self, blend: Blend | None, counts: PurchaseCounts | None, quantizer: "MacRecQuantizer | None"
+    ) -> "ServedCatalogue":
+        """The same with a blend, or without where there are no weights or no counts."""
+        if blend is None or counts is None:
+            return replace(self, blend=None, inputs=None)
+        inputs = BlendInputs(check_purchase_counts(counts, self.table), content_of(self.table, quantizer))
+        return replace(self, blend=blend, inputs=inputs)
+
+    def changed(
+        self,
+        table: SemanticIdTable,
+        tokenizer: SemanticIdTokenizer,
+        quantizer: "MacRecQuantizer | None",
+        titles: Mapping[str, str] | None = None,
+    ) -> "ServedCatalogue":
+        """The catalogue of another table, some items of which are new or gone; counts and titles of the others stay.
+
+        Args:
+            titles: `{item_id: title}` of the new items.
+
+        Raises:
+            ValueError: a title of an item that is not new.
+        """
+        new = [item for item in table.item_ids if item not in self.table.row_of]
+        if others := [item for item in titles or {} if item not in set(new)]:
+            raise ValueError(f"titles: expected those of the new items, such as {new[:3]}, got one of {others[0]!r}.")
+        rows = np.array([self.table.row_of.get(item, -1) for item in table.item_ids], dtype=np.int64)
+        counts = None
+        if self.counts is not None:
+            kept = torch.from_numpy(rows)
+            counts = torch.where(kept >= 0, self.counts[kept.clamp(min=0)], 0)
+        stay = {item: title for item, title in self.titles.items() if item in table.row_of}
+        max_history = self.task_encoder.max_history
+        catalogue = ServedCatalogue.of(table, tokenizer, counts, stay | dict(titles or {}), max_history)
+        if self.inputs is None:
+            return catalogue
+        return catalogue.with_blend(self.blend, self.inputs.counts.select(rows), quantizer)
+
+    def chosen_fusion(self, fusion: str | None, modality: str) -> str:
+        """ "blend", or a fusion of [`Decoding`]; None takes the blend where there is one.
+
+        Raises:
+            ValueError: the blend is asked for, and there is none or a single modality is asked for too.
+        """
+        if fusion is None:
+            fusion = "average" if self.blend is None or modality != ENSEMBLE else BLEND
+        elif fusion == BLEND and (self.blend is None or modality != ENSEMBLE):
+            raise ValueError(
+                "fusion: 'blend' weighs all modalities by weights that the recommender has, got modality "
+                f"{modality!r} and {'no' if self.blend is None else 'a'} blend. fit_blend(interactions) or "
+                "`macrec blend` fits one."
+            )
+        return "average" if fusion == BLEND and self.blend is not None and self.blend.serves == MODEL else fusion
+
+    def hides_history(self, exclude_history: bool | None) -> bool:
+        """Whether own items are left out; None: as the blend was fitted."""
+        if exclude_history is None:
+            return self.blend is not None and bool(self.blend.about.get("hides_history"))
+        return exclude_history
+
+    def named(
+        self, lists: RankedLists, log_probabilities: bool, reasons: Sequence[Sequence[Sequence[str]]] | None = None
+    ) -> list[list[Recommendation]]:
+        """Ranked rows as people get them; with `log_probabilities` the scores are such."""
+
+        def name(row: int, score: float, why: Sequence[str]) -> Recommendation:
+            item = self.table.item_ids[row]
+            probability = math.exp(score) if log_probabilities else None
+            return Recommendation(item, score, probability, self.titles.get(item) or None, why)
+
+        why = [[()] * lists.items.shape[1]] * len(lists.items) if reasons is None else reasons
+        return [
+            [name(*place) for place in zip(rows, scores, of_user, strict=True) if place[0] >= 0]
+            for rows, scores, of_user in zip(lists.items.tolist(), lists.scores.tolist(), why, strict=True)
+        ]
+
+    def decoded(
+        self,
+        model: T5ForConditionalGeneration,
+        rows: Sequence[np.ndarray],
+        decoding: Decoding,
+        limits: Limits,
+        progress: bool = False,
+    ) -> tuple[list[list[Recommendation]], list[int]]:
+        """The model's own lists.
+
+        Args:
+            rows: table rows of each history, oldest first.
+            decoding: with `top_k`.
+            limits: of the same users.
+
+        Returns:
+            The lists, and the users whose history the model cannot read, who get what is popular.
+
+        Raises:
+            ValueError: there are such users, and no counts.
+        """
+        modality, names = decoding.modality, self.table.modalities
+        sources = history_sources(self.task_encoder, rows, names if modality not in names else (modality,))
+        ranked = rank_catalogue(model, self.tries, sources, decoding, limits=limits, progress=progress)
+        unread = [user for user in range(len(rows)) if not any(sources[name][user] for name in sources)]
+        found = self.named(ranked[modality], decoding.gives_log_probabilities)
+        for user in unread:
+            found[user] = self.popular(user, cast(int, decoding.top_k), limits)
+        return found, unread
+
+    def blended(
+        self,
+        model: T5ForConditionalGeneration,
+        rows: Sequence[np.ndarray],
+        decoding: Decoding,
+        limits: Limits,
+        progress: bool = False,
+    ) -> tuple[list[list[Recommendation]], list[int]]:
+        """The lists of the blend, with reasons; arguments and results as in `decoded`, but everybody has a list."""
+        blend, inputs, top_k = cast(Blend, self.blend), cast(BlendInputs, self.inputs), cast(int, decoding.top_k)
+        sources = history_sources(self.task_encoder, rows, self.table.modalities)
+        own = replace(decoding, top_k=None, fusion="authors")  # the modalities' lists alone: nothing is scored anew
+        lists = rank_catalogue(model, self.tries, sources, own, limits=limits, progress=progress)
+        last_day, found = inputs.counts.last_day, []
+        for start in range(0, len(rows), BLENDED_AT_A_TIME):
+            users = np.arange(start, min(start + BLENDED_AT_A_TIME, len(rows)))
+            some = [rows[user] for user in users.tolist()]
+            of_model = {name: lists[name].rows(users) for name in self.table.modalities}
+            days = None if last_day is None else np.full(len(users), last_day)
+            candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=users, wanted=top_k)
+            ranked = candidates.ranked(blend.serving_weights, top_k)
+            why = reasons(inputs, some, candidates, ranked.items, blend.serving_weights, self.called)
+            found += self.named(ranked, True, why)
+        return found, []
+
+    def called(self, row: int) -> str:
+        """The title of the item of a row, or its id."""
+        item = self.table.item_ids[row]
+        return self.titles.get(item) or item
+
+    def notify(self, histories: Sequence[Sequence[str]], unread: list[int]) -> None:
+        """Notices of what was left out, and of who is answered by popularity."""
+        skipped = [item for history in histories for item in history if item not in self.table.row_of]
+        if skipped:
+            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
+        if unread and self.counts is not None:
+            logger.warning(
+                f"{len(unread):,} of {len(histories):,} histories hold no item that the model can read, such as "
+                f"history {unread[0]}: recommending what is popular there."
+            )
+
+    def popular(self, user: int, top_k: int, limits: Limits) -> list[Recommendation]:
+        """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
+        if self.counts is None:
+            raise ValueError(
+                f"History {user} holds no item that the model can read, and the recommender does not know what is "
+                "popular. Leave the user out, or pass item_counts when the recommender is made or saved."
+            )
+        counts = self.counts.numpy() + 1.0
+        scores = np.log(counts / counts.sum())
+        rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
+        return self.named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
+
+
+def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:
+    """Vectors that tell which items are alike, see `model.blend.content_vectors`; empty without a quantizer."""
+    if quantizer is None:
+        return {}
+    books = {name: book.detach().float().cpu().numpy() for name, book in quantizer.codebooks.items()}
+    return content_vectors({name: table.codes[name].numpy() for name in table.modalities}, books)

@@ -1,0 +1,348 @@
+"""Fits the blend's weights: a conditional logit on purchases that neither the model nor the counts know.
+
+For each user the candidates compete for one purchase, `P(item) = softmax(Σ weights[k] · terms[k])`; the weights
+maximise the mean log-likelihood less a small L2 penalty on the weights of standardised terms, which is concave. The
+penalty is chosen by cross-fitting over folds of users, and so are the figures by which the blend has to prove itself
+against every single source.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from scipy.optimize import minimize
+
+from ..data.purchase_counting import count_purchases
+from ..data.readers import Histories, read_interactions, user_histories
+from ..data.splits import split_users, validation_halves
+from ..evaluation.baselines import best_window
+from ..evaluation.own_history import quoted, repeat_rate
+from ..evaluation.report import shared_by
+from ..model.blend import MODEL, SOURCES, Blend, BlendInputs, Candidates, find_candidates
+from ..model.catalogue_ranking import history_sources, rank_catalogue
+from ..model.ensemble import ENSEMBLE, Decoding
+from ..model.limits import Limits
+from ..model.model_files import load_catalogue
+from ..model.purchase_counts import PurchaseCounts
+from ..model.ranked_lists import RankedLists
+from ..model.recommender import MacRecRecommender
+from ..model.semantic_ids import SemanticIdTable
+from ..model.served_catalogue import content_of
+
+logger = logging.getLogger(__name__)
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of standardised terms; ours
+FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
+TOO_FEW_USERS = 20  # with fewer no weights are fitted: the best single source serves; ours
+FOLDS = 5
+_ONLY_TO_RANK = ("sold", "near_count", "together_count")  # other terms hold the same, in a form that can be weighed
+_USERS_AT_A_TIME = 512
+_USERS = 10_000  # more say little more, and memory grows with them
+
+
+@dataclass
+class Choices:
+    """Purchases to explain: users whose target is among their candidates.
+
+    Attributes:
+        names: of the terms.
+        terms: float32, `(num_users, num_candidates, num_terms)`, standardised over all candidates, 0 in empty places.
+        inside: bool, `(num_users, num_candidates)`.
+        bought: int64, `(num_users,)`, the place of the target.
+        deviations: float64, `(num_terms,)`, by which the terms were divided.
+    """
+
+    names: list[str]
+    terms: np.ndarray
+    inside: np.ndarray
+    bought: np.ndarray
+    deviations: np.ndarray
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidates], targets: np.ndarray) -> "Choices":
+        """From blocks of users; those whose target is not among the candidates have to be left out before."""
+        names = [name for name in candidates[0].terms if name not in _ONLY_TO_RANK]
+        width = max(block.items.shape[1] for block in candidates)
+        items = np.concatenate([_widened(block.items, width, -1) for block in candidates])
+        inside = items >= 0
+        terms = np.stack(
+            [np.concatenate([_widened(block.terms[name], width, 0.0) for block in candidates]) for name in names], -1
+        )
+        mean, deviations = terms[inside].mean(axis=0), terms[inside].std(axis=0)
+        varies = deviations > 1e-9
+        scaled = ((terms - mean) / np.where(varies, deviations, 1.0))[..., varies]
+        scaled = np.where(inside[..., None], scaled, 0.0).astype(np.float32)
+        kept = [name for name, kept in zip(names, varies, strict=True) if kept]
+        return cls(kept, scaled, inside, (items == targets[:, None]).argmax(axis=1), deviations[varies])
+
+    def some(self, users: np.ndarray) -> "Choices":
+        """Those of some users."""
+        return Choices(self.names, self.terms[users], self.inside[users], self.bought[users], self.deviations)
+
+    def probabilities(self, weights: np.ndarray) -> np.ndarray:
+        """Of the candidates, `(num_users, num_candidates)`, by weights of standardised terms."""
+        scores = np.where(self.inside, self.terms @ weights.astype(np.float32), -np.inf).astype(np.float64)
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return scores / scores.sum(axis=1, keepdims=True)
+
+    def loss(self, weights: np.ndarray) -> float:
+        """Mean of -log P(target), in nats."""
+        return float(-np.log(self.probabilities(weights)[np.arange(len(self.bought)), self.bought]).mean())
+
+
+def fit_weights(choices: Choices, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
+    """The weights of standardised terms, float64 `(num_terms,)`, that minimise `loss + penalty · Σ weights²`.
+
+    Args:
+        start: weights to begin with; the minimum is the same from everywhere.
+    """
+    num_users = len(choices.bought)
+    of_targets = choices.terms[np.arange(num_users), choices.bought].mean(axis=0, dtype=np.float64)
+
+    def value_and_gradient(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        probabilities = choices.probabilities(weights)
+        chosen = probabilities[np.arange(num_users), choices.bought]
+        expected = np.einsum("uc,uct->t", probabilities.astype(np.float32), choices.terms) / num_users
+        value = -np.log(chosen).mean() + penalty * weights @ weights
+        return value, expected.astype(np.float64) - of_targets + 2 * penalty * weights
+
+    def hessian(weights: np.ndarray) -> np.ndarray:
+        return curvature(choices, weights, penalty) / num_users
+
+    start = np.zeros(len(choices.names)) if start is None else start
+    return minimize(value_and_gradient, start, jac=True, hess=hessian, method="trust-exact").x
+
+
+def standard_errors(choices: Choices, weights: np.ndarray, penalty: float) -> np.ndarray:
+    """Of the weights of standardised terms, from the curvature of the likelihood; float64 `(num_terms,)`."""
+    return np.sqrt(np.diag(np.linalg.inv(curvature(choices, weights, penalty))))
+
+
+def curvature(choices: Choices, weights: np.ndarray, penalty: float) -> np.ndarray:
+    """The matrix of second derivatives of `num_users · (loss + penalty · Σ weights²)`, `(num_terms, num_terms)`."""
+    probabilities = choices.probabilities(weights).astype(np.float32)
+    expected = np.einsum("uc,uct->ut", probabilities, choices.terms).astype(np.float64)
+    total = 2 * penalty * len(probabilities) * np.eye(len(weights))
+    for start in range(0, len(probabilities), _USERS_AT_A_TIME):
+        block = slice(start, start + _USERS_AT_A_TIME)
+        terms = choices.terms[block].reshape(-1, len(weights))
+        total += (terms * probabilities[block].reshape(-1, 1)).T @ terms
+    return total - expected.T @ expected
+
+
+def fit_blend(
+    recommender: MacRecRecommender,
+    histories: Histories,
+    *,
+    gather: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> Blend:
+    """Fits and guards a blend, leave-one-out, on the validation purchases of the users that chose nothing else.
+
+    Neither the model was trained on these purchases nor do the counts contain them; they hold each user's purchases
+    but the last two, as the training does. Where that half has fewer than 200 users, all validation users are
+    explained, although some of them have stopped the training.
+
+    Args:
+        recommender: a trained one; its table holds all items.
+        histories: of everybody, as [`user_histories`] gives them.
+        gather: `evaluation.report.shared_by` of the processes that share the ranking; None: this process ranks alone.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The blend. `about` holds "num_users", "target_among_candidates" (share of users whose purchase could be
+        explained), "ndcg@10" (`{source: value}`, the blend's cross-fitted), "difference" (blend less the best
+        source, its standard error), "penalty", "window", "log_loss", "repeat_rate", "hides_history" and "weights"
+        (`{term: [standardised weight, its standard error]}`).
+
+    Raises:
+        ValueError: a model of `macrec train --until`.
+    """
+    until = recommender.model.config.trained_until
+    if until is not None:
+        raise ValueError(
+            f"recommender: expected one that learned by leave-one-out, got one that has learned all purchases before "
+            f"{until}: the validation purchases that weights are fitted on are among them."
+        )
+    everyone = split_users(histories, "validation")
+    _, half = validation_halves(everyone.user_ids)
+    half = half if len(half) >= FEW_USERS else np.arange(len(everyone))
+    half = half[np.unique(np.linspace(0, len(half) - 1, min(_USERS, len(half))).astype(np.int64))]
+    num_items = recommender.table.num_items
+    window = best_window(everyone.counted, num_items)
+    counts = count_purchases(everyone.counted, num_items, window=window, days=everyone.counted_days)
+    inputs = BlendInputs(counts, content_of(recommender.table, recommender.quantizer))
+    users = [everyone.histories[user] for user in half]
+    targets = everyone.targets[half].astype(np.int64)
+    days = None if everyone.days is None else everyone.days[half]
+    rate = repeat_rate(everyone.histories, everyone.targets)
+    limits = Limits(len(users), counts.num_items, histories=users) if quoted(rate) == "hidden" else None
+    decoding = Decoding(batch_size=64)
+    sources = history_sources(recommender.task_encoder, users, recommender.table.modalities)
+    ranked = rank_catalogue(
+        recommender.model, recommender.tries, sources, decoding, limits=limits, progress=progress, **(gather or {})
+    )
+    blocks = []
+    for start in range(0, len(users), _USERS_AT_A_TIME):
+        block = np.arange(start, min(start + _USERS_AT_A_TIME, len(users)))
+        lists = {name: ranked[name].rows(block) for name in recommender.table.modalities}
+        some_days = None if days is None else days[block]
+        some = [users[user] for user in block]
+        blocks.append(find_candidates(inputs, some, lists, days=some_days, limits=limits, users=block))
+    blend = _fit_and_guard(blocks, targets, ranked[ENSEMBLE])
+    blend.about.update({"repeat_rate": rate, "hides_history": limits is not None, "window": window})
+    return blend
+
+
+def fit_and_count(
+    recommender: MacRecRecommender, interactions: str | PathLike[str] | pd.DataFrame, **kwargs: Any
+) -> tuple[Blend, PurchaseCounts]:
+    """[`fit_blend`], and the counts of all purchases that it serves with."""
+    if not isinstance(interactions, pd.DataFrame):
+        interactions = read_interactions(interactions)
+    blend = fit_blend(recommender, user_histories(interactions, recommender.table.row_of), **kwargs)
+    return blend, serving_counts(interactions, recommender.table, blend)
+
+
+def blend_directory(
+    directory: Path, interactions: pd.DataFrame, accelerator: Accelerator, *, progress: bool = False
+) -> Blend:
+    """[`fit_blend`] for a model directory, into which weights and counts are written by the main process."""
+    recommender = MacRecRecommender.from_pretrained(directory, device=accelerator.device)
+    histories = user_histories(interactions, recommender.table.row_of)
+    blend = fit_blend(recommender, histories, gather=shared_by(accelerator), progress=progress)
+    if accelerator.is_main_process:
+        serving_counts(interactions, recommender.table, blend).save(directory)
+        blend.save(directory)
+    accelerator.wait_for_everyone()
+    return blend
+
+
+def blend_line(blend: Blend) -> str:
+    """What serves, and how it compares with the best single source on validation."""
+    figures = blend.about["ndcg@10"]
+    best = blend.about["best_source"]
+    users = f"{blend.about['num_users']} validation users"
+    if "blend" not in figures:
+        return f"too few users to weigh sources by: {blend.serves} serves, NDCG@10 {figures[best]:.4f} on {users}"
+    difference, error = blend.about["difference"]
+    compared = f"NDCG@10 {figures['blend']:.4f} against {figures[best]:.4f} of {best}, {difference:+.4f} ± {error:.4f}"
+    if blend.serves == "blend":
+        return f"the blend serves, not worse than counting on {users}: {compared}"
+    return f"{blend.serves} serves alone, because the blend finds less on {users}: {compared}"
+
+
+def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCounts:
+    """Counts purchases anew into a model directory that has a blend.
+
+    Raises:
+        ValueError: it has none.
+    """
+    catalogue = load_catalogue(directory)
+    if catalogue.blend is None:
+        raise ValueError(
+            f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "
+            "--interactions …` fits one and counts the purchases too."
+        )
+    counts = serving_counts(interactions, catalogue.table, catalogue.blend)
+    counts.save(directory)
+    return counts
+
+
+def serving_counts(
+    interactions: str | PathLike[str] | pd.DataFrame, table: SemanticIdTable, blend: Blend
+) -> PurchaseCounts:
+    """The counts of all purchases of a table's items, with the window of a blend."""
+    if not isinstance(interactions, pd.DataFrame):
+        interactions = read_interactions(interactions)
+    histories = user_histories(interactions, table.row_of, min_interactions=1)
+    return count_purchases(histories.items, table.num_items, window=blend.about["window"], days=histories.days)
+
+
+def _fit_and_guard(blocks: Sequence[Candidates], targets: np.ndarray, model: RankedLists) -> Blend:
+    found = np.concatenate([(block.items == wanted[:, None]).any(axis=1) for block, wanted in _with(blocks, targets)])
+    gains = {
+        name: np.concatenate([_gains(block.ranked(of_source, 10), wanted) for block, wanted in _with(blocks, targets)])
+        for name, of_source in SOURCES.items()
+    }
+    gains[MODEL] = _gains(model, targets)
+    best = max(gains, key=lambda name: gains[name].mean())
+    about = {"num_users": len(targets), "target_among_candidates": float(found.mean()), "best_source": best}
+    if found.sum() < TOO_FEW_USERS:
+        return Blend({}, best, about | {"ndcg@10": _means(gains)})
+    kept = [_kept(block, (block.items == wanted[:, None]).any(axis=1)) for block, wanted in _with(blocks, targets)]
+    choices = Choices.of(kept, targets[found])
+    folds = np.random.default_rng(0).permutation(len(choices.bought)) % FOLDS
+    losses = {penalty: _crossed(choices, folds, penalty) for penalty in PENALTIES}
+    penalty = min(losses, key=lambda value: losses[value][0])
+    log_loss, of_fold = losses[penalty]
+    gains["blend"] = np.zeros(len(targets))
+    gains["blend"][found] = _gains_of_choices(choices, folds, of_fold)
+    difference = gains["blend"] - gains[best]
+    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    serves = "blend" if difference.mean() >= -error else best
+    weights = fit_weights(choices, penalty)
+    errors = standard_errors(choices, weights, penalty)
+    about |= {
+        "ndcg@10": _means(gains),
+        "difference": [float(difference.mean()), error],
+        "penalty": penalty,
+        "log_loss": log_loss,
+        "weights": {
+            name: [float(weight), float(error)]
+            for name, weight, error in zip(choices.names, weights, errors, strict=True)
+        },
+    }
+    of_terms = dict(zip(choices.names, (weights / choices.deviations).tolist(), strict=True))
+    return Blend(of_terms, serves, about)
+
+
+def _crossed(choices: Choices, folds: np.ndarray, penalty: float) -> tuple[float, list[np.ndarray]]:
+    """The log-loss of users by weights that were fitted on the other folds, and these weights."""
+    start = fit_weights(choices, penalty)
+    weights = [fit_weights(choices.some(np.flatnonzero(folds != fold)), penalty, start) for fold in range(FOLDS)]
+    losses = [choices.some(np.flatnonzero(folds == fold)).loss(weights[fold]) for fold in range(FOLDS)]
+    return float(np.average(losses, weights=np.bincount(folds, minlength=FOLDS))), weights
+
+
+def _means(gains: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in gains.items()}
+
+
+def _gains_of_choices(choices: Choices, folds: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """NDCG@10 of each user by the weights of the other folds; ties count as worse."""
+    gains = np.zeros(len(choices.bought))
+    for fold in range(FOLDS):
+        users = np.flatnonzero(folds == fold)
+        some = choices.some(users)
+        probabilities = some.probabilities(weights[fold])
+        target = probabilities[np.arange(len(users)), some.bought]
+        rank = ((probabilities >= target[:, None]) & some.inside).sum(axis=1)
+        gains[users] = np.where(rank <= 10, 1 / np.log2(rank + 1.0), 0.0)
+    return gains
+
+
+def _gains(lists: RankedLists, targets: np.ndarray) -> np.ndarray:
+    """NDCG@10 of each user from ranked items, `(num_users,)`."""
+    hit = lists.items[:, :10] == targets[:, None]
+    return np.where(hit, 1 / np.log2(np.arange(hit.shape[1]) + 2.0), 0.0).sum(axis=1)
+
+
+def _with(blocks: Sequence[Candidates], targets: np.ndarray) -> list[tuple[Candidates, np.ndarray]]:
+    """Each block of users with its targets."""
+    ends = np.cumsum([len(block.items) for block in blocks])
+    return list(zip(blocks, np.split(targets, ends[:-1]), strict=True))
+
+
+def _kept(block: Candidates, users: np.ndarray) -> Candidates:
+    return Candidates(block.items[users], {name: values[users] for name, values in block.terms.items()})
+
+
+def _widened(values: np.ndarray, width: int, fill: float) -> np.ndarray:
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)

@@ -1,0 +1,140 @@
+"""Counts of purchases against counting by hand, and that groups of customers add up."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from macrec_hf.data.purchase_counting import add_counts, count_purchases
+from macrec_hf.model.purchase_counts import UNIT, PurchaseCounts
+
+
+@pytest.fixture
+def shop():
+    """(histories of 40 customers over 9 items, their days)."""
+    generator = np.random.default_rng(3)
+    histories = [generator.integers(0, 9, size=generator.integers(0, 15)) for _ in range(40)]
+    days = [np.sort(generator.integers(18_000, 18_100, size=len(history))) for history in histories]
+    return histories, days
+
+
+def by_hand(histories, window):
+    """`{(item, other): [before, after, next, together, customers]}`, one pair of purchases at a time."""
+    found, buyers = {}, {}
+    for customer, history in enumerate(histories):
+        for place, item in enumerate(history):
+            for distance in range(1, window + 1):
+                if place + distance >= len(history) or history[place + distance] == item:
+                    continue
+                other = history[place + distance]
+                ahead, back = (found.setdefault(pair, [0, 0, 0, 0]) for pair in ((item, other), (other, item)))
+                ahead[0] += UNIT // distance
+                back[1] += UNIT // distance
+                ahead[2] += distance == 1
+                for values in (ahead, back):
+                    values[3] += distance <= 5
+                for pair in ((item, other), (other, item)):
+                    buyers.setdefault(pair, set()).add(customer)
+    return {pair: [*values, len(buyers[pair])] for pair, values in found.items()}
+
+
+def pairs_of(counts):
+    items = np.repeat(np.arange(counts.num_items), np.diff(counts.starts))
+    values = zip(counts.before, counts.after, counts.next, counts.together, counts.customers, strict=True)
+    return {pair: list(value) for pair, value in zip(zip(items, counts.others, strict=True), values, strict=True)}
+
+
+@pytest.mark.parametrize("window", [1, 4, 10])
+def test_pairs_are_counted_as_by_hand(shop, window):
+    counts = count_purchases(shop[0], 9, window=window)
+    assert pairs_of(counts) == by_hand(shop[0], window)
+    assert counts.popularity.tolist() == [sum((history == item).sum() for history in shop[0]) for item in range(9)]
+
+
+def test_sales_of_a_day_are_counted_as_by_hand(shop):
+    histories, days = shop
+    counts = count_purchases(histories, 9, days=days)
+    sales = Counter(
+        (item, day)
+        for history, of_it in zip(histories, days, strict=True)
+        for item, day in zip(history, of_it, strict=True)
+    )
+    for item in range(9):
+        for day in (17_999, 18_000, 18_037, 18_100, 18_101, 30_000):
+            for last in (None, 7, 30):
+                wanted = sum(
+                    number
+                    for (of, when), number in sales.items()
+                    if of == item and when < day and (last is None or when >= day - last)
+                )
+                assert counts.sold(np.array([item]), np.array([day]), last) == [wanted]
+            before = [when for of, when in sales if of == item and when < day]
+            since = day - max(before) if before else np.inf
+            assert counts.days_since_sale(np.array([item]), np.array([day])) == [since]
+
+
+def test_groups_of_customers_add_up_to_all_of_them(shop):
+    histories, days = shop
+    whole = count_purchases(histories, 9, days=days)
+    parts = [count_purchases(histories[a:b], 9, days=days[a:b]) for a, b in ((0, 7), (7, 30), (30, 40))]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        added = add_counts([parts[place] for place in order])
+        for name, value in vars(whole).items():
+            assert np.array_equal(getattr(added, name), value), name
+
+
+def test_counts_come_back_as_they_were_saved(shop, tmp_path):
+    counts = count_purchases(shop[0], 9, days=shop[1], window=4)
+    counts.save(tmp_path)
+    again = PurchaseCounts.load(tmp_path)
+    for name, value in vars(counts).items():
+        assert np.array_equal(getattr(again, name), value), name
+
+
+def test_a_grown_and_shrunk_catalogue_keeps_the_counts_of_what_stays(shop):
+    """Item 2 goes, two new items come; the same as counting purchases of the others with their old distances."""
+    counts = count_purchases(shop[0], 9, days=shop[1])
+    rows = np.array([8, 0, 1, -1, 3, 4, 5, 6, 7, -1])
+    changed = counts.select(rows)
+    old = pairs_of(counts)
+    wanted = {
+        (new, other): old[(rows[new], rows[other])]
+        for new in range(10)
+        for other in range(10)
+        if rows[new] >= 0 and rows[other] >= 0 and (rows[new], rows[other]) in old
+    }
+    assert pairs_of(changed) == wanted
+    assert changed.popularity.tolist() == [0 if row < 0 else counts.popularity[row] for row in rows]
+    day = np.array([18_060])
+    for new, row in enumerate(rows):
+        wanted_sales = 0 if row < 0 else counts.sold(np.array([row]), day)[0]
+        assert changed.sold(np.array([new]), day) == [wanted_sales]
+
+
+@pytest.mark.parametrize("window", [0, 11])
+def test_a_window_that_cannot_be_counted_in_whole_numbers_is_refused(window):
+    with pytest.raises(ValueError, match=f"window: expected 1 to 10 purchases, got {window}"):
+        count_purchases([np.array([0, 1])], 2, window=window)
+
+
+def test_days_of_other_purchases_are_refused():
+    with pytest.raises(ValueError, match="days: expected one for each of 2 purchases, got 1"):
+        count_purchases([np.array([0, 1])], 2, days=[np.array([3])])
+
+
+def test_parts_of_different_catalogues_are_refused():
+    with pytest.raises(ValueError, match="expected parts of one catalogue"):
+        add_counts([count_purchases([], 2), count_purchases([], 3)])
+
+
+def test_counts_without_dates_know_no_days():
+    with pytest.raises(ValueError, match="expected counts with dates"):
+        count_purchases([np.array([0, 1])], 2).sold(np.array([0]), np.array([1]))
+
+
+def test_what_is_shown_to_strangers_has_no_pair_of_few_customers(shop):
+    counts = count_purchases(shop[0], 9, days=shop[1])
+    shown = counts.shareable(customers=10)
+    assert pairs_of(shown) == {pair: values for pair, values in pairs_of(counts).items() if values[4] >= 10}
+    assert 0 < len(shown.others) < len(counts.others)
+    assert shown.sale_days is None

@@ -1,0 +1,196 @@
+"""The blend against a dense brute force of its formula over the whole catalogue, and its reasons."""
+
+import numpy as np
+import pytest
+import torch
+
+from macrec_hf.data.purchase_counting import count_purchases
+from macrec_hf.model import blend as module
+from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, content_vectors, find_candidates, log_softmax, reasons
+from macrec_hf.model.limits import Limits
+from macrec_hf.model.purchase_counts import UNIT
+from macrec_hf.model.ranked_lists import RankedLists
+
+NUM_ITEMS, NUM_USERS = 15, 6
+
+
+@pytest.fixture
+def shop():
+    generator = np.random.default_rng(11)
+    bought = [generator.integers(0, NUM_ITEMS - 2, size=size) for size in generator.integers(3, 10, size=50)]
+    days = [np.sort(generator.integers(19_000, 19_200, size=len(history))) for history in bought]
+    counts = count_purchases(bought, NUM_ITEMS, window=4, days=days)
+    vectors = generator.normal(size=(NUM_ITEMS, 5)).astype(np.float32)
+    content = {"text": vectors / np.linalg.norm(vectors, axis=1, keepdims=True)}
+    histories = [generator.integers(0, NUM_ITEMS, size=size) for size in (0, 1, 2, 5, 9, 25)]
+    items = np.stack([generator.permutation(NUM_ITEMS)[:4] for _ in range(NUM_USERS)])
+    items[2, 2:], items[3] = -1, -1  # a short list and none at all
+    scores = np.where(items >= 0, -np.sort(generator.random(items.shape), axis=1), -np.inf).astype(np.float32)
+    return BlendInputs(counts, content), histories, {"text": RankedLists(items, scores)}, bought, days
+
+
+def dense_terms(inputs, histories, lists, day, bought, days):
+    """Every term of every item, one user and item at a time, from the purchases themselves."""
+    near = {"before": np.zeros((NUM_ITEMS, NUM_ITEMS)), "after": np.zeros((NUM_ITEMS, NUM_ITEMS))}
+    following, together = np.zeros((NUM_ITEMS, NUM_ITEMS)), np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for history in bought:
+        for place, item in enumerate(history):
+            for distance, other in enumerate(history[place + 1 : place + 5], 1):
+                if other != item:
+                    near["before"][item, other] += 1 / distance
+                    near["after"][other, item] += 1 / distance
+                    following[item, other] += distance == 1
+                    together[item, other] += 1
+                    together[other, item] += 1
+    sold = np.bincount(np.concatenate(bought), minlength=NUM_ITEMS)
+    sales = [
+        (item, when)
+        for history, of_it in zip(bought, days, strict=True)
+        for item, when in zip(history, of_it, strict=True)
+    ]
+    found = []
+    for user, history in enumerate(histories):
+        recent = history[::-1][:20]
+        votes = {
+            name: sum((values[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
+            for name, values in near.items()
+        }
+        votes["near"] = votes["before"] + votes["after"]
+        votes["next"] = sum((following[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
+        votes["last_next"] = following[recent[0]] if len(recent) else np.zeros(NUM_ITEMS)
+        votes["together"] = sum((together[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
+        root = np.sqrt(sold + 1)
+        votes["cosine"] = sum((together[i] / root[i] / root / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
+        terms = {"near_count": votes["near"], "together_count": votes["together"]}
+        for name, values in votes.items():
+            terms[f"{name}_log"] = np.log(values + (0.003 if name == "cosine" else 0.1))
+            terms[f"{name}_log1p"] = np.log1p(values)
+        terms |= {"sold": sold, "sold_log": np.log(sold + 0.5), "sold_log1p": np.log1p(sold), "is_new": sold == 0}
+        terms["own"] = np.array([item in history for item in range(NUM_ITEMS)])
+        terms["own_often"] = np.log1p([(history == item).sum() for item in range(NUM_ITEMS)])
+        places = [list(history[::-1]).index(item) + 1 if item in history else np.inf for item in range(NUM_ITEMS)]
+        terms["own_recency"] = 1 / np.array(places)
+        before = [[when for of, when in sales if of == item and when < day[user]] for item in range(NUM_ITEMS)]
+        terms["days_since_sale"] = -np.log1p([min(day[user] - max(of_it), 400) if of_it else 400 for of_it in before])
+        for window in (7, 30, 90):
+            terms[f"sold_in_{window}_days"] = np.log1p(
+                [sum(w >= day[user] - window for w in of_it) for of_it in before]
+            )
+        vectors = inputs.content["text"]
+        mean = sum((vectors[i] / j for j, i in enumerate(recent, 1)), np.zeros(5))
+        terms["alike_text"] = vectors @ (mean / max(np.linalg.norm(mean), 1e-9))
+        listed = {
+            item: score
+            for item, score in zip(lists["text"].items[user], lists["text"].scores[user], strict=True)
+            if item >= 0
+        }
+        worst = min(listed.values()) - 1 if listed else 0
+        terms["model_text"] = np.array([listed.get(item, worst) for item in range(NUM_ITEMS)])
+        terms["missed_text"] = np.array([bool(listed) and item not in listed for item in range(NUM_ITEMS)])
+        found.append(terms)
+    return found
+
+
+def test_scores_are_the_formula_over_the_whole_catalogue(shop):
+    inputs, histories, lists, bought, days = shop
+    day = np.array([19_100, 19_000, 19_050, 19_199, 19_300, 18_000])
+    found = find_candidates(inputs, histories, lists, days=day)
+    wanted = dense_terms(inputs, histories, lists, day, bought, days)
+    assert found.items.tolist() == [list(range(NUM_ITEMS))] * NUM_USERS  # so few items are candidates all
+    for user, terms in enumerate(wanted):
+        assert set(terms) == set(found.terms)
+        for name, values in terms.items():
+            assert np.allclose(found.terms[name][user], np.asarray(values, dtype=float), atol=1e-6), name
+    weights = dict(zip(wanted[0], np.random.default_rng(0).normal(size=len(wanted[0])), strict=True))
+    scores = np.stack(
+        [sum(weights[name] * np.asarray(values, dtype=float) for name, values in terms.items()) for terms in wanted]
+    )
+    logs = torch.log_softmax(torch.from_numpy(scores), dim=1).numpy()
+    ranked = found.ranked(weights, 4)
+    order = np.argsort(-logs, axis=1)[:, :4]
+    assert ranked.items.tolist() == order.tolist()
+    assert np.allclose(ranked.scores, np.take_along_axis(logs, order, axis=1), atol=1e-5)
+
+
+def test_without_days_the_terms_of_time_are_absent(shop):
+    inputs, histories, lists, *_ = shop
+    terms = find_candidates(inputs, histories, lists).terms
+    assert not [name for name in terms if "days" in name]
+
+
+def test_limits_hold_and_leave_somebody_to_recommend(shop, monkeypatch):
+    """Candidates are few; the one item that is allowed is not among them, and still it is found."""
+    inputs, histories, lists, *_ = shop
+    for name in ("POPULAR", "RECENT", "ALIKE", "NEW"):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(module, "CANDIDATES", {"near": 1})
+    allowed = torch.zeros(NUM_ITEMS, dtype=torch.bool)
+    allowed[[4, 14]] = True
+    limits = Limits(NUM_USERS, NUM_ITEMS, allowed_items=allowed, histories=histories)
+    items = find_candidates(inputs, histories, lists, limits=limits).items
+    for user, history in enumerate(histories):
+        assert sorted(item for item in items[user] if item >= 0) == [item for item in (4, 14) if item not in history]
+
+
+def test_candidates_hold_what_each_source_puts_first(shop):
+    inputs, histories, lists, *_ = shop
+    found = find_candidates(inputs, histories, lists)
+    assert (
+        found.ranked(SOURCES["popularity"], 1).items[:, 0].tolist() == [inputs.counts.popularity.argmax()] * NUM_USERS
+    )
+    last = [history[-1] for history in histories if len(history)]
+    assert found.ranked(SOURCES["recent_then_popularity"], 1).items[1:, 0].tolist() == last
+
+
+def test_a_user_of_no_candidates_has_an_empty_list():
+    assert np.isneginf(log_softmax(np.full((1, 2), -np.inf))).all()
+
+
+def test_reasons_name_the_item_that_is_meant():
+    """Two items: item 1 is bought after item 0 by everybody, and item 2 looks like item 0."""
+    counts = count_purchases([np.array([0, 1])] * 5 + [np.array([3, 2])], 4)
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [-1, 0]], dtype=np.float32)
+    inputs, histories = BlendInputs(counts, {"image": vectors}), [np.array([0])]
+    lists = {"text": RankedLists(np.array([[1, 3]]), np.log(np.array([[0.25, 0.01]])))}
+    found = find_candidates(inputs, histories, lists)
+    told = reasons(
+        inputs,
+        histories,
+        found,
+        np.array([[1, 2, -1]]),
+        {"near_log": 1.0, "model_text": 0.1, "alike_image": 2.0},
+        "item {}".format,
+    )
+    assert told[0][0][0] == "bought after item 0" and "the model: 25.0%" in told[0][0]
+    assert told[0][1][0] == "like item 0 (image)"
+    assert told[0][2] == ()
+
+
+def test_content_is_the_sum_of_codewords_of_length_one():
+    books = {"text": np.array([[[1.0, 0], [0, 2]], [[0, 1], [3, 0]]])}
+    found = content_vectors({"text": np.array([[0, 1], [1, 0], [-1, -1]])}, books)["text"]
+    assert np.allclose(found, [[1, 0], [0, 1], [0, 0]])
+
+
+def test_it_comes_back_as_it_was_saved(tmp_path):
+    blend = Blend({"near_log": 0.1 + 0.2}, "popularity", {"window": 5})
+    blend.save(tmp_path)
+    again = Blend.load(tmp_path)
+    assert again == blend and again.serving_weights == SOURCES["popularity"]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"weights": {}}', "expected weights, serves and about"),
+        ('{"weights": {}, "serves": "x", "about": {}}', "got 'x'"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, text, match):
+    (tmp_path / "blend.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        Blend.load(tmp_path)
+
+
+def test_units_are_those_of_one_purchase():
+    assert all(UNIT % distance == 0 for distance in range(1, 11))

@@ -1,0 +1,204 @@
+"""Fitting a blend: against another optimiser, and on a shop that is made so that counting knows the answer."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from macrec_hf import (
+    MacRecConfig,
+    MacRecForConditionalGeneration,
+    MacRecRecommender,
+    SemanticIdTable,
+    SemanticIdTokenizer,
+    evaluate,
+)
+from macrec_hf.data.readers import user_histories
+from macrec_hf.model.blend import Candidates
+from macrec_hf.training.blend_fitting import (
+    Choices,
+    fit_blend,
+    fit_weights,
+    refresh_directory,
+    serving_counts,
+    standard_errors,
+)
+
+NUM_ITEMS = 24
+
+
+@pytest.fixture(scope="module")
+def purchases():
+    """300 customers walk in steps of one along a ring of items, and now and then jump: a table with dates."""
+    generator = np.random.default_rng(2)
+    rows = []
+    for user in range(300):
+        item, day = int(generator.integers(NUM_ITEMS)), int(generator.integers(0, 200))
+        for _ in range(generator.integers(4, 9)):
+            rows.append((f"u{user}", f"i{item}", pd.Timestamp("2024-01-01") + pd.Timedelta(days=day)))
+            item = (item + 1) % NUM_ITEMS if generator.random() < 0.8 else int(generator.integers(NUM_ITEMS))
+            day += int(generator.integers(1, 6))
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+
+
+@pytest.fixture(scope="module")
+def recommender():
+    """An untrained model over two modalities: it knows nothing."""
+    torch.manual_seed(0)
+    codes = {
+        name: torch.stack([torch.arange(NUM_ITEMS) // 5, torch.arange(NUM_ITEMS) % 5], 1) for name in ("text", "image")
+    }
+    table = SemanticIdTable([f"i{item}" for item in range(NUM_ITEMS)], codes, 8)
+    tokenizer = SemanticIdTokenizer.from_table(table)
+    config = MacRecConfig(
+        vocab_size=len(tokenizer),
+        num_levels=2,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_decoder_layers=1,
+        num_heads=2,
+    )
+    return MacRecRecommender(model=MacRecForConditionalGeneration(config), tokenizer=tokenizer, table=table)
+
+
+@pytest.fixture(scope="module")
+def blended(recommender, purchases, tmp_path_factory):
+    """(the recommender with a blend, the directory that it was saved to)."""
+    recommender.fit_blend(purchases)
+    folder = tmp_path_factory.mktemp("blended")
+    return recommender, recommender.save_pretrained(folder / "model")
+
+
+def test_weights_are_those_of_another_optimiser():
+    generator = np.random.default_rng(0)
+    items = np.where(generator.random((80, 12)) < 0.85, np.arange(12), -1)
+    items[:, 0] = 0
+    terms = {name: generator.normal(size=(80, 12)) * scale for name, scale in (("a", 1.0), ("b", 50.0), ("c", 0.01))}
+    targets = np.array([generator.choice(row[row >= 0]) for row in items])
+    choices = Choices.of([Candidates(items, terms)], targets)
+    found = fit_weights(choices, 0.01)
+    weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    of_terms = torch.from_numpy(choices.terms).double()
+
+    def loss():
+        optimizer.zero_grad()
+        scores = (of_terms @ weights).masked_fill(torch.from_numpy(items < 0), -torch.inf)
+        value = torch.nn.functional.cross_entropy(scores, torch.from_numpy(targets)) + 0.01 * (weights**2).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert np.allclose(found, weights.detach().numpy(), atol=1e-5)
+    hessian = torch.autograd.functional.hessian(
+        lambda w: (
+            torch.nn.functional.cross_entropy(
+                (of_terms @ w).masked_fill(torch.from_numpy(items < 0), -torch.inf), torch.from_numpy(targets)
+            )
+            + 0.01 * (w**2).sum()
+        ),
+        weights.detach(),
+    )
+    wanted = torch.linalg.inv(80 * hessian).diagonal().sqrt().numpy()
+    assert np.allclose(standard_errors(choices, found, 0.01), wanted, rtol=1e-4)
+
+
+def test_counts_carry_it_where_the_model_knows_nothing(blended):
+    about = blended[0].blend.about
+    assert (
+        about["best_source"] == "co_occurrence" or about["ndcg@10"]["blend"] >= about["ndcg@10"][about["best_source"]]
+    )
+    for name in ("text", "image"):
+        weight, error = about["weights"][f"model_{name}"]
+        assert abs(weight) < 3 * error
+    assert about["ndcg@10"]["blend"] > about["ndcg@10"]["model"] + 0.2
+    assert blended[0].blend.serves == "blend"
+
+
+def test_its_lists_are_served_by_default_and_come_back(blended, purchases):
+    recommender, folder = blended
+    again = MacRecRecommender.from_pretrained(folder)
+    history = [["i3", "i4", "i5"], []]
+    found = recommender.recommend(history, top_k=3)
+    for ours, loaded in zip(found, again.recommend(history, top_k=3), strict=True):
+        assert [item for item, _ in loaded] == [item for item, _ in ours]
+        assert [score for _, score in loaded] == pytest.approx([score for _, score in ours], abs=1e-6)
+    assert found[0][0].item_id == "i6" and "bought after i5" in found[0][0].reasons
+    assert len(found[1]) == 3  # nobody without a list
+    assert recommender.recommend(history[:1], top_k=3, fusion="average") != found[:1]
+    assert not recommender.recommend(history[:1], top_k=3, fusion="average")[0][0].reasons
+
+
+def test_limits_hold(blended):
+    recommender = blended[0]
+    (found,) = recommender.recommend([["i5"]], top_k=5, allowed_items=["i6", "i7", "i20"], excluded_items=["i7"])
+    assert sorted(item for item, _ in found) == ["i20", "i6"]
+    (hidden,) = recommender.recommend([["i5", "i6"]], top_k=NUM_ITEMS, exclude_history=True)
+    assert {"i5", "i6"}.isdisjoint(item for item, _ in hidden) and len(hidden) == NUM_ITEMS - 2
+
+
+def test_what_serves_counts_all_purchases_and_refresh_counts_the_same(blended, purchases):
+    recommender, folder = blended
+    assert int(recommender.purchase_counts.popularity.sum()) == len(purchases)
+    before = (folder / "purchase_counts.safetensors").read_bytes()
+    refresh_directory(folder, purchases)
+    assert (folder / "purchase_counts.safetensors").read_bytes() == before
+    refresh_directory(folder, purchases.iloc[: len(purchases) // 2])
+    assert int(MacRecRecommender.from_pretrained(folder).purchase_counts.popularity.sum()) == len(purchases) // 2
+    refresh_directory(folder, purchases)
+
+
+def test_what_is_tested_changes_no_weight(recommender, purchases):
+    """The last purchase of every second customer is another; the fit reads none of them."""
+    first = fit_blend(recommender, user_histories(purchases, recommender.table.row_of))
+    changed = purchases.copy()
+    last = changed.groupby("user_id").tail(1).index[::2]
+    changed.loc[last, "item_id"] = "i0"
+    again = fit_blend(recommender, user_histories(changed, recommender.table.row_of))
+    assert again.weights == first.weights and again.about == first.about
+
+
+def test_evaluation_counts_anew_whatever_the_directory_holds(blended, purchases):
+    recommender, _ = blended
+    report = evaluate(recommender, purchases)
+    kept = recommender.purchase_counts
+    recommender._set_blend(
+        recommender.blend, serving_counts(purchases.iloc[:40], recommender.table, recommender.blend)
+    )
+    assert json.dumps(evaluate(recommender, purchases)) == json.dumps(report)
+    recommender._set_blend(recommender.blend, kept)
+    assert report["verdict"]["row"] == "blend"
+    assert report["blend"]["ndcg@10"] > report["popularity"]["ndcg@10"]
+
+
+def test_without_the_counts_the_model_serves_alone(blended, tmp_path):
+    recommender, _ = blended
+    recommender.save_pretrained(tmp_path / "open", counts="none")
+    alone = MacRecRecommender.from_pretrained(tmp_path / "open")
+    assert alone.blend is None
+    ours = recommender.recommend([["i3"]], fusion="average")[0]
+    assert [item for item, _ in alone.recommend([["i3"]])[0]] == [item for item, _ in ours]
+    recommender.save_pretrained(tmp_path / "rounded", counts="rounded")
+    counts = MacRecRecommender.from_pretrained(tmp_path / "rounded").purchase_counts
+    assert counts.customers.min() >= 5 and counts.sale_days is None
+    with pytest.raises(ValueError, match="counts: expected one of all, rounded, none, got 'some'"):
+        recommender.save_pretrained(tmp_path / "x", counts="some")
+
+
+def test_few_customers_are_served_by_the_best_source(recommender, purchases):
+    few = purchases[purchases["user_id"].isin([f"u{user}" for user in range(12)])]
+    blend = fit_blend(recommender, user_histories(few, recommender.table.row_of))
+    assert not blend.weights and blend.serves == blend.about["best_source"]
+    assert "blend" not in blend.about["ndcg@10"]
+
+
+def test_a_blend_that_is_not_there_is_asked_for(recommender, blended):
+    alone = MacRecRecommender(model=recommender.model, tokenizer=recommender.tokenizer, table=recommender.table)
+    with pytest.raises(ValueError, match="fusion: 'blend' weighs all modalities.*no blend"):
+        alone.recommend([["i1"]], fusion="blend")
+    with pytest.raises(ValueError, match="blend: expected one, got None"):
+        alone.refresh(pd.DataFrame())
