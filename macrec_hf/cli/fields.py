@@ -2,10 +2,11 @@
 
 `fields.json`, beside this file, holds them as they are with one release of transformers. With another release they are
 read from the classes themselves, which costs the seconds that loading transformers takes. `make flags` writes the file
-anew; a test holds it to the classes. Its texts about the fields of transformers are shortened from that library's own
-(Apache License 2.0).
+anew; a test holds it to the classes. What transformers says of its own fields does not stand in the file: it is read
+from the installed library's source, which is not run.
 """
 
+import ast
 import dataclasses
 import json
 import re
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from enum import Enum
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -50,7 +52,35 @@ def fields_of(class_name: str) -> list[Field]:
     content = json.loads(FILE.read_text(encoding="utf-8"))
     if content["transformers"] != version("transformers"):
         return read_class(class_name)
-    return [Field(**field) for field in content["fields"][class_name]]
+    theirs = transformers_texts() if class_name in ARGUMENTS else {}
+    return [
+        Field(**{"meaning": shortened(theirs.get(field["name"], "")), **field})
+        for field in content["fields"][class_name]
+    ]
+
+
+def transformers_texts() -> dict[str, str]:
+    """The help texts of the fields of transformers' training arguments, `{name: text}`, from the source files."""
+    spec = find_spec("transformers")
+    found: dict[str, str] = {}
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        for file in ("training_args.py", "training_args_seq2seq.py"):
+            for node in ast.walk(ast.parse((Path(folder) / file).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    found |= dict.fromkeys([node.target.id], next(iter(_help_texts(node)), ""))
+    return found
+
+
+def _help_texts(node: ast.AST) -> list[str]:
+    """The texts under "help" in the dictionaries of an expression."""
+    return [
+        value.value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Dict)
+        for key, value in zip(part.keys, part.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "help"
+        if isinstance(value, ast.Constant) and isinstance(value.value, str)
+    ]
 
 
 def read_class(class_name: str) -> list[Field]:
@@ -81,14 +111,21 @@ def write() -> None:
     """
     blocks = []
     for name in (*ARGUMENTS, *CONFIGS):
-        lines = [json.dumps(_filled(field), ensure_ascii=False) for field in read_class(name)]
+        ours = {*MEANINGS, *own_fields(getattr(import_module("..", __package__), name))} if name in ARGUMENTS else None
+        lines = [
+            json.dumps(_filled(field, ours is not None and field.name not in ours), ensure_ascii=False)
+            for field in read_class(name)
+        ]
         blocks.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
     text = f'{{\n"transformers": "{version("transformers")}",\n"fields": {{\n' + ",\n".join(blocks) + "\n}\n}\n"
     FILE.write_text(text, encoding="utf-8")
 
 
-def _filled(field: Field) -> dict[str, Any]:
-    return {name: value for name, value in field._asdict().items() if name != "choices" or value is not None}
+def _filled(field: Field, of_transformers: bool) -> dict[str, Any]:
+    left_out = {"choices"} if field.choices is None else set()
+    if of_transformers:
+        left_out.add("meaning")
+    return {name: value for name, value in field._asdict().items() if name not in left_out}
 
 
 def _config_field(field: dataclasses.Field) -> Field:
@@ -112,8 +149,13 @@ def _meaning(field: dataclasses.Field, ours: bool) -> tuple[str, str | None]:
     if ours:  # "meaning (source)", see training_args
         meaning, _, source = text.removesuffix(")").rpartition(" (")
         return meaning, source
-    sentence = re.sub(r" \([^()]*\)", "", re.split(r"\.(?= [A-Z`])|\.$", text)[0])
-    return textwrap.shorten(sentence, 110, placeholder=" …"), None
+    return shortened(text), None
+
+
+def shortened(text: str) -> str:
+    """The first sentence, without what stands in brackets."""
+    sentence = re.sub(r" \([^()]*\)", "", re.split(r"\.(?= [A-Z`])|\.$", " ".join(text.split()))[0])
+    return textwrap.shorten(sentence, 110, placeholder=" …")
 
 
 def _kind_and_choices(hint: Any, choices: Any) -> tuple[str, list[str] | None]:
