@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
-from .inputs import add_item_column
+from .inputs import add_item_column, add_shown_columns, shown_columns
 
 if TYPE_CHECKING:
     from ..app.shop import Shop
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "no photos)",
     )
     add_item_column(parser)
+    add_shown_columns(parser)
     parser.add_argument(
         "--encoders",
         metavar="EMB",
@@ -98,6 +99,7 @@ def _open(args: argparse.Namespace) -> "Shop":
         device=device,
         title=args.title,
         item_column=args.item_column,
+        **shown_columns(args),
     )
     if args.items is None:
         logger.warning("Without --items there are no photos on the page.")

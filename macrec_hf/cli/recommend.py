@@ -15,7 +15,7 @@ from .common import (
     ranking_device,
     seconds_since,
 )
-from .inputs import add_item_column, read_titles
+from .inputs import add_item_column, add_title_column, read_titles
 
 if TYPE_CHECKING:
     from ..model.ranked_lists import Recommendation
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items", metavar="ITEMS.jsonl", help="titles to show (default: those that the model directory keeps)"
     )
     add_item_column(parser)
+    add_title_column(parser)
     parser.add_argument(
         "--exclude-history", action=argparse.BooleanOptionalAction,
         help="leave out what the user has taken (default: where fewer than 1 %% of purchases are repeats)",
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> str:
     decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
-    titles = read_titles(args.items, args.item_column) or recommender.item_titles
+    titles = read_titles(args.items, args.item_column, args.title_column) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
         **dataclasses.asdict(decoding) | {"fusion": args.fusion},

@@ -17,7 +17,14 @@ from .common import (
     process_state,
     seconds_since,
 )
-from .inputs import add_interaction_columns, interaction_columns, open_semantic_ids, read_pairs, read_titles
+from .inputs import (
+    add_interaction_columns,
+    add_title_column,
+    interaction_columns,
+    open_semantic_ids,
+    read_pairs,
+    read_titles,
+)
 from .run_folder import EXAMPLES, finish, finished_before, last_checkpoint
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
@@ -73,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items", help="items.jsonl, whose titles the model directory keeps to show them (default: none)"
     )
     add_interaction_columns(parser, "--interactions and --items")
+    add_title_column(parser)
     parser.add_argument(
         "--start-from",
         metavar="MODEL",
@@ -175,6 +183,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
+    titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column)  # the tables' names may differ
     histories, counts = read_purchases(args, table)
     given, args = args, sized(args, histories, table)
     config = chosen_config(args, start_from, tokenizer, table)
@@ -197,7 +206,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         table=table,
         quantizer=quantizer,
         item_counts=counts,
-        item_titles=read_titles(args.items, (args.item_column, "item_id")),  # both tables need not have one name
+        item_titles=titles,
     )
     data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
     sizes = sizes_line(args, given, SIZED, data)
