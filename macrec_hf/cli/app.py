@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
 from .inputs import add_item_column, add_shown_columns, shown_columns
+from .run_folder import check_finished
 
 if TYPE_CHECKING:
     from ..app.shop import Shop
@@ -91,6 +92,7 @@ def _page() -> Callable[..., None]:
 def _open(args: argparse.Namespace) -> "Shop":
     from ..app.shop import Shop
 
+    check_finished(args.model)
     device = ranking_device(args)
     shop = Shop.open(
         args.model,

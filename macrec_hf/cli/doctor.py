@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .common import check_writable, seconds_since
 from .inputs import add_item_column, add_shown_columns, open_embeddings, open_semantic_ids, read_pairs, shown_columns
+from .run_folder import check_finished
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> str:
     output = args.output or (None if args.json else DEFAULT_OUTPUT)
     check_writable(output)
     folder = _local_folder(args.semantic_ids)
+    if folder is not None:
+        check_finished(folder, "train` or `macrec quantize")
     table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
     store = open_embeddings(args) if args.embeddings else None
     report = codebook_report(table, store, before=table.report or _before(folder, table, store))

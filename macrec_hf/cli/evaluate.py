@@ -17,6 +17,7 @@ from .common import (
     write_json,
 )
 from .inputs import add_interaction_columns, interaction_columns, read_pairs
+from .run_folder import check_finished
 from .seeds import mean_report, seed_folders
 from .time_tables import facts_line, time_table
 
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> str:
         check_writable(path)
     accelerator = Accelerator(cpu=on_cpu)
     seeds = seed_folders(args.model)
+    if not seeds:
+        check_finished(args.model)
     predictions = Path(args.predictions) if args.predictions else None
     if seeds:
         reports = {}

@@ -16,6 +16,7 @@ from .common import (
     seconds_since,
 )
 from .inputs import add_item_column, add_title_column, read_titles
+from .run_folder import check_finished
 
 if TYPE_CHECKING:
     from ..model.ranked_lists import Recommendation
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> str:
     check_writable(args.output)
     decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
+    check_finished(args.model)
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
     titles = read_titles(args.items, args.item_column, args.title_column) or recommender.item_titles
     found = recommender.recommend(

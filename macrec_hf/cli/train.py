@@ -25,7 +25,7 @@ from .inputs import (
     read_pairs,
     read_titles,
 )
-from .run_folder import EXAMPLES, finish, finished_before, last_checkpoint
+from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, preparing
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
@@ -189,25 +189,27 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     config = chosen_config(args, start_from, tokenizer, table)
     settings = settings_of_model(args, config, table)
     longer = f"--start-from {output} with another --output trains the model further. "
-    if finished_before(output, settings, args.resume, process_state(named_device(args)), longer):
+    state = process_state(named_device(args))
+    if finished_before(output, settings, args.resume, state, longer):
         return None
-    tasks = build_tasks(args, table, examples, config.max_history)
-    dates = note_dates(args, config, histories)
-    quantizer = quantizer_of(args.semantic_ids)
-    set_seed(args.seed)
-    fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
-    checkpoint = last_checkpoint(output, args.resume, config, fixed)
-    trainer = MacRecTrainer(
-        first_model(config, start_from),
-        training_arguments(args, len(tasks["train"]), output),
-        train_dataset=tasks["train"],
-        eval_dataset=choosing_users(tasks["validation"], histories.user_ids),
-        processing_class=tokenizer,
-        table=table,
-        quantizer=quantizer,
-        item_counts=counts,
-        item_titles=titles,
-    )
+    with preparing(examples, state):
+        tasks = build_tasks(args, table, examples, config.max_history)
+        dates = note_dates(args, config, histories)
+        quantizer = quantizer_of(args.semantic_ids)
+        set_seed(args.seed)
+        fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
+        checkpoint = last_checkpoint(output, args.resume, config, fixed)
+        trainer = MacRecTrainer(
+            first_model(config, start_from),
+            training_arguments(args, len(tasks["train"]), output),
+            train_dataset=tasks["train"],
+            eval_dataset=choosing_users(tasks["validation"], histories.user_ids),
+            processing_class=tokenizer,
+            table=table,
+            quantizer=quantizer,
+            item_counts=counts,
+            item_titles=titles,
+        )
     data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
     sizes = sizes_line(args, given, SIZED, data)
     if dates:
@@ -215,6 +217,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
         )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience, sizes, _FASTER)
+    begin(output, state)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     trainer.save_model_directory(output, **about)

@@ -59,7 +59,10 @@ def read_items(
     items = _read_table(path)
     if not len(items):
         raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
-    names, columns = dict.fromkeys([item_column] if isinstance(item_column, str) else item_column), list(items)
+    names, columns = (
+        dict.fromkeys([item_column] if isinstance(item_column, str) else item_column),
+        [str(name) for name in items],
+    )
     item_column = next((name for name in names if name in items), "")
     if not item_column:
         raise ValueError(missing_column(path, columns, list(names), "item"))
