@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
@@ -20,6 +20,27 @@ def read_pairs(text: str) -> dict[str, str] | None:
     if not all(name and path for name, _, path in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
         raise ValueError(f"Expected pairs such as text=a,image=b, each name once, got {text!r}.")
     return {name: path for name, _, path in pairs}
+
+
+class _Once(argparse.Action):
+    """`MODEL`, by its place or by `--model`."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        if (before := getattr(namespace, "model", None)) is not None:
+            hint = " Ids of a history stand with commas between them: --history 00001,00007." * hasattr(
+                namespace, "history"
+            )
+            raise argparse.ArgumentError(None, f"expected one MODEL, got {before} and {value}.{hint}")
+        namespace.model = value
+        for action in parser._actions:
+            if action.dest == "model":
+                action.required = False
+
+
+def add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    """`MODEL`, which `--model` may name too."""
+    parser.add_argument("model", metavar="MODEL", action=_Once, help=what)
+    parser.add_argument("--model", metavar="MODEL", dest="model", action=_Once, help="the same, as a flag")
 
 
 def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":

@@ -15,7 +15,7 @@ from .common import (
     ranking_device,
     seconds_since,
 )
-from .inputs import add_item_column, add_title_column, read_titles
+from .inputs import add_item_column, add_model, add_title_column, read_titles
 from .run_folder import check_finished
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ HELP = "Recommends items of the catalogue for one history, or for every user of 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="model directory of `macrec train`, or a repository of the Hub")
+    add_model(parser, "model directory of `macrec train`, or a repository of the Hub")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--history", metavar="I1,I7", help="item ids, oldest first, with commas between them")
     source.add_argument(
@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> str:
     elif not args.output:
         sys.stdout.write("\n".join(_table(answer) for answer in answers) + "\n")
     items = sum(len(ranked) for ranked in found)
-    summary = f"{items} recommendations for {len(users)} users in {seconds_since(args.started)}"
+    lists, whom = ("recommendation" + "s" * (items != 1), "user" + "s" * (len(users) != 1))
+    summary = f"{items} {lists} for {len(users)} {whom} in {seconds_since(args.started)}"
     summary += f": {args.output}" if args.output else ""
     if args.json:  # stdout belongs to the JSON
         sys.stderr.write(summary + "\n")

@@ -59,13 +59,10 @@ def read_items(
     items = _read_table(path)
     if not len(items):
         raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
-    names, columns = (
-        dict.fromkeys([item_column] if isinstance(item_column, str) else item_column),
-        [str(name) for name in items],
-    )
+    names, columns = [item_column] if isinstance(item_column, str) else item_column, items.columns.tolist()
     item_column = next((name for name in names if name in items), "")
     if not item_column:
-        raise ValueError(missing_column(path, columns, list(names), "item"))
+        raise ValueError(missing_column(path, columns, list(dict.fromkeys(names)), "item"))
     for kind, column in ((TITLE_COLUMN, title_column), (IMAGE_COLUMN, image_column)):
         if column != kind and column not in columns:
             raise ValueError(missing_column(path, columns, [column], kind))
@@ -124,7 +121,7 @@ def read_interactions(
     for kind, column in columns.items():
         if column not in table:
             why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
-            raise ValueError(missing_column(path, list(table), [column], kind) + why)
+            raise ValueError(missing_column(path, table.columns.tolist(), [column], kind) + why)
     return pd.DataFrame(
         {
             "user_id": _as_ids(table[user_column], user_column, path),
@@ -355,9 +352,14 @@ def _as_timestamps(values: pd.Series, path: Path) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce")
     if np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).all():
         return numbers
+    no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
     dates = pd.to_datetime(values.astype(str), format="ISO8601", errors="coerce", utc=True)
-    if dates.isna().any():
-        row = int(np.flatnonzero(dates.isna())[0])
+    no_date = dates.isna().to_numpy()
+    if no_date.any():
+        wrong = no_date & no_number  # or else of the kind that is rarer
+        if not wrong.any():
+            wrong = no_number if no_number.sum() < no_date.sum() else no_date
+        row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
             f"{path}: expected timestamps that are all numbers or all ISO 8601 dates such as 2020-06-26, got "
             f"{values.iloc[row]!r} in row {row + 1}."

@@ -62,7 +62,7 @@ def test_examples_go_where_the_training_does_not_begin(shop, capfd):
     kept = ["--output", str(shop / "kept"), "--keep-checkpoints"]
     assert train(shop, *kept) == 0
     assert train(shop, *kept, "--resume", "--dropout-rate", "0.5") == 1
-    assert "dropout_rate was" in capfd.readouterr().err
+    assert "--dropout-rate was" in capfd.readouterr().err
     assert not (shop / "kept" / EXAMPLES).exists() and is_finished(shop / "kept")
 
 
