@@ -11,6 +11,8 @@ READERS = {
     "evaluate": "evaluate --model {model} --interactions {shop}/interactions.csv --num-beams 2",
     "recommend": "recommend --model {model} --history i1",
     "doctor": "doctor {model} --map none --output {shop}/page.html",
+    "blend": "blend {model} --interactions {shop}/interactions.csv",
+    "refresh": "refresh {model} --interactions {shop}/interactions.csv",
     "app": "app {model} --space {shop}/space",
 }
 

@@ -54,10 +54,12 @@ def test_the_model_in_its_place_or_as_a_flag(shop, capfd, tmp_path):
     evaluate = ["--interactions", str(shop / "interactions.csv"), "--num-beams", "2"]
     for words in (["recommend", model, *rest], ["recommend", *rest, model], ["recommend", *rest, "--model", model],
                   ["recommend", model, "--history", "i1", "--config", str(config)],
-                  ["evaluate", model, *evaluate], ["evaluate", *evaluate, "--model", model]):  # fmt: skip
+                  ["blend", model, *evaluate[:2]], ["refresh", *evaluate[:2], "--model", model],
+                  ["refresh", model, *evaluate[:2]], ["evaluate", model, *evaluate],
+                  ["evaluate", *evaluate, "--model", model]):  # fmt: skip
         assert main(words) == 0, capfd.readouterr().err
         out = capfd.readouterr().out
-        assert words[0] == "evaluate" or "1 recommendation for 1 user in" in out
+        assert words[0] != "recommend" or "1 recommendation for 1 user in" in out
 
 
 @pytest.mark.parametrize(
