@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..catalogue.encoders import load_encoders
-from ..data.readers import ITEM_COLUMN, read_items
+from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, read_items
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.recommender import MacRecRecommender
 
@@ -84,6 +84,8 @@ class Shop:
         device: str | torch.device = "cpu",
         title: str | None = None,
         item_column: str = ITEM_COLUMN,
+        title_column: str = TITLE_COLUMN,
+        image_column: str = IMAGE_COLUMN,
         **hub_kwargs: Any,
     ) -> "Shop":
         """Reads a model directory (or repository of the Hub), an items file and a folder of `macrec embed`.
@@ -91,13 +93,13 @@ class Shop:
         Args:
             encoders: the folder whose encoders made the semantic IDs; `meta.json` and `*_encoder.safetensors` suffice.
             title: of the page. Default: the folder's name, or the repository.
-            item_column: the column of ids in the items file.
+            item_column, title_column, image_column: the columns of ids, titles and photos in the items file.
 
         Raises:
             FileNotFoundError, OSError, ValueError: one of them is not there, cannot be read, or the encoders are of
                 other sizes than the quantizer.
         """
-        table = None if items is None else read_items(items, item_column)
+        table = None if items is None else read_items(items, item_column, title_column, image_column)
         recommender = MacRecRecommender.from_pretrained(model, device=device, **hub_kwargs)
         name = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
         if encoders is None:

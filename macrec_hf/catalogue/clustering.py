@@ -52,7 +52,7 @@ def pseudo_labels(
 
     Args:
         embeddings: float, (num_items, embedding_size).
-        num_clusters: K; lowered with a warning where there are fewer items.
+        num_clusters: K; lowered with a warning where there are fewer distinct embeddings.
         present: bool, (num_items,): items without this modality get the label -1.
 
     Returns:
@@ -63,18 +63,30 @@ def pseudo_labels(
     num_present = int(present.sum())
     if num_present == 0:
         return labels
-    if num_clusters > num_present:
+    points = embeddings if num_present == len(embeddings) else embeddings[present]
+    distinct = _distinct(points, num_clusters)
+    if num_clusters > distinct:
         logger.warning(
-            "%s: %d pseudo-label clusters were asked for, but only %d items are there; using %d clusters.",
+            "%s: %d pseudo-label clusters were asked for, but only %d items with different embeddings are there; "
+            "using %d clusters.",
             name,
             num_clusters,
-            num_present,
-            num_present,
+            distinct,
+            distinct,
         )
-        num_clusters = num_present
-    points = embeddings if num_present == len(embeddings) else embeddings[present]
+        num_clusters = distinct
     labels[present] = kmeans(points, num_clusters, seed)[1]
     return labels
+
+
+def _distinct(points: np.ndarray, enough: int) -> int:
+    """How many different rows there are, counted up to `enough`."""
+    found: set[bytes] = set()
+    for point in points:
+        found.add((point + 0.0).tobytes())  # one zero, not two
+        if len(found) >= enough:
+            break
+    return len(found)
 
 
 def residual_codebooks(

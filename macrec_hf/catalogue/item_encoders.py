@@ -296,13 +296,15 @@ def embed_items(
     photos = [path if isinstance(path, (str, Path)) else None for path in items["image"]] if "image" in items else []
     texts = item_texts(items, text_columns)
     has_any = {"text": any(text.strip() for text in texts), "image": any(photos)}
+    left_out = [modality for modality in encoders if not has_any[modality]]
     encoders = {modality: encoder for modality, encoder in encoders.items() if has_any[modality]}
     if not encoders:
         raise ValueError(
-            f"Expected items with text or photos to embed, got {len(items)} items with neither. Text comes from the "
-            f"columns {', '.join(TEXT_COLUMNS)}, photos from the paths in 'image'; the table has "
-            f"{list(items.columns)}."
+            f"Expected items with text or photos to embed, got {len(items)} items with neither. {_sources(items)}"
         )
+    for modality in left_out:
+        what = {"text": "text", "image": "photo"}[modality]
+        logger.warning(f"No item has a {what}: embeddings without {modality}. {_sources(items)}")
     first = None if learned_from is None else items["item_id"].isin(set(learned_from)).to_numpy()
     how = (batch_size, progress, accelerator, first)
     arrays, reasons = {}, {}
@@ -319,6 +321,14 @@ def embed_items(
     if not arrays:  # another process than the main one
         return None
     return EmbeddedCatalogue(arrays, items["item_id"].tolist(), encoders, reasons)
+
+
+def _sources(items: pd.DataFrame) -> str:
+    return (
+        f"Text comes from the columns {', '.join(TEXT_COLUMNS)}, photos from the paths in 'image'; the table has "
+        f"{items.attrs.get('columns', list(items.columns))}. Name others with --text-columns and --image-column, or "
+        "text_columns of embed_items and image_column of read_items in Python."
+    )
 
 
 def _check_embeddable(items: pd.DataFrame, encoders: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
-from .inputs import add_item_column
+from .inputs import add_item_column, add_shown_columns, shown_columns
+from .run_folder import check_finished
 
 if TYPE_CHECKING:
     from ..app.shop import Shop
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "no photos)",
     )
     add_item_column(parser)
+    add_shown_columns(parser)
     parser.add_argument(
         "--encoders",
         metavar="EMB",
@@ -90,6 +92,7 @@ def _page() -> Callable[..., None]:
 def _open(args: argparse.Namespace) -> "Shop":
     from ..app.shop import Shop
 
+    check_finished(args.model)
     device = ranking_device(args)
     shop = Shop.open(
         args.model,
@@ -98,6 +101,7 @@ def _open(args: argparse.Namespace) -> "Shop":
         device=device,
         title=args.title,
         item_column=args.item_column,
+        **shown_columns(args),
     )
     if args.items is None:
         logger.warning("Without --items there are no photos on the page.")

@@ -4,14 +4,15 @@ import argparse
 from pathlib import Path
 
 from .common import add_device_flag, ranking_device, seconds_since
-from .inputs import add_interaction_columns, interaction_columns
+from .inputs import add_interaction_columns, add_model, interaction_columns
+from .run_folder import check_finished
 
 HELP = """Fits the weights of the blend into a model directory, and counts all purchases to serve with. `macrec train`
 does this at its end; do it again when the purchases have changed much. For new purchases alone: `macrec refresh`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="model directory of `macrec train`, which takes up the blend")
+    add_model(parser, "model directory of `macrec train`, which takes up the blend")
     parser.add_argument(
         "--interactions",
         required=True,
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> str:
     from ..data.readers import read_interactions
     from ..training.blend_fitting import blend_directory, blend_line
 
+    check_finished(args.model)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     accelerator = Accelerator(cpu=ranking_device(args) == "cpu")
     blend = blend_directory(Path(args.model), interactions, accelerator, progress=True)

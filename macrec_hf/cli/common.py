@@ -1,6 +1,7 @@
 """What several verbs share: flags made from a config's fields, progress lines, output folders."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -103,6 +104,16 @@ def ranking_device(args: argparse.Namespace) -> str:
     return named_device(args) or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+_MADE: list[Path] = []  # folders that were made for an output
+
+
+def remove_empty_outputs() -> None:
+    """Of a verb that failed: the folders that it made, where nothing is in them."""
+    while _MADE:
+        with contextlib.suppress(OSError):
+            _MADE.pop().rmdir()
+
+
 def make_output(path: str | Path) -> Path:
     """Makes the output folder now, so that an unwritable one is found before any work.
 
@@ -110,6 +121,7 @@ def make_output(path: str | Path) -> Path:
         OSError: it cannot be made or written.
     """
     directory = Path(path)
+    _MADE.extend(reversed([place for place in (directory, *directory.parents) if not place.exists()]))
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".writable-{os.getpid()}"  # a name of its own: other processes probe too

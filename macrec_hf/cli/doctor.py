@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import check_writable, seconds_since
-from .inputs import add_item_column, open_embeddings, open_semantic_ids, read_pairs
+from .inputs import add_item_column, add_shown_columns, open_embeddings, open_semantic_ids, read_pairs, shown_columns
+from .run_folder import check_finished
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items", metavar="ITEMS.jsonl", help="titles and photos to show (default: titles of the model directory)"
     )
     add_item_column(parser)
+    add_shown_columns(parser)
     parser.add_argument(
         "--map", choices=MAPS, default="tsne", help="how maps are drawn: t-SNE takes seconds (default: tsne; ours)"
     )
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> str:
     output = args.output or (None if args.json else DEFAULT_OUTPUT)
     check_writable(output)
     folder = _local_folder(args.semantic_ids)
+    if folder is not None:
+        check_finished(folder, "train` or `macrec quantize")
     table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
     store = open_embeddings(args) if args.embeddings else None
     report = codebook_report(table, store, before=table.report or _before(folder, table, store))
@@ -117,7 +121,7 @@ def _known_items(args: argparse.Namespace, folder: Path | None) -> dict[str, dic
     if args.items is not None:
         from ..doctor.pictures import known_items
 
-        return known_items(args.items, args.item_column)
+        return known_items(args.items, args.item_column, **shown_columns(args))
     titles = folder / "item_titles.json" if folder is not None else None
     if titles is None or not titles.is_file():
         return {}

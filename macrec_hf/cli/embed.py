@@ -3,7 +3,7 @@
 import argparse
 
 from .common import add_device_flag, make_output, named_device, process_state, seconds_since
-from .inputs import add_interaction_columns, add_until, sold_before
+from .inputs import add_interaction_columns, add_shown_columns, add_until, shown_columns, sold_before
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
@@ -11,6 +11,7 @@ HELP = "Turns item texts and photos into embeddings, through any AutoModel or of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", required=True, help="items file: .jsonl, .csv, .tsv or .parquet")
     add_interaction_columns(parser, "--items and --interactions")
+    add_shown_columns(parser)
     add_until(parser, "words, components, mean and scale")
     parser.add_argument("--output", required=True, help="folder for the embeddings")
     parser.add_argument(
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> str:
     state = process_state(device)
     if state.num_processes > 1:
         device = str(state.device)
-    items, sold = read_items(args.items, args.item_column), sold_before(args)
+    items, sold = read_items(args.items, args.item_column, **shown_columns(args)), sold_before(args)
     if args.like:
         encoders = load_encoders(args.like, device=device)
     else:

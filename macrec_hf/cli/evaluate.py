@@ -16,7 +16,8 @@ from .common import (
     seconds_since,
     write_json,
 )
-from .inputs import add_interaction_columns, interaction_columns, read_pairs
+from .inputs import add_interaction_columns, add_model, interaction_columns, read_pairs
+from .run_folder import check_finished
 from .seeds import mean_report, seed_folders
 from .time_tables import facts_line, time_table
 
@@ -36,10 +37,8 @@ LISTED = 10  # items of a user in --predictions: the largest K
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="model directory of `macrec train`, the folder of its --seeds (mean ± sd), or a repository of the Hub",
+    add_model(
+        parser, "model directory of `macrec train`, the folder of its --seeds (mean ± sd), or a repository of the Hub"
     )
     parser.add_argument("--interactions", required=True, help="interactions.csv/.jsonl/.parquet, or X.inter.json")
     add_interaction_columns(parser)
@@ -83,6 +82,8 @@ def run(args: argparse.Namespace) -> str:
         check_writable(path)
     accelerator = Accelerator(cpu=on_cpu)
     seeds = seed_folders(args.model)
+    if not seeds:
+        check_finished(args.model)
     predictions = Path(args.predictions) if args.predictions else None
     if seeds:
         reports = {}

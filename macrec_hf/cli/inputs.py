@@ -1,12 +1,15 @@
 """What verbs read: folders of an earlier verb, or other people's files by name."""
 
 import argparse
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
     from ..model.semantic_ids import SemanticIdTable
+
+logger = logging.getLogger(__name__)
 
 
 def read_pairs(text: str) -> dict[str, str] | None:
@@ -17,6 +20,27 @@ def read_pairs(text: str) -> dict[str, str] | None:
     if not all(name and path for name, _, path in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
         raise ValueError(f"Expected pairs such as text=a,image=b, each name once, got {text!r}.")
     return {name: path for name, _, path in pairs}
+
+
+class _Once(argparse.Action):
+    """`MODEL`, by its place or by `--model`."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        if (before := getattr(namespace, "model", None)) is not None:
+            hint = " Ids of a history stand with commas between them: --history 00001,00007." * hasattr(
+                namespace, "history"
+            )
+            raise argparse.ArgumentError(None, f"expected one MODEL, got {before} and {value}.{hint}")
+        namespace.model = value
+        for action in parser._actions:
+            if action.dest == "model":
+                action.required = False
+
+
+def add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    """`MODEL`, which `--model` may name too."""
+    parser.add_argument("model", metavar="MODEL", action=_Once, help=what)
+    parser.add_argument("--model", metavar="MODEL", dest="model", action=_Once, help="the same, as a flag")
 
 
 def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
@@ -70,6 +94,26 @@ def add_item_column(parser: argparse.ArgumentParser, of: str = "--items") -> Non
     )
 
 
+def add_title_column(parser: argparse.ArgumentParser) -> None:
+    """`--title-column`."""
+    parser.add_argument(
+        "--title-column", metavar="NAME", default="title", help="column of titles in --items (default: title)"
+    )
+
+
+def add_shown_columns(parser: argparse.ArgumentParser) -> None:
+    """`--title-column` and `--image-column`."""
+    add_title_column(parser)
+    parser.add_argument(
+        "--image-column", metavar="NAME", default="image", help="column of photos in --items (default: image)"
+    )
+
+
+def shown_columns(args: argparse.Namespace) -> dict[str, str]:
+    """The names of both, as arguments of `read_items`."""
+    return {name: getattr(args, name) for name in ("title_column", "image_column")}
+
+
 def add_interaction_columns(parser: argparse.ArgumentParser, of: str = "--interactions") -> None:
     """`--user-column`, `--item-column` and `--time-column`.
 
@@ -121,11 +165,19 @@ def sold_before(args: argparse.Namespace) -> set[str] | None:
     return items_before(read_interactions(args.interactions, **interaction_columns(args)), args.until)
 
 
-def read_titles(path: str | None, item_column: str | Sequence[str]) -> dict[str, str]:
-    """`{item_id: title}` of an items file; empty without one."""
+def read_titles(path: str | None, item_column: str | Sequence[str], title_column: str = "title") -> dict[str, str]:
+    """`{item_id: title}` of an items file, of the items that have one; empty without a file."""
     if path is None:
         return {}
     from ..data.readers import read_items
 
-    items = read_items(path, item_column)
-    return dict(zip(items["item_id"], items["title"], strict=True))
+    items = read_items(path, item_column, title_column)
+    titles = {item: title for item, title in zip(items["item_id"], items["title"], strict=True) if title}
+    if not titles:
+        logger.warning(
+            "%s: no titles: expected them in a column %r, the table has %s. Name the right one with --title-column.",
+            path,
+            title_column,
+            items.attrs["columns"],
+        )
+    return titles

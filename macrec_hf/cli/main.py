@@ -16,6 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from .common import remove_empty_outputs
+from .messages import in_flags, stopped
+
 # A process of the command line starts here, before any library is loaded.
 _STARTED = time.monotonic()
 
@@ -43,6 +46,8 @@ class _Parser(argparse.ArgumentParser):
     """An error is one line, and a flag that the verb lacks is answered with the one that was meant."""
 
     def error(self, message: str) -> NoReturn:
+        if "unrecognized arguments" in message and "--history" in self._option_string_actions:
+            message += ". Ids of a history stand with commas between them: --history 00001,00007"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def check_flags(self, words: Sequence[str]) -> None:
@@ -129,7 +134,8 @@ def yaml_arguments(path: str, parser: _Parser, words: Sequence[str] = ()) -> lis
         flag = "--" + str(key).replace("_", "-")
         if flag not in flags:
             raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
-        if flags[flag] in beaten:
+        in_place = flag == "--model" and bool(words) and not words[0].startswith("-")
+        if flags[flag] in beaten or in_place:
             continue
         if isinstance(flags[flag], argparse.BooleanOptionalAction):
             made.append(flag if value else "--no-" + flag[2:])
@@ -169,12 +175,28 @@ def _be_quiet() -> None:
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
+def _run(args: argparse.Namespace) -> str | None:
+    try:
+        return args.run(args)
+    except BaseException:
+        remove_empty_outputs()
+        raise
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status.
 
     Args:
         argv: the words after `macrec`. None: this process is the command line, and its own words count.
     """
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # while libraries were loaded
+        sys.stderr.write("macrec: stopped.\n")
+        return 130
+
+
+def _main(argv: list[str] | None) -> int:
     started = time.monotonic()
     if argv is None:
         argv, started = sys.argv[1:], _STARTED
@@ -188,14 +210,18 @@ def main(argv: list[str] | None = None) -> int:
         below = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
         sys.stdout.write(f"macrec_hf {__version__} ({below}, Python {platform.python_version()})\n")
         return 0
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_usage() + "\n")
         return 0 if argv else 2
     verb, words = argv[0], argv[1:]
     if verb not in VERBS:
-        sys.stderr.write(f"macrec: error: {verb!r} is no verb.\n{_usage()}\n")
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        sys.stderr.write(f"macrec: error: {verb!r} is no verb.{meant}\n{_usage()}\n")
         return 2
-    parser = build_parser(verb)
+    parser, args = build_parser(verb), None
     verbose = "--verbose" in words
     if os.environ.get("RANK", "0") != "0":
         _be_quiet()
@@ -211,15 +237,15 @@ def main(argv: list[str] | None = None) -> int:
         args = parser.parse_args(words)
         args.started = started
         args.command = shlex.join(["macrec", *argv])
-        summary = args.run(args)
+        summary = _run(args)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         if verbose:
             traceback.print_exc()
         message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        sys.stderr.write(f"macrec {verb}: error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"macrec {verb}: error: {in_flags(message, parser)}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"macrec {verb}: stopped.\n")
+        sys.stderr.write(f"macrec {verb}: {stopped(verb, args)}\n")
         return 130
     if summary:
         sys.stdout.write(summary + "\n")

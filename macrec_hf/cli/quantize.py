@@ -19,7 +19,7 @@ from .common import (
     write_json,
 )
 from .inputs import add_interaction_columns, add_until, open_embeddings, sold_part
-from .run_folder import FINISHED, finish, finished_before, last_checkpoint
+from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
 
@@ -140,6 +140,7 @@ def train(args: argparse.Namespace) -> str:
     follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience, sizes, _FASTER)
     if args.health_page:
         trainer.add_callback(CodebookHealthCallback(args.health_page))
+    begin(output, arguments.distributed_state)
     trainer.train(resume_from_checkpoint=checkpoint)
     quantizer = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():

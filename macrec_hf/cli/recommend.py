@@ -15,7 +15,8 @@ from .common import (
     ranking_device,
     seconds_since,
 )
-from .inputs import add_item_column, read_titles
+from .inputs import add_item_column, add_model, add_title_column, read_titles
+from .run_folder import check_finished
 
 if TYPE_CHECKING:
     from ..model.ranked_lists import Recommendation
@@ -24,7 +25,7 @@ HELP = "Recommends items of the catalogue for one history, or for every user of 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="model directory of `macrec train`, or a repository of the Hub")
+    add_model(parser, "model directory of `macrec train`, or a repository of the Hub")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--history", metavar="I1,I7", help="item ids, oldest first, with commas between them")
     source.add_argument(
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items", metavar="ITEMS.jsonl", help="titles to show (default: those that the model directory keeps)"
     )
     add_item_column(parser)
+    add_title_column(parser)
     parser.add_argument(
         "--exclude-history", action=argparse.BooleanOptionalAction,
         help="leave out what the user has taken (default: where fewer than 1 %% of purchases are repeats)",
@@ -60,8 +62,9 @@ def run(args: argparse.Namespace) -> str:
     check_writable(args.output)
     decoding = chosen_decoding(args)  # refused before the model is read
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
+    check_finished(args.model)
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
-    titles = read_titles(args.items, args.item_column) or recommender.item_titles
+    titles = read_titles(args.items, args.item_column, args.title_column) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
         **dataclasses.asdict(decoding) | {"fusion": args.fusion},
@@ -79,7 +82,8 @@ def run(args: argparse.Namespace) -> str:
     elif not args.output:
         sys.stdout.write("\n".join(_table(answer) for answer in answers) + "\n")
     items = sum(len(ranked) for ranked in found)
-    summary = f"{items} recommendations for {len(users)} users in {seconds_since(args.started)}"
+    lists, whom = ("recommendation" + "s" * (items != 1), "user" + "s" * (len(users) != 1))
+    summary = f"{items} {lists} for {len(users)} {whom} in {seconds_since(args.started)}"
     summary += f": {args.output}" if args.output else ""
     if args.json:  # stdout belongs to the JSON
         sys.stderr.write(summary + "\n")

@@ -4,14 +4,15 @@ import argparse
 from pathlib import Path
 
 from .common import seconds_since
-from .inputs import add_interaction_columns, interaction_columns
+from .inputs import add_interaction_columns, add_model, interaction_columns
+from .run_folder import check_finished
 
 HELP = """Counts all purchases anew for the blend of a model directory. Nothing is trained or weighed, so it can run
 every day. It needs the whole file of purchases, not the new ones alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="model directory that has a blend")
+    add_model(parser, "model directory that has a blend")
     parser.add_argument(
         "--interactions", required=True, help="all purchases: interactions.csv/.jsonl/.parquet, or X.inter.json"
     )
@@ -22,6 +23,7 @@ def run(args: argparse.Namespace) -> str:
     from ..data.readers import read_interactions
     from ..training.blend_fitting import refresh_directory
 
+    check_finished(args.model)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     counts = refresh_directory(Path(args.model), interactions)
     purchases = f"{int(counts.popularity.sum()):,} purchases of {counts.num_items:,} items"

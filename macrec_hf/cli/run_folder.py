@@ -1,7 +1,10 @@
 """The folder of a training: whether the run in it is finished, where it goes on, and what is left of it at the end."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,8 @@ from .common import write_json
 if TYPE_CHECKING:
     from accelerate import PartialState
     from transformers import PreTrainedConfig, Trainer
+
+logger = logging.getLogger(__name__)
 
 FINISHED = "training_log.json"  # written last; its last line holds the settings
 CHECKPOINTS = "checkpoints"
@@ -22,10 +27,51 @@ def is_finished(folder: Path) -> bool:
     return (folder / FINISHED).is_file()
 
 
+def check_finished(model: str | Path, verb: str = "train") -> None:
+    """Looks whether a training was interrupted in a folder; warns where an older model lies there.
+
+    Args:
+        model: a folder; anything else is passed over.
+        verb: that trains into it.
+
+    Raises:
+        FileNotFoundError: there is no older model.
+    """
+    folder = Path(model)
+    begun = [path.stat().st_mtime for name in (CHECKPOINTS, EXAMPLES) if (path := folder / name).is_dir()]
+    if not begun or is_finished(folder):
+        return
+    older, remedy = folder / "semantic_ids.json", f"Run it again with --resume: `macrec {verb} … --resume`."
+    if not older.is_file():
+        raise FileNotFoundError(f"{folder}: the training was not finished. {remedy}")
+    if older.stat().st_mtime < max(begun):
+        logger.warning("%s: the latest training was not finished: this is the older model. %s", folder, remedy)
+
+
+@contextmanager
+def preparing(examples: Path, state: "PartialState") -> Iterator[None]:
+    """Before a training begins: if it fails, the examples that were made for it go again."""
+    there = examples.is_dir()
+    try:
+        yield
+    except BaseException:
+        if not there and state.is_main_process:
+            from ..model.files import discard
+
+            discard(examples)
+        raise
+
+
+def begin(output: Path, state: "PartialState") -> None:
+    """The folder counts as unfinished from here on."""
+    if state.is_main_process:
+        (output / FINISHED).unlink(missing_ok=True)
+
+
 def finished_before(
     output: Path, settings: Mapping[str, Any], resume: bool, state: "PartialState", further: str = ""
 ) -> bool:
-    """Whether `--resume` finds this very run finished. If not, the folder counts as unfinished from here on.
+    """Whether `--resume` finds this very run finished.
 
     Every process has to call it. The main process looks, so that all come to one answer.
 
@@ -40,11 +86,8 @@ def finished_before(
     from accelerate.utils import broadcast_object_list
 
     finished, error = False, None
-    if state.is_main_process:
-        if resume and is_finished(output):
-            finished, error = _compare(output, settings, further)
-        if not (finished or error):
-            (output / FINISHED).unlink(missing_ok=True)
+    if state.is_main_process and resume and is_finished(output):
+        finished, error = _compare(output, settings, further)
     finished, error = broadcast_object_list([finished, error])
     if error:
         raise ValueError(error)
@@ -126,4 +169,6 @@ def last_checkpoint(output: Path, resume: bool, config: "PreTrainedConfig", name
                 f"--resume: expected the settings that {found} was made with, got others: {'; '.join(changed)}. "
                 "Repeat the flags of the run that goes on, or leave --resume out to start anew."
             )
+    if found is None and resume and os.environ.get("RANK", "0") == "0":
+        logger.warning("--resume: nothing to resume in %s: the training starts anew.", output)
     return None if found is None else str(found)

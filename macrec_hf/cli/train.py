@@ -17,8 +17,15 @@ from .common import (
     process_state,
     seconds_since,
 )
-from .inputs import add_interaction_columns, interaction_columns, open_semantic_ids, read_pairs, read_titles
-from .run_folder import EXAMPLES, finish, finished_before, last_checkpoint
+from .inputs import (
+    add_interaction_columns,
+    add_title_column,
+    interaction_columns,
+    open_semantic_ids,
+    read_pairs,
+    read_titles,
+)
+from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, preparing
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
@@ -73,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items", help="items.jsonl, whose titles the model directory keeps to show them (default: none)"
     )
     add_interaction_columns(parser, "--interactions and --items")
+    add_title_column(parser)
     parser.add_argument(
         "--start-from",
         metavar="MODEL",
@@ -175,30 +183,33 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
+    titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column)  # the tables' names may differ
     histories, counts = read_purchases(args, table)
     given, args = args, sized(args, histories, table)
     config = chosen_config(args, start_from, tokenizer, table)
     settings = settings_of_model(args, config, table)
     longer = f"--start-from {output} with another --output trains the model further. "
-    if finished_before(output, settings, args.resume, process_state(named_device(args)), longer):
+    state = process_state(named_device(args))
+    if finished_before(output, settings, args.resume, state, longer):
         return None
-    tasks = build_tasks(args, table, examples, config.max_history)
-    dates = note_dates(args, config, histories)
-    quantizer = quantizer_of(args.semantic_ids)
-    set_seed(args.seed)
-    fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
-    checkpoint = last_checkpoint(output, args.resume, config, fixed)
-    trainer = MacRecTrainer(
-        first_model(config, start_from),
-        training_arguments(args, len(tasks["train"]), output),
-        train_dataset=tasks["train"],
-        eval_dataset=choosing_users(tasks["validation"], histories.user_ids),
-        processing_class=tokenizer,
-        table=table,
-        quantizer=quantizer,
-        item_counts=counts,
-        item_titles=read_titles(args.items, (args.item_column, "item_id")),  # both tables need not have one name
-    )
+    with preparing(examples, state):
+        tasks = build_tasks(args, table, examples, config.max_history)
+        dates = note_dates(args, config, histories)
+        quantizer = quantizer_of(args.semantic_ids)
+        set_seed(args.seed)
+        fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
+        checkpoint = last_checkpoint(output, args.resume, config, fixed)
+        trainer = MacRecTrainer(
+            first_model(config, start_from),
+            training_arguments(args, len(tasks["train"]), output),
+            train_dataset=tasks["train"],
+            eval_dataset=choosing_users(tasks["validation"], histories.user_ids),
+            processing_class=tokenizer,
+            table=table,
+            quantizer=quantizer,
+            item_counts=counts,
+            item_titles=titles,
+        )
     data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
     sizes = sizes_line(args, given, SIZED, data)
     if dates:
@@ -206,6 +217,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
         )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience, sizes, _FASTER)
+    begin(output, state)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     trainer.save_model_directory(output, **about)

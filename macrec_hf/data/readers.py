@@ -18,42 +18,56 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .columns import missing_column
+
 logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 USER_COLUMN, ITEM_COLUMN, TIME_COLUMN = "user_id", "item_id", "timestamp"
+TITLE_COLUMN, IMAGE_COLUMN = "title", "image"
 _COLUMNS = {"user": USER_COLUMN, "item": ITEM_COLUMN, "time": TIME_COLUMN}
 MIN_INTERACTIONS = 3
 """One item to train on, one to validate, one to test (paper, section "Experimental Settings": leave-one-out)."""
 
 
-def read_items(path: str | PathLike[str], item_column: str | Sequence[str] = ITEM_COLUMN) -> pd.DataFrame:
+def read_items(
+    path: str | PathLike[str],
+    item_column: str | Sequence[str] = ITEM_COLUMN,
+    title_column: str = TITLE_COLUMN,
+    image_column: str = IMAGE_COLUMN,
+) -> pd.DataFrame:
     """Reads a catalogue.
 
     Args:
         path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column of ids, and any of `title`, `text`, `image`.
         item_column: the name of the column of ids, or several, of which the first counts that the file has; it comes
             back as `item_id`.
+        title_column, image_column: the names of the columns of titles and of photos; they come back as `title` and
+            `image` too.
 
     Returns:
         One row an item, in file order: `item_id`, `title` and `text` are strings (empty where the file has none),
         `image` is a path resolved against the file's folder, a URL as it stands, or `None`. Further columns are kept.
+        `attrs["columns"]` lists the columns of the file itself.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown format, no item, an item without an id, or an id that stands twice.
+        ValueError: unknown format, no item, a named column that is missing, an item without an id, or an id that
+            stands twice.
     """
     path = Path(path)
     items = _read_table(path)
     if not len(items):
         raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
-    names = dict.fromkeys([item_column] if isinstance(item_column, str) else item_column)
+    names, columns = [item_column] if isinstance(item_column, str) else item_column, items.columns.tolist()
     item_column = next((name for name in names if name in items), "")
     if not item_column:
-        raise ValueError(
-            f"{path}: expected a column {' or '.join(map(repr, names))}, got {list(items.columns)}. Name the column "
-            "of ids with --item-column, or item_column in Python."
-        )
+        raise ValueError(missing_column(path, columns, list(dict.fromkeys(names)), "item"))
+    for kind, column in ((TITLE_COLUMN, title_column), (IMAGE_COLUMN, image_column)):
+        if column != kind and column not in columns:
+            raise ValueError(missing_column(path, columns, [column], kind))
+        if column != kind:
+            items[kind] = items[column]
     items[ITEM_COLUMN] = _as_ids(items[item_column], item_column, path)
     if item_column != ITEM_COLUMN:
         items = items.drop(columns=item_column)
@@ -64,7 +78,9 @@ def read_items(path: str | PathLike[str], item_column: str | Sequence[str] = ITE
     photos = list(items["image"]) if "image" in items else [None] * len(items)
     items["image"] = pd.Series([_resolve_image(value, path.parent) for value in photos], dtype=object)
     first = ["item_id", "title", "text", "image"]
-    return items[first + [column for column in items.columns if column not in first]]
+    items = items[first + [column for column in items.columns if column not in first]]
+    items.attrs["columns"] = columns
+    return items
 
 
 def read_interactions(
@@ -105,10 +121,7 @@ def read_interactions(
     for kind, column in columns.items():
         if column not in table:
             why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
-            raise ValueError(
-                f"{path}: expected a column {column!r}, got {list(table.columns)}. Name the right one with "
-                f"--{kind}-column, or {kind}_column in Python.{why}"
-            )
+            raise ValueError(missing_column(path, table.columns.tolist(), [column], kind) + why)
     return pd.DataFrame(
         {
             "user_id": _as_ids(table[user_column], user_column, path),
@@ -339,9 +352,14 @@ def _as_timestamps(values: pd.Series, path: Path) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce")
     if np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan)).all():
         return numbers
+    no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
     dates = pd.to_datetime(values.astype(str), format="ISO8601", errors="coerce", utc=True)
-    if dates.isna().any():
-        row = int(np.flatnonzero(dates.isna())[0])
+    no_date = dates.isna().to_numpy()
+    if no_date.any():
+        wrong = no_date & no_number  # or else of the kind that is rarer
+        if not wrong.any():
+            wrong = no_number if no_number.sum() < no_date.sum() else no_date
+        row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
             f"{path}: expected timestamps that are all numbers or all ISO 8601 dates such as 2020-06-26, got "
             f"{values.iloc[row]!r} in row {row + 1}."

@@ -135,9 +135,9 @@ def _named_codes(table: SemanticIdTable, modality: str, rows: torch.Tensor) -> d
     }
 
 
-def known_items(path: str | Path, item_column: str = ITEM_COLUMN) -> dict[str, dict]:
-    """Of an items file: `{item id: {"title": str, "image": path or None}}`."""
-    rows = read_items(path, item_column).itertuples()
+def known_items(path: str | Path, item_column: str = ITEM_COLUMN, **columns: str) -> dict[str, dict]:
+    """Of an items file: `{item id: {"title": str, "image": path or None}}`; `columns` are those of `read_items`."""
+    rows = read_items(path, item_column, **columns).itertuples()
     return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
 
 

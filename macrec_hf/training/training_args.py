@@ -90,7 +90,7 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
             chosen = self.fp16 or "ACCELERATE_MIXED_PRECISION" in os.environ
             on_cpu = self.use_cpu or not torch.accelerator.is_available()
             self.bf16 = on_cpu and not chosen and has_bf16_units()
-        _say_where_bf16_is(self)
+        _look_at_the_machine(self)
         super().__post_init__()
 
 
@@ -143,13 +143,15 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
             )
         if self.label_names is None:
             self.label_names = []  # the inputs are dicts of tensors, none of them labels in Trainer's sense
-        _say_where_bf16_is(self)
+        _look_at_the_machine(self)
         super().__post_init__()
 
 
-def _say_where_bf16_is(arguments: TrainingArguments) -> None:
-    """transformers takes bfloat16 for a GPU's unless it is told otherwise."""
-    arguments.use_cpu = arguments.use_cpu or (arguments.bf16 and not torch.accelerator.is_available())
+def _look_at_the_machine(arguments: TrainingArguments) -> None:
+    """Without an accelerator transformers takes bfloat16 for a GPU's, and torch warns of pinned memory."""
+    if not torch.accelerator.is_available():
+        arguments.use_cpu = arguments.use_cpu or arguments.bf16
+        arguments.dataloader_pin_memory = False
 
 
 def _refuse_what_is_not_followed(arguments: TrainingArguments) -> None:

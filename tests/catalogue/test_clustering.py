@@ -1,4 +1,5 @@
 import logging
+import warnings
 
 import numpy as np
 
@@ -37,6 +38,17 @@ def test_more_clusters_than_items_are_lowered_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         labels = pseudo_labels(blobs(2, 5), 512, name="image")
     assert len(set(labels)) == 10 and "image: 512 pseudo-label clusters" in caplog.text
+
+
+def test_items_that_look_the_same_are_one_cluster(caplog):
+    points = np.repeat(blobs(2, 3), 4, axis=0)
+    points[0] = 0
+    points[1] = -0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scikit-learn's own notice
+        labels = pseudo_labels(points, 12)
+    assert same_partition(labels, np.unique(points, axis=0, return_inverse=True)[1].reshape(-1))
+    assert "only 7 items with different embeddings are there; using 7 clusters" in caplog.text
 
 
 def test_codebook_seeds_are_distinct_and_near_the_data_even_with_few_items():

@@ -139,12 +139,12 @@ def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
     assert main([*words, "--max-steps", "1", "--keep-checkpoints"]) == 0
     assert main([*words, "--max-steps", "2", "--resume", "--hidden-sizes", "8"]) == 1
     error = capsys.readouterr().err
-    assert "expected the settings that" in error and "hidden_sizes was [16], is [8]. Repeat the flags" in error
+    assert "expected the settings that" in error and "--hidden-sizes was [16], is [8]. Repeat the flags" in error
     words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(ids), *RECOMMENDER]
     words += ["--output", str(shop / "kept_model"), "--num-beams", "5"]
     assert main([*words, "--max-steps", "1", "--keep-checkpoints"]) == 0
     assert main([*words, "--max-steps", "2", "--resume", "--d-ff", "12"]) == 1
-    assert "d_ff was 24, is 12" in capsys.readouterr().err
+    assert "--d-ff was 24, is 12" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -219,11 +219,11 @@ def test_a_summary_counts_from_the_start_by_a_clock_that_cannot_go_backwards(mod
     monkeypatch.setattr(time, "time", lambda: next(clock))
     monkeypatch.setattr(sys.modules["macrec_hf.cli.main"], "_STARTED", time.monotonic() - 120)
     assert main(words) == 0
-    assert re.search(r"for 1 users in \d+\.\d s\n", capsys.readouterr().out)
+    assert re.search(r"for 1 user in \d+\.\d s\n", capsys.readouterr().out)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which else would stay set
     monkeypatch.setattr(sys, "argv", ["macrec", *words])
     assert main() == 0
-    assert re.search(r"for 1 users in 2 min \d+ s\n", capsys.readouterr().out)
+    assert re.search(r"for 1 user in 2 min \d+ s\n", capsys.readouterr().out)
 
 
 CHEAP = [["--help"], ["--version"], ["bake"]]

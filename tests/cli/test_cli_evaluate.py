@@ -143,7 +143,7 @@ def test_recommend_for_one_history(shop, capsys):
     assert lines[0].split() == ["rank", "item_id", "score"] and len(lines) == 5
     for rank, (line, (item, score)) in enumerate(zip(lines[1:4], expected, strict=True), start=1):
         assert line.split() == [str(rank), item, f"{score:.4f}", "Thing", item]
-    assert lines[4].startswith("3 recommendations for 1 users in")
+    assert lines[4].startswith("3 recommendations for 1 user in")
     status, out, err = run(capsys, *words, "--json")
     assert status == 0 and "3 recommendations" in err
     shown = json.loads(out)["recommendations"]
@@ -240,4 +240,4 @@ def test_what_cannot_work_is_said_at_once(shop, capsys, tmp_path):
 def test_decoding_flags_are_checked_before_the_model_is_read(capsys, tmp_path, verb):
     source = ["--interactions", tmp_path / "i.csv"] if verb == "evaluate" else ["--history", "i1"]
     status, _, err = run(capsys, verb, "--model", tmp_path / "model", *source, "--num-beams", 0)
-    assert status == 1 and "num_beams: expected a whole number of at least 1, got 0" in err
+    assert status == 1 and "--num-beams: expected a whole number of at least 1, got 0" in err

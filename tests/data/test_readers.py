@@ -332,3 +332,20 @@ def test_real_data():
     instruments = read_interactions(DATA / "instruments" / "Instruments.inter.json")
     histories = user_histories(instruments, {str(number): number for number in range(6250)})
     assert (len(instruments), len(histories), len(histories.short_ids)) == (136226, 17112, 0)
+
+
+@pytest.mark.parametrize(
+    ("times", "row"),
+    [
+        (["1577836800", "1577836801", "soon"], 3),
+        (["2020-06-26", "soon", "2020-06-28"], 2),
+        (["1577836800", "1577836801", "2020-06-26"], 3),
+        (["2020-06-26", "1577836800", "2020-06-27"], 2),
+        (["1577836800", "inf", "1577836801"], 2),
+    ],
+)
+def test_a_bad_timestamp_is_named_by_its_own_row(tmp_path, times, row):
+    path = tmp_path / "interactions.csv"
+    path.write_text("\n".join(["user_id,item_id,timestamp", *(f"u,i,{time}" for time in times)]))
+    with pytest.raises(ValueError, match=f"got {times[row - 1]!r} in row {row}"):
+        read_interactions(path)

@@ -185,3 +185,8 @@ def test_a_training_in_bf16_ends_near_the_one_in_float32(shop, tmp_path):
     first, (exact, half) = runs[False][0], (runs[name][-1] for name in (False, True))
     assert exact["eval_loss"] < 0.7 * first["eval_loss"]
     assert half["eval_loss"] == pytest.approx(exact["eval_loss"], rel=0.1) and half["eval_loss"] != exact["eval_loss"]
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_memory_is_pinned_for_an_accelerator_alone(tmp_path, kind):
+    assert kind(str(tmp_path)).dataloader_pin_memory is torch.accelerator.is_available()

@@ -1,0 +1,37 @@
+"""What a verb says where it ends without a result."""
+
+import argparse
+import re
+from pathlib import Path
+
+_NAME = re.compile(r"""(?<![\w/.'"`-])([a-z]+(?:_[a-z0-9]+)+)(?:=('?)([\w.]+)\2)?(?![\w/'"`(=]|\.\w)""")
+
+
+def in_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """A message of the library with its arguments spelled as the verb's flags, on one line."""
+    flags = {}
+    for option, action in parser._option_string_actions.items():
+        remedy = getattr(action, "remedy", None)  # a field that another flag spells
+        told = option if remedy is None else remedy.removeprefix("use ")
+        if option.startswith("--") and re.fullmatch(r"--[\w-]+", told):
+            flags[option[2:].replace("-", "_")] = told
+
+    def flag(found: re.Match) -> str:
+        name, value = found[1], found[3]
+        if name not in flags:
+            return found[0]
+        return flags[name] if value is None else f"{flags[name]} {value}"
+
+    message = re.sub(r",? or [\w ]+ in Python\b", "", " ".join(message.split()))
+    message = re.sub(r"^(\w+)(?=: expected)", lambda found: flags.get(found[1], found[0]), message)
+    return _NAME.sub(flag, message)
+
+
+def stopped(verb: str, args: argparse.Namespace | None) -> str:
+    """What Ctrl-C is answered with."""
+    output = getattr(args, "output", None)
+    if verb in ("train", "quantize") and output is not None:
+        places = ("checkpoints/checkpoint-*", "seed-*/checkpoints/checkpoint-*")
+        if any(next(Path(output).glob(place), None) for place in places):
+            return "stopped. The same command with --resume goes on from the last checkpoint."
+    return "stopped."

@@ -1,0 +1,37 @@
+"""What is said where a table lacks a column: which columns it has, and which of them was probably meant."""
+
+import difflib
+from collections.abc import Sequence
+from os import PathLike
+
+_SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
+
+
+def missing_column(path: str | PathLike[str], columns: Sequence[str], names: Sequence[str], kind: str) -> str:
+    """The message that a table lacks a column.
+
+    Args:
+        columns: that the table has.
+        names: one of which was expected.
+        kind: "user", "item", "time", "title" or "image": the column is named by `--<kind>-column`.
+    """
+    told = (
+        f"{path}: expected a column {' or '.join(map(repr, names))}, got {list(columns)}. Name the right one with "
+        f"--{kind}-column, or {kind}_column in Python."
+    )
+    if len(columns) == 1:
+        for mark, word in _SEPARATORS.items():
+            if mark in columns[0]:
+                return (
+                    f"{told} The file seems to have {word} between its columns: expected commas in a .csv and tabs in "
+                    "a .tsv. Save it again that way."
+                )
+    plain = {_plain(column): column for column in columns}
+    for name in names:
+        if close := difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8):
+            return f"{told} Did you mean --{kind}-column {plain[close[0]]}?"
+    return told
+
+
+def _plain(column: str) -> str:
+    return "".join(letter for letter in str(column).casefold() if letter.isalnum())

@@ -1,0 +1,133 @@
+"""What the command line answers to words that are nearly right."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from hub_tools import quantize, tiny_shop, train
+
+from macrec_hf.cli.main import build_parser, main
+from macrec_hf.cli.messages import in_flags
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tiny_shop(tmp_path_factory.mktemp("shop"))
+    assert quantize(folder) == 0 and train(folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("on_unknown='skip' leaves them out.", "--on-unknown skip leaves them out."),
+        ("top_k: expected at least 1, got 0.", "--top-k: expected at least 1, got 0."),
+        ("Raise num_beams or top_k=20.", "Raise --num-beams or --top-k 20."),
+        ("With --item-column, or item_column in Python. And so on.", "With --item-column. And so on."),
+        (
+            "'item_column', a/top_k.csv, top_k/x and user_id stay",
+            "'item_column', a/top_k.csv, top_k/x and user_id stay",
+        ),
+        ("modality: expected one", "--modality: expected one"),
+        ("strange: expected one", "strange: expected one"),
+    ],
+)
+def test_errors_name_flags(said, expected):
+    assert in_flags(said, build_parser("recommend")) == expected
+
+
+def test_a_field_is_named_by_the_flag_that_spells_it():
+    parser = build_parser("train")
+    assert in_flags("num_train_epochs: expected more, not warmup_steps=3", parser) == (
+        "--epochs: expected more, not --warmup 3"
+    )
+    assert "push_to_hub_x" in in_flags("push_to_hub_x and label_names", parser)
+
+
+def test_the_model_in_its_place_or_as_a_flag(shop, capfd, tmp_path):
+    model, rest = str(shop / "model"), ["--history", "i1", "--top-k", "1"]
+    config = tmp_path / "flags.yaml"
+    config.write_text("model: nowhere\ntop-k: 1\n")
+    evaluate = ["--interactions", str(shop / "interactions.csv"), "--num-beams", "2"]
+    for words in (["recommend", model, *rest], ["recommend", *rest, model], ["recommend", *rest, "--model", model],
+                  ["recommend", model, "--history", "i1", "--config", str(config)],
+                  ["blend", model, *evaluate[:2]], ["refresh", *evaluate[:2], "--model", model],
+                  ["refresh", model, *evaluate[:2]], ["evaluate", model, *evaluate],
+                  ["evaluate", *evaluate, "--model", model]):  # fmt: skip
+        assert main(words) == 0, capfd.readouterr().err
+        out = capfd.readouterr().out
+        assert words[0] != "recommend" or "1 recommendation for 1 user in" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("recommend m --history 00001 00007", "commas between them: --history 00001,00007"),
+        ("recommend --model m --history 00001 00007", "expected one MODEL, got m and 00007. Ids .*00001,00007"),
+        ("evaluate m --model n --interactions x", "expected one MODEL, got m and n"),
+        ("recommend --history i1", "required: MODEL"),
+        ("evaluate --interactions x", "required: MODEL"),
+    ],
+)
+def test_a_model_named_twice_or_not_at_all(capfd, words, message):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert re.search(message, capfd.readouterr().err)
+
+
+def test_an_id_without_its_zeros(shop, capfd):
+    assert main(["recommend", str(shop / "model"), "--history", "0i3"]) == 1
+    assert "--on-unknown skip leaves such items out. Did you mean 'i3'?" in capfd.readouterr().err
+    assert main(["recommend", str(shop / "model"), "--history", "z"]) == 1
+    assert "Did you mean" not in capfd.readouterr().err
+
+
+def test_verbs(capfd):
+    assert main(["trian"]) == 2 and "Did you mean train?" in capfd.readouterr().err
+    assert main(["xyz"]) == 2 and "Did you mean" not in capfd.readouterr().err
+    assert main(["--help"]) == 0
+    usage = capfd.readouterr().out
+    assert main(["help"]) == 0 and capfd.readouterr().out == usage
+    with pytest.raises(SystemExit):
+        main(["help", "recommend"])
+    assert "usage: macrec recommend MODEL" in capfd.readouterr().out
+
+
+def test_a_failed_verb_leaves_no_empty_folder(shop, tmp_path):
+    (tmp_path / "kept").mkdir()
+    for output in ("new/deeper", "kept"):
+        words = ["--items", str(tmp_path / "none.csv"), "--output", str(tmp_path / output)]
+        assert main(["embed", *words]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert train(shop, "--output", str(tmp_path / "two"), "--seeds", "2", "--tasks", "none") == 1
+    assert not (tmp_path / "two").exists()
+
+
+LOADING = """
+import os, signal, sys, builtins
+sys.argv = ["macrec", "evaluate", "m", "--interactions", "x"]
+before = builtins.__import__
+def importing(name, *rest):
+    if name == "accelerate":
+        os.kill(os.getpid(), signal.SIGINT)
+    return before(name, *rest)
+builtins.__import__ = importing
+from macrec_hf.cli import main
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_while_libraries_are_loaded():
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and done.stderr.endswith("stopped.\n") and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_names_resume_where_there_is_a_checkpoint(shop, capfd, monkeypatch):
+    assert train(shop, "--output", str(shop / "kept"), "--keep-checkpoints") == 0
+    for output, expected in (("kept", "--resume goes on from the last checkpoint"), ("fresh", "stopped.\n")):
+        monkeypatch.setattr("macrec_hf.cli.train.begin", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert train(shop, "--output", str(shop / output)) == 130
+        assert expected in capfd.readouterr().err
