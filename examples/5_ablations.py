@@ -15,12 +15,10 @@ from pathlib import Path
 from ablation_steps import demo_shop, embeddings_without_photos, run_step, write_tables
 
 # Three levels of 64 codes and a small T5: enough for the demo shop, and what `macrec demo` takes.
-QUANTIZE = "--num-levels 3 --codebook-size 64 --hidden-sizes 256,128 --num-pseudo-labels 64 --epochs 200"
+QUANTIZE = "--num-levels 3 --codebook-size 64 --hidden-sizes 256,128 --num-pseudo-labels 64 --epochs 500"
 QUANTIZE += " --contrastive-weights 0,0.1,0.1 --evaluations 4"
 TRAIN = "--d-model 64 --d-kv 16 --d-ff 256 --num-heads 4 --num-layers 2 --num-decoder-layers 2 --dropout-rate 0"
-TRAIN += (
-    " --max-history 5 --batch-size 64 --learning-rate 0.004 --embedding-learning-rate 0.04 --epochs 5 --eval-every 1"
-)
+TRAIN += " --max-history 5 --batch-size 64 --learning-rate 0.004 --embedding-learning-rate 0.04 --epochs 5"
 # A row is a quantizer and flags of `macrec train`. The four rows after MACRec are the paper's Table 3, the quantizers
 # "cross-modal" and "independent" its Table 4.
 NO_CONTRASTIVE, NO_ALIGNMENT = ["--contrastive-weights", "{zeros}"], ["--alignment-weight", "0"]
