@@ -142,7 +142,9 @@ def _options(shop: Shop) -> list[Any]:
                 scale=2,
             )
         with gr.Row():
-            exclude = gr.Checkbox(label="Leave out the history", elem_id="exclude-history")
+            blend = shop.recommender.blend  # fitted with or without own items
+            hides = blend is not None and bool(blend.about.get("hides_history"))
+            exclude = gr.Checkbox(value=hides, label="Leave out the history", elem_id="exclude-history")
             stock = gr.Checkbox(label="Only in stock", elem_id="in-stock", visible=shop.knows_stock)
     return [modality, beams, exclude, stock]
 

@@ -180,6 +180,8 @@ class Visit:
             quantizer=shop.quantizer,
             item_counts=shop.item_counts,
             item_titles=shop.item_titles,
+            purchase_counts=shop.purchase_counts,
+            blend=shop.blend,
             max_history=shop.task_encoder.max_history,
             use_cpu_kernels=shop.use_cpu_kernels,
         )
