@@ -148,6 +148,9 @@ class MacRecRecommender:
         recommender._has_loaded_model = True
         return recommender
 
+    def __repr__(self) -> str:
+        return f"MacRecRecommender({self._items}, {self.model.num_parameters():,} parameters on {self.model.device})"
+
     @property
     def table(self) -> SemanticIdTable:
         """The catalogue's semantic IDs."""
@@ -184,7 +187,7 @@ class MacRecRecommender:
         return None if self._items.inputs is None else self._items.inputs.counts
 
     def _set_blend(self, blend: Blend | None, counts: PurchaseCounts | None) -> None:
-        self._items = self._items.with_blend(blend, counts, self.quantizer)
+        self._items = self._items.with_blend(blend, counts, None if blend is None else self.quantizer)
 
     @property
     def quantizer(self) -> "MacRecQuantizer | None":
@@ -318,7 +321,7 @@ class MacRecRecommender:
             self.model.semantic_ids = table  # what its own `generate` may write
 
     def fit_blend(self, interactions: Any, progress: bool = False) -> Blend:
-        """Fits the blend's weights on validation purchases and counts all purchases; `recommend` then goes by it.
+        """Fits the blend on validation purchases, counts all purchases, and recommends by it; returns the blend.
 
         Args:
             interactions: those that the model was trained on: a path for `macrec_hf.read_interactions`, or the table
@@ -326,11 +329,8 @@ class MacRecRecommender:
                 afterwards all are counted, to serve.
             progress: whether to show a progress bar.
 
-        Returns:
-            The blend, whose `about` tells what each source finds, see `training.blend_fitting.fit_blend`.
-
         Raises:
-            ValueError: items that the table lacks, too few users, and whatever `read_interactions` finds wrong.
+            ValueError: items that the table lacks, and whatever `read_interactions` finds wrong.
             RuntimeError: the package is not installed.
         """
         fitting = package_part("training.blend_fitting", "fits a blend")

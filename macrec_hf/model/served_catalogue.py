@@ -62,6 +62,11 @@ class ServedCatalogue:
         tries = {name: SemanticIdTrie.from_table(table, tokenizer, name) for name in table.modalities}
         return cls(table, tries, TaskEncoder(tokenizer, table, max_history=max_history), counts, dict(titles))
 
+    def __str__(self) -> str:
+        serves = "no blend" if self.blend is None else f"{self.blend.serves} serves"
+        modalities = ", ".join(self.table.modalities)
+        return f"{self.table.num_items:,} items, {modalities}, {self.table.num_levels} levels, {serves}"
+
     def to(self, device: torch.device) -> "ServedCatalogue":
         """The same with its tries on that device."""
         return replace(self, tries={name: trie.to(device) for name, trie in self.tries.items()})

@@ -202,3 +202,12 @@ def test_a_blend_that_is_not_there_is_asked_for(recommender, blended):
         alone.recommend([["i1"]], fusion="blend")
     with pytest.raises(ValueError, match="blend: expected one, got None"):
         alone.refresh(pd.DataFrame())
+
+
+def test_the_recommender_says_what_it_holds(blended, recommender):
+    assert repr(blended[0]).startswith("MacRecRecommender(24 items, text, image, 2 levels, blend serves, ")
+    alone = MacRecRecommender(model=recommender.model, tokenizer=recommender.tokenizer, table=recommender.table)
+    parameters = f"{recommender.model.num_parameters():,}"
+    assert (
+        repr(alone) == f"MacRecRecommender(24 items, text, image, 2 levels, no blend, {parameters} parameters on cpu)"
+    )
