@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
 from ..data.purchase_counting import count_purchases
@@ -213,15 +214,25 @@ def fit_and_count(
 def blend_directory(
     directory: Path, interactions: pd.DataFrame, accelerator: Accelerator, *, progress: bool = False
 ) -> Blend:
-    """[`fit_blend`] for a model directory, into which weights and counts are written by the main process."""
-    recommender = MacRecRecommender.from_pretrained(directory, device=accelerator.device)
-    histories = user_histories(interactions, recommender.table.row_of)
-    blend = fit_blend(recommender, histories, gather=shared_by(accelerator), progress=progress)
-    if accelerator.is_main_process:
-        serving_counts(interactions, recommender.table, blend).save(directory)
-        blend.save(directory)
+    """[`fit_blend`] for a model directory, into which weights and counts are written by the main process.
+
+    All processes rank, unless one of them does not see the directory; then the main process ranks alone.
+    """
+    accelerator.wait_for_everyone()  # until the main process has written the model
+    everywhere = all(gather_object([(directory / "config.json").is_file()]))
+    told: list[Blend | None] = [None]
+    if everywhere or accelerator.is_main_process:
+        recommender = MacRecRecommender.from_pretrained(directory, device=accelerator.device)
+        histories = user_histories(interactions, recommender.table.row_of)
+        gather = shared_by(accelerator) if everywhere else None
+        told = [fit_blend(recommender, histories, gather=gather, progress=progress)]
+        if accelerator.is_main_process:
+            serving_counts(interactions, recommender.table, cast(Blend, told[0])).save(directory)
+            cast(Blend, told[0]).save(directory)
     accelerator.wait_for_everyone()
-    return blend
+    if accelerator.num_processes > 1:
+        broadcast_object_list(told)
+    return cast(Blend, told[0])
 
 
 def blend_line(blend: Blend) -> str:
