@@ -106,6 +106,7 @@ def test_a_failed_verb_leaves_no_empty_folder(shop, tmp_path):
 
 LOADING = """
 import os, signal, sys, builtins
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
 sys.argv = ["macrec", "evaluate", "m", "--interactions", "x"]
 before = builtins.__import__
 def importing(name, *rest, **more):
