@@ -1,6 +1,7 @@
 """Counts purchases: `count_purchases` for one group of customers, `add_counts` for several groups."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
@@ -110,5 +111,4 @@ def _with_sales(counts: PurchaseCounts, items: np.ndarray, days: np.ndarray, pur
     summed = np.zeros(len(keys), dtype=np.int64)
     np.add.at(summed, where, purchases)
     starts = np.searchsorted(keys // span, np.arange(counts.num_items + 1)).astype(np.int64)
-    sales = {"sale_starts": starts, "sale_days": (keys % span).astype(np.int32), "sale_counts": summed}
-    return PurchaseCounts(**{**vars(counts), **sales})
+    return replace(counts, sale_starts=starts, sale_days=(keys % span).astype(np.int32), sale_counts=summed)

@@ -17,7 +17,7 @@ import numpy as np
 from .files import replacing
 from .inference import pad_rows
 from .limits import Limits
-from .purchase_counts import HISTORY, NeighbourScores, PurchaseCounts
+from .purchase_counts import HISTORY, NeighbourScores, PurchaseCounts, values_at
 from .ranked_lists import RankedLists, sort_lists, unique_rows
 
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
@@ -257,14 +257,9 @@ def _model_terms(name: str, ranked: RankedLists, items: np.ndarray) -> dict[str,
     listed = np.greater_equal(ranked.items, 0)
     keys, scores = (ranked.items + offsets)[listed], ranked.scores[listed].astype(np.float64)
     order = np.argsort(keys)
-    wanted = np.maximum(items, 0) + offsets
-    place = np.minimum(np.searchsorted(keys[order], wanted), max(len(keys) - 1, 0))
-    found = np.zeros(items.shape, dtype=bool)
-    if len(keys):
-        found = np.logical_and(keys[order][place] == wanted, items >= 0)
+    found, (values,) = values_at(keys[order], np.where(items >= 0, items + offsets, -1), scores[order])
     served = listed.any(axis=1)
     worst = np.where(served, np.where(listed, ranked.scores, np.inf).min(axis=1, initial=np.inf), 0.0)
-    values = scores[order][place] if len(keys) else np.zeros(items.shape)
     missed = ~found & served[:, None]  # a user without a list here: neither term tells items apart
     log_probability = np.where(found, values, np.where(served, worst - 1, 0.0)[:, None])
     return {f"model_{name}": log_probability, f"missed_{name}": missed.astype(np.float64)}
@@ -277,11 +272,8 @@ def _own_terms(histories: Sequence[np.ndarray], items: np.ndarray) -> dict[str, 
     users, places = np.nonzero(inside)
     keys = users * width + own[inside]
     unique, first, times = np.unique(keys, return_index=True, return_counts=True)  # the first place is the latest
-    wanted = np.arange(len(items))[:, None] * width + np.maximum(items, 0)
-    place = np.minimum(np.searchsorted(unique, wanted), max(len(unique) - 1, 0))
-    found = (unique[place] == wanted) & (items >= 0) if len(unique) else np.zeros(items.shape, dtype=bool)
-    recency = np.where(found, 1.0 / (places[first[place]] + 1.0), 0.0) if len(unique) else np.zeros(items.shape)
-    often = np.where(found, np.log1p(times[place]), 0.0) if len(unique) else np.zeros(items.shape)
+    wanted = np.where(items >= 0, np.arange(len(items))[:, None] * width + items, -1)
+    found, (recency, often) = values_at(unique, wanted, 1.0 / (places[first] + 1.0), np.log1p(times))
     return {"own": found.astype(np.float64), "own_recency": recency, "own_often": often}
 
 

@@ -7,7 +7,8 @@ groups of customers add up to those of both, to the last bit, in whatever order.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,9 @@ class NeighbourScores:
 
     def of(self, users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
         """The values of given pairs, 0 where nobody in the history knows the item; any shape, items of -1 are 0."""
-        wanted = users * self.num_items + np.maximum(items, 0)
-        place = np.minimum(np.searchsorted(self.keys, wanted), max(len(self.keys) - 1, 0))
-        known = (items >= 0) & (self.keys[place] == wanted) if len(self.keys) else np.zeros(items.shape, dtype=bool)
-        return {
-            name: np.where(known, values[place], 0.0) if len(values) else np.zeros(items.shape)
-            for name, values in self.values.items()
-        }
+        wanted = np.where(items >= 0, users * self.num_items + items, -1)
+        _, found = values_at(self.keys, wanted, *self.values.values())
+        return dict(zip(self.values, found, strict=True))
 
     def best(self, name: str, num_users: int, width: int, place: np.ndarray | None = None) -> np.ndarray:
         """The `width` items with the highest value for each user, best first.
@@ -172,14 +169,11 @@ class PurchaseCounts:
         return np.where(some, days - last, np.inf)
 
     def _sold_before(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
-        total = np.concatenate([[0], self._sale("counts").cumsum()])
-        return total[self._sales_before(items, days)] - total[self._sale("starts")[items]]
+        return self._sold_in_all[self._sales_before(items, days)] - self._sold_in_all[self._sale("starts")[items]]
 
     def _sales_before(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
         """The place behind each item's last sale before the day."""
-        starts, sale_days = self._sale("starts"), self._sale("days").astype(np.int64)
-        span = int(sale_days.max(initial=0)) + 2
-        keys = np.repeat(np.arange(self.num_items), np.diff(starts)) * span + sale_days
+        keys, span = self._sale_keys
         return np.searchsorted(keys, items * span + np.clip(days, 0, span - 1))
 
     def _sale(self, name: str) -> np.ndarray:
@@ -223,13 +217,24 @@ class PurchaseCounts:
 
     def near_items(self, items: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`before` and `after` of given pairs in units of one purchase at distance 1; any shape, 0 for rows of -1."""
-        pairs = np.repeat(np.arange(self.num_items), np.diff(self.starts)) * self.num_items + self.others
-        wanted = np.maximum(items, 0) * self.num_items + np.maximum(others, 0)
-        if not len(pairs):
-            return np.zeros(wanted.shape), np.zeros(wanted.shape)
-        place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        known = (pairs[place] == wanted) & (items >= 0) & (others >= 0)
-        return np.where(known, self.before[place], 0) / UNIT, np.where(known, self.after[place], 0) / UNIT
+        wanted = np.where((items >= 0) & (others >= 0), items * self.num_items + others, -1)
+        _, (before, after) = values_at(self._pairs, wanted, self.before, self.after)
+        return before / UNIT, after / UNIT
+
+    # Of the size of the catalogue, so once and not for every request.
+    @cached_property
+    def _pairs(self) -> np.ndarray:
+        return np.repeat(np.arange(self.num_items), np.diff(self.starts)) * self.num_items + self.others
+
+    @cached_property
+    def _sale_keys(self) -> tuple[np.ndarray, int]:
+        items, days, _ = self.sales()
+        span = int(days.max(initial=0)) + 2
+        return items * span + days, span
+
+    @cached_property
+    def _sold_in_all(self) -> np.ndarray:
+        return np.concatenate([[0], self._sale("counts").cumsum()])
 
     def shareable(self, customers: int = 5) -> "PurchaseCounts":
         """Without pairs of fewer customers, and without days: what may be shown to strangers."""
@@ -241,7 +246,8 @@ class PurchaseCounts:
 
     def save(self, directory: str | Path) -> None:
         """Writes `purchase_counts.safetensors` into a directory, beside and moved into place."""
-        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         with replacing(Path(directory) / COUNTS_NAME) as beside:
             # One entry: of several the order would be another in every process, and so would be the bytes.
             save_file(arrays, beside, metadata={"about": json.dumps({"window": self.window, "unit": UNIT})})
@@ -265,6 +271,24 @@ class PurchaseCounts:
                 "`macrec refresh` makes them anew from the purchases."
             )
         return cls(**arrays, window=about["window"])
+
+
+def values_at(keys: np.ndarray, wanted: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Looks numbers up among ascending ones.
+
+    Args:
+        keys: int64, `(num_entries,)`, ascending, none below 0.
+        wanted: int, any shape; -1 is nowhere.
+        columns: `(num_entries,)` each.
+
+    Returns:
+        Whether each number is there, and for each column its value, 0 where it is not; all of the shape of `wanted`.
+    """
+    if not len(keys):
+        return np.zeros(wanted.shape, dtype=bool), [np.zeros(wanted.shape) for _ in columns]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    known = keys[place] == wanted
+    return known, [np.where(known, column[place], 0) for column in columns]
 
 
 def _starts(rows: np.ndarray, num_items: int) -> np.ndarray:
