@@ -141,8 +141,9 @@ def pad(sources):
 
 
 def batches(sources, args):
+    device = getattr(args, "device", "cpu")  # benchmarks/gpu.py has one
     for start in range(0, len(sources), args.batch_size):
-        yield pad(sources[start : start + args.batch_size])
+        yield tuple(tensor.to(device) for tensor in pad(sources[start : start + args.batch_size]))
 
 
 def field_loop(model, item_tokens, args):

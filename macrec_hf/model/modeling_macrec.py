@@ -233,23 +233,17 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         # One exchange for all modalities: (num_items, num_modalities, d_model) of all processes.
         everything = pooled if group.alone else group.gather(pooled.transpose(0, 1)).transpose(0, 1)
         loss = (pooled.sum() + everything.sum()) * 0.0
-        complete = bool(present.all())
         for first, second in combinations(range(num_modalities), 2):
-            both = slice(None) if complete else present[first] & present[second]
-            offset: torch.Tensor | int = 0
-            mine, counts = both, (offset, offset)
-            if not group.alone:
-                chosen = torch.ones_like(present[0]) if complete else present[first] & present[second]
-                mine, offset = chosen[group.mine], chosen[: group.mine.start].sum()
-                counts = (chosen[group.mine].sum(), chosen.sum())
+            both = present[first] & present[second]
             aligned = alignment_loss(
-                pooled[first, mine],
-                pooled[second, mine],
+                pooled[first],
+                pooled[second],
                 self.config.alignment_temperature,
-                (everything[first, both], everything[second, both]),
-                offset,
+                (everything[first], everything[second]),
+                group.mine.start,
+                (both[group.mine], both),
             )
-            loss = loss + group.share(aligned, *counts)
+            loss = loss + group.share(aligned, both[group.mine].sum(), both.sum())
         return loss
 
     def _mean_states(self, items: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,319 @@
+"""What one GPU does: `python benchmarks/gpu.py [--minutes 7] [--output gpu.json]`.
+
+Sections, each printed as it ends and written as JSON into `--output`; what the minutes do not suffice for is left out
+with a word:
+
+    card        its products and copies at best, as a measure for all that follows
+    parity      lists of `beam_search` against `generate` in float32, and of bfloat16 and float16 against float32
+    decoding    users a second by batch, of `beam_search` in four precisions, of `generate` with our processor, and of the
+                field's loop (a dict of prefixes asked by a Python function)
+    training    examples a second of `MacRecTrainer`'s step by batch and precision, compiled too, and of a plain T5 with
+                32,100 further tokens and no alignment
+    profile     kernels of a training step and of a decode, and the operations that take most of the device's time
+    stage       `macrec train` for two minutes and `macrec evaluate` on all users, as a user runs them
+
+The model is of the paper's size and randomly initialised, but in the last section; IDs and histories are those of
+`../shared/data/instruments`, or of `--data`, or synthetic ones of the same size. Medians of ten calls.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import decoding
+import numpy as np
+import torch
+import training
+from torch.profiler import ProfilerActivity, profile
+from transformers import T5Config, T5ForConditionalGeneration
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from macrec_hf import (  # noqa: E402
+    MacRecConfig,
+    MacRecForConditionalGeneration,
+    MacRecTrainer,
+    MacRecTrainingArguments,
+    SemanticIdTokenizer,
+)
+from macrec_hf.model.trie import SemanticIdTrie  # noqa: E402
+
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STEPS = {
+    "float32": {"tf32": False},
+    "tf32": {"tf32": True},
+    "bf16": {"tf32": True, "bf16": True},
+    "bf16 compiled": {"tf32": True, "bf16": True, "torch_compile": True},
+}
+OFFSETS = decoding.level_offsets(decoding.COMPACT_OFFSET)
+
+
+def main():
+    args = parse_arguments()
+    deadline, found = time.monotonic() + 60 * args.minutes, {"torch": torch.__version__}
+    sections = [card, parity, decode, train, kernels, stage]
+    for section in sections:
+        if section.__name__ not in args.sections.split(","):
+            continue
+        left = deadline - time.monotonic()
+        if left < 20:
+            print(f"{section.__name__}: left out, {left:.0f} s are left", flush=True)
+            continue
+        try:
+            found[section.__name__] = section(args, left)
+        except Exception:  # the other sections are worth having
+            traceback.print_exc()
+        print(f"# {section.__name__}: {args.minutes * 60 - (deadline - time.monotonic()):.0f} s so far", flush=True)
+        Path(args.output).write_text(json.dumps(found, indent=2))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=7, help="of all sections together (default 7)")
+    parser.add_argument("--output", default="gpu.json", help="figures as JSON (default gpu.json)")
+    parser.add_argument("--device", default="cuda", help="cuda (default), or cpu to rehearse")
+    parser.add_argument("--batches", default="1,64,512,2048", help="users of a decode (default 1,64,512,2048)")
+    parser.add_argument("--rows", default="256,1024,4096", help="rows of a training step (default 256,1024,4096)")
+    parser.add_argument("--repeats", type=int, default=10, help="calls that a median is of (default 10)")
+    parser.add_argument("--train-minutes", type=float, default=2, help="of `macrec train` (default 2)")
+    names = "card,parity,decode,train,kernels,stage"
+    parser.add_argument("--sections", default=names, help=f"which (default {names})")
+    return parser.parse_args()
+
+
+def wait(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(call, args, repeats=None):
+    """The median time of a call, after two that are not timed."""
+    times = []
+    for repeat in range((repeats or args.repeats) + 2):
+        wait(args.device)
+        start = time.perf_counter()
+        call()
+        wait(args.device)
+        if repeat >= 2:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def say(name, value, unit):
+    print(f"{name:60s}{value:12,.1f} {unit}", flush=True)
+    return value
+
+
+def card(args, _):
+    """TFLOP/s of products of 8,192 rows and columns, GB/s of copies."""
+    print(torch.cuda.get_device_name() if args.device == "cuda" else "a CPU", torch.__version__, flush=True)
+    size, found = 8192 if args.device == "cuda" else 512, {}
+    for name, dtype in PRECISIONS.items():
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        left, right = (torch.randn(size, size, device=args.device, dtype=dtype) for _ in range(2))
+        found[name] = say(f"product, {name}", 2 * size**3 / seconds(lambda: left @ right, args) / 1e12, "TFLOP/s")  # noqa: B023
+    values = torch.empty(2**28 if args.device == "cuda" else 2**20, device=args.device)
+    target = torch.empty_like(values)
+    found["copy"] = say("copy", 2 * 4 * values.numel() / seconds(lambda: target.copy_(values), args) / 1e9, "GB/s")
+    return found
+
+
+def served(args, precision="float32"):
+    """A model, its trie and sources as tokens."""
+    codes, histories, origin = decoding.load_data("text")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    model = decoding.build_model(decoding.COMPACT_OFFSET + 2 * decoding.NUM_LEVELS * decoding.CODEBOOK_SIZE)
+    model = model.to(args.device, PRECISIONS[precision])
+    trie = SemanticIdTrie(torch.from_numpy(codes).to(args.device), decoding.CODEBOOK_SIZE, OFFSETS)
+    chosen = np.random.default_rng(0).permutation(len(histories))
+    return model, trie, [(codes[histories[user]] + OFFSETS).ravel() for user in chosen], origin
+
+
+def at(args, size):
+    """What the functions of benchmarks/decoding.py read."""
+    return SimpleNamespace(batch_size=size, num_beams=20, device=args.device)
+
+
+@torch.no_grad()
+def parity(args, _):
+    """Shares of equal places, and of the first ten that stay."""
+    lists, found, users = {}, {}, 48
+    for precision in PRECISIONS:
+        model, trie, sources, _ = served(args, precision)
+        lists[precision] = decoding.fast_path(model, trie, at(args, users))(sources[:users]).cpu()
+        if precision == "float32":
+            sequences = decoding.plain_generate(model, trie, at(args, users))(sources[:users])[0][:, 1:].cpu()
+            own = trie.leaf_tokens(lists[precision].flatten().to(args.device)).cpu()
+            equal = (own == sequences).all(dim=1)
+            found["generate"] = say("places equal to `generate`'s, float32", float(equal.sum()), f"of {len(equal)}")
+    for precision in list(PRECISIONS)[1:]:
+        pairs = zip(lists["float32"][:, :10].tolist(), lists[precision][:, :10].tolist(), strict=True)
+        kept = statistics.mean(len(set(first) & set(second)) / 10 for first, second in pairs)
+        found[precision] = say(f"of float32's first ten in {precision}", 100 * kept, "%")
+    return found
+
+
+@torch.no_grad()
+def decode(args, left):
+    """Milliseconds by batch."""
+    found, started = {}, time.monotonic()
+    for precision in PRECISIONS:
+        model, trie, sources, origin = served(args, precision)
+        ways = {"beam_search": decoding.fast_path}
+        if precision == "float32":
+            print(origin)
+            ways["generate"] = decoding.plain_generate
+        for size in map(int, args.batches.split(",")):
+            for name, way in ways.items():
+                if time.monotonic() - started < left / 2 and (name == "beam_search" or size in (64, 512)):
+                    run, users = way(model, trie, at(args, size)), sources[:size]
+                    took = seconds(lambda: run(users), args, None if name == "beam_search" else 3)  # noqa: B023
+                    found[f"{name}, {precision}, {size} users"] = 1000 * took
+                    say(f"{name}, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
+    codes, histories, _ = decoding.load_data("text")
+    field = decoding.level_offsets(decoding.T5_VOCABULARY)
+    size = decoding.T5_VOCABULARY + 2 * decoding.NUM_LEVELS * decoding.CODEBOOK_SIZE
+    model = decoding.build_model(size).to(args.device)
+    run = decoding.field_loop(model, codes + np.array(field), at(args, 64))
+    users = [(codes[histories[user]] + field).ravel() for user in range(64)]
+    took = seconds(lambda: run(users), args, 1)
+    found["the field's loop, 64 users"] = 1000 * took
+    say(f"the field's loop, 64 users: {1000 * took:.0f} ms", 64 / took, "users/s")
+    return found
+
+
+def our_trainer(args, folder, rows, **chosen):
+    table, tasks = training.instruments(folder)
+    tokenizer = SemanticIdTokenizer.from_table(table)
+    torch.manual_seed(0)
+    trainer = MacRecTrainer(
+        MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer))),
+        MacRecTrainingArguments(
+            str(folder / "trainer"),
+            per_device_train_batch_size=rows,
+            report_to="none",
+            use_cpu=args.device == "cpu",
+            dataloader_pin_memory=args.device == "cuda",
+            **chosen,
+        ),
+        train_dataset=tasks,
+        processing_class=tokenizer,
+        table=table,
+    )
+    return training.OurSteps(trainer, lambda batch: 0.0)
+
+
+def train(args, left):
+    """Milliseconds a step, by rows and precision; the memory of the largest."""
+    found, started = {}, time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in map(int, args.rows.split(",")):
+            for name, chosen in STEPS.items():
+                if time.monotonic() - started > left * 0.6:
+                    print(f"step of {rows} rows, {name}: left out, the time is over")
+                    continue
+                if args.device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                chosen = {key: value for key, value in chosen.items() if args.device == "cuda" or key != "tf32"}
+                try:
+                    ours = our_trainer(args, Path(folder), rows, **chosen)
+                    took = seconds(ours.step, args, 5 * args.repeats)
+                except Exception as error:  # a compiler that is missing, say
+                    print(f"step of {rows} rows, {name}: {type(error).__name__}: {str(error)[:300]}")
+                    continue
+                found[f"{name}, {rows} rows"] = 1000 * took
+                say(f"step of {rows} rows, {name}: {1000 * took:.1f} ms", rows / took, "examples/s")
+                if args.device == "cuda":
+                    say("    memory at most", torch.cuda.max_memory_allocated() / 2**20, "MiB")
+            found[f"plain T5, {rows} rows"] = 1000 * plain_t5(args, rows)
+    return found
+
+
+def plain_t5(args, rows, length=25):
+    """A step of transformers' T5 with 32,100 further tokens in bfloat16: sources of six items, no alignment."""
+    sizes = ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate")
+    config, vocabulary = MacRecConfig().to_dict(), decoding.T5_VOCABULARY + 2048
+    plain = {name: config[name] for name in sizes}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **plain))
+    model = model.to(args.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=args.device == "cuda")
+    batch = {
+        "input_ids": torch.randint(3, vocabulary, (rows, length), device=args.device),
+        "labels": torch.randint(3, vocabulary, (rows, 4), device=args.device),
+    }
+
+    def step():
+        with torch.autocast(args.device, dtype=torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    took = seconds(step, args)
+    say(f"plain T5, 32 k tokens, bf16, {rows} rows: {1000 * took:.1f} ms", rows / took, "examples/s")
+    return took
+
+
+def kernels(args, _):
+    """Kernels of a step of 1,024 rows and of a decode of 512 users."""
+    model, trie, sources, _ = served(args)
+    run = decoding.fast_path(model, trie, at(args, 512))
+    with tempfile.TemporaryDirectory() as folder:
+        step = our_trainer(args, Path(folder), 1024, bf16=True).step
+        with torch.no_grad():
+            first = profiled("decode of 512 users, float32", lambda: run(sources[:512]), args)
+        return {"decode": first, "step": profiled("step of 1,024 rows, bf16", step, args)}
+
+
+def profiled(name, call, args):
+    call()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (args.device == "cuda")
+    with profile(activities=activities) as seen:
+        call()
+        wait(args.device)
+    events = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(event.device_time_total for event in events) / 1000
+    print(f"{name}: {len(events)} kernels and copies, {busy:.1f} ms of the device")
+    by = "self_device_time_total" if args.device == "cuda" else "self_cpu_time_total"
+    print(seen.key_averages().table(sort_by=by, row_limit=12, max_name_column_width=50))
+    return {"kernels": len(events), "device_ms": busy}
+
+
+def stage(args, left):
+    """`macrec train` for some minutes, then `macrec evaluate`."""
+    data = ROOT.parent / "shared" / "data" / "instruments"
+    minutes = min(args.train_minutes, (left - 60) / 60)
+    if not data.exists() or minutes < 0.5:
+        print(f"stage: left out, {'no time is left' if data.exists() else f'{data} is not there'}")
+        return None
+    device, purchases = args.device, str(data / "Instruments.inter.json")
+    index = [f"text={data / 'Instruments.index_lemb.json'}", f"image={data / 'Instruments.index_vitemb.json'}"]
+    sizes = ["--size", "paper", "--batch-size", "1024", "--bf16", "--eval-users", "2000"]
+    with tempfile.TemporaryDirectory() as folder:
+        model, found = Path(folder) / "model", {}
+        steps = str(int(minutes * 60 / 0.045))
+        words = ["train", "--interactions", purchases, "--semantic-ids", *index, "--output", str(model), *sizes]
+        found["train"] = verb([*words, "--max-steps", steps, "--device", device])
+        words = ["evaluate", "--model", str(model), "--interactions", purchases, "--split", "test", "--no-card"]
+        found["evaluate"] = verb([*words, "--device", device])
+    return found
+
+
+def verb(words):
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "macrec_hf.cli", *words], cwd=ROOT, capture_output=True, text=True)
+    print("\n".join((done.stdout + done.stderr[-1500:]).splitlines()[-30:]))
+    return say(f"macrec {words[0]}, rc {done.returncode}", time.monotonic() - started, "s")
+
+
+if __name__ == "__main__":
+    main()
