@@ -296,12 +296,12 @@ def stage(args, left):
         print(f"stage: left out, {'no time is left' if data.exists() else f'{data} is not there'}")
         return None
     device, purchases = args.device, str(data / "Instruments.inter.json")
-    index = [f"text={data / 'Instruments.index_lemb.json'}", f"image={data / 'Instruments.index_vitemb.json'}"]
+    index = f"text={data / 'Instruments.index_lemb.json'},image={data / 'Instruments.index_vitemb.json'}"
     sizes = ["--size", "paper", "--batch-size", "1024", "--bf16", "--eval-users", "2000"]
     with tempfile.TemporaryDirectory() as folder:
         model, found = Path(folder) / "model", {}
         steps = str(int(minutes * 60 / 0.045))
-        words = ["train", "--interactions", purchases, "--semantic-ids", *index, "--output", str(model), *sizes]
+        words = ["train", "--interactions", purchases, "--semantic-ids", index, "--output", str(model), *sizes]
         found["train"] = verb([*words, "--max-steps", steps, "--device", device])
         words = ["evaluate", "--model", str(model), "--interactions", purchases, "--split", "test", "--no-card"]
         found["evaluate"] = verb([*words, "--device", device])
