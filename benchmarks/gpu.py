@@ -5,11 +5,11 @@ with a word:
 
     card        its products and copies at best, as a measure for all that follows
     parity      lists of `beam_search` against `generate` in float32, and of bfloat16 and float16 against float32
-    decoding    users a second by batch, of `beam_search` in four precisions, of `generate` with our processor, and of the
-                field's loop (a dict of prefixes asked by a Python function)
-    training    examples a second of `MacRecTrainer`'s step by batch and precision, compiled too, and of a plain T5 with
-                32,100 further tokens and no alignment
-    profile     kernels of a training step and of a decode, and the operations that take most of the device's time
+    decode      users a second by batch, of `beam_search` in four precisions, of `generate` with our processor, and of
+                the field's loop (a dict of prefixes asked by a Python function)
+    train       examples a second of `MacRecTrainer`'s step by batch and precision, compiled too, and of a plain T5
+                with 32,100 further tokens and no alignment
+    kernels     kernels of a training step and of a decode, and the operations that take most of the device's time
     stage       `macrec train` for two minutes and `macrec evaluate` on all users, as a user runs them
 
 The model is of the paper's size and randomly initialised, but in the last section; IDs and histories are those of

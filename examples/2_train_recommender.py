@@ -52,7 +52,7 @@ def main():
         "num_decoder_layers": 2,
         "num_heads": 4,
     }
-    model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **sizes))
+    model = MacRecForConditionalGeneration(MacRecConfig(**tokenizer.config_fields, **sizes))
 
     # 4. Training. Each evaluation ranks the whole catalogue for every user by constrained beams.
     arguments = MacRecTrainingArguments(

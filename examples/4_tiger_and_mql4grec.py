@@ -68,7 +68,7 @@ def main():
 
         # 3. The recommender, and its validation figures by full ranking.
         tokenizer = SemanticIdTokenizer.from_table(table)
-        model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **SIZES, **recommender_options))
+        model = MacRecForConditionalGeneration(MacRecConfig(**tokenizer.config_fields, **SIZES, **recommender_options))
         arguments = MacRecTrainingArguments(str(folder / "recommender"), num_train_epochs=args.epochs, **TRAINING)
         trainer = MacRecTrainer(model, arguments, **data, processing_class=tokenizer, table=table)
         trainer.train()

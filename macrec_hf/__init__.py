@@ -55,6 +55,7 @@ _HOMES = {
     "history_sources": "model.catalogue_ranking",
     "leave_one_out": "data.splits",
     "load_encoders": "catalogue.encoders",
+    "load_recommendation_tasks": "data.recommendation_tasks",
     "make_demo_shop": "demo.shop",
     "make_encoders": "catalogue.encoders",
     "paired_bootstrap": "evaluation.ranking_metrics",
@@ -113,6 +114,7 @@ __all__ = [
     "history_sources",
     "leave_one_out",
     "load_encoders",
+    "load_recommendation_tasks",
     "make_demo_shop",
     "make_encoders",
     "paired_bootstrap",
@@ -149,6 +151,7 @@ if TYPE_CHECKING:
     from .data.data_collator import RecommendationCollator
     from .data.dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
     from .data.readers import read_interactions, read_items, user_histories
+    from .data.recommendation_tasks import load_recommendation_tasks
     from .data.splits import leave_one_out, validation_halves
     from .demo.shop import make_demo_shop
     from .doctor.figures import codebook_report

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
 from .inputs import add_item_column, add_shown_columns, shown_columns
+from .numbers import whole
 from .run_folder import check_finished
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address that is listened on; 0.0.0.0 for other machines too (default: 127.0.0.1, this machine; ours)",
     )
     parser.add_argument(
-        "--port", type=int, help="port that is listened on (default: 7860, or the next that is free; Gradio's)"
+        "--port",
+        type=whole(0, 65535),
+        help="port that is listened on (default: 7860, or the next that is free; Gradio's)",
     )
     parser.add_argument("--browser", action="store_true", help="open it in the browser (default: say where it is)")
     parser.add_argument(

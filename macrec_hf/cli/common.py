@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sized
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .fields import fields_of
+from .numbers import ANY, Number, whole
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -29,8 +31,12 @@ def add_config_flags(
         sized: fields that follow `--size`.
     """
     readers: dict[str, Callable[[str], Any]] = {
-        "numbers": read_numbers, "bool": read_bool, "int": int, "float": float, "text": str,
-    }  # fmt: skip
+        "numbers": read_numbers,
+        "bool": read_bool,
+        "int": Number(ANY, is_whole=True),
+        "float": Number(ANY, is_whole=False),
+        "text": str,
+    }
     group, fields = parser.add_argument_group(title), {field.name: field for field in fields_of(config_class)}
     for name in names:
         field = fields[name]
@@ -58,9 +64,11 @@ def read_bool(text: str) -> bool:
 def read_numbers(text: str) -> tuple:
     """`512,256` or `0,0,0.1` → a tuple of numbers."""
     try:
-        values = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from error
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}")
     return tuple(int(value) if value.is_integer() and "." not in text else value for value in values)
 
 
@@ -178,16 +186,16 @@ def seconds_since(start: float) -> str:
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `evaluate` and `recommend` share."""
     parser.add_argument(
-        "--num-beams", type=int, default=20, help="IDs kept per user and modality (default: 20; authors' code)"
+        "--num-beams", type=whole(1), default=20, help="IDs kept per user and modality (default: 20; authors' code)"
     )
     parser.add_argument(
         "--fusion", choices=("blend", "average", "authors"),
         help="of the ensemble: model and purchases weighed on validation, the mean of exact log-probabilities, or the "
         "rule of the authors' code (default: blend where the model directory holds one, else average; ours)",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=64, help="users at a time (default: 64; ours)")
+    parser.add_argument("--batch-size", type=whole(1), default=64, help="users at a time (default: 64; ours)")
     parser.add_argument(
-        "--max-history", type=int, help="last items of a history to read (default: as the model was trained)"
+        "--max-history", type=whole(1), help="last items of a history to read (default: as the model was trained)"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import make_output, seconds_since
+from .numbers import SEED, whole
 
 if TYPE_CHECKING:
     from ..demo.shop import DemoShop
@@ -36,9 +37,11 @@ SHOWN_ITEMS = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="macrec_demo", help="folder for all of it (default: macrec_demo)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the shop and of both trainings (default: 0)")
-    parser.add_argument("--num-items", type=int, default=300, help="products of the shop (default: 300; ours)")
-    parser.add_argument("--num-customers", type=int, default=600, help="customers of the shop (default: 600; ours)")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of the shop and of both trainings (default: 0)")
+    parser.add_argument("--num-items", type=whole(20), default=300, help="products of the shop (default: 300; ours)")
+    parser.add_argument(
+        "--num-customers", type=whole(1), default=600, help="customers of the shop (default: 600; ours)"
+    )
 
 
 def run(args: argparse.Namespace) -> str:

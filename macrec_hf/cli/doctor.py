@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .common import check_writable, seconds_since
 from .inputs import add_item_column, add_shown_columns, open_embeddings, open_semantic_ids, read_pairs, shown_columns
+from .numbers import SEED
 from .run_folder import check_finished
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map", choices=MAPS, default="tsne", help="how maps are drawn: t-SNE takes seconds (default: tsne; ours)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the maps and of the items shown (default: 0; ours)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the maps and of the items shown (default: 0; ours)")
     parser.set_defaults(modalities=None)  # of --embeddings: all
 
 

@@ -4,6 +4,7 @@ import argparse
 
 from .common import add_device_flag, make_output, named_device, process_state, seconds_since
 from .inputs import add_interaction_columns, add_shown_columns, add_until, shown_columns, sold_before
+from .numbers import SEED, whole
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="columns joined into an item's text (default: title,brand,category,text, those that exist; ours)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="items per step (default: 32; ours)")
+    parser.add_argument("--batch-size", type=whole(1), default=32, help="items per step (default: 32; ours)")
     parser.add_argument(
-        "--max-length", type=int, default=256, help="tokens kept of a text, offline all (default: 256; ours)"
+        "--max-length", type=whole(1), default=256, help="tokens kept of a text, offline all (default: 256; ours)"
     )
     add_device_flag(parser, "auto, the accelerator if there is one")
     parser.add_argument(
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="centre a model's embeddings and scale them by one number to a mean square of 1, so that the quantizer's "
         "losses weigh every encoder alike; the offline encoders always do (default: yes; ours)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the offline encoders' SVD (default: 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of the offline encoders' SVD (default: 0)")
     parser.add_argument(
         "--like",
         metavar="DIR",

@@ -17,6 +17,7 @@ from .common import (
     write_json,
 )
 from .inputs import add_interaction_columns, add_model, interaction_columns, read_pairs
+from .numbers import SEED, whole
 from .run_folder import check_finished
 from .seeds import mean_report, seed_folders
 from .time_tables import facts_line, time_table
@@ -65,10 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decoding_arguments(parser)
     add_device_flag(parser, "auto, a GPU of CUDA if there is one")
     parser.add_argument(
-        "--limit-users", type=int, help="evaluate so many users, evenly spaced (default: all; for a quick look)"
+        "--limit-users", type=whole(1), help="evaluate so many users, evenly spaced (default: all; for a quick look)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the bootstrap and the random baseline (default: 0; ours)"
+        "--seed", type=SEED, default=0, help="of the bootstrap and the random baseline (default: 0; ours)"
     )
 
 

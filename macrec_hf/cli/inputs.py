@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PAIR = re.compile(r"\s*[^\W\d][\w.-]*\s*=")  # a folder before the sign, `runs/lr=`, is no name
+_NEXT_PAIR = re.compile(r",(?=\s*[^\W\d][\w.-]*\s*=)")
+
 
 def read_pairs(text: str) -> dict[str, str] | None:
-    """`text=a.npy,image=b.npy` → a dict in that order; None where it is a plain path."""
-    if "=" not in text:
+    """`text=a.npy,image=b.npy` → a dict in that order; None where it is a plain path.
+
+    What exists is a path, also `lr=0.001/ids`. A path in a pair may hold commas and equals signs; a comma before
+    `name=` begins the next pair.
+
+    Raises:
+        ValueError: a name without a path, or twice.
+    """
+    if not _PAIR.match(text) or os.path.lexists(text):
         return None
-    pairs = [[word.strip() for word in part.partition("=")] for part in text.split(",")]
+    pairs = [[word.strip() for word in part.partition("=")] for part in _NEXT_PAIR.split(text)]
     if not all(name and path for name, _, path in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
         raise ValueError(f"Expected pairs such as text=a,image=b, each name once, got {text!r}.")
     return {name: path for name, _, path in pairs}

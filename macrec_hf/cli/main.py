@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import json
 import logging
 import os
 import platform
@@ -13,7 +12,6 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import NoReturn
 
 from .common import remove_empty_outputs
@@ -108,50 +106,6 @@ def config_file(words: Sequence[str]) -> str | None:
         return None
 
 
-def yaml_arguments(path: str, parser: _Parser, words: Sequence[str] = ()) -> list[str]:
-    """`{key: value}` of a YAML file as command-line words, so that one parser checks both.
-
-    Args:
-        words: of the command line, which wins: a key is left out where its opposite was given there.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a mapping, or a key that is no flag of the verb.
-    """
-    import yaml
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config: expected a YAML file, found none at {path}.")
-    content = yaml.safe_load(Path(path).read_text()) or {}
-    if not isinstance(content, dict):
-        raise ValueError(f"--config {path}: expected a mapping of flags to values, got {type(content).__name__}.")
-    flags = {option: action for action in parser._actions for option in action.option_strings}
-    given = {flags[flag] for word in words if (flag := word.partition("=")[0]) in flags}
-    beaten = {action for group in parser._mutually_exclusive_groups if given & set(group._group_actions)
-              for action in group._group_actions}  # fmt: skip
-    made: list[str] = []
-    for key, value in content.items():
-        flag = "--" + str(key).replace("_", "-")
-        if flag not in flags:
-            raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
-        in_place = flag == "--model" and bool(words) and not words[0].startswith("-")
-        if flags[flag] in beaten or in_place:
-            continue
-        if isinstance(flags[flag], argparse.BooleanOptionalAction):
-            made.append(flag if value else "--no-" + flag[2:])
-        elif flags[flag].nargs == 0:
-            made += [flag] if value else []
-        elif isinstance(value, dict) and flags[flag].metavar == "JSON":
-            made += [flag, json.dumps(value)]
-        elif isinstance(value, dict):
-            made += [flag, ",".join(f"{name}={entry}" for name, entry in value.items())]
-        elif isinstance(value, list):
-            made += [flag, ",".join(str(entry) for entry in value)]
-        elif value is not None:
-            made += [flag, str(value)]
-    return made
-
-
 def _usage() -> str:
     lines = [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
     return "\n".join(
@@ -233,6 +187,8 @@ def _main(argv: list[str] | None) -> int:
     try:
         parser.check_flags(words)
         if (file := config_file(words)) is not None:
+            from .yaml_flags import yaml_arguments
+
             words = yaml_arguments(file, parser, words) + words
         args = parser.parse_args(words)
         args.started = started

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .common import make_output, seconds_since
+from .numbers import number, whole
 
 HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and interactions.csv."
 FORMATS = ("amazon2018", "amazon2014", "amazon2023", "recbole", "mql4grec")
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder for items.jsonl, interactions.csv and images/")
     parser.add_argument(
         "--k-core",
-        type=int,
+        type=whole(1),
         default=None,
         metavar="K",
         help="keep users and items with at least K interactions, until all have them; 1 keeps everything (default: 5; "
@@ -37,26 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not fetch photos that are named by URL; the URLs stay in items.jsonl (default: fetch them)",
     )
-    parser.add_argument("--workers", type=int, default=16, help="downloads at a time (default: 16; ours)")
+    parser.add_argument("--workers", type=whole(1), default=16, help="downloads at a time (default: 16; ours)")
     parser.add_argument(
         "--retries",
-        type=int,
+        type=whole(0),
         default=3,
         help="further tries for each photo after a passing failure (default: 3; ours)",
     )
-    parser.add_argument("--timeout", type=float, default=20.0, help="seconds to wait for a photo (default: 20; ours)")
+    parser.add_argument(
+        "--timeout", type=number(0, above=True), default=20.0, help="seconds to wait for a photo (default: 20; ours)"
+    )
 
 
 def run(args: argparse.Namespace) -> str:
     from ..data.prepare import prepare
 
-    for flag in ("k_core", "workers"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")
-    if args.retries < 0 or args.timeout <= 0:
-        raise ValueError(
-            f"--retries and --timeout: expected 0 or more and above 0, got {args.retries}, {args.timeout}."
-        )
     output = make_output(args.output)
     done = prepare(args.format, split_inputs(args.input), output, args.k_core)
     photos = "" if args.no_images else fetch_photos(output, args)

@@ -19,6 +19,7 @@ from .common import (
     write_json,
 )
 from .inputs import add_interaction_columns, add_until, open_embeddings, sold_part
+from .numbers import whole
 from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=int,
+        type=whole(0),
         default=0,
         help="stop after so many evaluations without a lower reconstruction loss, in the last fifth of the steps; the "
         "learning rate falls over all that are planned (default: 0 = never; ours)",
@@ -86,7 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="page of `macrec doctor`, written anew at each evaluation, its figures beside it as JSON (default: none)",
     )
-    parser.add_argument("--evaluations", type=int, default=20, help="evaluations during training (default: 20; ours)")
+    parser.add_argument(
+        "--evaluations", type=whole(1), default=20, help="evaluations during training (default: 20; ours)"
+    )
     add_size_flag(parser)
     add_trainer_flags(parser, "MacRecQuantizerTrainingArguments", _EVERY | _UPLOADS, SIZED)
     add_config_flags(parser, "MacRecQuantizerConfig", FIELDS, "quantizer", SIZED)

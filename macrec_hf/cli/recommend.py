@@ -16,6 +16,7 @@ from .common import (
     seconds_since,
 )
 from .inputs import add_item_column, add_model, add_title_column, read_titles
+from .numbers import whole
 from .run_folder import check_finished
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--histories", metavar="USERS.jsonl", help='one user a line: {"user_id": "u1", "history": ["i1", "i7"]}'
     )
     parser.add_argument("--output", metavar="RECS.jsonl", help="where the lists go (default: shown)")
-    parser.add_argument("--top-k", type=int, default=10, help="items for each user (default: 10; paper, largest K)")
+    parser.add_argument(
+        "--top-k", type=whole(1), default=10, help="items for each user (default: 10; paper, largest K)"
+    )
     parser.add_argument("--json", action="store_true", help="show one JSON object a user (default: a table)")
     parser.add_argument(
         "--modality", default="ensemble", help="ensemble, or one modality's name (default: ensemble; paper)"

@@ -25,6 +25,7 @@ from .inputs import (
     read_pairs,
     read_titles,
 )
+from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, preparing
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
@@ -96,20 +97,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=int,
+        type=whole(0),
         default=10,
         help="stop after so many evaluations without a better NDCG@10, in the last fifth of the steps; 0 = never "
         "(default: 10; authors' code)",
     )
     parser.add_argument(
         "--eval-every",
-        type=float,
+        type=number(0, above=True),
         help="epochs between evaluations on the validation items (default: by --size, a tenth of them and at least 1, "
         "or 1; ours)",
     )
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="train N models with seeds --seed, --seed + 1, … into seed-<s>/ of --output; with --resume finished ones "
         "are left as they are (default: one model, in --output itself; the paper averages five)",

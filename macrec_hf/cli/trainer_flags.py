@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..training.bounds import BOUNDS, Bounds
 from .common import add_device_flag, named_device, num_processes, read_bool
 from .fields import Field, default_of, fields_of, own_fields
+from .numbers import ANY, Number
 from .run_folder import CHECKPOINTS
 from .tracking import add_tracking_flag, tracking_arguments
 
@@ -25,6 +27,10 @@ SHORT = {  # field → the only flag that spells it
     "warmup_steps": "warmup",
     "generation_num_beams": "num_beams",
     "num_eval_users": "eval_users",
+}
+OWN_BOUNDS = {  # of flags that mean something else than their field
+    "num_eval_users": Bounds(0),  # all
+    "warmup_steps": Bounds(0, 1, below=True),  # a share
 }
 OWN_DEFAULTS = {  # a verb is not a Trainer: it ranks often, and every verb's seed is 0
     "num_eval_users": 2000,
@@ -167,6 +173,9 @@ def _options(field: Field, is_sized: bool) -> dict[str, Any]:
     shown += "" if field.source is None else f"; {field.source}"
     is_default = field.source is not None and field.name not in FOLLOWING
     reader, metavar = READERS[field.kind]
+    within = OWN_BOUNDS.get(field.name, BOUNDS.get(field.name))
+    if within is not None:
+        reader = Number(within, is_whole=field.kind == "int")
     reading = {"type": reader, "metavar": metavar}
     if field.choices is not None:
         reading = {"choices": field.choices, "metavar": "|".join(field.choices) if len(field.choices) < 5 else "NAME"}
@@ -208,7 +217,7 @@ READERS: dict[str, tuple[Callable[[str], Any], str]] = {  # kind of a field → 
     "bool": (read_bool, "true|false"),
     "bool or text": (_bool_or_text, "true|false"),
     "list": (_text_or_list, "LIST"),
-    "int": (int, "N"),
-    "float": (float, "X"),
+    "int": (Number(ANY, is_whole=True), "N"),
+    "float": (Number(ANY, is_whole=False), "X"),
     "text": (str, "TEXT"),
 }

@@ -317,6 +317,8 @@ def reasons(
     Returns:
         For each user and item at most three reasons, the strongest first; none for empty places.
     """
+    if not candidates.items.shape[1]:  # nothing may be shown
+        return [[()] * shown.shape[1] for _ in shown]
     place = (candidates.items[:, None] == shown[:, :, None]).argmax(axis=2)
     inside = candidates.items >= 0
     groups = _GROUPS | {"model": _starting(candidates, "model_", "missed_"), "alike": _starting(candidates, "alike_")}

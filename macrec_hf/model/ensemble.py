@@ -164,6 +164,8 @@ def _decode(
             attention_mask = torch.from_numpy(inside).to(model.device, torch.long)
             limited = limits.on_trie(catalogue.trie, users[served])
             requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, limited)
+    # More beams than there are IDs would only be empty places.
+    num_beams = min(num_beams, max((request.trie.num_leaves for request in requests.values()), default=num_beams))
     results = joint_beam_search(model, list(requests.values()), num_beams)
     for (name, request), result in zip(requests.items(), results, strict=True):
         leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu().numpy()

@@ -43,6 +43,35 @@ def check_at_least_one(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")
 
 
+def chosen_device(device: str | torch.device) -> torch.device:
+    """The device that is meant; "auto": the accelerator if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device, or torch was not built for it.
+    """
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    expected = "device: expected 'auto' or a device that is there, such as 'cpu' or 'cuda'"
+    if not isinstance(device, (str, torch.device)):
+        raise ValueError(f"{expected}, got {device!r}.")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"{expected}, got {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def chosen_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """The type of weights that is meant; "auto" stays.
+
+    Raises:
+        ValueError: no type of floating-point numbers.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if found != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"dtype: expected 'auto', or a type such as torch.bfloat16 or 'bfloat16', got {dtype!r}.")
+    return found
+
+
 def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], fill: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """Rows of unequal length as one array, filled at their ends.
 

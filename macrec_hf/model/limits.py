@@ -4,7 +4,7 @@ A beam search over the whole catalogue with a filter at its end can come back wi
 exist. Here a node is open only while an allowed item lies below it, so that every beam that survives ends at one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import cast
 
 import numpy as np
@@ -153,11 +153,20 @@ class Limits:
 
 def check_histories(histories: Sequence[Sequence[str]], top_k: int | None, on_unknown: str) -> None:
     """Refuses item ids where histories should be, lists without a length, and another `on_unknown`."""
-    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+    expected = 'histories: expected a list of histories such as [["i1", "i7"], ["i3"]]'
+    if isinstance(histories, (str, bytes, Mapping)) or not hasattr(histories, "__len__"):
+        raise ValueError(f"{expected}, got {type(histories).__name__}. Put the histories into a list.")
+    if any(isinstance(history, str) for history in histories):
         raise ValueError(
-            'histories: expected a list of histories such as [["i1", "i7"], ["i3"]], got item ids where histories '
-            "should be. Put a single history into a list: recommend([history])."
+            f"{expected}, got item ids where histories should be. Put a single history into a list: "
+            "recommend([history])."
         )
+    for user, history in enumerate(histories):
+        if isinstance(history, (bytes, Mapping, Set)) or not isinstance(history, Iterable):
+            raise ValueError(
+                f"{expected}, got {repr(history)[:60]} as history {user}. A history is a list, oldest first; an empty "
+                "one is []."
+            )
     if top_k is None:  # a list as long as what the beams hold is for evaluations
         raise ValueError("top_k: expected a whole number of at least 1, got None.")
     if on_unknown not in ("raise", "skip"):
@@ -167,6 +176,12 @@ def check_histories(histories: Sequence[Sequence[str]], top_k: int | None, on_un
 def item_rows(row_of: Mapping[str, int], items: Iterable[str], where: str, skip_unknown: bool = False) -> np.ndarray:
     """Table rows of item ids, int64 `(num_items,)`; unknown ones are left out, or refused with `where` they stand."""
     items = list(items)
+    for other in items:
+        if not isinstance(other, str):
+            raise ValueError(
+                f"{where}: expected item ids as texts, got {repr(other)[:60]} ({type(other).__name__}). Ids are "
+                "strings, leading zeros count: write them as the catalogue does."
+            )
     known = [item for item in items if item in row_of]
     if len(known) < len(items) and not skip_unknown:
         unknown = next(item for item in items if item not in row_of)
@@ -186,13 +201,16 @@ def _rows_of(
     """Item ids for everybody, or one list a user → table rows, long `(num_users, n)` padded with -1."""
     if items is None:
         return None
-    if isinstance(items, str):
-        raise ValueError(f"{name}: expected a list of item ids, got the text {items!r}. Put a single id into a list.")
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise ValueError(
+            f"{name}: expected a list of item ids, got {repr(items)[:60]} ({type(items).__name__}). Put a single id "
+            "into a list; None is no limit."
+        )
     items = list(items)
     if all(isinstance(item, str) for item in items):
         rows = item_rows(row_of, cast(list[str], items), name, skip_unknown)
         return torch.from_numpy(rows).expand(num_users, -1)
-    if len(items) != num_users or any(isinstance(item, str) for item in items):
+    if len(items) != num_users or any(isinstance(item, str) or not isinstance(item, Iterable) for item in items):
         raise ValueError(
             f"{name}: expected item ids, or one list of item ids for each of the {num_users} histories, got "
             f"{len(items)} entries."

@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo
 from .blend import BLEND, Blend
 from .ensemble import ENSEMBLE, NUM_BEAMS, Decoding
 from .files import check_hub_arguments, package_is_installed, package_part
+from .inference import chosen_device, chosen_dtype
 from .limits import ItemIds, Limits, check_histories, item_rows
 from .model_files import (
     Catalogue,
@@ -118,10 +119,9 @@ class MacRecRecommender:
             FileNotFoundError, OSError, ValueError: see `model.model_files.load_model_directory`.
         """
         check_hub_arguments(hub_kwargs, ("device", "dtype", "max_history", "use_cpu_kernels"))
-        if device == "auto":
-            device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        place, dtype = chosen_device(device), chosen_dtype(dtype)
         parts = load_model_directory(name_or_path, dtype=dtype, **hub_kwargs)
-        parts.model.to(device)  # type: ignore[arg-type]  # transformers types it by a decorator
+        parts.model.to(place)  # type: ignore[arg-type]  # transformers types it by a decorator
         return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history, use_cpu_kernels)
 
     @classmethod

@@ -130,6 +130,8 @@ class ServedCatalogue:
         """Whether own items are left out; None: as the blend was fitted."""
         if exclude_history is None:
             return self.blend is not None and bool(self.blend.about.get("hides_history"))
+        if not isinstance(exclude_history, bool):
+            raise ValueError(f"exclude_history: expected True, False or None, got {exclude_history!r}.")
         return exclude_history
 
     def named(

@@ -16,6 +16,7 @@ from transformers.trainer_utils import SchedulerType
 
 from ..cpu import has_bf16_units
 from ..model.configuration_macrec import NUM_BEAMS
+from .bounds import check_bounds
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -45,7 +46,7 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
 
     Raises:
         ValueError: arguments of transformers that this trainer does not follow: `remove_unused_columns=True`,
-            `label_smoothing_factor` other than 0.
+            `label_smoothing_factor` other than 0. A number that no training can have, such as a batch of no rows.
 
     Example:
 
@@ -82,8 +83,6 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
 
     def __post_init__(self) -> None:
         _refuse_what_is_not_followed(self)
-        if self.num_eval_users is not None and self.num_eval_users < 1:
-            raise ValueError(f"num_eval_users: expected at least 1, or None for all users, got {self.num_eval_users}.")
         if self.label_names is None:
             self.label_names = ["labels"]
         if self.bf16 is None:
@@ -110,7 +109,8 @@ class MacRecQuantizerTrainingArguments(TrainingArguments):
 
     Raises:
         ValueError: arguments of transformers that this trainer does not follow: `remove_unused_columns=True`,
-            `label_smoothing_factor` other than 0, `train_sampling_strategy="group_by_length"`.
+            `label_smoothing_factor` other than 0, `train_sampling_strategy="group_by_length"`. A number
+            that no training can have, such as a batch of no rows.
 
     Example:
 
@@ -155,6 +155,7 @@ def _look_at_the_machine(arguments: TrainingArguments) -> None:
 
 
 def _refuse_what_is_not_followed(arguments: TrainingArguments) -> None:
+    check_bounds(arguments)
     if arguments.remove_unused_columns:
         raise ValueError(
             "remove_unused_columns: expected False, got True. The collators of both stages read what no argument of "

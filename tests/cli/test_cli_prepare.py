@@ -92,9 +92,6 @@ def test_two_files_from_a_config(tmp_path, photos):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--k-core", "0"], "--k-core: expected at least 1, got 0"),
-        (["--workers", "0"], "--workers: expected at least 1, got 0"),
-        (["--timeout", "0"], "--retries and --timeout: expected 0 or more and above 0"),
         (["--input", "nowhere"], "nowhere: no such file or folder"),
         (["--format", "mql4grec"], "mql4grec: expected a file of interactions"),
     ],

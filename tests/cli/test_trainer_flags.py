@@ -14,9 +14,10 @@ from local_hub import TOKEN, local_hub
 from macrec_hf import MacRecQuantizerTrainingArguments, MacRecRecommender, MacRecTrainingArguments
 from macrec_hf.cli import quantize as quantize_verb
 from macrec_hf.cli import train as train_verb
-from macrec_hf.cli.main import build_parser, main, yaml_arguments
+from macrec_hf.cli.main import build_parser, main
 from macrec_hf.cli.sizing import with_sizes
 from macrec_hf.cli.trainer_flags import _ELSEWHERE, OWN_DEFAULTS, SHORT, Refused, defaults_of
+from macrec_hf.cli.yaml_flags import yaml_arguments
 
 VERBS = {"train": (train_verb, MacRecTrainingArguments), "quantize": (quantize_verb, MacRecQuantizerTrainingArguments)}
 NEEDED = {

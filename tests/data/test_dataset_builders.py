@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from macrec_hf import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
+from macrec_hf import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder, load_recommendation_tasks
 from macrec_hf.data import dataset_builders, task_examples
 from macrec_hf.data.data_collator import RecommendationCollator
 from macrec_hf.model.semantic_ids import SemanticIdTable
@@ -111,6 +111,15 @@ def test_the_tasks_by_hand(shop):
     ]
     assert list(splits["train"].features) == ["input_ids", "labels", "length", "task", "user", "item", "history"]
     assert splits["train"].features["input_ids"] == datasets.List(datasets.Value("int32"))
+
+
+def test_all_splits_in_one_call(shop):
+    settings = {"cache_dir": shop / "cache", "max_history": 2}
+    loaded = load_recommendation_tasks(shop / "interactions.csv", make_table(), **settings)
+    expected = prepared(tasks_of(shop, max_history=2))
+    assert {name: split[:] for name, split in loaded.items()} == {name: split[:] for name, split in expected.items()}
+    with pytest.raises(ValueError, match="max_history"):
+        load_recommendation_tasks(shop / "interactions.csv", make_table(), max_history=0)
 
 
 def test_chosen_tasks_and_histories(shop):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from macrec_hf.model.inference import eval_mode, pad_rows
+from macrec_hf.model.inference import chosen_device, chosen_dtype, eval_mode, pad_rows
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -33,3 +33,23 @@ def test_rows_of_any_length():
     for rows, shape in (([], (0, 0)), ([[], []], (2, 0))):
         padded, inside = pad_rows(rows)
         assert padded.shape == inside.shape == shape and padded.dtype == np.int64
+
+
+def test_devices_and_types_by_name():
+    assert chosen_device("cpu") == chosen_device(torch.device("cpu")) == torch.device("cpu")
+    assert chosen_device("auto").type in ("cpu", "cuda", "mps")
+    assert (
+        chosen_dtype("bfloat16") is chosen_dtype(torch.bfloat16) is torch.bfloat16 and chosen_dtype("auto") == "auto"
+    )
+
+
+@pytest.mark.parametrize("device", ["cud", "", "cpu:x", None, 3.5, "cuda:99"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match="device: expected 'auto' or a device that is there"):
+        chosen_device(device)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat61", "int8", torch.int64, None, "", 16, "nn"])
+def test_no_type_of_weights(dtype):
+    with pytest.raises(ValueError, match="dtype: expected 'auto', or a type such as torch.bfloat16"):
+        chosen_dtype(dtype)

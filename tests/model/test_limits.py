@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from macrec_hf.model.beam_search import beam_search, semantic_id_beam_search
-from macrec_hf.model.limits import Limits, item_rows
+from macrec_hf.model.limits import Limits, check_histories, item_rows
 
 NUM_ITEMS = 60
 TRIE = random_trie(NUM_ITEMS, codebook_size=4)
@@ -112,7 +112,7 @@ def test_limits_from_item_ids():
 
 
 def test_limits_of_another_catalogue():
-    with pytest.raises(ValueError, match="allowed_items: expected a list of item ids, got the text 'i1'"):
+    with pytest.raises(ValueError, match="allowed_items: expected a list of item ids, got 'i1' .str."):
         Limits.from_ids({"i": 0, "1": 1}, 2, allowed_items="i1")
     with pytest.raises(ValueError, match="limits: expected those of the trie's 60 items, got those of 61"):
         Limits(3, 61).on_trie(TRIE)
@@ -166,3 +166,38 @@ def test_through_generate():
 def test_refuses_limits_of_another_form(name, items, message):
     with pytest.raises(ValueError, match=f"{name}: .*{message}"):
         beam_search(MODEL, *BATCH, TRIE, 2, **{name: items})
+
+
+@pytest.mark.parametrize(
+    "items, message",
+    [
+        (3, r"allowed_items: expected a list of item ids, got 3 \(int\)"),
+        (b"a", "allowed_items: expected a list"),
+        ([None], "got 1 entries"),
+        ([["a"], None], "got 2 entries"),
+        ([["a"], [7]], r"history 1: expected .* got 7 \(int\)"),
+        ([["a"], [["b"]]], r"got \['b'\] \(list\)"),
+    ],
+)
+def test_limits_that_are_no_ids_are_refused(items, message):
+    with pytest.raises(ValueError, match=message):
+        Limits.from_ids({"a": 0, "b": 1}, 2, allowed_items=items)
+
+
+@pytest.mark.parametrize(
+    "histories, got",
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        ({"u": ["a"]}, "dict"),
+        (iter([["a"]]), "iterator"),
+        ([None], "None as history 0"),
+        ([["a"], {"b"}], "as history 1"),
+        ([["a"], {"b": 1}], "as history 1"),
+        ([b"a"], "as history 0"),
+        (["a"], "item ids"),
+    ],
+)
+def test_histories_that_are_none_are_refused(histories, got):
+    with pytest.raises(ValueError, match=f"histories: expected a list of histories such as .*{got}"):
+        check_histories(histories, 3, "raise")

@@ -122,7 +122,7 @@ def test_history_is_hidden_only_on_request(recommender):
 def test_unknown_items(recommender):
     with pytest.raises(ValueError, match="Unknown item 'nobody' in history 1"):
         recommender.recommend([["i1"], ["i2", "nobody"]])
-    with pytest.raises(ValueError, match="Unknown item 1 in history 0"):
+    with pytest.raises(ValueError, match="history 0: expected item ids as texts, got 1 .int."):
         recommender.recommend([[1, 2]])
     with pytest.raises(ValueError, match="Unknown item 'nobody' in allowed_items"):
         recommender.recommend([["i1"]], allowed_items=["nobody"])

@@ -194,3 +194,9 @@ def test_auto_tokenizer_in_a_fresh_process(tmp_path):
     # Without the package transformers takes its own class, with it ours: the ids are the same.
     assert [name for name, _, _ in seen] == ["TokenizersBackend"] * 2 + ["SemanticIdTokenizer"] * 2
     assert (modalities, num_levels, codebook_size) == (SHUFFLED, 2, 11)
+
+
+def test_a_config_of_the_vocabulary():
+    tokenizer = SemanticIdTokenizer.from_vocabulary(["text", "image"], num_levels=3, codebook_size=8)
+    assert tokenizer.config_fields == {"vocab_size": 3 + 4 + 2 * 3 * 8, "num_levels": 3}
+    assert MacRecConfig(**tokenizer.config_fields, d_model=8).num_levels == 3

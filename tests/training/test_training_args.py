@@ -89,7 +89,7 @@ def test_arguments_that_would_be_ignored_are_refused(tmp_path, arguments_class, 
 def test_arguments_that_fit_one_stage_alone_are_refused(tmp_path):
     with pytest.raises(ValueError, match="train_sampling_strategy: expected 'random' or 'sequential'"):
         MacRecQuantizerTrainingArguments(str(tmp_path), train_sampling_strategy="group_by_length")
-    with pytest.raises(ValueError, match="num_eval_users: expected at least 1, or None for all users, got 0"):
+    with pytest.raises(ValueError, match="num_eval_users: expected a number of at least 1, got 0"):
         MacRecTrainingArguments(str(tmp_path), num_eval_users=0)
 
 
