@@ -222,7 +222,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     trainer.save_model_directory(output, **about)
-    blended = "" if config.trained_until else blend_sentence(args, output, trainer)
+    blended = blend_sentence(args, output, trainer)
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)

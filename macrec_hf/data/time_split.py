@@ -127,12 +127,16 @@ class HistoriesUntil(Histories):
         user_ids, items: users who validate, with their purchases before `validates_from`, at least one.
         targets: int32, `(num_users,)`, the table row of the first purchase of each of them from `validates_from` on.
         short_ids, short_items: the others with a purchase before `validates_from`: they only train.
+        later: all that each of them buys from `validates_from` on and before the date, oldest first.
         counted: everybody's purchases before the date, a sequence a user.
+        first_day: `validates_from` as days since 1970; None where the timestamps are no dates.
         until, validates_from: the two days, as people write them.
     """
 
     targets: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    later: list[np.ndarray] = field(default_factory=list)
     counted: list[np.ndarray] = field(default_factory=list)
+    first_day: int | None = None
     until: str = ""
     validates_from: str = ""
 
@@ -196,9 +200,22 @@ def items_before(interactions: pd.DataFrame, until: Cut) -> set[str]:
     Raises:
         ValueError: a date of another kind, or no purchase before it.
     """
+    return set(purchases_before(interactions, until)["item_id"])
+
+
+def purchases_before(interactions: pd.DataFrame, until: Cut | None) -> pd.DataFrame:
+    """The purchases before a date; all without one.
+
+    Args:
+        interactions, until: as for [`histories_until`].
+
+    Raises:
+        ValueError: a date of another kind, or no purchase before it.
+    """
+    if until is None:
+        return interactions
     moments = Moments.of(interactions["timestamp"])
-    known, _ = _parted(interactions, moments, moments.at(until), "until", nothing_later=True)
-    return set(known["item_id"])
+    return _parted(interactions, moments, moments.at(until), "until", nothing_later=True)[0]
 
 
 def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until: Cut) -> HistoriesUntil:
@@ -224,8 +241,8 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
     counted = user_histories(known, row_of, min_interactions=1)
     before = user_histories(known[earlier < start], row_of, min_interactions=1)
     between = user_histories(known[earlier >= start], row_of, min_interactions=1)
-    target_of = {user: items[0] for user, items in zip(between.user_ids, between.items, strict=True)}
-    validates = np.array([user in target_of for user in before.user_ids])
+    later_of = dict(zip(between.user_ids, between.items, strict=True))
+    validates = np.array([user in later_of for user in before.user_ids])
     if not validates.any():
         raise ValueError(
             f"until: expected a customer who buys before {moments.name(start)} and again before {moments.name(end)}, "
@@ -237,8 +254,12 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
         [before.items[user] for user in yes],
         [before.user_ids[user] for user in no],
         [before.items[user] for user in no],
-        targets=np.array([target_of[before.user_ids[user]] for user in yes], dtype=np.int32),
+        days=None if before.days is None else [before.days[user] for user in yes],
+        short_days=None if before.days is None else [before.days[user] for user in no],
+        targets=np.array([later_of[before.user_ids[user]][0] for user in yes], dtype=np.int32),
+        later=[later_of[before.user_ids[user]] for user in yes],
         counted=counted.items,
+        first_day=int(start) if moments.are_days else None,
         until=moments.name(end),
         validates_from=moments.name(start),
     )

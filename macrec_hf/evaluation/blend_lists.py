@@ -4,6 +4,7 @@ import numpy as np
 
 from ..data.purchase_counting import count_purchases
 from ..data.splits import SplitUsers
+from ..data.time_split import FutureUsers
 from ..model.blend import Blend, BlendInputs, find_candidates
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
@@ -14,7 +15,7 @@ from .ranking_metrics import KS
 _USERS_AT_A_TIME = 512
 
 
-def blend_inputs(recommender: MacRecRecommender, users: SplitUsers, window: int) -> BlendInputs:
+def blend_inputs(recommender: MacRecRecommender, users: SplitUsers | FutureUsers, window: int) -> BlendInputs:
     """The counts of the purchases that may be counted for a split, never those of the model directory."""
     num_items = recommender.table.num_items
     counts = count_purchases(users.counted, num_items, window=window, days=users.counted_days)
@@ -22,7 +23,11 @@ def blend_inputs(recommender: MacRecRecommender, users: SplitUsers, window: int)
 
 
 def blend_lists(
-    blend: Blend, inputs: BlendInputs, users: SplitUsers, lists: dict[str, RankedLists], limits: Limits | None
+    blend: Blend,
+    inputs: BlendInputs,
+    users: SplitUsers | FutureUsers,
+    lists: dict[str, RankedLists],
+    limits: Limits | None,
 ) -> RankedLists:
     """The ten best of each user.
 

@@ -151,7 +151,12 @@ class SplitRanking:
         baselines = {"shown": count(histories, width), "hidden": refilled(count, histories, width)}
         model = self.model
         if self.unread is not None:
-            model = {name: answered(model[name], self.unread, baselines[name]["popularity"]) for name in model}
+            # The blend has lists of its own for new customers.
+            blended = {name: {BLEND: lists[BLEND]} if BLEND in lists else {} for name, lists in model.items()}
+            model = {
+                name: answered(model[name], self.unread, baselines[name]["popularity"]) | blended[name]
+                for name in model
+            }
         return {name: model[name] | baselines[name] | self.outside[name] for name in ("shown", "hidden")}
 
     def report(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
@@ -244,7 +249,7 @@ def _blended(
 ) -> Lists:
     """The row of the blend, where the recommender has one that was fitted for such a split."""
     blend = recommender.blend
-    if blend is None or isinstance(users, FutureUsers):
+    if blend is None:
         return {}
     if blend.serves == MODEL:  # the guard found nothing better
         return {BLEND: lists[ENSEMBLE]}

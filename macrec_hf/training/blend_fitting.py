@@ -20,10 +20,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
 from ..data.purchase_counting import count_purchases
-from ..data.readers import Histories, read_interactions, user_histories
-from ..data.splits import split_users, validation_halves
+from ..data.readers import read_interactions, user_histories
+from ..data.time_split import purchases_before
 from ..evaluation.baselines import best_window
-from ..evaluation.own_history import quoted, repeat_rate
+from ..evaluation.own_history import quoted
 from ..evaluation.report import shared_by
 from ..model.blend import MODEL, SOURCES, Blend, BlendInputs, Candidates, find_candidates
 from ..model.catalogue_ranking import history_sources, rank_catalogue
@@ -35,16 +35,15 @@ from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.semantic_ids import SemanticIdTable
 from ..model.served_catalogue import content_of
+from .blend_purchases import purchases_to_explain
 
 logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of standardised terms; ours
-FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
 TOO_FEW_USERS = 20  # with fewer no weights are fitted: the best single source serves; ours
 FOLDS = 5
 _ONLY_TO_RANK = ("sold", "near_count", "together_count")  # other terms hold the same, in a form that can be weighed
 _USERS_AT_A_TIME = 512
-_USERS = 10_000  # more say little more, and memory grows with them
 
 
 @dataclass
@@ -139,76 +138,63 @@ def curvature(choices: Choices, weights: np.ndarray, penalty: float) -> np.ndarr
 
 def fit_blend(
     recommender: MacRecRecommender,
-    histories: Histories,
+    interactions: pd.DataFrame,
     *,
     gather: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Blend:
-    """Fits and guards a blend, leave-one-out, on the validation purchases of the users that chose nothing else.
+    """Fits and guards a blend on the validation purchases of the users that chose nothing else.
 
-    Neither the model was trained on these purchases nor do the counts contain them; they hold each user's purchases
-    but the last two, as the training does. Where that half has fewer than 200 users, all validation users are
-    explained, although some of them have stopped the training.
+    Neither the model was trained on these purchases nor do the counts contain them, see
+    [`~training.blend_purchases.purchases_to_explain`]. Where that half has fewer than 200 users, all validation users
+    are explained, although some of them have stopped the training.
 
     Args:
-        recommender: a trained one; its table holds all items.
-        histories: of everybody, as [`user_histories`] gives them.
+        recommender: a trained one; its table holds all items. A model of `macrec train --until` is weighed on
+            purchases before that day alone.
+        interactions: those that the model was trained on, as `read_interactions` returns them.
         gather: `evaluation.report.shared_by` of the processes that share the ranking; None: this process ranks alone.
         progress: whether to show a progress bar.
 
     Returns:
-        The blend. `about` holds "num_users", "target_among_candidates" (share of users whose purchase could be
-        explained), "ndcg@10" (`{source: value}`, the blend's cross-fitted), "difference" (blend less the best
+        The blend. `about` holds "num_users", "num_purchases", "target_among_candidates" (share of the purchases that
+        could be explained), "ndcg@10" (`{source: value}`, the blend's cross-fitted), "difference" (blend less the best
         source, its standard error), "penalty", "window", "log_loss", "repeat_rate", "hides_history" and "weights"
         (`{term: [standardised weight, its standard error]}`).
-
-    Raises:
-        ValueError: a model of `macrec train --until`.
     """
-    until = recommender.model.config.trained_until
-    if until is not None:
-        raise ValueError(
-            f"recommender: expected one that learned by leave-one-out, got one that has learned all purchases before "
-            f"{until}: the validation purchases that weights are fitted on are among them."
-        )
-    everyone = split_users(histories, "validation")
-    _, half = validation_halves(everyone.user_ids)
-    half = half if len(half) >= FEW_USERS else np.arange(len(everyone))
-    half = half[np.unique(np.linspace(0, len(half) - 1, min(_USERS, len(half))).astype(np.int64))]
-    num_items = recommender.table.num_items
-    window = best_window(everyone.counted, num_items)
-    counts = count_purchases(everyone.counted, num_items, window=window, days=everyone.counted_days)
-    inputs = BlendInputs(counts, content_of(recommender.table, recommender.quantizer))
-    users = [everyone.histories[user] for user in half]
-    targets = everyone.targets[half].astype(np.int64)
-    days = None if everyone.days is None else everyone.days[half]
-    rate = repeat_rate(everyone.histories, everyone.targets)
-    limits = Limits(len(users), counts.num_items, histories=users) if quoted(rate) == "hidden" else None
+    table, until = recommender.table, recommender.model.config.trained_until
+    known = purchases_to_explain(interactions, table.row_of, until)
+    window = best_window(known.counted, table.num_items)
+    counts = count_purchases(known.counted, table.num_items, window=window, days=known.counted_days)
+    inputs = BlendInputs(counts, content_of(table, recommender.quantizer))
+    users = known.histories
+    limits = Limits(len(users), counts.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
     decoding = Decoding(batch_size=64)
-    sources = history_sources(recommender.task_encoder, users, recommender.table.modalities)
+    sources = history_sources(recommender.task_encoder, users, table.modalities)
     ranked = rank_catalogue(
         recommender.model, recommender.tries, sources, decoding, limits=limits, progress=progress, **(gather or {})
     )
     blocks = []
-    for start in range(0, len(users), _USERS_AT_A_TIME):
-        block = np.arange(start, min(start + _USERS_AT_A_TIME, len(users)))
-        lists = {name: ranked[name].rows(block) for name in recommender.table.modalities}
-        some_days = None if days is None else days[block]
+    for start in range(0, len(known.owners), _USERS_AT_A_TIME):
+        block = known.owners[start : start + _USERS_AT_A_TIME]
+        lists = {name: ranked[name].rows(block) for name in table.modalities}
+        days = None if known.days is None else known.days[block]
         some = [users[user] for user in block]
-        blocks.append(find_candidates(inputs, some, lists, days=some_days, limits=limits, users=block))
-    blend = _fit_and_guard(blocks, targets, ranked[ENSEMBLE])
-    blend.about.update({"repeat_rate": rate, "hides_history": limits is not None, "window": window})
+        blocks.append(find_candidates(inputs, some, lists, days=days, limits=limits, users=block))
+    blend = _fit_and_guard(blocks, known.targets, known.owners, ranked[ENSEMBLE].rows(known.owners))
+    blend.about.update({"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window})
     return blend
 
 
 def fit_and_count(
     recommender: MacRecRecommender, interactions: str | PathLike[str] | pd.DataFrame, **kwargs: Any
 ) -> tuple[Blend, PurchaseCounts]:
-    """[`fit_blend`], and the counts of all purchases that it serves with."""
+    """[`fit_blend`], and the counts of all purchases that it serves with; by time of those before the model's day."""
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
-    blend = fit_blend(recommender, user_histories(interactions, recommender.table.row_of), **kwargs)
-    return blend, serving_counts(interactions, recommender.table, blend)
+    blend = fit_blend(recommender, interactions, **kwargs)
+    known = purchases_before(interactions, recommender.model.config.trained_until)
+    return blend, serving_counts(known, recommender.table, blend)
 
 
 def blend_directory(
@@ -223,11 +209,11 @@ def blend_directory(
     told: list[Blend | None] = [None]
     if everywhere or accelerator.is_main_process:
         recommender = MacRecRecommender.from_pretrained(directory, device=accelerator.device)
-        histories = user_histories(interactions, recommender.table.row_of)
         gather = shared_by(accelerator) if everywhere else None
-        told = [fit_blend(recommender, histories, gather=gather, progress=progress)]
+        told = [fit_blend(recommender, interactions, gather=gather, progress=progress)]
         if accelerator.is_main_process:
-            serving_counts(interactions, recommender.table, cast(Blend, told[0])).save(directory)
+            known = purchases_before(interactions, recommender.model.config.trained_until)
+            serving_counts(known, recommender.table, cast(Blend, told[0])).save(directory)
             cast(Blend, told[0]).save(directory)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
@@ -239,7 +225,8 @@ def blend_line(blend: Blend) -> str:
     """What serves, and how it compares with the best single source on validation."""
     figures = blend.about["ndcg@10"]
     best = blend.about["best_source"]
-    users = f"{blend.about['num_users']} validation users"
+    of = f" with {blend.about['num_purchases']} purchases" * (blend.about["num_purchases"] != blend.about["num_users"])
+    users = f"{blend.about['num_users']} validation users{of}"
     if "blend" not in figures:
         return f"too few users to weigh sources by: {blend.serves} serves, NDCG@10 {figures[best]:.4f} on {users}"
     difference, error = blend.about["difference"]
@@ -276,7 +263,7 @@ def serving_counts(
     return count_purchases(histories.items, table.num_items, window=blend.about["window"], days=histories.days)
 
 
-def _fit_and_guard(blocks: Sequence[Candidates], targets: np.ndarray, model: RankedLists) -> Blend:
+def _fit_and_guard(blocks: Sequence[Candidates], targets: np.ndarray, owners: np.ndarray, model: RankedLists) -> Blend:
     found = np.concatenate([(block.items == wanted[:, None]).any(axis=1) for block, wanted in _with(blocks, targets)])
     gains = {
         name: np.concatenate([_gains(block.ranked(of_source, 10), wanted) for block, wanted in _with(blocks, targets)])
@@ -284,19 +271,21 @@ def _fit_and_guard(blocks: Sequence[Candidates], targets: np.ndarray, model: Ran
     }
     gains[MODEL] = _gains(model, targets)
     best = max(gains, key=lambda name: gains[name].mean())
-    about = {"num_users": len(targets), "target_among_candidates": float(found.mean()), "best_source": best}
-    if found.sum() < TOO_FEW_USERS:
+    about: dict[str, Any] = {"num_users": len(np.unique(owners)), "num_purchases": len(targets)}
+    about |= {"target_among_candidates": float(found.mean()), "best_source": best}
+    of_users, user = np.unique(owners[found], return_inverse=True)
+    if len(of_users) < TOO_FEW_USERS:
         return Blend({}, best, about | {"ndcg@10": _means(gains)})
     kept = [_kept(block, (block.items == wanted[:, None]).any(axis=1)) for block, wanted in _with(blocks, targets)]
     choices = Choices.of(kept, targets[found])
-    folds = np.random.default_rng(0).permutation(len(choices.bought)) % FOLDS
+    folds = (np.random.default_rng(0).permutation(len(of_users)) % FOLDS)[user]  # no user is on both sides
     losses = {penalty: _crossed(choices, folds, penalty) for penalty in PENALTIES}
     penalty = min(losses, key=lambda value: losses[value][0])
     log_loss, of_fold = losses[penalty]
     gains["blend"] = np.zeros(len(targets))
     gains["blend"][found] = _gains_of_choices(choices, folds, of_fold)
     difference = gains["blend"] - gains[best]
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    error = clustered_error(difference, owners)
     serves = "blend" if difference.mean() >= -error else best
     weights = fit_weights(choices, penalty)
     errors = standard_errors(choices, weights, penalty)
@@ -320,6 +309,18 @@ def _crossed(choices: Choices, folds: np.ndarray, penalty: float) -> tuple[float
     weights = [fit_weights(choices.some(np.flatnonzero(folds != fold)), penalty, start) for fold in range(FOLDS)]
     losses = [choices.some(np.flatnonzero(folds == fold)).loss(weights[fold]) for fold in range(FOLDS)]
     return float(np.average(losses, weights=np.bincount(folds, minlength=FOLDS))), weights
+
+
+def clustered_error(values: np.ndarray, owners: np.ndarray) -> float:
+    """The standard error of a mean over purchases, those of a user taken together.
+
+    Args:
+        values: float, `(num_purchases,)`.
+        owners: int64, the same shape, whose purchase each is.
+    """
+    users = np.unique(owners, return_inverse=True)[1]
+    sums = np.bincount(users, weights=values - values.mean())
+    return float(np.sqrt((sums**2).sum() * len(sums) / max(len(sums) - 1, 1)) / len(values))
 
 
 def _means(gains: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -6,16 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from blend_tools import tiny_recommender
 
-from macrec_hf import (
-    MacRecConfig,
-    MacRecForConditionalGeneration,
-    MacRecRecommender,
-    SemanticIdTable,
-    SemanticIdTokenizer,
-    evaluate,
-)
-from macrec_hf.data.readers import user_histories
+from macrec_hf import MacRecRecommender, evaluate
 from macrec_hf.model.blend import Candidates
 from macrec_hf.training.blend_fitting import (
     Choices,
@@ -46,23 +39,7 @@ def purchases():
 @pytest.fixture(scope="module")
 def recommender():
     """An untrained model over two modalities: it knows nothing."""
-    torch.manual_seed(0)
-    codes = {
-        name: torch.stack([torch.arange(NUM_ITEMS) // 5, torch.arange(NUM_ITEMS) % 5], 1) for name in ("text", "image")
-    }
-    table = SemanticIdTable([f"i{item}" for item in range(NUM_ITEMS)], codes, 8)
-    tokenizer = SemanticIdTokenizer.from_table(table)
-    config = MacRecConfig(
-        vocab_size=len(tokenizer),
-        num_levels=2,
-        d_model=16,
-        d_kv=8,
-        d_ff=32,
-        num_layers=1,
-        num_decoder_layers=1,
-        num_heads=2,
-    )
-    return MacRecRecommender(model=MacRecForConditionalGeneration(config), tokenizer=tokenizer, table=table)
+    return tiny_recommender(NUM_ITEMS)
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +131,11 @@ def test_what_serves_counts_all_purchases_and_refresh_counts_the_same(blended, p
 
 def test_what_is_tested_changes_no_weight(recommender, purchases):
     """The last purchase of every second customer is another; the fit reads none of them."""
-    first = fit_blend(recommender, user_histories(purchases, recommender.table.row_of))
+    first = fit_blend(recommender, purchases)
     changed = purchases.copy()
     last = changed.groupby("user_id").tail(1).index[::2]
     changed.loc[last, "item_id"] = "i0"
-    again = fit_blend(recommender, user_histories(changed, recommender.table.row_of))
+    again = fit_blend(recommender, changed)
     assert again.weights == first.weights and again.about == first.about
 
 
@@ -191,7 +168,7 @@ def test_without_the_counts_the_model_serves_alone(blended, tmp_path):
 
 def test_few_customers_are_served_by_the_best_source(recommender, purchases):
     few = purchases[purchases["user_id"].isin([f"u{user}" for user in range(12)])]
-    blend = fit_blend(recommender, user_histories(few, recommender.table.row_of))
+    blend = fit_blend(recommender, few)
     assert not blend.weights and blend.serves == blend.about["best_source"]
     assert "blend" not in blend.about["ndcg@10"]
 

@@ -1,0 +1,93 @@
+"""The purchases that the blend's weights are fitted on: neither the model was trained on them nor do the counts hold
+them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..data.readers import user_histories
+from ..data.splits import split_users, validation_halves
+from ..data.time_split import histories_until
+from ..evaluation.own_history import repeat_rate
+
+FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
+_USERS = 10_000  # more say little more, and memory grows with them
+
+
+@dataclass
+class Explained:
+    """Purchases to explain, of some users, and what was known before.
+
+    Attributes:
+        histories: the table rows of what each user had bought before, oldest first, `num_users` of them.
+        owners: int64, `(num_purchases,)`, whose purchase each is: a place in `histories`, rising.
+        targets: int64, `(num_purchases,)`, table rows.
+        days: int64, `(num_users,)`, as of which the terms are made; None where the purchases have no dates.
+        counted, counted_days: the purchases that may be counted, a sequence a user, of everybody, and their days.
+        repeat_rate: how many of the validation purchases, of all users, were bought before.
+    """
+
+    histories: list[np.ndarray]
+    owners: np.ndarray
+    targets: np.ndarray
+    days: np.ndarray | None
+    counted: list[np.ndarray]
+    counted_days: list[np.ndarray] | None
+    repeat_rate: float
+
+
+def purchases_to_explain(interactions: pd.DataFrame, row_of: dict[str, int], until: str | None) -> Explained:
+    """Those of the users that chose nothing else, or of all where that half has fewer than 200 users.
+
+    Args:
+        interactions: as `read_interactions` returns them.
+        row_of: item id → row of the table.
+        until: `trained_until` of the model's configuration. None: leave-one-out, where the last but one purchase of a
+            user is explained and the counts hold all before. A date: every purchase of the latest fifth before it is,
+            from the day D' on with which validation began, as of D', and the counts end there; items that were first
+            sold from D' on are new.
+
+    Raises:
+        ValueError: see `user_histories` and `histories_until`.
+    """
+    return _leave_one_out(interactions, row_of) if until is None else _by_time(interactions, row_of, until)
+
+
+def _leave_one_out(interactions: pd.DataFrame, row_of: dict[str, int]) -> Explained:
+    everyone = split_users(user_histories(interactions, row_of), "validation")
+    users = _chosen(everyone.user_ids)
+    return Explained(
+        [everyone.histories[user] for user in users],
+        np.arange(len(users)),
+        everyone.targets[users].astype(np.int64),
+        None if everyone.days is None else everyone.days[users],
+        everyone.counted,
+        everyone.counted_days,
+        repeat_rate(everyone.histories, everyone.targets),
+    )
+
+
+def _by_time(interactions: pd.DataFrame, row_of: dict[str, int], until: str) -> Explained:
+    known = histories_until(interactions, row_of, until)
+    users = _chosen(known.user_ids)
+    bought = [known.later[user] for user in users]
+    days = None if known.first_day is None else np.full(len(users), known.first_day, dtype=np.int64)
+    everyone = [known.items[user] for user in np.repeat(np.arange(len(known)), [len(items) for items in known.later])]
+    return Explained(
+        [known.items[user] for user in users],
+        np.repeat(np.arange(len(users)), [len(items) for items in bought]),
+        np.concatenate(bought).astype(np.int64),
+        days,
+        [*known.items, *known.short_items],
+        None if known.days is None else [*known.days, *(known.short_days or [])],
+        repeat_rate(everyone, np.concatenate(known.later)),
+    )
+
+
+def _chosen(user_ids: list[str]) -> np.ndarray:
+    """Places of the users whose purchases are explained."""
+    _, half = validation_halves(user_ids)
+    half = half if len(half) >= FEW_USERS else np.arange(len(user_ids))
+    return half[np.unique(np.linspace(0, len(half) - 1, min(_USERS, len(half))).astype(np.int64))]
