@@ -120,13 +120,22 @@ def _usage() -> str:
     )
 
 
-def _be_quiet() -> None:
-    """Of many processes one shows progress and warnings; errors come from whoever has them."""
+def _be_quiet(everything: bool) -> None:
+    """Hides the libraries' bars, which speak of shards and weights; downloads keep theirs.
+
+    Args:
+        everything: whether downloads and warnings are hidden too: of many processes one shows them. Errors come from
+            whoever has them.
+    """
+    from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as library
 
-    library.set_verbosity_error()
-    library.disable_progress_bar()
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    library.disable_progress_bar()
+    if everything:
+        library.set_verbosity_error()
+    else:
+        enable_progress_bars()
 
 
 def _run(args: argparse.Namespace) -> str | None:
@@ -177,8 +186,6 @@ def _main(argv: list[str] | None) -> int:
         return 2
     parser, args = build_parser(verb), None
     verbose = "--verbose" in words
-    if os.environ.get("RANK", "0") != "0":
-        _be_quiet()
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -193,6 +200,9 @@ def _main(argv: list[str] | None) -> int:
         args = parser.parse_args(words)
         args.started = started
         args.command = shlex.join(["macrec", *argv])
+        is_main = os.environ.get("RANK", "0") == "0"
+        if verb != "prepare" and not (verbose and is_main):
+            _be_quiet(everything=not is_main)
         summary = _run(args)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         if verbose:
