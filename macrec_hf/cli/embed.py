@@ -103,9 +103,6 @@ def _model(name: str | None) -> str | None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for flag in ("batch_size", "max_length"):
-        if getattr(args, flag) < 1:
-            raise ValueError(f"--{flag.replace('_', '-')}: expected at least 1, got {getattr(args, flag)}.")
     if args.like and args.until:
         raise ValueError(
             "--like takes encoders that have learned already: expected no --until beside it. Leave one of them away."

@@ -140,8 +140,6 @@ def run(args: argparse.Namespace) -> str:
 
     named_device(args)  # refused before the work
     start, output = args.started, make_output(args.output)
-    if args.seeds is not None and args.seeds < 1:
-        raise ValueError(f"--seeds: expected at least 1, got {args.seeds}.")
     if args.seeds is not None and getattr(args, "push_to_hub", False):
         raise ValueError(
             "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "

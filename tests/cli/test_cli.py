@@ -156,7 +156,7 @@ def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
         (["quantize", "--embeddings", "{emb}", "--output", "{file}/below"], "expected a folder that can be written"),
         (["quantize", "--embeddings", "{emb}", "--output", "{out}", *SMALL], "4 IDs, and 26 of 30 items are left"),
         (
-            ["quantize", "--embeddings", "text=a.npy,b.npy", "--output", "{out}"],
+            ["quantize", "--embeddings", "text=a.npy,text=b.npy", "--output", "{out}"],
             "Expected pairs such as text=a,image=b",
         ),
         (["quantize", "--embeddings", "text=a,text=b", "--output", "{out}"], "each name once"),

@@ -105,7 +105,6 @@ def test_flags_from_yaml(shop):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch-size", "0"], "--batch-size: expected at least 1, got 0"),
         (["--text-model", "none", "--image-model", "none"], "expected at least one modality"),
         (["--like", "x", "--text-model", "offline"], "--like takes models and pooling from the earlier folder"),
         (["--like", "nowhere"], "expected a folder that `macrec embed` wrote"),

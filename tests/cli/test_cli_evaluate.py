@@ -234,10 +234,3 @@ def test_what_cannot_work_is_said_at_once(shop, capsys, tmp_path):
     ):
         status, _, err = run(capsys, *words)
         assert status == 1 and message in err, (words, err)
-
-
-@pytest.mark.parametrize("verb", ["evaluate", "recommend"])
-def test_decoding_flags_are_checked_before_the_model_is_read(capsys, tmp_path, verb):
-    source = ["--interactions", tmp_path / "i.csv"] if verb == "evaluate" else ["--history", "i1"]
-    status, _, err = run(capsys, verb, "--model", tmp_path / "model", *source, "--num-beams", 0)
-    assert status == 1 and "--num-beams: expected a whole number of at least 1, got 0" in err

@@ -96,11 +96,6 @@ def test_resuming_trains_only_what_is_not_finished(shop, models, tmp_path, capsy
     assert f"in {models / 'seed-3'} was made with" in capsys.readouterr().err
 
 
-def test_no_seed_is_refused(shop, capsys):
-    assert train(shop, "--seeds", 0) == 1
-    assert "--seeds: expected at least 1, got 0" in capsys.readouterr().err
-
-
 def test_mean_report_by_hand():
     def report(hit, coverage):
         one = {"split": "test", "num_users": 4, "text": {"hr@1": hit}, "coverage": {"text": coverage}}
