@@ -22,20 +22,14 @@ from scipy.optimize import minimize
 from ..data.purchase_counting import count_purchases
 from ..data.readers import read_interactions, user_histories
 from ..data.time_split import purchases_before
-from ..evaluation.baselines import best_window
-from ..evaluation.own_history import quoted
 from ..evaluation.report import shared_by
-from ..model.blend import MODEL, SOURCES, Blend, BlendInputs, Candidates, find_candidates
-from ..model.catalogue_ranking import history_sources, rank_catalogue
-from ..model.ensemble import ENSEMBLE, Decoding
-from ..model.limits import Limits
+from ..model.blend import MODEL, SOURCES, Blend, Candidates
 from ..model.model_files import load_catalogue
 from ..model.purchase_counts import PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.semantic_ids import SemanticIdTable
-from ..model.served_catalogue import content_of
-from .blend_purchases import purchases_to_explain
+from .blend_purchases import Weighed, candidates_to_weigh, purchases_to_explain
 
 logger = logging.getLogger(__name__)
 
@@ -162,27 +156,14 @@ def fit_blend(
         source, its standard error), "penalty", "window", "log_loss", "repeat_rate", "hides_history" and "weights"
         (`{term: [standardised weight, its standard error]}`).
     """
-    table, until = recommender.table, recommender.model.config.trained_until
-    known = purchases_to_explain(interactions, table.row_of, until)
-    window = best_window(known.counted, table.num_items)
-    counts = count_purchases(known.counted, table.num_items, window=window, days=known.counted_days)
-    inputs = BlendInputs(counts, content_of(table, recommender.quantizer))
-    users = known.histories
-    limits = Limits(len(users), counts.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
-    decoding = Decoding(batch_size=64)
-    sources = history_sources(recommender.task_encoder, users, table.modalities)
-    ranked = rank_catalogue(
-        recommender.model, recommender.tries, sources, decoding, limits=limits, progress=progress, **(gather or {})
+    blocks, ranked, about = candidates_to_weigh(
+        recommender,
+        purchases_to_explain(interactions, recommender.table.row_of, recommender.model.config.trained_until),
+        gather=gather,
+        progress=progress,
     )
-    blocks = []
-    for start in range(0, len(known.owners), _USERS_AT_A_TIME):
-        block = known.owners[start : start + _USERS_AT_A_TIME]
-        lists = {name: ranked[name].rows(block) for name in table.modalities}
-        days = None if known.days is None else known.days[block]
-        some = [users[user] for user in block]
-        blocks.append(find_candidates(inputs, some, lists, days=days, limits=limits, users=block))
-    blend = _fit_and_guard(blocks, known.targets, known.owners, ranked[ENSEMBLE].rows(known.owners))
-    blend.about.update({"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window})
+    blend = fit_and_guard(blocks, ranked)
+    blend.about.update(about)
     return blend
 
 
@@ -263,10 +244,16 @@ def serving_counts(
     return count_purchases(histories.items, table.num_items, window=blend.about["window"], days=histories.days)
 
 
-def _fit_and_guard(blocks: Sequence[Candidates], targets: np.ndarray, owners: np.ndarray, model: RankedLists) -> Blend:
-    found = np.concatenate([(block.items == wanted[:, None]).any(axis=1) for block, wanted in _with(blocks, targets)])
+def fit_and_guard(blocks: Sequence[Weighed], model: RankedLists) -> Blend:
+    """The blend of the candidates of purchases.
+
+    Args:
+        model: the ensemble's lists of the same purchases.
+    """
+    targets, owners = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("targets", "owners"))
+    found = np.concatenate([_is_among(block) for block in blocks])
     gains = {
-        name: np.concatenate([_gains(block.ranked(of_source, 10), wanted) for block, wanted in _with(blocks, targets)])
+        name: np.concatenate([_gains(block.candidates.ranked(of_source, 10), block.targets) for block in blocks])
         for name, of_source in SOURCES.items()
     }
     gains[MODEL] = _gains(model, targets)
@@ -276,7 +263,7 @@ def _fit_and_guard(blocks: Sequence[Candidates], targets: np.ndarray, owners: np
     of_users, user = np.unique(owners[found], return_inverse=True)
     if len(of_users) < TOO_FEW_USERS:
         return Blend({}, best, about | {"ndcg@10": _means(gains)})
-    kept = [_kept(block, (block.items == wanted[:, None]).any(axis=1)) for block, wanted in _with(blocks, targets)]
+    kept = [_kept(block.candidates, _is_among(block)) for block in blocks]
     choices = Choices.of(kept, targets[found])
     folds = (np.random.default_rng(0).permutation(len(of_users)) % FOLDS)[user]  # no user is on both sides
     losses = {penalty: _crossed(choices, folds, penalty) for penalty in PENALTIES}
@@ -346,10 +333,9 @@ def _gains(lists: RankedLists, targets: np.ndarray) -> np.ndarray:
     return np.where(hit, 1 / np.log2(np.arange(hit.shape[1]) + 2.0), 0.0).sum(axis=1)
 
 
-def _with(blocks: Sequence[Candidates], targets: np.ndarray) -> list[tuple[Candidates, np.ndarray]]:
-    """Each block of users with its targets."""
-    ends = np.cumsum([len(block.items) for block in blocks])
-    return list(zip(blocks, np.split(targets, ends[:-1]), strict=True))
+def _is_among(block: Weighed) -> np.ndarray:
+    """Whether each purchase is among its candidates."""
+    return (block.candidates.items == block.targets[:, None]).any(axis=1)
 
 
 def _kept(block: Candidates, users: np.ndarray) -> Candidates:

@@ -2,17 +2,29 @@
 them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..data.purchase_counting import count_purchases
 from ..data.readers import user_histories
 from ..data.splits import split_users, validation_halves
 from ..data.time_split import histories_until
-from ..evaluation.own_history import repeat_rate
+from ..evaluation.baselines import best_window
+from ..evaluation.own_history import quoted, repeat_rate
+from ..model.blend import BlendInputs, Candidates, find_candidates
+from ..model.catalogue_ranking import history_sources, rank_catalogue
+from ..model.ensemble import ENSEMBLE, Decoding
+from ..model.limits import Limits
+from ..model.ranked_lists import RankedLists
+from ..model.recommender import MacRecRecommender
+from ..model.served_catalogue import content_of
 
 FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
+_USERS_AT_A_TIME = 512
 _USERS = 10_000  # more say little more, and memory grows with them
 
 
@@ -91,3 +103,58 @@ def _chosen(user_ids: list[str]) -> np.ndarray:
     _, half = validation_halves(user_ids)
     half = half if len(half) >= FEW_USERS else np.arange(len(user_ids))
     return half[np.unique(np.linspace(0, len(half) - 1, min(_USERS, len(half))).astype(np.int64))]
+
+
+@dataclass
+class Weighed:
+    """A block of purchases to explain.
+
+    Attributes:
+        candidates: of each.
+        targets, owners: int64, `(num_purchases,)`, the table row of each purchase, and whose it is.
+    """
+
+    candidates: Candidates
+    targets: np.ndarray
+    owners: np.ndarray
+
+
+def candidates_to_weigh(
+    recommender: MacRecRecommender,
+    known: Explained,
+    *,
+    gather: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> tuple[list[Weighed], RankedLists, dict[str, Any]]:
+    """The candidates of purchases to explain, the ensemble's lists, and how both were made.
+
+    Args:
+        gather: `evaluation.report.shared_by` of the processes that share the ranking; None: this process ranks alone.
+        progress: whether to show a progress bar.
+    """
+    table, users = recommender.table, known.histories
+    window = best_window(known.counted, table.num_items)
+    counts = count_purchases(known.counted, table.num_items, window=window, days=known.counted_days)
+    inputs = BlendInputs(counts, content_of(table, recommender.quantizer))
+    limits = Limits(len(users), counts.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
+    sources = history_sources(recommender.task_encoder, users, table.modalities)
+    lists = rank_catalogue(
+        recommender.model,
+        recommender.tries,
+        sources,
+        Decoding(batch_size=64),
+        limits=limits,
+        progress=progress,
+        **(gather or {}),
+    )
+    blocks = []
+    for start in range(0, len(known.owners), _USERS_AT_A_TIME):
+        block = slice(start, start + _USERS_AT_A_TIME)
+        owners = known.owners[block]
+        of_model = {name: lists[name].rows(owners) for name in table.modalities}
+        days = None if known.days is None else known.days[owners]
+        some = [users[user] for user in owners]
+        candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=owners)
+        blocks.append(Weighed(candidates, known.targets[block], owners))
+    about = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
+    return blocks, lists[ENSEMBLE].rows(known.owners), about

@@ -220,7 +220,6 @@ def test_what_cannot_work_is_said_at_once(shop, capsys, tmp_path):
     for words, message in (
         (("evaluate", "--model", tmp_path, "--interactions", interactions), "Expected a whole model directory"),
         (("evaluate", "--model", model, "--interactions", tmp_path / "no.csv"), "no such file"),
-        (("evaluate", "--model", model, "--interactions", interactions, "--limit-users", -1), "expected at least 1"),
         (
             ("evaluate", "--model", model, "--interactions", interactions, "--output", tmp_path / "no" / "m.json"),
             "found none: make it",
