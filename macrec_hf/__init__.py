@@ -68,7 +68,7 @@ _HOMES = {
     "remove_items": "catalogue.indexing",
     "semantic_id_beam_search": "model.beam_search",
     "task_names": "model.tokenization_macrec",
-    "user_histories": "data.readers",
+    "user_histories": "data.histories",
     "user_metrics": "evaluation.ranking_metrics",
     "validation_halves": "data.splits",
 }
@@ -150,7 +150,8 @@ if TYPE_CHECKING:
     from .catalogue.item_encoders import embed_items
     from .data.data_collator import RecommendationCollator
     from .data.dataset_builders import InteractionsBuilder, ItemsBuilder, RecommendationTasksBuilder
-    from .data.readers import read_interactions, read_items, user_histories
+    from .data.histories import user_histories
+    from .data.readers import read_interactions, read_items
     from .data.recommendation_tasks import load_recommendation_tasks
     from .data.splits import leave_one_out, validation_halves
     from .demo.shop import make_demo_shop

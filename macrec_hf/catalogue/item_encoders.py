@@ -5,6 +5,7 @@ An encoder (`encoders.py`) has a `name`, its `settings`, and two steps: `batch_f
 both for an items table.
 """
 
+import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import scipy.sparse
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
+from ..data.cells import plain_text
 from .catalogue_batches import Processes, in_batches
 from .embedding_store import EmbeddingStore
 from .encoder_base import save_state
@@ -62,7 +64,7 @@ def encode_texts(
 
 
 def encode_photos(
-    paths: Sequence[str | Path | None],
+    paths: Sequence[str | Path | bytes | None],
     encoder: ImageEncoder,
     batch_size: int = 32,
     progress: bool = True,
@@ -92,14 +94,14 @@ def encode_photos(
     return _collect(encoder, rows, features, len(paths), reasons, "image", learned_from)
 
 
-def _open_photo(path: str | Path | None) -> Image.Image | str:
+def _open_photo(path: str | Path | bytes | None) -> Image.Image | str:
     """The photo upright in RGB on white, or why there is none."""
     if path is None:
         return "no photo named"
-    if str(path).startswith(("http://", "https://")):
+    if isinstance(path, str) and path.lower().startswith(("http://", "https://")):
         return "a URL: download the photo and give its path"
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as file:
             image: Image.Image = ImageOps.exif_transpose(file)
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
@@ -108,7 +110,8 @@ def _open_photo(path: str | Path | None) -> Image.Image | str:
     except FileNotFoundError:
         return "no such file"
     except Exception as error:  # the decoders of pillow raise a dozen kinds; one bad file must not stop a catalogue
-        return f"{type(error).__name__}: {error}".replace(str(path), Path(path).name)
+        told = f"{type(error).__name__}: {error}"
+        return told if isinstance(path, bytes) else told.replace(str(path), Path(path).name)
 
 
 def _collect(
@@ -210,14 +213,10 @@ def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> lis
     if unknown:
         raise ValueError(f"text columns: {unknown} are not in the items table, which has {list(items.columns)}.")
     chosen = columns or [column for column in TEXT_COLUMNS if column in items]
-    parts = [items[column].fillna("").map(_as_text) for column in chosen]
+    parts = [[plain_text(cell).strip() for cell in items[column]] for column in chosen]
     if not parts:
         return [""] * len(items)
     return [". ".join(text for text in row if text) for row in zip(*parts, strict=True)]
-
-
-def _as_text(value: object) -> str:
-    return " ".join(map(str, value)).strip() if isinstance(value, (list, tuple, np.ndarray)) else str(value).strip()
 
 
 @overload
@@ -293,7 +292,8 @@ def embed_items(
     """
     _check_embeddable(items, encoders)
     # pandas may have made NaN of None
-    photos = [path if isinstance(path, (str, Path)) else None for path in items["image"]] if "image" in items else []
+    cells: Sequence[Any] = items["image"].tolist() if "image" in items else []
+    photos = [photo if isinstance(photo, (str, Path, bytes)) else None for photo in cells]
     texts = item_texts(items, text_columns)
     has_any = {"text": any(text.strip() for text in texts), "image": any(photos)}
     left_out = [modality for modality in encoders if not has_any[modality]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from ..data.readers import Histories
+    from ..data.histories import Histories
 
 logger = logging.getLogger(__name__)
 

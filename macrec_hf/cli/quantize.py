@@ -199,7 +199,7 @@ def refuse_training_flags(args: argparse.Namespace) -> None:
 
 def settings_of_items(args: argparse.Namespace, store: "EmbeddingStore") -> dict[str, Any]:
     """`{flag: value}` of what the quantizer learns from, the files by their contents."""
-    from ..data.readers import file_digest
+    from ..data.table_files import file_digest
 
     sold = {} if args.until is None else {"interactions": file_digest(args.interactions)}
     return {"embeddings": store.fingerprint(), "until": args.until, **sold}

@@ -99,32 +99,31 @@ def read_histories(path: Path) -> list[tuple[str, list[str]]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is no `{"user_id": …, "history": […]}`, or no line at all.
+        ValueError: a file that is no text, no line at all, or too many that are no `{"user_id": …, "history": […]}`;
+            some are skipped with a warning.
     """
+    from ..data.text_files import parsed_lines
+
     if not path.is_file():
         raise FileNotFoundError(f"--histories: expected a file with one user a line, found none at {path}.")
-    users = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                users.append(_user(line, f"{path}, line {number}"))
+    users = [user for _, user in parsed_lines(path, _user, '{"user_id": "u1", "history": ["i1", "i7"]} in every line')]
     if not users:
         raise ValueError(f"{path}: expected at least one user, got an empty file.")
     return users
 
 
-def _user(line: str, where: str) -> tuple[str, list[str]]:
-    expected = f'{where}: expected {{"user_id": "u1", "history": ["i1", "i7"]}}'
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{expected}, got {line.strip()[:60]!r}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("history"), list) or "user_id" not in row:
-        raise ValueError(f"{expected}, got {line.strip()[:60]!r}.")
-    wrong = [item for item in row["history"] if not isinstance(item, str)]
-    if wrong:
-        raise ValueError(f"{expected}, got the item {wrong[0]!r}: item ids are strings.")
-    return str(row["user_id"]), row["history"]
+def _user(line: str) -> tuple[str, list[str]]:
+    from ..data.text_files import json_object, shortened
+
+    row = json_object(line)
+    user, history = row.get("user_id"), row.get("history")
+    if isinstance(user, bool) or not isinstance(user, (str, int)) or user == "":
+        raise ValueError("no user_id")
+    if not isinstance(history, list):
+        raise ValueError("no list of items as history")
+    if wrong := [item for item in history if not isinstance(item, str)]:
+        raise ValueError(f"got the item {shortened(wrong[0])}: item ids are strings")
+    return str(user), history
 
 
 def _one_user(history: str) -> list[tuple[None, list[str]]]:

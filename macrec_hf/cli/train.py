@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset, DatasetDict
 
-    from ..data.readers import Histories
+    from ..data.histories import Histories
     from ..model.configuration_macrec import MacRecConfig
     from ..model.modeling_macrec import MacRecForConditionalGeneration
     from ..model.modeling_macrec_quantizer import MacRecQuantizer
@@ -291,7 +291,7 @@ def first_model(config: "MacRecConfig", start_from: Path | None) -> "MacRecForCo
 
 def settings_of_model(args: argparse.Namespace, config: "MacRecConfig", table: "SemanticIdTable") -> dict[str, Any]:
     """`{flag: value}` of what decides on the model, the files by their contents."""
-    from ..data.readers import file_digest
+    from ..data.table_files import file_digest
 
     fields = {name: getattr(config, name) for name in ("max_history", *FIELDS)}
     files = {"interactions": file_digest(args.interactions), "semantic_ids": table.fingerprint()}
@@ -321,7 +321,8 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
     """Everybody's history, and how often each item was bought, without the purchases that test."""
     import numpy as np
 
-    from ..data.readers import read_interactions, user_histories
+    from ..data.histories import user_histories
+    from ..data.readers import read_interactions
     from ..data.splits import leave_one_out
     from ..data.time_split import histories_until
 

@@ -8,7 +8,6 @@ for row in builder.as_streaming_dataset(split="train"): ...   # or without writi
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -20,33 +19,23 @@ import pyarrow as pa
 from ..model import semantic_ids, tokenization_macrec
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import ITEM, MAX_HISTORY, SemanticIdTokenizer
-from . import readers, splits, task_examples, time_split
-from .readers import (
-    ITEM_COLUMN,
-    TIME_COLUMN,
-    USER_COLUMN,
-    Histories,
-    file_digest,
-    read_interactions,
-    read_items,
-    user_histories,
-)
+from .histories import Histories, user_histories
+from .readers import ITEM_COLUMN, TIME_COLUMN, USER_COLUMN, read_interactions, read_items
 from .splits import leave_one_out
+from .table_files import file_digest
 from .task_examples import EXAMPLES_AT_A_TIME, TaskExampleEncoder, TaskExamples, chunk_by_length
 from .time_split import Cut, HistoriesUntil, histories_until
 
 ITEMS_AT_A_TIME = 10_000
 SPLITS = ("train", "validation", "test")
 NO_TASK = "none"  # the shards of users of whom no task makes an example
-SOURCES = (
-    sys.modules[__name__],
-    readers,
-    semantic_ids,
-    splits,
-    task_examples,
-    time_split,
-    tokenization_macrec,
-)  # the code that decides on the rows
+_HERE = os.path.dirname(__file__)
+SOURCES = [
+    *(os.path.join(_HERE, name) for name in sorted(os.listdir(_HERE)) if name.endswith(".py")),
+    str(semantic_ids.__file__),
+    str(tokenization_macrec.__file__),
+]
+"""The code that decides on the rows."""
 
 
 class _Builder(datasets.ArrowBasedBuilder):
@@ -70,7 +59,7 @@ class _Builder(datasets.ArrowBasedBuilder):
             )
         self.data_file = data_file
         digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-        for path in (*(str(module.__file__) for module in SOURCES), data_file):
+        for path in (*SOURCES, data_file):
             digest.update(file_digest(path).encode())
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
@@ -129,9 +118,15 @@ class ItemsBuilder(_Builder):
         for number, start in enumerate(starts):
             items = self._items.iloc[start : start + ITEMS_AT_A_TIME]
             columns = {name: pa.array(items[name].tolist(), pa.string()) for name in ("item_id", "title", "text")}
-            images = [None if path is None else {"bytes": None, "path": path} for path in items["image"].tolist()]
+            images = [_picture(photo) for photo in items["image"].tolist()]
             columns["image"] = pa.array(images, datasets.Image().pa_type)
             yield datasets.builder.Key(number, 0), pa.table(columns)
+
+
+def _picture(photo: str | bytes | None) -> dict[str, str | bytes | None] | None:
+    if photo is None:
+        return None
+    return {"bytes": photo, "path": None} if isinstance(photo, bytes) else {"bytes": None, "path": photo}
 
 
 class InteractionsBuilder(_Builder):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .readers import Histories
+from .histories import Histories
 
 
 @dataclass

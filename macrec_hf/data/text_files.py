@@ -64,13 +64,18 @@ def open_text(path: str | PathLike[str], errors: str = "strict", newline: str | 
         raise ValueError(_encoding_message(path, encoding)) from error
 
 
-def text_lines(path: str | PathLike[str], errors: str = "strict") -> Iterator[tuple[int, str | None]]:
+def text_lines(
+    path: str | PathLike[str], errors: str = "strict", newline: str | None = None
+) -> Iterator[tuple[int, str | None]]:
     """The lines of a file with their numbers from 1; None for one of more than `LINE_LIMIT` characters.
+
+    Args:
+        errors, newline: as of [`open_text`].
 
     Raises:
         FileNotFoundError, ValueError: as [`open_text`].
     """
-    with open_text(path, errors) as file:
+    with open_text(path, errors, newline) as file:
         number = 0
         while line := file.readline(LINE_LIMIT):
             number += 1
@@ -98,7 +103,7 @@ def parsed_lines(
         FileNotFoundError: no such file.
         ValueError: as [`open_text`]; more broken lines than 100 plus 1 % of the good ones, or as many as good ones.
     """
-    good, bad, first = 0, 0, ""
+    good, bad, first, reason = 0, 0, (0, ""), ""
     for number, line in text_lines(path, errors):
         if line is not None and not line.strip():
             continue
@@ -108,7 +113,8 @@ def parsed_lines(
             parsed = parse(line)
         except ValueError as error:
             bad += 1
-            first = first or f"line {number}: {error}" + ("" if line is None else f", got {shortened(line.strip())}")
+            if bad == 1:
+                first, reason = (number, shortened((line or "").strip())), str(error)
             if bad > TOLERATED + TOLERATED_SHARE * good:
                 break
         else:
@@ -116,11 +122,12 @@ def parsed_lines(
             yield number, parsed
     if bad and (bad >= good or bad > TOLERATED + TOLERATED_SHARE * good):
         raise ValueError(
-            f"{path}: expected {expected}, got {bad:,} broken lines and {good:,} good ones. The first broken one is "
-            f"{first}."
+            f"{path}, line {first[0]}: expected {expected}, got {first[1]} ({reason}). There are {bad:,} broken lines "
+            f"and {good:,} good ones."
         )
     if bad:
-        logger.warning(f"{path}: skipped {bad:,} broken line{'s' * (bad > 1)}. The first is {first}.")
+        lines = f"{bad:,} broken line{'s' * (bad > 1)}"
+        logger.warning(f"{path}: skipped {lines}. The first is line {first[0]}, {first[1]} ({reason}).")
 
 
 def json_lines(path: str | PathLike[str], errors: str = "strict") -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,7 +7,8 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from .readers import Histories, days_of, user_histories
+from .histories import Histories, user_histories
+from .times import days_of
 
 VALIDATION_SHARE = 0.2
 """Of the purchases before the date, these are kept for validation, the latest ones; ours."""

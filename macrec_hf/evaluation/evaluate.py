@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
-from ..data.readers import read_interactions, user_histories
+from ..data.histories import user_histories
+from ..data.readers import read_interactions
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
 from ..model.blend import BLEND, MODEL

@@ -1,13 +1,11 @@
 """Lists that any other library has made, read from a file to stand in the same table."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any
 
 import numpy as np
 
-from ..data.readers import open_text
+from ..data.text_files import parse_json, shortened, text_lines
 from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
 
@@ -34,19 +32,18 @@ def read_lists(
             table lacks or that stands twice in a list.
     """
     known, found = {*users, *others}, dict[str, np.ndarray]()
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                user, items = _read_line(line, where)
-                if user not in known:
-                    raise ValueError(
-                        f"{where}: unknown user {user!r}: expected users of the interactions, with the purchases that "
-                        "the split needs. Is it the file of another data set?"
-                    )
-                if user in found:
-                    raise ValueError(f"{where}: expected one line a user, got a second one of {user!r}.")
-                found[user] = _rows(items, row_of, where)
+    for number, line in _lines(path):
+        if line is None or line.strip():
+            where = f"{path}, line {number}"
+            user, items = _read_line(line, where)
+            if user not in known:
+                raise ValueError(
+                    f"{where}: unknown user {user!r}: expected users of the interactions, with the purchases that "
+                    "the split needs. Is it the file of another data set?"
+                )
+            if user in found:
+                raise ValueError(f"{where}: expected one line a user, got a second one of {user!r}.")
+            found[user] = _rows(items, row_of, where)
     missing = [user for user in users if user not in found]
     if missing:
         raise ValueError(
@@ -63,22 +60,24 @@ def is_long_enough(lists: RankedLists, num_items: int) -> bool:
     return bool(((lists.items >= 0).sum(axis=1) >= min(LONG_ENOUGH, num_items)).all())
 
 
-def _opened(path: str | PathLike[str]) -> Any:
+def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, str | None]]:
     try:
-        return open_text(str(path))
+        yield from text_lines(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'{path}: no such file. Expected lists, one {{"user_id": …, "items": [best first]}} a line.'
         ) from error
 
 
-def _read_line(line: str, where: str) -> tuple[str, list[str]]:
+def _read_line(line: str | None, where: str) -> tuple[str, list[str]]:
+    """Of one line; None for one without end."""
     try:
-        content = json.loads(line)
+        content = parse_json(line or "")
         user, items = content["user_id"], content["items"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        got = "a line that does not end" if line is None else shortened(line.strip())
         raise ValueError(
-            f'{where}: expected {{"user_id": …, "items": [item id, …]}}, best first, got {line.strip()[:60]!r}.'
+            f'{where}: expected {{"user_id": …, "items": [item id, …]}}, best first, got {got}.'
         ) from error
     if not isinstance(items, list) or isinstance(user, bool) or not isinstance(user, (str, int)):
         raise ValueError(f"{where}: expected a user id and a list of item ids, got {user!r} and {items!r:.60}.")

@@ -19,8 +19,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
+from ..data.histories import user_histories
 from ..data.purchase_counting import count_purchases
-from ..data.readers import read_interactions, user_histories
+from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
 from ..model.blend import MODEL, SOURCES, Blend, Candidates

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..data.histories import user_histories
 from ..data.purchase_counting import count_purchases
-from ..data.readers import user_histories
 from ..data.splits import split_users, validation_halves
 from ..data.time_split import histories_until
 from ..evaluation.baselines import best_window

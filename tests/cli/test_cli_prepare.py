@@ -10,7 +10,8 @@ from published_layouts import WRITERS
 
 from macrec_hf.cli import main
 from macrec_hf.cli.prepare import FORMATS
-from macrec_hf.data.readers import read_interactions, read_items, user_histories
+from macrec_hf.data.histories import user_histories
+from macrec_hf.data.readers import read_interactions, read_items
 from macrec_hf.data.readers_published import LAYOUTS
 
 

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from macrec_hf.data.readers import Histories
+from macrec_hf.data.histories import Histories
 from macrec_hf.data.splits import split_users, validation_halves
 
 HISTORIES = Histories(

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from macrec_hf.data import task_examples
-from macrec_hf.data.readers import read_interactions, user_histories
+from macrec_hf.data.histories import user_histories
+from macrec_hf.data.readers import read_interactions
 from macrec_hf.data.splits import leave_one_out
 from macrec_hf.data.task_examples import TaskExampleEncoder, chunk_by_length
 from macrec_hf.model import tokenization_macrec

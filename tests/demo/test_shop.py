@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from macrec_hf.data.readers import read_interactions, read_items, user_histories
+from macrec_hf.data.histories import user_histories
+from macrec_hf.data.readers import read_interactions, read_items
 from macrec_hf.data.splits import leave_one_out
 from macrec_hf.demo.photos import COLOURS, KINDS, PATTERNS, PHOTO_SIZE, render_photo
 from macrec_hf.demo.shop import BRANDS, KIND_TEXTS, LONGEST, MAX_ITEMS, SHORTEST, make_demo_shop

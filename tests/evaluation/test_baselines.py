@@ -92,7 +92,8 @@ def hit_rate_at_10(name, histories, num_items):
 def test_measured_figures_of_the_fashion_shop():
     if not (DATA / "hm").is_dir():
         pytest.skip("needs the fashion shop's data in ../shared/data/hm")
-    from macrec_hf.data.readers import read_interactions, read_items, user_histories
+    from macrec_hf.data.histories import user_histories
+    from macrec_hf.data.readers import read_interactions, read_items
 
     row_of = {item_id: row for row, item_id in enumerate(read_items(DATA / "hm" / "items.jsonl")["item_id"])}
     histories = user_histories(read_interactions(DATA / "hm" / "interactions.csv"), row_of).items
@@ -108,7 +109,8 @@ def test_measured_figures_of_the_fashion_shop():
 def test_measured_popularity_of_the_instruments():
     if not (DATA / "instruments").is_dir():
         pytest.skip("needs the instruments' data in ../shared/data/instruments")
-    from macrec_hf.data.readers import read_interactions, user_histories
+    from macrec_hf.data.histories import user_histories
+    from macrec_hf.data.readers import read_interactions
 
     interactions = read_interactions(DATA / "instruments" / "Instruments.inter.json")
     histories = user_histories(interactions, {str(row): row for row in range(6250)}).items

@@ -1,0 +1,145 @@
+"""Timestamps: numbers of one unit, or dates; and the days that they stand for."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .cells import is_missing
+from .text_files import shortened
+
+logger = logging.getLogger(__name__)
+
+_FIRST_DAY, _LAST_DAY = 3_652, 47_482  # 1980 to 2100: numbers outside are no dates
+_UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_FAR = 3_652
+"""Days between dates that nobody expects in one shop: ten years, ours."""
+
+
+def as_timestamps(values: pd.Series, path: Path) -> pd.Series:
+    """Numbers stay numbers; anything else is read as an ISO 8601 date, without a zone as UTC.
+
+    Raises:
+        ValueError: a timestamp that is missing, that is neither, that has another unit than the others or that lies
+            far outside the years 1980 to 2100 where others lie inside; with the row.
+    """
+    values = values.reset_index(drop=True)
+    missing = np.array([is_missing(value) for value in values]) | values.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"{path}: missing timestamps: expected one in every row, {missing.sum():,} of {len(values):,} have none, "
+            f"first in row {np.flatnonzero(missing)[0] + 1}. The order decides which item tests: fill them or remove "
+            "the rows."
+        )
+    times = values if pd.api.types.is_datetime64_any_dtype(values.dtype) else _read(values, path)
+    _check(times, values, path)
+    return times
+
+
+def days_of(timestamps: pd.Series) -> np.ndarray | None:
+    """Days since 1970, int32: of dates, or of numbers that can only be seconds, milli-, micro- or nanoseconds.
+
+    Returns:
+        None for numbers that give no more than an order, such as 0, 1, 2, …: some lie outside the years 1980 to 2100.
+    """
+    if pd.api.types.is_datetime64_any_dtype(timestamps):
+        return _days_of_dates(timestamps).astype(np.int32)
+    values = timestamps.to_numpy(dtype=np.float64)
+    for unit in _UNITS.values():
+        days = values / (unit * 86_400)
+        if len(days) and days.min() >= _FIRST_DAY and days.max() < _LAST_DAY:
+            return days.astype(np.int32)
+    return None
+
+
+def _read(values: pd.Series, path: Path) -> pd.Series:
+    no_times = np.array([isinstance(value, (bool, list, dict)) for value in values])
+    if no_times.any():
+        raise _no_time(values, int(np.flatnonzero(no_times)[0]), path)
+    numbers = pd.to_numeric(values, errors="coerce")
+    no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    if not no_number.any():
+        return numbers.astype(np.float64) if numbers.dtype == object else numbers
+    dates = pd.to_datetime(values.astype(str), format="ISO8601", errors="coerce", utc=True)
+    no_date = dates.isna().to_numpy()
+    if no_date.any():
+        wrong = no_date & no_number  # or else of the kind that is rarer
+        if not wrong.any():
+            wrong = no_number if no_number.sum() < no_date.sum() else no_date
+        raise _no_time(values, int(np.flatnonzero(wrong)[0]), path)
+    return dates.dt.tz_localize(None)
+
+
+def _no_time(values: pd.Series, row: int, path: Path) -> ValueError:
+    return ValueError(
+        f"{path}: expected timestamps that are all numbers or all ISO 8601 dates such as 2020-06-26, got "
+        f"{shortened(values.iloc[row])} in row {row + 1}."
+    )
+
+
+def _days_of_dates(dates: pd.Series) -> np.ndarray:
+    naive = dates.dt.tz_convert(None) if dates.dt.tz is not None else dates
+    return naive.to_numpy().astype("datetime64[D]").astype(np.int64)
+
+
+def _check(times: pd.Series, values: pd.Series, path: Path) -> None:
+    """Refuses two units in one column, and the odd date that would move every "days since"."""
+    unit = "dates"
+    if pd.api.types.is_datetime64_any_dtype(times.dtype):
+        days = _days_of_dates(times).astype(np.float64)
+    else:
+        numbers = times.to_numpy(dtype=np.float64)
+        found = {name: np.flatnonzero(_are_dates(numbers / (size * 86_400))) for name, size in _UNITS.items()}
+        found = {name: rows for name, rows in found.items() if len(rows)}
+        if len(found) > 1:
+            raise ValueError(_two_units(found, values, path))
+        if not found:  # numbers that give an order, no more
+            return
+        unit = next(iter(found))
+        days = numbers / (_UNITS[unit] * 86_400)
+    inside = _are_dates(days)
+    if not inside.any():
+        return
+    far = (days < days[inside].min() - _FAR) | (days > days[inside].max() + _FAR)
+    if far.any():
+        row, usual = int(np.flatnonzero(far)[0]), int(np.flatnonzero(inside)[0])
+        kind = "dates" if unit == "dates" else f"{unit} since 1970"
+        raise ValueError(
+            f"{path}: expected {kind} between 1980 and 2100 in every row, such as {_shown(values, usual)} in row "
+            f"{usual + 1}, got {_shown(values, row)} in row {row + 1}. Is a date missing there, or of another unit? "
+            "Correct these rows or remove them."
+        )
+    _tell_gap(days, values, path)
+
+
+def _are_dates(days: np.ndarray) -> np.ndarray:
+    return (days >= _FIRST_DAY) & (days < _LAST_DAY)
+
+
+def _two_units(found: dict[str, np.ndarray], values: pd.Series, path: Path) -> str:
+    examples = [f"{len(rows):,} {unit}, such as {_shown(values, rows[0])} in row {rows[0] + 1}"
+                for unit, rows in found.items()]  # fmt: skip
+    return (
+        f"{path}: expected timestamps of one unit, but they can only be {' and '.join(examples)} (since 1970): sorted "
+        "as they are, their order is wrong. Multiply or divide one part by 1,000 (a million, a thousand million)."
+    )
+
+
+def _shown(values: pd.Series, row: int) -> str:
+    value: Any = values.iloc[row]
+    return shortened(value) if isinstance(value, str) else str(value)[:60]
+
+
+def _tell_gap(days: np.ndarray, values: pd.Series, path: Path) -> None:
+    order = np.argsort(days, kind="stable")
+    gaps = np.diff(days[order])
+    if len(gaps) and gaps.max() > _FAR:
+        place = int(gaps.argmax())
+        before, after = int(order[place]), int(order[place + 1])
+        logger.warning(
+            f"{path}: no purchase for {gaps[place] / 365.25:.0f} years between {_shown(values, before)} (row "
+            f"{before + 1}) and {_shown(values, after)} (row {after + 1}). Are these dates right? The blend counts "
+            "days up to the last purchase."
+        )
