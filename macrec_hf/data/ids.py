@@ -27,10 +27,12 @@ def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
         ValueError: a row without an id, a value of another type, an id with a NUL; with the row.
     """
     listed = values.tolist()
-    if not set(map(type, listed)) <= {str, int}:
+    kinds = set(map(type, listed))
+    if not kinds <= {str, int}:
         listed = [_plain_value(value) for value in listed]
         _refuse_types(listed, column, path)
-    listed = [value if isinstance(value, str) else str(value) for value in listed]
+    if kinds != {str}:
+        listed = [str(value) for value in listed]
     unique = set(listed)
     if any(not value or value.isspace() or "\0" in value for value in unique):
         _refuse_empty(listed, column, path)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .cells import is_missing
 from .text_files import shortened
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ def as_timestamps(values: pd.Series, path: Path) -> pd.Series:
             far outside the years 1980 to 2100 where others lie inside; with the row.
     """
     values = values.reset_index(drop=True)
-    missing = np.array([is_missing(value) for value in values]) | values.isna().to_numpy()
+    missing = values.isna().to_numpy() | np.array([value == "" for value in values.tolist()], dtype=bool)
     if missing.any():
         raise ValueError(
             f"{path}: missing timestamps: expected one in every row, {missing.sum():,} of {len(values):,} have none, "
@@ -55,9 +54,9 @@ def days_of(timestamps: pd.Series) -> np.ndarray | None:
 
 
 def _read(values: pd.Series, path: Path) -> pd.Series:
-    no_times = np.array([isinstance(value, (bool, list, dict)) for value in values])
-    if no_times.any():
-        raise _no_time(values, int(np.flatnonzero(no_times)[0]), path)
+    kinds = list(map(type, values.tolist()))
+    if strange := set(kinds) & {bool, list, dict}:
+        raise _no_time(values, next(row for row, kind in enumerate(kinds) if kind in strange), path)
     numbers = pd.to_numeric(values, errors="coerce")
     no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
     if not no_number.any():

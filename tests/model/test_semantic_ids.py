@@ -203,6 +203,29 @@ def test_index_json_is_read_strictly(tmp_path, tokens):
         SemanticIdTable.from_index_json(text=path)
 
 
+def test_index_json_with_ids_of_two_lengths(tmp_path):
+    path = write_index(tmp_path / "x.json", {"0": ["<a_0>", "<b_0>"], "5": ["<a_0>", "<b_0>", "<c_1>"]})
+    with pytest.raises(ValueError, match="item '5' in .*x.json. IDs have equal length, but item '0' has 2 tokens and"):
+        SemanticIdTable.from_index_json(text=path)
+    write_index(path, {"0": "<a_0><b_0>"})
+    with pytest.raises(ValueError, match="x.json to hold an object .*, a list each, got none for item '0'"):
+        SemanticIdTable.from_index_json(text=path)
+
+
+def test_index_json_that_is_damaged(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('\ufeff{"0": ["<a_7>"]}')  # a byte-order mark is no damage
+    assert SemanticIdTable.from_index_json(text=path).codes["text"].tolist() == [[7]]
+    for content in (b'{"0": ["<a_1>', b'{"0": ["\xff"]}', b"[" * 100_000, b"9" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="Expected .*x.json to be an index.json, but it is no JSON"):
+            SemanticIdTable.from_index_json(text=path)
+    for tokens in (["<a_" + "9" * 12 + ">"], ["<a_1>"] * 40):
+        write_index(path, {"0": tokens})
+        with pytest.raises(ValueError, match="for item '0' in .*x.json"):
+            SemanticIdTable.from_index_json(text=path)
+
+
 def test_index_json_files_that_do_not_fit(tmp_path):
     upper = write_index(tmp_path / "upper.json", {"0": ["<A_0>"]})
     with pytest.raises(ValueError, match="name the files in the order of their tokens"):
