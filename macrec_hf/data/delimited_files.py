@@ -110,7 +110,7 @@ class _Rows:
 
         Raises:
             _QuotationError: quotation marks do not pair.
-            ValueError: another number of fields than in the header.
+            ValueError: another number of fields than in the header, or a row of several lines that may be rows.
         """
         reader = csv.reader(
             self._lines(), delimiter=self.shape.separator, strict=True, skipinitialspace=self.shape.spaced,
@@ -155,7 +155,7 @@ class _Rows:
         if width > 1 and all(
             line.count(mark) == width - 1 and (spaced or mark + " " not in line) for line in self.lines
         ):
-            raise _QuotationError(
+            raise ValueError(
                 f"{self._where()}: expected one row, but a quotation mark opens a field that ends "
                 f"{len(self.lines) - 1} lines below, and every line between looks like a row of its own. {_REMEDY}."
             )

@@ -13,7 +13,7 @@ from uuid import UUID
 import pandas as pd
 
 from .cells import is_missing
-from .text_files import shortened
+from .text_files import shortened, warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +169,11 @@ def _tell_twins(unique: set[str], column: str, path: Path) -> None:
         groups[bare] |= {item_id, bare} & unique
     twins = [sorted(found) for found in groups.values() if len(found) > 1]
     if twins:
-        logger.warning(
+        warn_once(
+            logger,
             f"{path}: {len(twins):,} ids in {column!r} are spelled in two ways, such as {min(twins)[:3]}, which "
             "differ only by blanks, invisible characters, a .0 at the end or leading zeros: each spelling counts as "
-            "one of its own. If they are the same, write them alike."
+            "one of its own. If they are the same, write them alike.",
         )
 
 

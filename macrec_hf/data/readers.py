@@ -17,6 +17,7 @@ from .cells import photo_source, plain_text
 from .columns import missing_column
 from .ids import as_ids, refuse_duplicates
 from .table_files import read_inter_json, read_table
+from .text_files import warn_once
 from .times import as_timestamps
 
 logger = logging.getLogger(__name__)
@@ -131,5 +132,5 @@ def _photo_sources(cells: list[Any], path: Path) -> pd.Series:
     sources = [photo_source(cell, path.parent, f"row {row} of {path}") for row, cell in enumerate(cells, start=1)]
     several = sum(isinstance(cell, (list, tuple)) and len(cell) > 1 for cell in cells)
     if several:
-        logger.warning(f"{path}: {several:,} items name several photos: the first one of each counts.")
+        warn_once(logger, f"{path}: {several:,} items name several photos: the first one of each counts.")
     return pd.Series(sources, dtype=object)

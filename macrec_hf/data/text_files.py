@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -127,7 +128,7 @@ def parsed_lines(
         )
     if bad:
         lines = f"{bad:,} broken line{'s' * (bad > 1)}"
-        logger.warning(f"{path}: skipped {lines}. The first is line {first[0]}, {first[1]} ({reason}).")
+        warn_once(logger, f"{path}: skipped {lines}. The first is line {first[0]}, {first[1]} ({reason}).")
 
 
 def json_lines(path: str | PathLike[str], errors: str = "strict") -> Iterator[tuple[int, dict[str, Any]]]:
@@ -183,6 +184,12 @@ def read_json(path: str | PathLike[str], errors: str = "strict") -> Any:
         return parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: it is no JSON that can be read: {error}. Was it cut off?") from error
+
+
+@lru_cache(maxsize=1000)
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """A warning about a file, which one verb may read several times."""
+    logger.warning(message)
 
 
 def json_kind(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .text_files import shortened
+from .text_files import shortened, warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +118,11 @@ def _are_dates(days: np.ndarray) -> np.ndarray:
 
 
 def _two_units(found: dict[str, np.ndarray], values: pd.Series, path: Path) -> str:
-    examples = [f"{len(rows):,} {unit}, such as {_shown(values, rows[0])} in row {rows[0] + 1}"
+    examples = [f"{unit} since 1970 in {len(rows):,} rows, such as {_shown(values, rows[0])} in row {rows[0] + 1}"
                 for unit, rows in found.items()]  # fmt: skip
     return (
-        f"{path}: expected timestamps of one unit, but they can only be {' and '.join(examples)} (since 1970): sorted "
-        "as they are, their order is wrong. Multiply or divide one part by 1,000 (a million, a thousand million)."
+        f"{path}: expected timestamps of one unit, but they can only be {', and '.join(examples)}: sorted as they "
+        "are, their order is wrong. Multiply or divide one part by 1,000 (a million, a thousand million)."
     )
 
 
@@ -137,8 +137,9 @@ def _tell_gap(days: np.ndarray, values: pd.Series, path: Path) -> None:
     if len(gaps) and gaps.max() > _FAR:
         place = int(gaps.argmax())
         before, after = int(order[place]), int(order[place + 1])
-        logger.warning(
+        warn_once(
+            logger,
             f"{path}: no purchase for {gaps[place] / 365.25:.0f} years between {_shown(values, before)} (row "
             f"{before + 1}) and {_shown(values, after)} (row {after + 1}). Are these dates right? The blend counts "
-            "days up to the last purchase."
+            "days up to the last purchase.",
         )
