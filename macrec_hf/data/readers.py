@@ -36,7 +36,8 @@ def read_items(
     """Reads a catalogue.
 
     Args:
-        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file with a column of ids, and any of `title`, `text`, `image`.
+        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file, or a folder of Parquet parts whose name ends so, with a
+            column of ids, and any of `title`, `text`, `image`.
         item_column: the name of the column of ids, or several, of which the first counts that the file has; it comes
             back as `item_id`.
         title_column, image_column: the names of the columns of titles and of photos; they come back as `title` and
@@ -44,13 +45,14 @@ def read_items(
 
     Returns:
         One row an item, in file order: `item_id`, `title` and `text` are strings (empty where the file has none),
-        `image` is a path resolved against the file's folder, a URL as it stands, or `None`. Further columns are kept.
+        `image` is a path resolved against the file's folder, a URL as it stands, the bytes of a picture that stands in
+        the table, or `None`. Further columns are kept.
         `attrs["columns"]` lists the columns of the file itself.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown format, no item, a named column that is missing, an item without an id, or an id that
-            stands twice.
+        ValueError: unknown format, a file or a row that cannot be read as `docs/data_formats.md` says, no item, a named
+            column that is missing, an item without an id, or an id that stands twice.
     """
     path = Path(path)
     items = read_table(path)
@@ -99,8 +101,9 @@ def read_interactions(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown format, a column that is missing, no interaction, an empty id, a timestamp that is missing
-            or cannot be read.
+        ValueError: unknown format, a file or a row that cannot be read as `docs/data_formats.md` says, a column that is
+            missing, no interaction, an empty id, a timestamp that is missing, cannot be read, or is of another unit
+            than the others.
     """
     path = Path(path)
     columns = {"user": user_column, "item": item_column, "time": time_column}

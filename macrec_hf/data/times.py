@@ -101,7 +101,7 @@ def _check(times: pd.Series, values: pd.Series, path: Path) -> None:
     inside = _are_dates(days)
     if not inside.any():
         return
-    far = (days < days[inside].min() - _FAR) | (days > days[inside].max() + _FAR)
+    far = _beyond_a_gap(days, inside)
     if far.any():
         row, usual = int(np.flatnonzero(far)[0]), int(np.flatnonzero(inside)[0])
         kind = "dates" if unit == "dates" else f"{unit} since 1970"
@@ -111,6 +111,16 @@ def _check(times: pd.Series, values: pd.Series, path: Path) -> None:
             "Correct these rows or remove them."
         )
     _tell_gap(days, values, path)
+
+
+def _beyond_a_gap(days: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Which days lie beyond a gap of more than `_FAR`, seen from those inside the years 1980 to 2100."""
+    ordered = np.sort(days)
+    after = np.flatnonzero(np.diff(ordered) > _FAR) + 1  # first places behind a gap
+    low, high = np.searchsorted(ordered, [days[inside].min(), days[inside].max()])
+    first = after[after <= low].max(initial=0)
+    last = after[after > high].min(initial=len(ordered)) - 1
+    return (days < ordered[first]) | (days > ordered[last])
 
 
 def _are_dates(days: np.ndarray) -> np.ndarray:

@@ -1,21 +1,14 @@
-"""The tables that people have: every format, every way they can be wrong, histories and leave-one-out by hand."""
+"""The tables that people have: every format, every way they can be wrong."""
 
 import gzip
 import json
-import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from macrec_hf.data.histories import Histories, user_histories
+from macrec_hf.data.histories import user_histories
 from macrec_hf.data.readers import read_interactions, read_items
-from macrec_hf.data.splits import leave_one_out
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 ITEMS = [
     {"item_id": "0108775", "title": "Strap top", "text": "Black", "image": "images/0108775.jpg"},
@@ -226,116 +219,6 @@ def test_timestamps_that_cannot_be_read(tmp_path, wrong):
     rows = [("u", "1", "2020-01-01"), ("u", "2", wrong)]
     with pytest.raises(ValueError, match=f"all ISO 8601 dates such as 2020-06-26, got '{wrong}' in row 2"):
         read_interactions(write_interactions(rows, tmp_path / "i.csv"))
-
-
-def test_unknown_items_are_named():
-    table = pd.DataFrame({"user_id": ["u"] * 4, "item_id": ["a", "x", "x", "y"], "timestamp": range(4)})
-    with pytest.raises(
-        ValueError, match=r"2 unknown items \(in 3 interactions\).*the 1 of the.*\['x', 'y'\].*same export"
-    ):
-        user_histories(table, {"a": 0})
-
-
-def test_lost_leading_zeros_are_recognised():
-    table = pd.DataFrame({"user_id": ["u"] * 3, "item_id": ["108775"] * 3, "timestamp": range(3)})
-    with pytest.raises(ValueError, match=r"'108775'.*only by leading zeros"):
-        user_histories(table, {"0108775": 0})
-
-
-def test_no_user_with_enough_interactions():
-    table = pd.DataFrame({"user_id": ["u", "u", "v"], "item_id": ["a"] * 3, "timestamp": range(3)})
-    with pytest.raises(ValueError, match="got none among 2 users, the longest history has 2"):
-        user_histories(table, {"a": 0})
-
-
-# Histories
-
-
-def test_unsorted_interactions_are_sorted_with_a_notice(caplog):
-    """v's times fall from 9 to 1; u is in order although the users alternate; equal times keep their order."""
-    rows = [("u", "d", 1), ("v", "a", 9), ("u", "c", 2), ("v", "b", 1), ("u", "a", 2), ("v", "c", 9), ("u", "b", 2)]
-    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
-    with caplog.at_level(logging.WARNING):
-        histories = user_histories(table, {"a": 0, "b": 1, "c": 2, "d": 3})
-    assert histories.user_ids == ["u", "v"] and histories.short_ids == []
-    assert [items.tolist() for items in histories.items] == [[3, 2, 0, 1], [1, 0, 2]]
-    assert all(items.dtype == np.int32 for items in histories.items)
-    assert "The interactions of 1 users were not in time order" in caplog.text
-
-
-def test_sorted_interactions_are_not_mentioned(caplog):
-    table = pd.DataFrame({"user_id": list("uvuvuv"), "item_id": list("aaabbb"), "timestamp": [5, 1, 5, 2, 6, 3]})
-    with caplog.at_level(logging.WARNING):
-        user_histories(table, {"a": 0, "b": 1})
-    assert not caplog.records
-
-
-def test_short_histories_stand_apart(caplog):
-    table = pd.DataFrame({"user_id": list("uuvwww"), "item_id": list("aaaaba"), "timestamp": range(6)})
-    with caplog.at_level(logging.WARNING):
-        histories = user_histories(table, {"a": 0, "b": 1})
-    assert (histories.user_ids, histories.short_ids, len(histories)) == (["w"], ["u", "v"], 1)
-    assert histories.items[0].tolist() == [0, 1, 0]
-    assert [items.tolist() for items in histories.short_items] == [[0, 0], [0]]
-    assert "2 of 3 users have fewer than 3 interactions: they train and are counted" in caplog.text
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=40))
-def test_histories_against_a_plain_loop(rows):
-    table = pd.DataFrame([(f"u{user}", f"i{item}", time) for user, item, time in rows])
-    table.columns = ["user_id", "item_id", "timestamp"]
-    row_of = {f"i{item}": 10 - item for item in range(5)}
-    expected: dict[str, list] = {}
-    for user, item, time in rows:
-        expected.setdefault(f"u{user}", []).append((time, 10 - item))
-    expected = {
-        user: [item for _, item in sorted(pairs, key=lambda pair: pair[0])] for user, pairs in expected.items()
-    }
-    kept = {user: items for user, items in expected.items() if len(items) >= 3}
-    if not kept:
-        with pytest.raises(ValueError, match="Expected at least one user"):
-            user_histories(table, row_of)
-        return
-    histories = user_histories(table, row_of)
-    assert dict(zip(histories.user_ids, [items.tolist() for items in histories.items], strict=True)) == kept
-    assert histories.user_ids == list(kept)
-    short = dict(zip(histories.short_ids, [items.tolist() for items in histories.short_items], strict=True))
-    assert short == {user: items for user, items in expected.items() if user not in kept}
-
-
-def test_leave_one_out():
-    """The last item tests, with the validation item in its history; the one before validates; the rest trains."""
-    histories = Histories(["u", "v"], [np.array([4, 2, 7, 5]), np.array([1, 1, 3])], ["w"], [np.array([6, 4])])
-    rows, targets = leave_one_out(histories, "test")
-    assert [row.tolist() for row in rows] == [[4, 2, 7], [1, 1]] and targets.tolist() == [5, 3]
-    rows, targets = leave_one_out(histories, "validation")
-    assert [row.tolist() for row in rows] == [[4, 2], [1]] and targets.tolist() == [7, 1]
-    rows, targets = leave_one_out(histories, "train")
-    assert [row.tolist() for row in rows] == [[4, 2], [1], [6, 4]] and targets is None  # w only trains
-
-
-def test_leave_one_out_refuses():
-    histories = Histories(["u", "v"], [np.array([4, 2, 7]), np.array([1, 1])])
-    with pytest.raises(ValueError, match="Expected split 'train', 'validation' or 'test', got 'dev'"):
-        leave_one_out(histories, "dev")
-    with pytest.raises(ValueError, match=r"1 users have fewer, such as \['v'\]"):
-        leave_one_out(histories, "test")
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="the development data is not here")
-def test_real_data():
-    items = read_items(DATA / "hm" / "items.jsonl")
-    interactions = read_interactions(DATA / "hm" / "interactions.csv")
-    histories = user_histories(interactions, {item: row for row, item in enumerate(items["item_id"])})
-    assert (len(items), len(interactions), len(histories)) == (2615, 16686, 917)
-    assert items["item_id"].str.startswith("0").any() and all(Path(path).is_file() for path in items["image"])
-    # Several purchases share a day: the order of the file decides.
-    first = interactions[interactions["user_id"] == histories.user_ids[0]]
-    assert [items["item_id"][row] for row in histories.items[0]] == first["item_id"].tolist()
-    instruments = read_interactions(DATA / "instruments" / "Instruments.inter.json")
-    histories = user_histories(instruments, {str(number): number for number in range(6250)})
-    assert (len(instruments), len(histories), len(histories.short_ids)) == (136226, 17112, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Timestamps: one unit in one column, no odd date among the others, and the days that they stand for."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from macrec_hf.data.times import as_timestamps, days_of
+
+PATH = Path("t.csv")
+DAY = 18_000  # 2019-04-14
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+
+
+def read(*values) -> pd.Series:
+    return as_timestamps(pd.Series(list(values), dtype=object), PATH)
+
+
+@pytest.mark.parametrize("size", UNITS.values())
+def test_days_of_numbers(size):
+    times = read(*((DAY + day) * 86_400 * size + 5 for day in range(3)))
+    assert days_of(times).tolist() == [DAY, DAY + 1, DAY + 2] and times.dtype == np.int64
+
+
+def test_numbers_that_are_no_dates_stay_numbers():
+    for values in (
+        [0, 1, 2],
+        [-5, 3],
+        ["3", "2.5"],
+        [20190414, 20190415],
+        [DAY, DAY + 1],
+        list(range(0, 10**9, 10**7)),
+    ):
+        times = read(*values)
+        assert times.tolist() == [float(value) for value in values] and days_of(times) is None
+    assert read(10**30, 5).tolist() == [1e30, 5.0]
+
+
+@pytest.mark.parametrize("first", UNITS)
+@pytest.mark.parametrize("second", UNITS)
+@pytest.mark.parametrize("text", [False, True])
+def test_two_units_in_one_column(first, second, text):
+    values = [DAY * 86_400 * UNITS[first] + 1, (DAY + 1) * 86_400 * UNITS[second]]
+    values = [str(value) for value in values] if text else values
+    if first == second:
+        assert days_of(read(*values)).tolist() == [DAY, DAY + 1]
+        return
+    with pytest.raises(ValueError, match="t.csv: expected timestamps of one unit, but .* 1,000") as error:
+        read(*values)
+    for unit, row in ((first, 1), (second, 2)):
+        assert f"{unit} since 1970 in 1 rows, such as {values[row - 1]!r} in row {row}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "odd", [1e30, -1, 0, 5, 100_000_000_000, 42_930.5, 20_170_714, -1.6e9, 4_500_000_000]
+)  # 5138-11-16, a serial number of Excel, a day, 1919, 2112
+@pytest.mark.parametrize("kind", [float, str])
+def test_one_odd_number_among_dates(odd, kind):
+    usual = [DAY * 86_400 + day * 86_400 for day in range(3)]
+    with pytest.raises(ValueError, match=r"t.csv: expected seconds since 1970 between 1980 and 2100 .* in row 3\. "):
+        read(*map(kind, usual[:2]), kind(odd), kind(usual[2]))
+
+
+@pytest.mark.parametrize("odd", ["1970-01-01", "0001-01-01", "5138-11-16", "9999-12-31", "1900-01-01T00:00:00Z"])
+def test_one_odd_date_among_others(odd):
+    with pytest.raises(ValueError, match=rf"t.csv: expected dates between 1980 and 2100 .*got '{odd}' in row 2"):
+        read("2020-01-01", odd, "2020-01-03")
+    dates = pd.Series(np.array(["2020-01-01", odd[:10], "2020-01-03"], dtype="datetime64[s]"))
+    with pytest.raises(ValueError, match=rf"got {odd[:10]} .* in row 2"):
+        as_timestamps(dates, PATH)
+
+
+def test_old_dates_among_themselves():
+    times = read("1910-01-01", "1912-05-06")
+    assert days_of(times).tolist() == [-21_915, -21_059]
+
+
+def test_a_gap_of_years_is_told(caplog):
+    assert days_of(read("2020-01-01", "2099-12-31", "2020-01-02")).tolist() == [18_262, 47_481, 18_263]
+    assert "t.csv: no purchase for 80 years between '2020-01-02' (row 3) and '2099-12-31' (row 2)" in caplog.text
+    caplog.clear()
+    read("2012-01-01", "2020-01-01", 1_577_836_800 and "2020-01-02")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("wrong", [True, [1], {"a": 1}, "yesterday", float("inf")])
+def test_values_that_are_no_times(wrong):
+    with pytest.raises(
+        ValueError, match="t.csv: expected timestamps that are all numbers or all ISO 8601 .* in row 2"
+    ):
+        read(1_577_836_800, wrong)
+
+
+def test_zones():
+    aware = as_timestamps(pd.Series(pd.to_datetime(["2020-01-01T00:30+01:00"]).tz_convert("Asia/Tokyo")), PATH)
+    assert days_of(aware).tolist() == [18_261]  # 2019-12-31 in UTC
+    assert days_of(read("2020-01-01T00:30:00+01:00", "2020-01-01")).tolist() == [18_261, 18_262]
