@@ -193,7 +193,7 @@ def _columns(rows: _Rows) -> Columns:
 
 def _names(header: list[str], path: Path) -> list[str]:
     """Names without blanks around them; as in pandas, `Unnamed: 0` for a column without one."""
-    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+    names = [name.strip("\ufeff \t\r\n") or f"Unnamed: {place}" for place, name in enumerate(header)]
     for name, times in Counter(names).items():
         if times > 1:
             places = " and ".join(str(place) for place, other in enumerate(names, start=1) if other == name)

@@ -51,8 +51,8 @@ def read_items(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown format, a file or a row that cannot be read as `docs/data_formats.md` says, no item, a named
-            column that is missing, an item without an id, or an id that stands twice.
+        ValueError: unknown format, a file or a row that `docs/data_formats.md` says is refused, no item, a named column
+            that is missing, an item without an id, or an id that stands twice.
     """
     path = Path(path)
     items = read_table(path)
@@ -101,7 +101,7 @@ def read_interactions(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown format, a file or a row that cannot be read as `docs/data_formats.md` says, a column that is
+        ValueError: unknown format, a file or a row that `docs/data_formats.md` says is refused, a column that is
             missing, no interaction, an empty id, a timestamp that is missing, cannot be read, or is of another unit
             than the others.
     """

@@ -155,6 +155,8 @@ def json_object(line: str) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """JSON → Python; NaN, which Python writes for what is missing, becomes None, and half an emoji U+FFFD.
 
+    Control characters may stand in strings.
+
     Raises:
         ValueError: no JSON, a key that stands twice in an object with different values, an integer of more digits than
             Python reads, or values nested too deeply. The message is the reason in a few words.
@@ -183,7 +185,8 @@ def read_json(path: str | PathLike[str], errors: str = "strict") -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{path}: it is no JSON that can be read: {error}. Was it cut off?") from error
+        cause = " Was it cut off?" if isinstance(error.__cause__, json.JSONDecodeError) else ""
+        raise ValueError(f"{path}: it is no JSON that can be read: {error}.{cause}") from error
 
 
 @lru_cache(maxsize=1000)
@@ -243,11 +246,13 @@ def _encoding_message(path: Path, encoding: str) -> str:
     told = f"{path}, line {number}: expected text in UTF-8, got the byte 0x{line[start]:02x}"
     if line[start] == 0xED and line[start + 1 : start + 2] >= b"\xa0":
         return f"{told}: half an emoji, as programs write it that cut texts after so many letters. Correct the line."
-    letter = line[start : start + 1].decode("cp1252", "replace")
-    return (
-        f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: iconv -f "
-        f"WINDOWS-1252 -t UTF-8 {path.name} > new."
-    )
+    letter, following = line[start : start + 1].decode("cp1252", "replace"), line[start + 1 : start + 2]
+    if letter.isalpha() and following.isascii():
+        return (
+            f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
+            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new."
+        )
+    return f"{told}. Is it written in another encoding, such as Shift-JIS or GB18030, or no text? {save}."
 
 
 def _undecodable(numbered: tuple[int, bytes]) -> tuple[int, bytes, int] | None:
@@ -282,5 +287,5 @@ def _whole_letters(value: Any) -> Any:
     return value
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, strict=False)
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")

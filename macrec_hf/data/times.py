@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_DAY, _LAST_DAY = 3_652, 47_482  # 1980 to 2100: numbers outside are no dates
 _UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_HUGE = 10**300  # no float holds much larger integers
 _FAR = 3_652
 """Days between dates that nobody expects in one shop: ten years, ours."""
 
@@ -54,15 +55,19 @@ def days_of(timestamps: pd.Series) -> np.ndarray | None:
 
 
 def _read(values: pd.Series, path: Path) -> pd.Series:
-    kinds = list(map(type, values.tolist()))
-    if strange := set(kinds) & {bool, list, dict}:
-        raise _no_time(values, next(row for row, kind in enumerate(kinds) if kind in strange), path)
+    listed = values.tolist()
+    if not set(map(type, listed)) <= {str, float}:
+        for row, value in enumerate(listed):
+            if isinstance(value, (bool, list, dict)) or (isinstance(value, int) and abs(value) >= _HUGE):
+                raise _no_time(values, row, path)
     numbers = pd.to_numeric(values, errors="coerce")
     no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
     if not no_number.any():
         return numbers.astype(np.float64) if numbers.dtype == object else numbers
-    dates = pd.to_datetime(values.astype(str), format="ISO8601", errors="coerce", utc=True)
-    no_date = dates.isna().to_numpy()
+    texts = values.astype(str)
+    dates = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    # pandas takes "now" and "today" for dates too
+    no_date = dates.isna().to_numpy() | ~texts.str.match(r"\s*\d").to_numpy(dtype=bool)
     if no_date.any():
         wrong = no_date & no_number  # or else of the kind that is rarer
         if not wrong.any():

@@ -90,6 +90,10 @@ def test_another_encoding_is_named_with_its_line(tmp_path, packed):
 
 def test_other_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "a.csv"
+    for content in ("椅子".encode("gbk"), "椅子".encode("shift-jis"), b"\x80\x9d\xff\xfe" * 9):
+        path.write_bytes(b"title\n" + content)
+        with pytest.raises(ValueError, match="line 2: .*Shift-JIS or GB18030, or no text"):
+            whole(path)
     path.write_bytes(b"fine\ncut \xed\xa0\xbd\n")
     with pytest.raises(ValueError, match="line 2: .*half an emoji"):
         whole(path)
@@ -165,7 +169,7 @@ def test_json_values():
     assert parse_json('{"a": NaN, "b": [NaN, 1], "c": -Infinity}') == {"a": None, "b": [None, 1], "c": -float("inf")}
     assert parse_json('{"a": 1, "a": 1}') == {"a": 1}  # says the same twice
     assert parse_json('\ufeff{"a": 1}\r\n') == {"a": 1}  # files that were joined keep their marks
-    assert parse_json(str(2**70)) == 2**70
+    assert parse_json(str(2**70)) == 2**70 and parse_json('"a\tb\x0b"') == "a\tb\x0b"
 
 
 def test_half_an_emoji_is_replaced():

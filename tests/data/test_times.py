@@ -84,12 +84,18 @@ def test_a_gap_of_years_is_told(caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("wrong", [True, [1], {"a": 1}, "yesterday", float("inf")])
+@pytest.mark.parametrize("wrong", [True, [1], {"a": 1}, "yesterday", float("inf"), 10**400])
 def test_values_that_are_no_times(wrong):
     with pytest.raises(
         ValueError, match="t.csv: expected timestamps that are all numbers or all ISO 8601 .* in row 2"
     ):
         read(1_577_836_800, wrong)
+
+
+@pytest.mark.parametrize("word", ["now", "today", "NaT", "nan", "-1e5x"])
+def test_words_that_are_no_dates(word):
+    with pytest.raises(ValueError, match=f"t.csv: expected timestamps .* got '{word}' in row 2"):
+        read("2020-01-01", word, "2020-01-03")
 
 
 def test_zones():
