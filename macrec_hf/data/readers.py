@@ -51,8 +51,8 @@ def read_items(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown format, a file or a row that `docs/data_formats.md` says is refused, no item, a named column
-            that is missing, an item without an id, or an id that stands twice.
+        ValueError: unknown format, a file or a row that `docs/data_formats.md` says is refused, no item, a column
+            named that is missing, an item without an id, or an id that stands twice.
     """
     path = Path(path)
     items = read_table(path)

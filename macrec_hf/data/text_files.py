@@ -50,19 +50,15 @@ def open_text(path: str | PathLike[str], errors: str = "strict", newline: str | 
         ValueError: also from the `with` block while the file is read: a folder, a `.gz` that is cut off, damaged or no
             gzip file, another kind of file, another encoding (with the line).
     """
-    path = Path(path)
-    encoding = "utf-8"
-    try:
-        with _open_bytes(path) as file:
-            encoding = json.detect_encoding(file.peek(4)[:4])  # type: ignore[attr-defined]
-            with io.TextIOWrapper(file, encoding, errors, newline) as text:
-                yield text
-    except EOFError as error:
-        raise ValueError(f"{path} is cut off: its gzip data end too early. Download or copy it again.") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: its gzip data cannot be read ({error}). Download it again.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(_encoding_message(path, encoding)) from error
+    path, encoding = Path(path), "utf-8"
+    with _gzip_errors(path):
+        try:
+            with _open_bytes(path) as file:
+                encoding = json.detect_encoding(file.peek(4)[:4])  # type: ignore[attr-defined]
+                with io.TextIOWrapper(file, encoding, errors, newline) as text:
+                    yield text
+        except UnicodeDecodeError as error:
+            raise ValueError(_encoding_message(path, encoding)) from error
 
 
 def text_lines(
@@ -178,7 +174,7 @@ def read_json(path: str | PathLike[str], errors: str = "strict") -> Any:
     Raises:
         FileNotFoundError, ValueError: as [`open_text`] and [`parse_json`], with the file's name.
     """
-    with open_text(path, errors) as file:
+    with open_text(path, errors, newline="") as file:
         text = file.read(JSON_LIMIT + 1)
     if len(text) > JSON_LIMIT:
         raise ValueError(f"{path}: expected at most {JSON_LIMIT:,} characters of JSON, got more.")
@@ -207,6 +203,17 @@ def shortened(value: Any, length: int = 60) -> str:
         value = value[: length + 1]
     shown = repr(value)
     return shown if len(shown) <= length + 2 else shown[:length] + "…"
+
+
+@contextmanager
+def _gzip_errors(path: Path) -> Iterator[None]:
+    """Whatever `gzip` raises, as a ValueError that names the file."""
+    try:
+        yield
+    except EOFError as error:
+        raise ValueError(f"{path} is cut off: its gzip data end too early. Download or copy it again.") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: its gzip data cannot be read ({error}). Download it again.") from error
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
