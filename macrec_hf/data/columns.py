@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Sequence
 from os import PathLike
 
+from .text_files import shortened
+
 _SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
 
 
@@ -15,8 +17,9 @@ def missing_column(path: str | PathLike[str], columns: Sequence[str], names: Seq
         names: one of which was expected.
         kind: "user", "item", "time", "title" or "image": the column is named by `--<kind>-column`.
     """
+    shown = f"{shortened(list(columns), 500)}"
     told = (
-        f"{path}: expected a column {' or '.join(map(repr, names))}, got {list(columns)}. Name the right one with "
+        f"{path}: expected a column {' or '.join(map(repr, names))}, got {shown}. Name the right one with "
         f"--{kind}-column, or {kind}_column in Python."
     )
     if len(columns) == 1:

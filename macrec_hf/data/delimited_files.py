@@ -18,6 +18,7 @@ from .text_files import LINE_LIMIT, shortened, text_lines
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 Columns = dict[str, list[str | None]]
 _ROWS_AT_A_TIME = 1000
+_NO_VALUES = frozenset(["", "\\N"])  # MySQL, PostgreSQL and Hive write the second for what is missing
 _REMEDY = (
     'Inside a quoted field a quotation mark is written twice ("24"" screen"), not after a backslash. Let a library '
     "write the file, or use .jsonl or .parquet"
@@ -32,7 +33,7 @@ def read_delimited(path: Path) -> Columns:
     passed over.
 
     Returns:
-        `{column: one text a row}`, None where a field is empty; no column at all for an empty file.
+        `{column: one text a row}`, None where a field is empty or `\\N`; no column at all for an empty file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -187,7 +188,9 @@ def _columns(rows: _Rows) -> Columns:
     columns: list[list[str | None]] = [[] for _ in names]
     while part := list(islice(each, _ROWS_AT_A_TIME)):
         for column, values in zip(columns, zip(*part, strict=True), strict=True):
-            column.extend(values if all(values) else [value or None for value in values])
+            column.extend(
+                values if _NO_VALUES.isdisjoint(values) else [None if v in _NO_VALUES else v for v in values]
+            )
     return dict(zip(names, columns, strict=True))
 
 

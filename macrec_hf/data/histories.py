@@ -56,17 +56,18 @@ def user_histories(
     Raises:
         ValueError: an interaction names an item that `row_of` lacks, or no user has enough interactions.
     """
+    where = f"{file}: " if (file := interactions.attrs.get("file")) else ""
     rows = interactions["item_id"].map(row_of).to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isnan(rows).any():
-        raise ValueError(unknown_items_message(interactions["item_id"][np.isnan(rows)], row_of))
+        raise ValueError(where + unknown_items_message(interactions["item_id"][np.isnan(rows)], row_of))
     users, user_ids = pd.factorize(interactions["user_id"])
     times = pd.factorize(interactions["timestamp"], sort=True)[0]  # ranks: one dtype for numbers and for dates
     order = np.argsort(users, kind="stable")
     late = (np.diff(users[order]) == 0) & (np.diff(times[order]) < 0)
     if late.any():
         logger.warning(
-            f"The interactions of {len(np.unique(users[order][1:][late])):,} users were not in time order; sorted "
-            "them (equal timestamps keep the order of the file)."
+            f"{where}The interactions of {len(np.unique(users[order][1:][late])):,} users were not in time order; "
+            "sorted them (equal timestamps keep the order of the file)."
         )
         order = np.lexsort((times, users))  # stable, so equal times keep the order of the file
     counts = np.bincount(users, minlength=len(user_ids))
@@ -74,13 +75,13 @@ def user_histories(
     kept, short = (np.flatnonzero(long) for long in (counts >= min_interactions, counts < min_interactions))
     if len(short):
         logger.warning(
-            f"{len(short):,} of {len(user_ids):,} users have fewer than {min_interactions} interactions: they train "
-            "and are counted, but nothing of theirs validates or tests."
+            f"{where}{len(short):,} of {len(user_ids):,} users have fewer than {min_interactions} interactions: they "
+            "train and are counted, but nothing of theirs validates or tests."
         )
     if not len(kept):
         raise ValueError(
-            f"Expected at least one user with {min_interactions} interactions (one each to train, validate and test), "
-            f"got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right "
+            f"{where}Expected at least one user with {min_interactions} interactions (one each to train, validate and "
+            f"test), got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right "
             "column?"
         )
     (ids, items), (short_ids, short_items) = (

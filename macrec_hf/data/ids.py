@@ -17,6 +17,8 @@ from .text_files import shortened, warn_once
 
 logger = logging.getLogger(__name__)
 
+_WORDS_FOR_NOTHING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "undefined"}
+
 
 def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
     """Ids as str; whole numbers are written out, everything else that is no string is refused.
@@ -37,6 +39,12 @@ def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
     if any(not value or value.isspace() or "\0" in value for value in unique):
         _refuse_empty(listed, column, path)
     _tell_twins(unique, column, path)
+    if words := unique & _WORDS_FOR_NOTHING:
+        warn_once(
+            logger,
+            f"{path}: the id {min(words)!r} stands in {column!r}: programs write it for what is missing, and here all "
+            "rows that have it count as one. Remove these rows if nobody is called so.",
+        )
     return pd.Series(listed, dtype=object)
 
 

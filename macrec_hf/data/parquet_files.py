@@ -33,8 +33,10 @@ def read_parquet(path: Path) -> pd.DataFrame:
 def _parts(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
+    if not path.is_dir():  # a pipe: reading it would wait for its writer
+        raise ValueError(f"{path}: expected a Parquet file or a folder of parts, got something else.")
     inside = [entry for entry in path.iterdir() if not entry.name.startswith(("_", "."))]
     parts = [entry for entry in inside if entry.name.endswith(".parquet") and entry.is_file()]
     if others := [entry.name for entry in inside if entry not in parts]:

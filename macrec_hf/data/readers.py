@@ -36,8 +36,8 @@ def read_items(
     """Reads a catalogue.
 
     Args:
-        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file, or a folder of Parquet parts whose name ends so, with a
-            column of ids, and any of `title`, `text`, `image`.
+        path: a `.jsonl`, `.csv`, `.tsv` or `.parquet` file, or a folder of Parquet parts, with a column of ids, and
+            any of `title`, `text`, `image`.
         item_column: the name of the column of ids, or several, of which the first counts that the file has; it comes
             back as `item_id`.
         title_column, image_column: the names of the columns of titles and of photos; they come back as `title` and
@@ -98,6 +98,7 @@ def read_interactions(
 
     Returns:
         The columns `user_id` (str), `item_id` (str) and `timestamp` (a number or a datetime), rows in file order.
+        `attrs["file"]` is the path, for messages.
 
     Raises:
         FileNotFoundError: no such file.
@@ -122,13 +123,15 @@ def read_interactions(
         if column not in table:
             why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
             raise ValueError(missing_column(path, table.columns.tolist(), [column], kind) + why)
-    return pd.DataFrame(
+    interactions = pd.DataFrame(
         {
             "user_id": as_ids(table[user_column], user_column, path),
             "item_id": as_ids(table[item_column], item_column, path),
             "timestamp": as_timestamps(table[time_column], path),
         }
     )
+    interactions.attrs["file"] = str(path)
+    return interactions
 
 
 def _photo_sources(cells: list[Any], path: Path) -> pd.Series:

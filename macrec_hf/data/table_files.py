@@ -20,6 +20,7 @@ _REMEDIES = {
     ".xls": "Save the sheet as CSV UTF-8.",
     ".ods": "Save the sheet as CSV, in UTF-8.",
     ".zip": "Unpack it.",
+    ".parquet": "Unpack it: Parquet is packed already.",
     ".txt": "Rename it to .csv or .tsv if it is one.",
 }
 
@@ -34,12 +35,12 @@ def read_table(path: Path) -> pd.DataFrame:
     name = path.name.lower().removesuffix(".gz")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. Expected a table in one of {', '.join(TABLE_SUFFIXES)}.")
-    if path.name.lower().endswith(".parquet"):
+    if path.name.lower().endswith(".parquet") or (path.is_dir() and any(path.glob("*.parquet"))):
         return read_parquet(path)
     if path.is_dir():
         raise ValueError(
-            f"{path} is a folder: expected a table in one of {', '.join(TABLE_SUFFIXES)}; only parts of Parquet may "
-            "stand in a folder whose name ends with .parquet. Join the parts into one file."
+            f"{path} is a folder: expected a table in one of {', '.join(TABLE_SUFFIXES)}, or a folder of Parquet "
+            "parts whose names end with .parquet. Join other parts into one file."
         )
     if name.endswith(".jsonl"):
         return _read_jsonl(path)

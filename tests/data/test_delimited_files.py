@@ -49,6 +49,7 @@ def test_empty_fields_blank_lines_and_names(tmp_path):
     assert read(tmp_path, "\n\nid , title,\n\n1,,x\n   \n,,\n2,\"\",\n") == [
         ["id", "title", "Unnamed: 2"], ["1", None, "x"], ["2", None, None],
     ]  # fmt: skip
+    assert read(tmp_path, "id,title\n1,\\N\n2,a\\N\n") == [["id", "title"], ["1", None], ["2", "a\\N"]]
     assert read(tmp_path, "id\n1\n\n2\n") == [["id"], ["1"], ["2"]]
     assert read(tmp_path, "id,title\r1,a\r2,b\r") == [["id", "title"], ["1", "a"], ["2", "b"]]  # of an old Mac
     assert read_delimited(tmp_path / "t.csv") and read(tmp_path, "id,title\n") == [["id", "title"]]
@@ -152,7 +153,7 @@ def test_whatever_csv_writes_is_read_or_refused(tmp_path_factory, rows, quoting,
     except ValueError as error:
         assert "looks like a row of its own" in str(error) and any("\n" in text for row in rows for text in row)
         return
-    assert found == [[cell or None for cell in row] for row in given]
+    assert found == [[cell or None for cell in row] for row in given]  # the alphabet has no N, for \\N is no value
 
 
 RAW = st.text(alphabet='ab" \\', max_size=5).map(str.lstrip)  # a blank after a comma is taken for a sentence's

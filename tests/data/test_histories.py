@@ -16,6 +16,14 @@ from macrec_hf.data.splits import leave_one_out
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
+def test_the_file_is_named(tmp_path):
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\nu,x,1\n")
+    with pytest.raises(ValueError, match="i.csv: The interactions name 1 unknown items"):
+        user_histories(read_interactions(tmp_path / "i.csv"), {"a": 0})
+    with pytest.raises(ValueError, match="i.csv: Expected at least one user with 3 interactions"):
+        user_histories(read_interactions(tmp_path / "i.csv"), {"x": 0})
+
+
 def test_unknown_items_are_named():
     table = pd.DataFrame({"user_id": ["u"] * 4, "item_id": ["a", "x", "x", "y"], "timestamp": range(4)})
     with pytest.raises(

@@ -74,6 +74,11 @@ def test_the_likely_cause_of_unknown_items(named, known, said):
     assert said in message
 
 
+def test_words_for_nothing_are_told(caplog):
+    assert ids("a", "nan", "NA") == ["a", "nan", "NA"]
+    assert "t.csv: the id 'nan' stands in 'item_id'" in caplog.text and len(caplog.records) == 1
+
+
 def test_messages_stay_short(tmp_path):
     with pytest.raises(ValueError, match="in row 1") as error:
         as_ids(pd.Series([["x" * 10**6]], dtype=object), "item_id", PATH)

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import os
 import uuid
 
 import pandas as pd
@@ -162,8 +163,9 @@ def write_parts(folder, names):
     return folder
 
 
-def test_parts_in_the_order_of_their_numbers(tmp_path):
-    folder = write_parts(tmp_path / "i.parquet", ["part.10.parquet", "part.9.parquet", "part.100.parquet"])
+@pytest.mark.parametrize("name", ["i.parquet", "items"])
+def test_parts_in_the_order_of_their_numbers(tmp_path, name):
+    folder = write_parts(tmp_path / name, ["part.10.parquet", "part.9.parquet", "part.100.parquet"])
     (folder / "_SUCCESS").touch()
     (folder / ".part.9.parquet.crc").touch()
     assert read_items(folder)["title"].tolist() == ["tb", "ta", "tc"]
@@ -210,6 +212,12 @@ def test_damaged_files(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=said):
             read_items(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "i.parquet")
+    with pytest.raises(ValueError, match="i.parquet: expected a Parquet file or a folder of parts, got"):
+        read_items(tmp_path / "i.parquet")
 
 
 def test_a_column_that_stands_twice(tmp_path):

@@ -126,6 +126,15 @@ def test_unknown_format(tmp_path):
         read_items(tmp_path / "items.xlsx")
 
 
+def test_a_header_of_many_columns_is_not_shown_whole(tmp_path):
+    (tmp_path / "items.csv").write_text(
+        ",".join(f"column{place}" for place in range(9000)) + "\n" + "1," * 8999 + "1\n"
+    )
+    with pytest.raises(ValueError, match="items.csv: expected a column 'item_id', got .'column0'") as error:
+        read_items(tmp_path / "items.csv")
+    assert len(str(error.value)) < 1000
+
+
 def test_no_item_id_column(tmp_path):
     with pytest.raises(ValueError, match=r"expected a column 'item_id', got \['asin'\]"):
         read_items(write_table([{"asin": "1"}], tmp_path / "items.jsonl"))

@@ -80,7 +80,7 @@ def plainly(path: Path) -> list[list[list]]:
     text = content.decode("utf-8-sig")
     rows = [list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting))
             for separator in ",\t;" for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)]  # fmt: skip
-    return [[row for row in kind[1:] if any(row)] for kind in rows]
+    return [[row for row in kind if any(row)][1:] for kind in rows]
 
 
 def objects(path: Path) -> list[dict[str, str]]:
