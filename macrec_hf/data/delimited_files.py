@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from .text_files import LINE_LIMIT, shortened, text_lines
+from .text_files import LINE_LIMIT, open_text, shortened, text_lines
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 Columns = dict[str, list[str | None]]
@@ -127,7 +128,7 @@ class _Rows:
                         continue
                     self._check(row, width)
                 self.lines.clear()
-                if any(row):
+                if row[0] or any(row):
                     yield row
         except csv.Error as error:
             raise _QuotationError(self._unclosed()) from error
@@ -135,14 +136,15 @@ class _Rows:
             csv.field_size_limit(limit)
 
     def _lines(self) -> Iterator[str]:
-        for number, line in text_lines(self.path, newline=""):
-            if line is None:
-                raise ValueError(f"{self.path}, line {number}: expected at most {LINE_LIMIT:,} characters, got more.")
-            if number > self.shape.start:
-                if not self.lines:
-                    self.first = number
-                self.lines.append(line)
-                yield line
+        with open_text(self.path, newline="") as file:
+            for number, line in enumerate(iter(partial(file.readline, LINE_LIMIT), ""), start=1):
+                if len(line) >= LINE_LIMIT:
+                    raise ValueError(f"{self.path}, line {number}: expected less than {LINE_LIMIT:,} characters.")
+                if number > self.shape.start:
+                    if not self.lines:
+                        self.first = number
+                    self.lines.append(line)
+                    yield line
 
     def _check(self, row: list[str], width: int) -> None:
         """A row of several lines, or of another number of fields than the header."""

@@ -81,8 +81,8 @@ def user_histories(
     if not len(kept):
         raise ValueError(
             f"{where}Expected at least one user with {min_interactions} interactions (one each to train, validate and "
-            f"test), got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the right "
-            "column?"
+            f"test), got none among {len(user_ids):,} users, the longest history has {counts.max()}. Is user_id the "
+            "right column?"
         )
     (ids, items), (short_ids, short_items) = (
         ([str(user_ids[int(user)]) for user in part], [pieces[user] for user in part]) for part in (kept, short)
