@@ -177,10 +177,20 @@ def sold_before(args: argparse.Namespace) -> set[str] | None:
     return items_before(read_interactions(args.interactions, **interaction_columns(args)), args.until)
 
 
-def read_titles(path: str | None, item_column: str | Sequence[str], title_column: str = "title") -> dict[str, str]:
-    """`{item_id: title}` of an items file, of the items that have one; empty without a file."""
+def read_titles(
+    path: str | None,
+    item_column: str | Sequence[str],
+    title_column: str = "title",
+    known: Sequence[str] | None = None,
+) -> dict[str, str]:
+    """`{item_id: title}` of an items file, of the items that have one; empty without a file.
+
+    Args:
+        known: ids of the catalogue; a warning says so where the file has none of them.
+    """
     if path is None:
         return {}
+    from ..data.ids import likely_cause
     from ..data.readers import read_items
 
     items = read_items(path, item_column, title_column)
@@ -192,4 +202,9 @@ def read_titles(path: str | None, item_column: str | Sequence[str], title_column
             title_column,
             items.attrs["columns"],
         )
+    elif known is not None and titles.keys().isdisjoint(known):
+        logger.warning(
+            "%s: none of its ids, such as %s, is of the catalogue, which has such as %s. %s",
+            path, items["item_id"].tolist()[:3], list(known[:3]), likely_cause(titles, known),
+        )  # fmt: skip
     return titles

@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> str:
     users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
     check_finished(args.model)
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
-    titles = read_titles(args.items, args.item_column, args.title_column) or recommender.item_titles
+    known = recommender.table.item_ids
+    titles = read_titles(args.items, args.item_column, args.title_column, known) or recommender.item_titles
     found = recommender.recommend(
         [history for _, history in users],
         **dataclasses.asdict(decoding) | {"fusion": args.fusion},

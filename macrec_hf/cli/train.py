@@ -182,7 +182,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     table = open_semantic_ids(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
-    titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column)  # the tables' names may differ
+    titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids)
     histories, counts = read_purchases(args, table)
     given, args = args, sized(args, histories, table)
     config = chosen_config(args, start_from, tokenizer, table)

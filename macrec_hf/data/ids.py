@@ -68,8 +68,19 @@ def unknown_items_message(named: pd.Series, row_of: Mapping[str, int]) -> str:
     unknown: Sequence[str] = list(named.unique())
     return (
         f"The interactions name {len(unknown):,} unknown items (in {len(named):,} interactions) that are not among "
-        f"the {len(row_of):,} of the catalogue, such as {unknown[:5]}. {_cause(unknown, row_of)}"
+        f"the {len(row_of):,} of the catalogue, such as {unknown[:5]}. {likely_cause(unknown, row_of)}"
     )
+
+
+def likely_cause(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Why ids of one file are not among those of another, in one or two sentences."""
+    for trifle, bare in _TRIFLES.items():
+        there = {bare(item_id) for item_id in known}
+        if any(bare(item_id) in there for item_id in unknown):
+            return f"Some differ from known ids only {trifle}. {_CAUSES[trifle]}"
+    if any(re.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+", item_id) for item_id in unknown):
+        return "A spreadsheet has shortened ids to such as 1.23E+12: format the column as text and export it again."
+    return "Do both files come from the same export? Add the items to the catalogue or remove the interactions."
 
 
 def _plain_value(value: Any) -> Any:
@@ -152,16 +163,6 @@ _CAUSES = {
     "by leading zeros and a .0 at the end": "A spreadsheet or a reader took the ids for numbers.",
     "by capital letters": "Write them alike in both files.",
 }
-
-
-def _cause(unknown: Iterable[str], known: Iterable[str]) -> str:
-    for trifle, bare in _TRIFLES.items():
-        there = {bare(item_id) for item_id in known}
-        if any(bare(item_id) in there for item_id in unknown):
-            return f"Some differ from known ids only {trifle}. {_CAUSES[trifle]}"
-    if any(re.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+", item_id) for item_id in unknown):
-        return "A spreadsheet has shortened ids to such as 1.23E+12: format the column as text and export it again."
-    return "Do both files come from the same export? Add the items to the catalogue or remove the interactions."
 
 
 def _tell_twins(unique: set[str], column: str, path: Path) -> None:
