@@ -18,7 +18,8 @@ from .text_files import LINE_LIMIT, open_text, shortened, text_lines
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 Columns = dict[str, list[str | None]]
-_ROWS_AT_A_TIME = 1000
+_ROWS_AT_A_TIME, _ROWS_TO_COMPARE = 1000, 200
+_VARIED = 4  # kinds of first fields among those from which on their length alone tells them from text
 _NO_VALUES = frozenset(["", "\\N"])  # MySQL, PostgreSQL and Hive write the second for what is missing
 _REMEDY = (
     'Inside a quoted field a quotation mark is written twice ("24"" screen"), not after a backslash. Let a library '
@@ -106,6 +107,7 @@ class _Rows:
         self.path, self.shape, self.quoted = path, shape, quoted
         self.lines: list[str] = []
         self.first = 0
+        self.starts: list[str] = []  # first fields of the header and some rows
 
     def __iter__(self) -> Iterator[list[str]]:
         """Rows with at least one field that is not empty.
@@ -129,6 +131,8 @@ class _Rows:
                     self._check(row, width)
                 self.lines.clear()
                 if row[0] or any(row):
+                    if len(self.starts) < _ROWS_TO_COMPARE:
+                        self.starts.append(row[0])
                     yield row
         except csv.Error as error:
             raise _QuotationError(self._unclosed()) from error
@@ -154,14 +158,24 @@ class _Rows:
                 f"{shortened(''.join(self.lines).rstrip())}. {self._why(row, width)}"
             )
             raise (_QuotationError if self.quoted and '"' in "".join(self.lines) else ValueError)(message)
-        mark, spaced = self.shape.separator, self.shape.spaced
-        if width > 1 and all(
-            line.count(mark) == width - 1 and (spaced or mark + " " not in line) for line in self.lines
-        ):
+        if width > 1 and self._may_be_rows(row, width):
             raise ValueError(
                 f"{self._where()}: expected one row, but a quotation mark opens a field that ends "
                 f"{len(self.lines) - 1} lines below, and every line between looks like a row of its own. {_REMEDY}."
             )
+
+    def _may_be_rows(self, row: list[str], width: int) -> bool:
+        """Whether every line has the fields of a row, not a sentence's commas, and begins as rows of this file do."""
+        mark, lines = self.shape.separator, [line for line in self.lines if line.strip()]
+        if any(line.count(mark) != width - 1 or (mark + " " in line and not self.shape.spaced) for line in lines):
+            return False
+        starts = [*self.starts[1:], row[0]]
+        kinds, lengths = set(map(_kind, starts)), list(map(len, starts))
+        for start in (line.partition(mark)[0] for line in lines[1:]):
+            varied = len(kinds) >= _VARIED and min(lengths) <= len(start) <= max(lengths)
+            if _kind(start) not in kinds and not varied:
+                return False
+        return True
 
     def _where(self) -> str:
         return f"{self.path}, line {self.first}"
@@ -182,6 +196,11 @@ class _Rows:
             f"{self._where()}: expected quotation marks that pair, got {shortened(self.lines[0].rstrip())}{until}. "
             f"{_REMEDY}."
         )
+
+
+def _kind(text: str) -> str:
+    """Letters and digits in turn, with what stands between them: `i17` and `b3` are alike."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", text))
 
 
 def _columns(rows: _Rows) -> Columns:

@@ -56,6 +56,14 @@ def test_empty_fields_blank_lines_and_names(tmp_path):
     assert read(tmp_path, "") == read(tmp_path, "\n\n") == [[]]
 
 
+def test_texts_of_several_lines_with_as_many_commas_as_a_row(tmp_path):
+    """Their lines do not begin with anything like an id."""
+    rows = [["id", "title", "text"], ["i1", "one,two\nthree,four", "x"], ["i2", "a", "S,M\nL,XL\n\nred,blue"]]
+    assert rows_of(written(rows, tmp_path / "t.csv", lineterminator="\n")) == rows
+    rows = [["id", "title"], ["17", "red\nblue,green"], ["18", "b"]]
+    assert rows_of(written(rows, tmp_path / "t.csv", lineterminator="\n")) == rows
+
+
 @pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;\n".lower()])
 def test_a_line_that_names_the_separator(tmp_path, first):
     assert read(tmp_path, first + "id;title, short\n1;a,b\n") == [["id", "title, short"], ["1", "a,b"]]
@@ -89,6 +97,8 @@ def test_marks_of_a_writer_that_never_quotes(tmp_path, name):
         ('id,title,text\n1,"12\\" shelf, oak",b\n2,c,d\n', 2),
         ('id,title,text\n1,a,b\n2,"24 inch,flat\n3,c,d\n4,Deluxe 24",box\n', 3),  # closes as if it were meant
         ('id,title,text\n1,"a,b\n2,c",d\n', 2),
+        ('id,title,text\n1,"a,b\n\n2,c",d\n', 2),
+        ("id,title,text\n" + "".join(f"{k**9 % 65521:04x},a,b\n" for k in range(40)) + 'f7a0,"a,b\n7f3a,c",d\n', 42),
         ('id,title,text\n1,a,"b\n2,c,d\n3,e,f", x\n', 2),
         ('id,title,text\n1,"a",b\n2,"c"d,e\n', 3),
         ('id,title,text\n1,a,b\n2,c\n', 3),
