@@ -17,7 +17,8 @@ from .text_files import shortened, warn_once
 
 logger = logging.getLogger(__name__)
 
-_WORDS_FOR_NOTHING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "undefined"}
+_WORDS_FOR_NOTHING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "undefined", "#N/A", "#REF!", "#VALUE!"}
+_SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d\d")
 
 
 def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
@@ -26,7 +27,8 @@ def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
     A notice names ids that differ from others only by what nobody sees or what a spreadsheet adds.
 
     Raises:
-        ValueError: a row without an id, a value of another type, an id with a NUL; with the row.
+        ValueError: a row without an id, a value of another type, an id with a NUL, a number that a spreadsheet has
+            shortened; with the row.
     """
     listed = values.tolist()
     kinds = set(map(type, listed))
@@ -38,6 +40,12 @@ def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
     unique = set(listed)
     if any(not value or value.isspace() or "\0" in value for value in unique):
         _refuse_empty(listed, column, path)
+    if short := next((value for value in unique if "E+" in value and _SHORTENED.fullmatch(value)), None):
+        raise ValueError(
+            f"{path}: expected ids in {column!r}, got {short!r} in row {listed.index(short) + 1}, a number that a "
+            "spreadsheet has shortened: ids that differ may look alike now. Format the column as text and export it "
+            "again."
+        )
     _tell_twins(unique, column, path)
     if words := unique & _WORDS_FOR_NOTHING:
         warn_once(
@@ -78,8 +86,6 @@ def likely_cause(unknown: Iterable[str], known: Iterable[str]) -> str:
         there = {bare(item_id) for item_id in known}
         if any(bare(item_id) in there for item_id in unknown):
             return f"Some differ from known ids only {trifle}. {_CAUSES[trifle]}"
-    if any(re.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+", item_id) for item_id in unknown):
-        return "A spreadsheet has shortened ids to such as 1.23E+12: format the column as text and export it again."
     return "Do both files come from the same export? Add the items to the catalogue or remove the interactions."
 
 
@@ -105,6 +111,8 @@ def _refuse_types(listed: list[Any], column: str, path: Path) -> None:
                 " A column with holes was probably read as numbers; write the ids as strings (leading zeros are lost "
                 "otherwise)."
             )
+        if isinstance(value, dict):
+            cause = " pandas' to_json writes one object a line with orient='records' and lines=True."
         kind = "floating point numbers such as " * isinstance(value, float)
         raise ValueError(
             f"{path}: expected strings or whole numbers in {column!r}, got {kind}{shortened(value)} in row {number}."

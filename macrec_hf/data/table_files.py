@@ -20,6 +20,9 @@ _REMEDIES = {
     ".xls": "Save the sheet as CSV UTF-8.",
     ".ods": "Save the sheet as CSV, in UTF-8.",
     ".zip": "Unpack it.",
+    ".bz2": "Unpack it, or pack it with gzip.",
+    ".xz": "Unpack it, or pack it with gzip.",
+    ".zst": "Unpack it, or pack it with gzip.",
     ".parquet": "Unpack it: Parquet is packed already.",
     ".txt": "Rename it to .csv or .tsv if it is one.",
 }

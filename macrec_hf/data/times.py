@@ -1,6 +1,7 @@
 """Timestamps: numbers of one unit, or dates; and the days that they stand for."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ logger = logging.getLogger(__name__)
 _FIRST_DAY, _LAST_DAY = 3_652, 47_482  # 1980 to 2100: numbers outside are no dates
 _UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 _HUGE = 10**300  # no float holds much larger integers
+# As Excel and C write numbers; other programs write all digits of a float, and `e` or no `+`.
+_SHORTENED, _LONG = re.compile(r"\d(?:[.,]\d{1,6})?E\+(\d\d)"), 8  # seconds since 1970 have ten digits
 _FAR = 3_652
 """Days between dates that nobody expects in one shop: ten years, ours."""
 
@@ -63,6 +66,7 @@ def _read(values: pd.Series, path: Path) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce")
     no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
     if not no_number.any():
+        _refuse_shortened(values, numbers, path)
         return numbers.astype(np.float64) if numbers.dtype == object else numbers
     texts = values.astype(str)
     dates = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
@@ -74,6 +78,20 @@ def _read(values: pd.Series, path: Path) -> pd.Series:
             wrong = no_number if no_number.sum() < no_date.sum() else no_date
         raise _no_time(values, int(np.flatnonzero(wrong)[0]), path)
     return dates.dt.tz_localize(None)
+
+
+def _refuse_shortened(values: pd.Series, numbers: pd.Series, path: Path) -> None:
+    """Refuses texts such as 1.59E+12: a spreadsheet has cut the digits that tell one moment from another."""
+    if numbers.dtype != np.float64:
+        return
+    for row, value in enumerate(values.tolist()):
+        if isinstance(value, str) and (found := _SHORTENED.fullmatch(value.strip())):
+            if int(found[1]) > _LONG:
+                raise ValueError(
+                    f"{path}: expected timestamps, got {value!r} in row {row + 1}, a number that a spreadsheet has "
+                    "shortened: its last digits are lost. Format the column as text or as a whole number and export "
+                    "it again."
+                )
 
 
 def _no_time(values: pd.Series, row: int, path: Path) -> ValueError:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from macrec_hf.data.ids import as_ids, unknown_items_message
+from macrec_hf.data.readers import read_items
 
 PATH = Path("t.csv")
 
@@ -61,7 +62,6 @@ def test_two_spellings_of_one_id(caplog, one, other):
         ("i\u200b1", "i1", "only by blanks"),
         ("cafe\u0301", "caf\u00e9", "only by blanks"),
         ("I1", "i1", "only by capital letters"),
-        ("1.08E+12", "1080000000007", "spreadsheet has shortened ids"),
         ("x", "y", "same export"),
     ],
 )
@@ -72,6 +72,21 @@ def test_the_likely_cause_of_unknown_items(named, known, said):
         in (message)
     )
     assert said in message
+
+
+@pytest.mark.parametrize("short", ["1.08E+12", "1E+15", "9,78E+12"])
+def test_ids_that_a_spreadsheet_has_shortened(short):
+    with pytest.raises(
+        ValueError, match="t.csv: expected ids in 'item_id', got '.*' in row 2, a number that a spread"
+    ):
+        ids("a", short, "b")
+    assert ids("1e5", "E+12", "1.5E+3x") == ["1e5", "E+12", "1.5E+3x"]
+
+
+def test_a_table_that_was_written_column_by_column(tmp_path):
+    pd.DataFrame({"item_id": ["a", "b"], "title": ["x", "y"]}).to_json(tmp_path / "i.jsonl")
+    with pytest.raises(ValueError, match=r"i.jsonl: expected strings or .*, got \{'0': 'a'.* orient='records'"):
+        read_items(tmp_path / "i.jsonl")
 
 
 def test_words_for_nothing_are_told(caplog):

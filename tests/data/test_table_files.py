@@ -12,7 +12,8 @@ from macrec_hf.data.table_files import file_digest, read_inter_json, read_table
 @pytest.mark.parametrize(
     ("name", "said"),
     [("i.json", "must be called .jsonl"), ("i.ndjson", "Rename it to .jsonl"), ("i.xlsx", "CSV UTF-8"),
-     ("i.zip", "Unpack"), ("i.txt", "Rename"), ("i.parquet.gz", "Unpack it"), ("items", r"parquet\.$")],
+     ("i.zip", "Unpack"), ("i.jsonl.zst", "Unpack"), ("i.txt", "Rename"),
+     ("i.parquet.gz", "Unpack it"), ("items", r"parquet\.$")],
 )  # fmt: skip
 def test_formats_that_are_not_read(tmp_path, name, said):
     (tmp_path / name).write_text("{}")

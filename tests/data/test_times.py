@@ -98,6 +98,14 @@ def test_words_that_are_no_dates(word):
         read("2020-01-01", word, "2020-01-03")
 
 
+@pytest.mark.parametrize("short", ["1.59E+12", "1.600000E+12", "2E+09"])
+def test_times_that_a_spreadsheet_has_shortened(short):
+    with pytest.raises(ValueError, match="t.csv: expected timestamps, got '.*' in row 2, a number that a spreadsheet"):
+        read("1590000000", short, "1590000001")
+    assert read("1.500000005e9", "1500000006", "1.500000007E+09").tolist() == [1500000005, 1500000006, 1500000007]
+    assert read("1.5000768e+18", "1.5001632E18").tolist() == [1500076800 * 10**9, 1500163200 * 10**9]
+
+
 def test_zones():
     aware = as_timestamps(pd.Series(pd.to_datetime(["2020-01-01T00:30+01:00"]).tz_convert("Asia/Tokyo")), PATH)
     assert days_of(aware).tolist() == [18_261]  # 2019-12-31 in UTC
