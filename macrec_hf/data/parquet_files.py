@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+SHORT_FLOATS = "short_floats"
+
 
 def read_parquet(path: Path) -> pd.DataFrame:
     """Reads a `.parquet` file, or all those in a folder in the order of their names (`part.2` before `part.10`).
@@ -19,7 +21,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
     Returns:
         Columns of Python objects, None where a value is missing: integers stay integers beside holes, lists and
         structs become lists and dicts, categories what they stand for. Timestamps are columns of datetimes. A column
-        that a part lacks is NaN there.
+        that a part lacks is NaN there. `attrs["short_floats"]` names the columns of 16- and 32-bit floats.
 
     Raises:
         FileNotFoundError: no such file.
@@ -27,7 +29,9 @@ def read_parquet(path: Path) -> pd.DataFrame:
             parts.
     """
     parts = [_read_part(part) for part in _parts(path)]
-    return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    table = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    table.attrs[SHORT_FLOATS] = sorted({name for part in parts for name in part.attrs[SHORT_FLOATS]})
+    return table
 
 
 def _parts(path: Path) -> list[Path]:
@@ -62,6 +66,7 @@ def _read_part(path: Path) -> pd.DataFrame:
             twice = [name for name, times in Counter(file.schema_arrow.names).items() if times > 1]
             table = None if twice else file.read()
             columns = {} if table is None else {name: _values(table.column(name)) for name in table.column_names}
+            short = [field.name for field in file.schema_arrow if field.type in (pa.float16(), pa.float32())]
     except Exception as error:  # pyarrow raises a dozen kinds, and not one names the file
         reason = " ".join(str(error).replace(str(path), "it").split())
         raise ValueError(
@@ -70,7 +75,9 @@ def _read_part(path: Path) -> pd.DataFrame:
         ) from error
     if twice:
         raise ValueError(f"{path}: expected each column once, got {twice[:3]} twice. Rename or remove one of them.")
-    return pd.DataFrame(columns)
+    part = pd.DataFrame(columns)
+    part.attrs[SHORT_FLOATS] = short
+    return part
 
 
 def _values(column: pa.ChunkedArray) -> pd.Series:

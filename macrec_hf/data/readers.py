@@ -16,6 +16,7 @@ import pandas as pd
 from .cells import photo_source, plain_text
 from .columns import missing_column
 from .ids import as_ids, refuse_duplicates
+from .parquet_files import SHORT_FLOATS
 from .table_files import read_inter_json, read_table
 from .text_files import warn_once
 from .times import as_timestamps
@@ -131,6 +132,12 @@ def read_interactions(
         }
     )
     interactions.attrs["file"] = str(path)
+    if time_column in table.attrs.get(SHORT_FLOATS, ()):
+        warn_once(
+            logger,
+            f"{path}: {time_column!r} holds floating point numbers of 32 bits or fewer, which keep seven digits: "
+            "moments less than some two minutes apart may count as one. Write it as whole numbers of 64 bits.",
+        )
     return interactions
 
 

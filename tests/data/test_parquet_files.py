@@ -153,6 +153,18 @@ def test_times_that_are_none(tmp_path, times):
         read_interactions(tmp_path / "i.parquet")
 
 
+def test_times_in_short_floats_are_told(tmp_path, caplog):
+    table = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1.5e9, 1.5e9 + 40]})
+    table.to_parquet(tmp_path / "i.parquet")
+    read_interactions(tmp_path / "i.parquet")
+    assert not caplog.records
+    (tmp_path / "parts").mkdir()
+    table.to_parquet(tmp_path / "parts" / "1.parquet")
+    table.astype({"timestamp": "float32"}).to_parquet(tmp_path / "parts" / "2.parquet")
+    assert len(read_interactions(tmp_path / "parts")) == 4
+    assert "parts: 'timestamp' holds floating point numbers of 32 bits or fewer" in caplog.text
+
+
 # Folders of parts
 
 
