@@ -119,12 +119,12 @@ def parsed_lines(
             yield number, parsed
     if bad and (bad >= good or bad > TOLERATED + TOLERATED_SHARE * good):
         raise ValueError(
-            f"{path}, line {first[0]}: expected {expected}, got {first[1]} ({reason}). There are {bad:,} broken lines "
-            f"and {good:,} good ones."
+            f"{path}, line {first[0]}: expected {expected}, got {bad:,} broken lines and {good:,} good ones. In "
+            f"this one, got {first[1]} ({reason})."
         )
     if bad:
         lines = f"{bad:,} broken line{'s' * (bad > 1)}"
-        warn_once(logger, f"{path}: skipped {lines}. The first is line {first[0]}, {first[1]} ({reason}).")
+        warn_once(logger, f"{path}: skipped {lines}. The first is line {first[0]}: {reason}, got {first[1]}.")
 
 
 def json_lines(path: str | PathLike[str], errors: str = "strict") -> Iterator[tuple[int, dict[str, Any]]]:
