@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from ..doctor.photos import thumbnail
+from ..data.photos import thumbnail
 from .shop import ShownItem
 
 THUMBNAIL = 240  # pixels: a tile is half of that wide, on screens with two pixels for one

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..data.photos import thumbnail
 from ..doctor.html_page import render
-from ..doctor.photos import thumbnail
 from .shop import Shop, ShownItem
 
 logger = logging.get_logger(__name__)

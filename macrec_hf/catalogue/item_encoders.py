@@ -8,15 +8,16 @@ both for an items table.
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from PIL import Image, ImageOps
 from transformers.utils import logging
 
+from ..data.photos import read_photo
 from .catalogue_batches import Processes, in_batches
 from .embedding_store import EmbeddingStore
 from .encoder_base import save_state
@@ -62,26 +63,31 @@ def encode_texts(
 
 
 def encode_photos(
-    paths: Sequence[str | Path | None],
+    photos: Sequence[str | Path | bytes | None],
     encoder: ImageEncoder,
     batch_size: int = 32,
     progress: bool = True,
     accelerator: Processes | None = None,
     learned_from: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing."""
+    """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing.
+
+    Args:
+        photos: paths of files, or their contents; None: there is none.
+    """
     reasons: dict[int, str] = {}
     rows: list[int] = []
     features: list[Features] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
         def encode(batch: list[int]) -> tuple[list[int], dict[int, str], Features | None]:
-            opened = dict(zip(batch, pool.map(_open_photo, [paths[row] for row in batch]), strict=True))
+            named = [photos[row] for row in batch]
+            opened = dict(zip(batch, pool.map(read_photo, named, repeat(encoder.photo_size)), strict=True))
             good = {row: photo for row, photo in opened.items() if not isinstance(photo, str)}
             bad = {row: text for row, text in opened.items() if isinstance(text, str)}
             return list(good), bad, encoder.batch_features(list(good.values())) if good else None
 
-        every = list(range(len(paths)))
+        every = list(range(len(photos)))
         parts = in_batches(every, batch_size, encode, "image", processes=accelerator, progress=progress)
     if accelerator is not None and not accelerator.is_main_process:
         return None
@@ -89,26 +95,7 @@ def encode_photos(
         rows += good
         reasons |= bad
         features += [] if encoded is None else [encoded]
-    return _collect(encoder, rows, features, len(paths), reasons, "image", learned_from)
-
-
-def _open_photo(path: str | Path | None) -> Image.Image | str:
-    """The photo upright in RGB on white, or why there is none."""
-    if path is None:
-        return "no photo named"
-    if str(path).startswith(("http://", "https://")):
-        return "a URL: download the photo and give its path"
-    try:
-        with Image.open(path) as file:
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except FileNotFoundError:
-        return "no such file"
-    except Exception as error:  # the decoders of pillow raise a dozen kinds; one bad file must not stop a catalogue
-        return f"{type(error).__name__}: {error}".replace(str(path), Path(path).name)
+    return _collect(encoder, rows, features, len(photos), reasons, "image", learned_from)
 
 
 def _collect(
@@ -259,7 +246,7 @@ def embed_items(
     """Embeds the texts and photos of a catalogue.
 
     Args:
-        items: pandas.DataFrame as [`read_items`] gives it; `image` holds paths or None.
+        items: pandas.DataFrame as [`read_items`] gives it; `image` holds paths, contents of files or None.
         encoders: of [`make_encoders`], or of [`load_encoders`] for items that arrive after training. A modality that
             no item has (no `image` at all, every text empty) is left out.
         text_columns: columns that are joined into an item's text. Default: title, brand, category and text, those that
@@ -293,7 +280,7 @@ def embed_items(
     """
     _check_embeddable(items, encoders)
     # pandas may have made NaN of None
-    photos = [path if isinstance(path, (str, Path)) else None for path in items["image"]] if "image" in items else []
+    photos = [photo if isinstance(photo, str | Path | bytes) else None for photo in items.get("image", [])]
     texts = item_texts(items, text_columns)
     has_any = {"text": any(text.strip() for text in texts), "image": any(photos)}
     left_out = [modality for modality in encoders if not has_any[modality]]

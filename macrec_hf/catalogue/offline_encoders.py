@@ -93,6 +93,8 @@ class OfflineImageEncoder(_OfflineEncoder):
         seed: of the randomised SVD.
     """
 
+    photo_size = 4 * PHOTO_SIZE  # pixels of the shorter side that a photo is opened with
+
     def __init__(self, dimension: int = 128, seed: int = 0):
         super().__init__(dimension, seed)
 

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from transformers.utils import ModelOutput
 
 from ..cpu.linear import use_cpu_linear
+from ..data.photos import SIZE
 from .encoder_base import centre_and_scale
 
 POOLINGS = ("mean", "cls", "pooler")
@@ -134,6 +135,9 @@ class TransformerImageEncoder(_TransformerEncoder):
     ):
         super().__init__(model_name, pooling, device, standardize)
         self.processor = AutoImageProcessor.from_pretrained(model_name, backend="pil")
+        sizes = [dict(getattr(self.processor, name, None) or {}) for name in ("size", "crop_size")]
+        sides = [side for size in sizes for side in size.values() if isinstance(side, int)]
+        self.photo_size = 2 * max(sides, default=SIZE)  # pixels of the shorter side that a photo is opened with
 
     @property
     def settings(self) -> dict:
