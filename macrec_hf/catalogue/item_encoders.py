@@ -203,6 +203,25 @@ def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> lis
     return [". ".join(text for text in row if text) for row in zip(*parts, strict=True)]
 
 
+def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEncoder | None) -> list[str]:
+    """The columns that become an item's text; those of the first time stay with the encoder."""
+    known = None if encoder is None else encoder.columns
+    if known and given and list(given) != known:
+        logger.warning(f"text columns: {list(given)} are read, the earlier items were embedded by {known}.")
+    columns = list(given or known or [column for column in TEXT_COLUMNS if column in items])
+    if not given and (lacking := [column for column in columns if column not in items]):
+        columns = [column for column in columns if column not in lacking]
+        if not columns:
+            raise ValueError(
+                f"text columns: expected {known}, by which the earlier items were embedded, got "
+                f"{list(items.columns)}. Name the columns with --text-columns, or text_columns in Python."
+            )
+        logger.warning(f"text columns: the table has no {lacking}, by which the earlier items were embedded too.")
+    if encoder is not None and encoder.columns is None:
+        encoder.columns = columns
+    return columns
+
+
 def _as_text(value: object) -> str:
     return " ".join(map(str, value)).strip() if isinstance(value, (list, tuple, np.ndarray)) else str(value).strip()
 
@@ -249,8 +268,8 @@ def embed_items(
         items: pandas.DataFrame as [`read_items`] gives it; `image` holds paths, contents of files or None.
         encoders: of [`make_encoders`], or of [`load_encoders`] for items that arrive after training. A modality that
             no item has (no `image` at all, every text empty) is left out.
-        text_columns: columns that are joined into an item's text. Default: title, brand, category and text, those that
-            exist (ours).
+        text_columns: columns that are joined into an item's text. Default: those that the text encoder read the first
+            time, else title, brand, category and text, those that exist (ours).
         batch_size: items that an encoder reads at a time. Default 32 (ours).
         progress: whether a bar is shown where there are many batches.
         accelerator: an `accelerate.Accelerator`: its processes share the work; the main one returns the embeddings,
@@ -281,7 +300,7 @@ def embed_items(
     _check_embeddable(items, encoders)
     # pandas may have made NaN of None
     photos = [photo if isinstance(photo, str | Path | bytes) else None for photo in items.get("image", [])]
-    texts = item_texts(items, text_columns)
+    texts = item_texts(items, _columns(items, text_columns, cast(TextEncoder | None, encoders.get("text"))))
     has_any = {"text": any(text.strip() for text in texts), "image": any(photos)}
     left_out = [modality for modality in encoders if not has_any[modality]]
     encoders = {modality: encoder for modality, encoder in encoders.items() if has_any[modality]}
