@@ -7,12 +7,11 @@ import unicodedata
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 logger = logging.getLogger(__name__)
 
 OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-_URL = ("http://", "https://", "data:")
 
 
 def photo_path(text: str, folder: str | Path) -> str:
@@ -26,7 +25,7 @@ def photo_path(text: str, folder: str | Path) -> str:
         text: as it stands in the table.
         folder: of the table.
     """
-    if text.lower().startswith(_URL):
+    if is_address(text):
         return text
     spellings = list(dict.fromkeys(_spellings(text)))
     paths = [str(Path(folder) / spelling) for spelling in spellings]
@@ -34,6 +33,11 @@ def photo_path(text: str, folder: str | Path) -> str:
     found = next((path for path in paths if os.path.lexists(path)), None) if odd else None
     windows = next((spelling for spelling in spellings if os.name != "nt" and OF_WINDOWS.match(spelling)), None)
     return found or windows or paths[0]
+
+
+def is_address(photo: Any) -> TypeGuard[str]:
+    """Whether a photo is a URL or a `data:` address, which a browser opens by itself."""
+    return isinstance(photo, str) and photo.lower().startswith(("http://", "https://", "data:"))
 
 
 def _spellings(text: str) -> Iterator[str]:
@@ -78,7 +82,7 @@ def only_inside(photos: Sequence[Any], folder: str | Path) -> list[Any]:
 
 
 def _is_path(photo: Any) -> bool:
-    return isinstance(photo, Path) or (isinstance(photo, str) and not photo.lower().startswith(_URL))
+    return isinstance(photo, Path) or (isinstance(photo, str) and not is_address(photo))
 
 
 def _inside(photo: Any, root: Path) -> Any:
