@@ -4,8 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from ..data.photo_paths import is_address
 from ..data.photos import thumbnail
+from ..data.shown_photos import is_address
 from .shop import ShownItem
 
 THUMBNAIL = 240  # pixels: a tile is half of that wide, on screens with two pixels for one

@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..catalogue.encoders import load_encoders
-from ..data.photo_paths import only_inside
 from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, read_items
+from ..data.shown_photos import only_inside
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.recommender import MacRecRecommender
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..data.photo_paths import is_address
 from ..data.photos import thumbnail
+from ..data.shown_photos import is_address
 from ..doctor.html_page import render
 from ..model.files import move_into_place
 from .shop import Shop, ShownItem

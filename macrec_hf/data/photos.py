@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import stat
 import struct
 import threading
@@ -15,7 +16,6 @@ from typing import IO
 from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from .photo_depth import eight_bits, raw_mode, strips
-from .photo_paths import OF_WINDOWS
 
 # Raster formats that Pillow decodes itself. Left out: what it hands to other programs (EPS) or cannot decode alone.
 FORMATS = (
@@ -26,6 +26,8 @@ MAX_AREA = 16  # times size², for photos like ribbons
 MAX_BYTES = 1_000_000_000  # while one photo is decoded
 LARGE = 40_000_000  # bytes: photos that need more are decoded one at a time
 BYTES_PER_PIXEL = {"WEBP": 17, "AVIF": 14, "JPEG2000": 20}  # measured while decoding; the others keep 5 at most
+
+_OF_WINDOWS = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
 
 _one_large = threading.Lock()
 
@@ -196,7 +198,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 def _reason(error: Exception, source: str | Path | bytes) -> str:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        if os.name != "nt" and OF_WINDOWS.match(str(source)):
+        if os.name != "nt" and _OF_WINDOWS.search(str(source)):
             return "a path of Windows, which leads nowhere here. Give paths from the items file's folder"
         return "no such file"
     text = str(error) if isinstance(error, _NoPhotoError) else f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .plain_text import whole_letters
-from .text_files import TOLERATED, TOLERATED_SHARE, json_object, parsed_lines, shortened
+from .text_files import TOLERATED, TOLERATED_SHARE, json_object, open_text, parsed_lines, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def checked_rows(
 
     expected = f"lines with the fields {', '.join(needed)} (is --format right?)"
     read = 0
-    for _, row in parsed_lines(path, checked, expected, errors="surrogateescape"):
+    for _, row in _undamaged(path, parsed_lines(path, checked, expected, errors="surrogateescape")):
         read += 1
         if len(foreign) > TOLERATED + TOLERATED_SHARE * read:
             break
@@ -53,6 +53,17 @@ def checked_rows(
     if not read:
         raise ValueError(f"{path}: expected {expected}, but the file is empty.")
     _report_foreign(path, foreign, read)
+
+
+def _undamaged(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """The rows; where they are no good, the reason may be damage that a packed file shows at its end alone."""
+    try:
+        yield from rows
+    except ValueError:
+        with open_text(path, errors="replace") as file:
+            while file.read(2**20):
+                pass
+        raise
 
 
 def _report_foreign(path: Path, foreign: list[str], read: int) -> None:

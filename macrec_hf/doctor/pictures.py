@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ..catalogue.embedding_store import EmbeddingStore
-from ..data.photo_paths import only_inside
 from ..data.readers import ITEM_COLUMN, read_items
+from ..data.shown_photos import only_inside
 from ..model.semantic_ids import SemanticIdTable, token_name
 from .figures import prefix_groups, store_rows
 from .photos import thumbnail_source

@@ -247,6 +247,7 @@ def test_what_is_no_photo_gives_a_reason(tmp_path):
         None: "no photo named",
         "https://shop.example/a.jpg": "a URL: download the photo",
         "D:\\shop\\a.jpg": "a path of Windows",
+        "/items/d:/shop/a.jpg": "a path of Windows",
         "/dev/zero": "zero: no regular file",
         "a\0b.jpg": "a\0b.jpg: ValueError: embedded null",
         b"": "an empty file",

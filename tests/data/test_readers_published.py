@@ -197,6 +197,11 @@ def test_gzip_files_that_are_cut_off_or_none(tmp_path):
         (tmp_path / "r.json.gz").write_bytes(data)
         with pytest.raises(ValueError, match=f"r.json.gz {reason}"):
             read(tmp_path / "r.json.gz")
+    middle = gzip.compress(b"\0" * 9_000, compresslevel=0)  # lines of another file, with the check of its own
+    half = gzip.compress(lines([GOOD] * 50 + [{}] * 300).encode(), compresslevel=0)
+    (tmp_path / "r.json.gz").write_bytes(half[:-8] + middle[-8:])
+    with pytest.raises(ValueError, match=r"r.json.gz is damaged: its gzip data cannot be read"):
+        read(tmp_path / "r.json.gz")
     (tmp_path / "r.json").write_bytes(whole)
     assert len(read(tmp_path / "r.json")) == 2000
 
