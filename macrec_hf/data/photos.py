@@ -16,6 +16,7 @@ from typing import IO
 from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from .photo_depth import eight_bits, raw_mode, strips
+from .plain_text import whole_letters
 
 # Raster formats that Pillow decodes itself. Left out: what it hands to other programs (EPS) or cannot decode alone.
 FORMATS = (
@@ -143,8 +144,12 @@ def _shrink_while_decoding(image: ImageFile.ImageFile, file: IO[bytes], size: in
         image.draft(None, (size, size))
         pixels = image.size[0] * image.size[1]
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        pixels = max(pixels, image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0))  # of one tile
-        each += 4 * (image.tag_v2.get(0x0112, 1) != 1)  # Pillow turns it in full size
+        if image.tag_v2.get(284) == 2 and max(image.tag_v2.get(258, (1,))) > 8:
+            raise _NoPhotoError(
+                "a TIFF with a plane of 16 bits for each colour, which Pillow mixes up. Save it as PNG"
+            )
+        pixels = max(pixels, get(322, 0) * get(323, 0))  # of one tile
+        each += 4 * (get(0x0112, 1) != 1)  # Pillow turns it in full size
     needed += pixels * each
     if needed > MAX_BYTES:
         raise _NoPhotoError(
@@ -201,8 +206,11 @@ def _reason(error: Exception, source: str | Path | bytes) -> str:
         if os.name != "nt" and _OF_WINDOWS.search(str(source)):
             return "a path of Windows, which leads nowhere here. Give paths from the items file's folder"
         return "no such file"
+    if isinstance(error, OSError) and error.errno is not None:
+        error = _NoPhotoError(error.strerror)
     text = str(error) if isinstance(error, _NoPhotoError) else f"{type(error).__name__}: {error}"
     if not isinstance(source, str | Path):
         return text
     name = Path(source).name
-    return f"{name}: " + text.replace(repr(str(source)), name).replace(str(source), name)[:300]
+    text = text.replace(repr(str(source)), name).replace(str(source), name)
+    return whole_letters(f"{name if len(name) <= 80 else name[:79] + '…'}: {text[:300]}")

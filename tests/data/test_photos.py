@@ -243,16 +243,25 @@ def test_what_is_no_photo_gives_a_reason(tmp_path):
         with pytest.raises(ValueError, match=f"^{reason}"):
             open_photo(tmp_path / name)
         assert read_photo(str(tmp_path / name)).startswith(reason) and thumbnail(tmp_path / name) is None
+    planes = tiff(np.concatenate([WIDE] * 3), 1, photometric=2)
+    for tag, before, after in ((257, 144, 48), (277, 1, 3), (279, 3 * WIDE.nbytes, WIDE.nbytes)):
+        planes = planes.replace(struct.pack("<HHII", tag, 4, 1, before), struct.pack("<HHII", tag, 4, 1, after))
+    planes = planes.replace(struct.pack("<HHII", 278, 4, 1, 144), struct.pack("<HHII", 284, 4, 1, 2))
     others = {
         None: "no photo named",
         "https://shop.example/a.jpg": "a URL: download the photo",
         "D:\\shop\\a.jpg": "a path of Windows",
         "/items/d:/shop/a.jpg": "a path of Windows",
         "/dev/zero": "zero: no regular file",
+        "x" * 300 + ".jpg": "^x{79}….{1,40}too long$",
+        "\ud83d.jpg": "^\ufffd.jpg: Unicode",
         "a\0b.jpg": "a\0b.jpg: ValueError: embedded null",
         b"": "an empty file",
         b"\xff\xd8\xff\xe0": "a JPEG that cannot be read|SyntaxError|no picture",
         tiff(UNIT, 3): "a TIFF that cannot be read: unknown pixel mode",
+        tiff(WIDE, 1).replace(
+            struct.pack("<HHII", 277, 4, 1, 1), struct.pack("<HHII", 284, 4, 1, 2)
+        ): "plane of 16 bits",
     }
     for source, reason in others.items():
         with pytest.raises(ValueError, match=reason):
