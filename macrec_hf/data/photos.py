@@ -144,10 +144,9 @@ def _shrink_while_decoding(image: ImageFile.ImageFile, file: IO[bytes], size: in
         image.draft(None, (size, size))
         pixels = image.size[0] * image.size[1]
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        if image.tag_v2.get(284) == 2 and max(image.tag_v2.get(258, (1,))) > 8:
-            raise _NoPhotoError(
-                "a TIFF with a plane of 16 bits for each colour, which Pillow mixes up. Save it as PNG"
-            )
+        get = image.tag_v2.get
+        if get(284) == 2 and get(277, 1) > 1 and max(get(258, (1,))) > 8:  # Pillow mixes them up
+            raise _NoPhotoError("a TIFF with a plane of 16 bits for each colour, which cannot be read. Save it as PNG")
         pixels = max(pixels, get(322, 0) * get(323, 0))  # of one tile
         each += 4 * (get(0x0112, 1) != 1)  # Pillow turns it in full size
     needed += pixels * each

@@ -101,7 +101,7 @@ def _number(name: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) < 2**63:  # NaN is not either
         raise ValueError(f"no time: expected a number in {name!r}, got {shortened(value)}")
     return number
 

@@ -48,7 +48,7 @@ def find_files(layout: str, inputs: Sequence[str | Path]) -> tuple[Path, Path | 
     for path in map(Path, inputs):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder.")
-        files += sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
+        files += sorted(path.iterdir()) if path.is_dir() else [path]
     found = []
     for kind, pattern in (("interactions", chosen.interactions), ("items", chosen.items)):
         fitting = [path for path in files if re.fullmatch(pattern, path.name)]
@@ -80,7 +80,11 @@ def _flat(value: Any) -> Iterator[str]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from _flat(part)
-    elif isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):  # NaN is missing
+    elif (
+        isinstance(value, str)
+        or (isinstance(value, int) and not isinstance(value, bool))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):  # NaN is missing
         yield str(value)
 
 

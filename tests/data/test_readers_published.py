@@ -234,6 +234,11 @@ def test_files_that_do_not_fit(tmp_path, caplog):
         find_files("recbole", [tmp_path])
     with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder"):
         find_files("recbole", [tmp_path / "nowhere"])
+    (tmp_path / "meta_Shop.json.gz").rename(tmp_path / "aside")
+    (tmp_path / "meta_Shop.json.gz").symlink_to(tmp_path / "nowhere")  # not passed over
+    with pytest.raises(FileNotFoundError, match="meta_Shop.json.gz: no such file"):
+        list(LAYOUTS["amazon2018"].read_items(find_files("amazon2018", [tmp_path])[1]))
+    (tmp_path / "aside").replace(tmp_path / "meta_Shop.json.gz")
     write(tmp_path / "Shop_5.json.gz", "")
     with pytest.raises(ValueError, match=r"one file of interactions, got \['Shop.json.gz', 'Shop_5.json.gz'\]"):
         find_files("amazon2018", [tmp_path])
@@ -278,7 +283,9 @@ def test_an_empty_file(tmp_path):
         read(write(tmp_path / "r.json.gz", ""))
 
 
-@pytest.mark.parametrize("wrong", ["yesterday", float("nan"), float("inf"), [1], True, "1_000", None, "10" * 400])
+@pytest.mark.parametrize(
+    "wrong", ["yesterday", float("nan"), float("inf"), [1], True, "1_000", None, "10" * 400, 1e300]
+)
 def test_times_that_are_no_numbers(tmp_path, wrong, caplog):
     path = write(tmp_path / "r.json", lines([GOOD, {**GOOD, "unixReviewTime": wrong}]))
     with pytest.raises(ValueError, match="line 2: no time: expected a number in 'unixReviewTime', got"):
