@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..model.files import replacing
 from .http_fetch import RefusedError, fetch
+from .text_files import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +83,14 @@ def download_images(
             item, url = entry
             if misses >= HOPELESS_AFTER and not report.files:
                 return item, "not tried: none of the addresses before it could be fetched", False
+            if not isinstance(url, str):
+                return item, f"expected an http address, got {shortened(url)}", False
             target = folder / file_name(item, url)
             if target.is_file() and target.stat().st_size:
                 return item, None, False
             found = _picture(url, retries, timeout, backoff, allow_private)
-            if isinstance(found, str):
-                return item, found, True
+            if isinstance(found, str):  # in parts the server's words
+                return item, "".join(letter if letter.isprintable() else " " for letter in found[:300]), True
             with replacing(target) as beside:
                 beside.write_bytes(found)
             return item, None, True

@@ -212,4 +212,5 @@ def _reason(error: Exception, source: str | Path | bytes) -> str:
         return text
     name = Path(source).name
     text = text.replace(repr(str(source)), name).replace(str(source), name)
-    return whole_letters(f"{name if len(name) <= 80 else name[:79] + '…'}: {text[:300]}")
+    told = whole_letters(f"{name if len(name) <= 80 else name[:79] + '…'}: {text[:300]}")
+    return "".join(letter if letter.isprintable() else " " for letter in told)

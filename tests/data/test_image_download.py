@@ -35,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(503, b"later")
         elif kind == "missing":
             self.answer(404, b"no")
+        elif kind == "rude":
+            self.wfile.write(b"HTTP/1.1 410 \x1b[31mred\rline " + b"x" * 5000 + b"\r\n\r\n")
         elif kind == "page":
             self.answer(200, b"<html>please log in</html>", "text/html")
         elif kind == "cut":
@@ -126,6 +128,9 @@ def test_lasting_failures_are_named_and_do_not_stop_the_rest(server, tmp_path):
     paths = {"a": "/flaky/9/a.jpg", "b": "/missing/b.jpg", "c": "/page/c.jpg", "d": "photo", "e": "/good/e.jpg"}
     report = fetch(server, paths, tmp_path, retries=1)
     assert list(report.files) == ["e"]
+    rude = fetch(server, {"f": "/rude/f.jpg"}, tmp_path).failed["f"]
+    assert rude.startswith("HTTP 410  [31mred line xxx") and len(rude) <= 300
+    server.hits.pop("/rude/f.jpg")
     assert report.failed["a"].startswith("HTTP 503") and report.failed["b"].startswith("HTTP 404")
     assert report.failed["c"] == "no picture but text/html, 26 bytes"
     assert "expected an http address, got 'photo'" in report.failed["d"]
@@ -201,6 +206,7 @@ def test_ids_of_any_length_and_addresses_of_any_kind_are_one_photo_each(server, 
         "k": server.url.replace("http://", "HTTP:\\\\") + "\\good\\k%20k%.jpg",
         "l": server.url + "/good/\nl.jpg",
     }
+    assert "got None" in download_images({"a": None}, tmp_path / "none").failed["a"]
     report = fetch(server, paths, tmp_path, retries=0)
     assert report.files.keys() == {"i" * 5000, "\ud83d", "j", "k", "l"}
     assert {"/good/a%20b/%C3%A9.jpg", "/good/k%20k%25.jpg", "/good/l.jpg"} < server.hits.keys()

@@ -255,7 +255,7 @@ def test_what_is_no_photo_gives_a_reason(tmp_path):
         "/dev/zero": "zero: no regular file",
         "x" * 300 + ".jpg": "^x{79}….{1,40}too long$",
         "\ud83d.jpg": "^\ufffd.jpg: Unicode",
-        "a\0b.jpg": "a\0b.jpg: ValueError: embedded null",
+        "a\0\x1b[1mb.jpg": r"a  \[1mb.jpg: ValueError: embedded null",
         b"": "an empty file",
         b"\xff\xd8\xff\xe0": "a JPEG that cannot be read|SyntaxError|no picture",
         tiff(UNIT, 3): "a TIFF that cannot be read: unknown pixel mode",
