@@ -28,6 +28,7 @@ MAX_BYTES = 1_000_000_000  # while one photo is decoded
 LARGE = 40_000_000  # bytes: photos that need more are decoded one at a time
 BYTES_PER_PIXEL = {"WEBP": 17, "AVIF": 14, "JPEG2000": 20}  # measured while decoding; the others keep 5 at most
 
+MAX_SCANS = 200  # of a progressive JPEG; ten are usual
 _OF_WINDOWS = re.compile(r"(?:^|/)[A-Za-z]:[\\/]")
 
 _one_large = threading.Lock()
@@ -141,6 +142,7 @@ def _shrink_while_decoding(image: ImageFile.ImageFile, file: IO[bytes], size: in
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         if image.info.get("progressive") or not _in_one_scan(image, file):
             needed = 2 * image.layers * pixels  # the whole photo is held, as coefficients, before any pixel is made
+            _check_scans(file)
         image.draft(None, (size, size))
         pixels = image.size[0] * image.size[1]
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -163,6 +165,15 @@ def _in_one_scan(image: JpegImagePlugin.JpegImageFile, file: IO[bytes]) -> bool:
     length = 6 + 2 * image.layers
     file.seek(-length - 2, os.SEEK_CUR)
     return file.read(5) == struct.pack(">HHB", 0xFFDA, length, image.layers)
+
+
+def _check_scans(file: IO[bytes]) -> None:
+    """A scan of a few bytes goes over the whole photo: thousands of them would take hours."""
+    scans = 0
+    while part := file.read(2**20):
+        scans += part.count(b"\xff\xda")
+    if scans > MAX_SCANS:
+        raise _NoPhotoError(f"a JPEG of {scans:,} scans, expected at most {MAX_SCANS}. Save it again")
 
 
 def _decode(image: ImageFile.ImageFile, size: int) -> Image.Image:

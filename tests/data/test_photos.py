@@ -301,6 +301,14 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
         open_photo(data)
 
 
+def test_a_photo_of_thousands_of_scans_is_refused():
+    whole = saved(Image.fromarray(RGB), "JPEG", progressive=True, quality=90)
+    assert open_photo(whole).size == (64, 48)
+    last = whole.rindex(b"\xff\xda")
+    with pytest.raises(ValueError, match=r"a JPEG of 3,00\d scans, expected at most 200"):
+        open_photo(whole[:-2] + whole[last:-2] * 3000 + whole[-2:])
+
+
 MEASURE = """
 import sys
 from macrec_hf.data.photos import open_photo
