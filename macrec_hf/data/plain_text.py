@@ -25,7 +25,11 @@ _ATTRIBUTES = re.compile(
     re.IGNORECASE,
 )
 # A quotation mark that is not closed, or a text that was cut within a tag.
-_BROKEN_TAG = re.compile(rf"<(?:{'|'.join(_ELEMENTS)})\s+[\w:-]+\s*=[^<>]*(?:>|\Z)", re.IGNORECASE)
+_BROKEN_TAG = re.compile(
+    rf"<(?:{'|'.join(_ELEMENTS)})\s+[\w:-]+\s*=[^<>]*(?:>|\Z)"
+    rf"|</[a-z]\w*\s*\Z|<(?:{'|'.join(name for name in sorted(_ELEMENTS) if len(name) > 1)})\s*/?\Z",
+    re.IGNORECASE,
+)
 _DECLARATION = re.compile(r"<!\[CDATA\[|\]\]>|<![a-zA-Z\[][^<>]*>|<\?[a-zA-Z][^<>]*>")
 _HIDDEN = re.compile(
     r"""<!--(?:-?>|.*?(?:--!?>|\Z))|<(script|style)(?:\s+[\w:-]+\s*=[^<>]*)?\s*>(.*?)(</\1\s*>|\Z)""",

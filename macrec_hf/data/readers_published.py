@@ -122,9 +122,12 @@ def _items_2014(path: Path) -> Iterator[Row]:
         yield _item(row["asin"], get("title"), get("brand"), get("categories"), get("description"), photo)
 
 
+_PHOTOS_2018 = ("imageURLHighRes", "imageURL", "image")  # the last in older copies
+
+
 def _items_2018(path: Path) -> Iterator[Row]:
     for row in checked_rows(path, json_or_literal, ("asin",)):
-        get, photo = row.get, photo_address([row.get("imageURLHighRes"), row.get("imageURL")])
+        get, photo = row.get, photo_address([row.get(name) for name in _PHOTOS_2018])
         yield _item(row["asin"], get("title"), get("brand"), get("category"), get("description"), photo)
 
 

@@ -132,6 +132,16 @@ def test_later_items_are_read_from_the_same_columns(shop, caplog):
     assert "the table has no ['note'], by which the earlier items were embedded too" in caplog.text
 
 
+def test_columns_that_are_none_are_refused(shop, capfd):
+    assert embed(shop) == 0
+    meta = shop / "emb" / "meta.json"
+    content = json.loads(meta.read_text())
+    content["modalities"]["text"]["settings"]["columns"] = 5
+    meta.write_text(json.dumps(content))
+    assert embed(shop, "--like", shop / "emb", output="later") == 1
+    assert "meta.json: expected the names of the text columns in 'columns', got 5" in capfd.readouterr().err
+
+
 def test_later_items_leave_columns_out_that_the_first_did_not_have(shop):
     first = [{"item_id": str(number), "title": title} for number, title in enumerate(TITLES)]
     later = [{**row, "brand": "acme", "category": "kitchen"} for row in first]

@@ -22,6 +22,9 @@ TEXTS = {
     "<foo>a</foo> <o:p></o:p> <my-tag>b": "a b",
     '<p class="open>cut <a href="http://shop.exam': "cut",
     "<s>old</s> new": "old new",
+    "cut in a break<br": "cut in a break",
+    "<p>cut at the end</p": "cut at the end",
+    "3 < 5 <b": "3 < 5 <b",
     # hidden parts
     "A <style type='text/css'>p > a {color: red}</style>B": "A B",
     "<SCRIPT>if (a<b) { write('<!--') }</SCRIPT >Title": "Title",

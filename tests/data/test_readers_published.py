@@ -160,6 +160,7 @@ def test_photos_of_2018_as_people_write_their_addresses(tmp_path):
         ({"imageURL": "images.shop.com/a.jpg"}, "https://images.shop.com/a.jpg"),
         ({"imageURL": "HTTPS://Shop.example/A.jpg?x=1&amp;y=2"}, "HTTPS://Shop.example/A.jpg?x=1&y=2"),
         ({"imageURL": f"{PHOTOS}/a b.jpg"}, f"{PHOTOS}/a b.jpg"),
+        ({"imageURL": [], "image": [a]}, a),
         ({"imageURL": "ftp://shop.example/a.jpg"}, None),
         ({"imageURL": "images/a.jpg"}, None),
         ({}, None),
