@@ -1,8 +1,9 @@
 """Item texts and item photos to embeddings.
 
 An encoder (`encoders.py`) has a `name`, its `settings`, and two steps: `batch_features(batch)` for each batch, and
-`catalogue_embeddings(features)` once for all of them. `encode_texts` and `encode_photos` drive it; `embed_items` does
-both for an items table.
+`catalogue_embeddings(features)` once for all of them. One of texts keeps the `columns` that its first texts came from,
+one of photos has the `photo_size` they are opened with. `encode_texts` and `encode_photos` drive it; `embed_items`
+does both for an items table.
 """
 
 import os
