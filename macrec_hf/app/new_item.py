@@ -111,7 +111,9 @@ def _embeddings(
     quantizer: MacRecQuantizer, encoders: Mapping[str, Any], title: str, text: str, photo: str | Path | None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """`{modality: (1, embedding_size)}` in the quantizer's order, and why some are zeros."""
-    words = item_texts(pd.DataFrame({"title": [title], "text": [text]}))
+    table = pd.DataFrame({"title": [title], "text": [text]})
+    columns = getattr(encoders.get("text"), "columns", None) or []  # of the catalogue's texts
+    words = item_texts(table, [column for column in columns if column in table] or None)
     given: dict[str, list] = {"text": words, "image": [None if photo is None else Path(photo)]}
     encode: dict[str, Callable] = {"text": encode_texts, "image": encode_photos}
     embeddings: dict[str, np.ndarray] = {}

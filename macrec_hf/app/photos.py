@@ -4,7 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from ..doctor.photos import thumbnail
+from ..data.photos import thumbnail
+from ..data.shown_photos import is_address
 from .shop import ShownItem
 
 THUMBNAIL = 240  # pixels: a tile is half of that wide, on screens with two pixels for one
@@ -19,21 +20,21 @@ class Thumbnails:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._known: dict[str, str | None] = {}
+        self._known: dict[str | bytes, str | None] = {}
 
     def address(self, item: ShownItem) -> str | None:
         """Where the browser finds the item's photo; None where there is none."""
-        if item.photo is None or item.photo.startswith(("http://", "https://", "data:")):
+        if item.photo is None or is_address(item.photo):
             return item.photo
         if item.photo not in self._known:
             self._known[item.photo] = self._write(item.photo)
         return self._known[item.photo]
 
-    def _write(self, photo: str) -> str | None:
+    def _write(self, photo: str | bytes) -> str | None:
         small = thumbnail(photo, THUMBNAIL)
         if small is None:
             return None
-        path = self.folder / f"{hashlib.sha256(photo.encode()).hexdigest()[:24]}.jpg"
+        path = self.folder / f"{hashlib.sha256(os.fsencode(photo)).hexdigest()[:24]}.jpg"
         beside = path.with_suffix(f".{os.urandom(4).hex()}")
         beside.write_bytes(small)
         beside.replace(path)

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from ..catalogue.embedding_store import EmbeddingStore
 from ..catalogue.encoders import load_encoders
 from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, read_items
+from ..data.shown_photos import only_inside
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.recommender import MacRecRecommender
 
@@ -26,14 +27,14 @@ class ShownItem:
     """An item as people see it.
 
     Attributes:
-        photo: path of a file, a URL or `data:` address; None: there is none.
+        photo: path of a file or its content, a URL or `data:` address; None: there is none.
         in_stock: None where nobody said.
         is_new: added by the visitor.
     """
 
     item_id: str
     title: str
-    photo: str | None = None
+    photo: str | bytes | None = None
     in_stock: bool | None = None
     is_new: bool = False
 
@@ -86,6 +87,7 @@ class Shop:
         item_column: str = ITEM_COLUMN,
         title_column: str = TITLE_COLUMN,
         image_column: str = IMAGE_COLUMN,
+        allow_outside: bool = False,
         **hub_kwargs: Any,
     ) -> "Shop":
         """Reads a model directory (or repository of the Hub), an items file and a folder of `macrec embed`.
@@ -94,12 +96,15 @@ class Shop:
             encoders: the folder whose encoders made the semantic IDs; `meta.json` and `*_encoder.safetensors` suffice.
             title: of the page. Default: the folder's name, or the repository.
             item_column, title_column, image_column: the columns of ids, titles and photos in the items file.
+            allow_outside: whether photos may lie outside the items file's folder.
 
         Raises:
             FileNotFoundError, OSError, ValueError: one of them is not there, cannot be read, or the encoders are of
                 other sizes than the quantizer.
         """
         table = None if items is None else read_items(items, item_column, title_column, image_column)
+        if table is not None and items is not None and not allow_outside:
+            table["image"] = pd.Series(only_inside(table["image"].tolist(), Path(items).parent), dtype=object)
         recommender = MacRecRecommender.from_pretrained(model, device=device, **hub_kwargs)
         name = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
         if encoders is None:
@@ -136,8 +141,9 @@ class Shop:
         stock = known["in_stock"] if "in_stock" in known else [None] * len(known)
         for item, title, photo, in_stock in zip(known["item_id"], known["title"], known["image"], stock, strict=True):
             title = title or self.items[item].title
-            known_photo = str(photo) if isinstance(photo, str | Path) else None  # pandas may have made NaN of None
-            self.items[item] = ShownItem(item, title, known_photo, _in_stock(in_stock, item))
+            if not isinstance(photo, bytes):
+                photo = str(photo) if isinstance(photo, str | Path) else None  # pandas may have made NaN of None
+            self.items[item] = ShownItem(item, title, photo, _in_stock(in_stock, item))
 
 
 def _in_stock(value: Any, item_id: str) -> bool | None:

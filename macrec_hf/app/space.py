@@ -7,8 +7,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..data.photos import thumbnail
+from ..data.shown_photos import is_address
 from ..doctor.html_page import render
-from ..doctor.photos import thumbnail
+from ..model.files import move_into_place
 from .shop import Shop, ShownItem
 
 logger = logging.get_logger(__name__)
@@ -24,7 +26,7 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
     """Writes the Space of a shop, with the package's own code.
 
     Args:
-        folder: made if it does not exist; files of other names stay.
+        folder: made if it does not exist. Of an earlier Space there no photo, model or encoder stays; other files do.
         shop: as `Shop.open(model, …)` gives it.
         model: a directory is copied into the Space; a repository of the Hub is named in it.
         encoders: the folder of `macrec embed`: what the encoders learned is copied, the embeddings are not.
@@ -48,6 +50,10 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
     parts = ["the model" if local else f"the address of {model}", f"{num_photos:,} photos"]
     if encoders is not None and _write_encoders(folder / "encoders", Path(encoders), shop):
         parts.append("encoders for new items")
+    else:
+        shutil.rmtree(folder / "encoders", ignore_errors=True)
+    if not local:
+        shutil.rmtree(folder / "model", ignore_errors=True)
     return f"A Space with {', '.join(parts)}"
 
 
@@ -67,20 +73,23 @@ def space_files(model: str, title: str) -> dict[str, str]:
 
 def _write_items(folder: Path, items: list[ShownItem]) -> int:
     """`items.jsonl` and small photos; returns how many there are."""
-    (folder / "photos").mkdir(exist_ok=True)
+    beside = folder / "photos.partial"  # the items file may be that of the Space itself
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
     lines, num_photos = [], 0
     for item in items:
         row = {"item_id": item.item_id, "title": item.title}
-        if item.photo is not None and item.photo.startswith(("http://", "https://")):
+        if is_address(item.photo):
             row["image"] = item.photo
         elif item.photo is not None and (small := thumbnail(item.photo, PHOTO_SIDE)) is not None:
             # Ids may hold characters that are none for a file name.
             row["image"] = f"photos/{hashlib.sha256(item.item_id.encode()).hexdigest()[:24]}.jpg"
-            (folder / row["image"]).write_bytes(small)
+            (beside / Path(row["image"]).name).write_bytes(small)
         num_photos += "image" in row
         lines.append(
             json.dumps(row | ({} if item.in_stock is None else {"in_stock": item.in_stock}), ensure_ascii=False)
         )
+    move_into_place(beside, folder / "photos")  # of an earlier Space no photo stays
     (folder / "items.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return num_photos
 

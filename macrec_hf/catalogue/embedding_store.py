@@ -216,7 +216,7 @@ def _read_json(path: Path, kind: type[_Content]) -> _Content:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a JSON file with {what}, found none.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, {what}, got something else: {error}. Was it cut off?") from error
     if not isinstance(content, kind):

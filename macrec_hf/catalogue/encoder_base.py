@@ -15,6 +15,12 @@ class _Learned(Protocol):
     state: dict[str, np.ndarray]
 
 
+class _ReadsColumns(Protocol):
+    """An encoder of texts: `columns` are those that its first texts were joined from."""
+
+    columns: list[str] | None
+
+
 Encoder = TypeVar("Encoder", bound=_Learned)
 
 
@@ -30,6 +36,11 @@ def centre_and_scale(rows: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarr
         state["mean"] = mean.astype(np.float32)
         state["scale"] = np.array(1 / spread if spread > 1e-6 else 1, dtype=np.float32)
     return ((rows - state["mean"]) * state["scale"]).astype(np.float32)
+
+
+def text_columns_setting(encoder: _ReadsColumns) -> dict:
+    """The columns that an encoder's first texts came from, for `meta.json`."""
+    return {} if encoder.columns is None else {"columns": encoder.columns}
 
 
 def save_state(encoder: _Learned, path: str | Path) -> None:

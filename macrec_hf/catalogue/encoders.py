@@ -5,6 +5,7 @@ Through any `AutoModel`, or offline without weights.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from .encoder_base import load_state
 from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
@@ -12,6 +13,7 @@ from .transformer_encoders import TransformerImageEncoder, TransformerTextEncode
 
 OFFLINE = "offline"
 SETTINGS = ("pooling", "max_length", "seed", "standardize")  # what make_encoders takes back from meta.json
+TABLE_COLUMNS = ("item_column", "title_column", "image_column")
 TextEncoder = OfflineTextEncoder | TransformerTextEncoder
 ImageEncoder = OfflineImageEncoder | TransformerImageEncoder
 Encoders = dict[str, TextEncoder | ImageEncoder]
@@ -98,8 +100,30 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
         encoder = make_encoders(**name, **settings, device=device)[modality]
         if not isinstance(encoder, TransformerTextEncoder | TransformerImageEncoder) or encoder.standardize:
             load_state(encoder, Path(directory) / f"{modality}_encoder.safetensors")
+        if not isinstance(encoder, ImageEncoder):
+            encoder.columns = _listed_columns(entry["settings"].get("columns"), meta_file)
         encoders[modality] = encoder
     return encoders
+
+
+def _listed_columns(columns: Any, meta_file: Path) -> list[str] | None:
+    if columns is None or (isinstance(columns, list) and columns and all(isinstance(name, str) for name in columns)):
+        return columns
+    raise ValueError(
+        f"{meta_file}: expected the names of the text columns in 'columns', got {columns!r}. Was the file edited? "
+        "Embed the catalogue again."
+    )
+
+
+def table_columns(directory: str | Path) -> dict[str, str]:
+    """The names that the columns of ids, titles and photos had in the items table of a folder of embeddings.
+
+    Returns:
+        Some of `item_column`, `title_column` and `image_column`: those that `macrec embed` was told.
+    """
+    entries = json.loads((Path(directory) / "meta.json").read_text(encoding="utf-8"))["modalities"].values()
+    settings = [entry.get("settings", {}) for entry in entries]
+    return {name: str(entry[name]) for entry in settings for name in TABLE_COLUMNS if name in entry}
 
 
 def _other(modality: str) -> str:

@@ -1,24 +1,25 @@
 """Item texts and item photos to embeddings.
 
 An encoder (`encoders.py`) has a `name`, its `settings`, and two steps: `batch_features(batch)` for each batch, and
-`catalogue_embeddings(features)` once for all of them. `encode_texts` and `encode_photos` drive it; `embed_items` does
-both for an items table.
+`catalogue_embeddings(features)` once for all of them. One of texts keeps the `columns` that its first texts came from,
+one of photos has the `photo_size` they are opened with. `encode_texts` and `encode_photos` drive it; `embed_items`
+does both for an items table.
 """
 
-import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from PIL import Image, ImageOps
 from transformers.utils import logging
 
 from ..data.cells import plain_text
+from ..data.photos import read_photo
 from .catalogue_batches import Processes, in_batches
 from .embedding_store import EmbeddingStore
 from .encoder_base import save_state
@@ -64,26 +65,31 @@ def encode_texts(
 
 
 def encode_photos(
-    paths: Sequence[str | Path | bytes | None],
+    photos: Sequence[str | Path | bytes | None],
     encoder: ImageEncoder,
     batch_size: int = 32,
     progress: bool = True,
     accelerator: Processes | None = None,
     learned_from: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[int, str]] | None:
-    """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing."""
+    """Opens and encodes photos; returns and raises like `encode_texts`. A photo that cannot be read is missing.
+
+    Args:
+        photos: paths of files, or their contents; None: there is none.
+    """
     reasons: dict[int, str] = {}
     rows: list[int] = []
     features: list[Features] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
 
         def encode(batch: list[int]) -> tuple[list[int], dict[int, str], Features | None]:
-            opened = dict(zip(batch, pool.map(_open_photo, [paths[row] for row in batch]), strict=True))
+            named = [photos[row] for row in batch]
+            opened = dict(zip(batch, pool.map(read_photo, named, repeat(encoder.photo_size)), strict=True))
             good = {row: photo for row, photo in opened.items() if not isinstance(photo, str)}
             bad = {row: text for row, text in opened.items() if isinstance(text, str)}
             return list(good), bad, encoder.batch_features(list(good.values())) if good else None
 
-        every = list(range(len(paths)))
+        every = list(range(len(photos)))
         parts = in_batches(every, batch_size, encode, "image", processes=accelerator, progress=progress)
     if accelerator is not None and not accelerator.is_main_process:
         return None
@@ -91,27 +97,7 @@ def encode_photos(
         rows += good
         reasons |= bad
         features += [] if encoded is None else [encoded]
-    return _collect(encoder, rows, features, len(paths), reasons, "image", learned_from)
-
-
-def _open_photo(path: str | Path | bytes | None) -> Image.Image | str:
-    """The photo upright in RGB on white, or why there is none."""
-    if path is None:
-        return "no photo named"
-    if isinstance(path, str) and path.lower().startswith(("http://", "https://")):
-        return "a URL: download the photo and give its path"
-    try:
-        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as file:
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except FileNotFoundError:
-        return "no such file"
-    except Exception as error:  # the decoders of pillow raise a dozen kinds; one bad file must not stop a catalogue
-        told = f"{type(error).__name__}: {error}"
-        return told if isinstance(path, bytes) else told.replace(str(path), Path(path).name)
+    return _collect(encoder, rows, features, len(photos), reasons, "image", learned_from)
 
 
 def _collect(
@@ -219,6 +205,25 @@ def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> lis
     return [". ".join(text for text in row if text) for row in zip(*parts, strict=True)]
 
 
+def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEncoder | None) -> list[str]:
+    """The columns that become an item's text; those of the first time stay with the encoder."""
+    known = None if encoder is None else encoder.columns
+    if known and given and list(given) != known:
+        logger.warning(f"text columns: {list(given)} are read, the earlier items were embedded by {known}.")
+    columns = list(given or known or [column for column in TEXT_COLUMNS if column in items])
+    if not given and (lacking := [column for column in columns if column not in items]):
+        columns = [column for column in columns if column not in lacking]
+        if not columns:
+            raise ValueError(
+                f"text columns: expected {known}, by which the earlier items were embedded, got "
+                f"{list(items.columns)}. Name the columns with --text-columns, or text_columns in Python."
+            )
+        logger.warning(f"text columns: the table has no {lacking}, by which the earlier items were embedded too.")
+    if encoder is not None and encoder.columns is None:
+        encoder.columns = columns
+    return columns
+
+
 @overload
 def embed_items(
     items: pd.DataFrame,
@@ -258,11 +263,11 @@ def embed_items(
     """Embeds the texts and photos of a catalogue.
 
     Args:
-        items: pandas.DataFrame as [`read_items`] gives it; `image` holds paths or None.
+        items: pandas.DataFrame as [`read_items`] gives it; `image` holds paths, contents of files or None.
         encoders: of [`make_encoders`], or of [`load_encoders`] for items that arrive after training. A modality that
             no item has (no `image` at all, every text empty) is left out.
-        text_columns: columns that are joined into an item's text. Default: title, brand, category and text, those that
-            exist (ours).
+        text_columns: columns that are joined into an item's text. Default: those that the text encoder read the first
+            time, else title, brand, category and text, those that exist (ours).
         batch_size: items that an encoder reads at a time. Default 32 (ours).
         progress: whether a bar is shown where there are many batches.
         accelerator: an `accelerate.Accelerator`: its processes share the work; the main one returns the embeddings,
@@ -292,9 +297,8 @@ def embed_items(
     """
     _check_embeddable(items, encoders)
     # pandas may have made NaN of None
-    cells: Sequence[Any] = items["image"].tolist() if "image" in items else []
-    photos = [photo if isinstance(photo, (str, Path, bytes)) else None for photo in cells]
-    texts = item_texts(items, text_columns)
+    photos = [photo if isinstance(photo, str | Path | bytes) else None for photo in items.get("image", [])]
+    texts = item_texts(items, _columns(items, text_columns, cast(TextEncoder | None, encoders.get("text"))))
     has_any = {"text": any(text.strip() for text in texts), "image": any(photos)}
     left_out = [modality for modality in encoders if not has_any[modality]]
     encoders = {modality: encoder for modality, encoder in encoders.items() if has_any[modality]}

@@ -16,7 +16,8 @@ from PIL import Image
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
-from .encoder_base import centre_and_scale
+from .encoder_base import centre_and_scale, text_columns_setting
+from .words import WordsAndPieces
 
 HASH_BUCKETS = 2**17  # words and word pairs; two words that share a bucket are rare below 20,000 different ones
 PHOTO_SIZE = 96  # side in pixels at which photos are counted: stripes survive, JPEG noise does not
@@ -43,21 +44,31 @@ class _OfflineEncoder:
 class OfflineTextEncoder(_OfflineEncoder):
     """Hashed TF-IDF of words and word pairs, then truncated SVD, rows brought to equal length.
 
+    Of scripts without blanks between words (Chinese, Japanese, Thai) pieces of words are counted.
+
     Args:
         dimension: embedding size; lowered to the number of items minus one where the catalogue is small.
         seed: of the randomised SVD.
+
+    Attributes:
+        columns: of the items table, joined into the texts; None before the first ones.
     """
 
     def __init__(self, dimension: int = 256, seed: int = 0):
         super().__init__(dimension, seed)
+        self.columns: list[str] | None = None
         self._hasher = HashingVectorizer(
             n_features=HASH_BUCKETS,
-            ngram_range=(1, 2),
-            token_pattern=r"(?u)\w+",
+            analyzer=WordsAndPieces(),
             alternate_sign=False,
             norm=None,
             dtype=np.float32,
         )
+
+    @property
+    def settings(self) -> dict:
+        """With the columns that were read, once they are known."""
+        return super().settings | text_columns_setting(self)
 
     def batch_features(self, texts: list[str]) -> scipy.sparse.csr_matrix:
         """Counts, sparse (batch_size, HASH_BUCKETS)."""
@@ -92,6 +103,8 @@ class OfflineImageEncoder(_OfflineEncoder):
         dimension: embedding size; lowered to the number of items minus one where the catalogue is small.
         seed: of the randomised SVD.
     """
+
+    photo_size = 4 * PHOTO_SIZE  # pixels of the shorter side that a photo is opened with
 
     def __init__(self, dimension: int = 128, seed: int = 0):
         super().__init__(dimension, seed)

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from transformers.utils import ModelOutput
 
 from ..cpu.linear import use_cpu_linear
-from .encoder_base import centre_and_scale
+from ..data.photos import SIZE
+from .encoder_base import centre_and_scale, text_columns_setting
 
 POOLINGS = ("mean", "cls", "pooler")
 WRONG_CHECKPOINT = "Probably the checkpoint is of another architecture than its config.json says: use another one."
@@ -88,6 +89,9 @@ class TransformerTextEncoder(_TransformerEncoder):
 
     Args:
         max_length: tokens kept of a text; lowered to what the tokenizer allows.
+
+    Attributes:
+        columns: of the items table, joined into the texts; None before the first ones.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class TransformerTextEncoder(_TransformerEncoder):
         standardize: bool = True,
     ):
         super().__init__(model_name, pooling, device, standardize)
+        self.columns: list[str] | None = None
         self.tokenizer = AutoTokenizer.from_pretrained(model_name)
         if self.tokenizer.pad_token is None:  # decoder-only models often have none
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -109,7 +114,8 @@ class TransformerTextEncoder(_TransformerEncoder):
     @property
     def settings(self) -> dict:
         """What it takes to make the same encoder again, for `meta.json`."""
-        return {"pooling": self.pooling, "max_length": self.max_length, "standardize": self.standardize}
+        given = {"pooling": self.pooling, "max_length": self.max_length, "standardize": self.standardize}
+        return given | text_columns_setting(self)
 
     @torch.inference_mode()
     def batch_features(self, texts: list[str]) -> np.ndarray:
@@ -134,6 +140,9 @@ class TransformerImageEncoder(_TransformerEncoder):
     ):
         super().__init__(model_name, pooling, device, standardize)
         self.processor = AutoImageProcessor.from_pretrained(model_name, backend="pil")
+        sizes = [dict(getattr(self.processor, name, None) or {}) for name in ("size", "crop_size")]
+        sides = [side for size in sizes for side in size.values() if isinstance(side, int)]
+        self.photo_size = 2 * max(sides, default=SIZE)  # pixels of the shorter side that a photo is opened with
 
     @property
     def settings(self) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
-from .inputs import add_item_column, add_shown_columns, shown_columns
+from .inputs import add_allow_outside, add_item_column, add_shown_columns, shown_columns
 from .numbers import whole
 from .run_folder import check_finished
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_item_column(parser)
     add_shown_columns(parser)
+    add_allow_outside(parser)
     parser.add_argument(
         "--encoders",
         metavar="EMB",
@@ -104,6 +105,7 @@ def _open(args: argparse.Namespace) -> "Shop":
         device=device,
         title=args.title,
         item_column=args.item_column,
+        allow_outside=args.allow_outside,
         **shown_columns(args),
     )
     if args.items is None:

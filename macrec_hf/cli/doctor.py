@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import check_writable, seconds_since
-from .inputs import add_item_column, add_shown_columns, open_embeddings, open_semantic_ids, read_pairs, shown_columns
+from .inputs import (
+    add_allow_outside,
+    add_item_column,
+    add_shown_columns,
+    open_embeddings,
+    open_semantic_ids,
+    read_pairs,
+    shown_columns,
+)
 from .numbers import SEED
 from .run_folder import check_finished
 
@@ -45,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_item_column(parser)
     add_shown_columns(parser)
+    add_allow_outside(parser)
     parser.add_argument(
         "--map", choices=MAPS, default="tsne", help="how maps are drawn: t-SNE takes seconds (default: tsne; ours)"
     )
@@ -122,7 +131,7 @@ def _known_items(args: argparse.Namespace, folder: Path | None) -> dict[str, dic
     if args.items is not None:
         from ..doctor.pictures import known_items
 
-        return known_items(args.items, args.item_column, **shown_columns(args))
+        return known_items(args.items, args.item_column, args.allow_outside, **shown_columns(args))
     titles = folder / "item_titles.json" if folder is not None else None
     if titles is None or not titles.is_file():
         return {}

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", required=True, help="items file: .jsonl, .csv, .tsv or .parquet")
     add_interaction_columns(parser, "--items and --interactions")
     add_shown_columns(parser)
+    parser.set_defaults(item_column=None, title_column=None, image_column=None)  # as --like has them
     add_until(parser, "words, components, mean and scale")
     parser.add_argument("--output", required=True, help="folder for the embeddings")
     parser.add_argument(
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-columns",
         metavar="LIST",
-        help="columns joined into an item's text (default: title,brand,category,text, those that exist; ours)",
+        help="columns joined into an item's text (default: those of --like, else of title,brand,category,text those "
+        "that exist; ours)",
     )
     parser.add_argument("--batch-size", type=whole(1), default=32, help="items per step (default: 32; ours)")
     parser.add_argument(
@@ -61,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Embeds and writes; returns the summary line."""
-    from ..catalogue.encoders import load_encoders, make_encoders
+    from ..catalogue.encoders import TABLE_COLUMNS, load_encoders, make_encoders
     from ..catalogue.item_encoders import embed_items
     from ..data.readers import read_items
 
@@ -70,7 +72,6 @@ def run(args: argparse.Namespace) -> str:
     state = process_state(device)
     if state.num_processes > 1:
         device = str(state.device)
-    items, sold = read_items(args.items, args.item_column, **shown_columns(args)), sold_before(args)
     if args.like:
         encoders = load_encoders(args.like, device=device)
     else:
@@ -83,19 +84,34 @@ def run(args: argparse.Namespace) -> str:
             args.seed,
             args.standardize,
         )
+    _fill_columns(args)
+    items, sold = read_items(args.items, args.item_column, **shown_columns(args)), sold_before(args)
     columns = args.text_columns.split(",") if args.text_columns else None
     embedded = embed_items(
         items, encoders, text_columns=columns, batch_size=args.batch_size, accelerator=state, learned_from=sold
     )
     if embedded is None:  # not the main process
         return ""
-    embedded.save(output)
+    names = {name: getattr(args, name) for name in TABLE_COLUMNS}
+    embedded.save(output, dict.fromkeys(embedded.modalities, names))
     parts = [
         f"{modality} {size} by {embedded.encoders[modality]}"
         + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
         for modality, size in embedded.modalities.items()
     ]
     return f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
+
+
+def _fill_columns(args: argparse.Namespace) -> None:
+    """The columns that were not named: those of the earlier folder, else the usual ones."""
+    from ..catalogue.encoders import table_columns
+    from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN
+
+    usual = {"item_column": ITEM_COLUMN, "title_column": TITLE_COLUMN, "image_column": IMAGE_COLUMN}
+    if args.like:
+        usual |= table_columns(args.like)
+    for name, column in usual.items():
+        setattr(args, name, getattr(args, name) or column)
 
 
 def _model(name: str | None) -> str | None:
@@ -111,6 +127,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             "--like takes models and pooling from the earlier folder: expected no --text-model, --image-model or "
             "--pooling beside it. Leave them away."
+        )
+    if args.like and (args.max_length, args.seed, args.standardize) != (256, 0, True):
+        raise ValueError(
+            "--like takes length, seed and standardising from the earlier folder: expected no --max-length, --seed or "
+            "--no-standardize beside it. Leave them away."
         )
     if args.text_model == args.image_model == "none":
         raise ValueError("--text-model none --image-model none: expected at least one modality to embed.")

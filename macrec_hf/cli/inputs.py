@@ -121,6 +121,15 @@ def add_shown_columns(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_outside(parser: argparse.ArgumentParser) -> None:
+    """`--allow-outside`."""
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="show photos outside the folder of --items too, also by links out of it (default: leave them out)",
+    )
+
+
 def shown_columns(args: argparse.Namespace) -> dict[str, str]:
     """The names of both, as arguments of `read_items`."""
     return {name: getattr(args, name) for name in ("title_column", "image_column")}

@@ -46,7 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further tries for each photo after a passing failure (default: 3; ours)",
     )
     parser.add_argument(
-        "--timeout", type=number(0, above=True), default=20.0, help="seconds to wait for a photo (default: 20; ours)"
+        "--timeout",
+        type=number(0, above=True),
+        default=20.0,
+        help="seconds to wait for an answer; one photo may take six times as long, with all tries (default: 20; ours)",
+    )
+    parser.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="fetch photos from this machine and its network too (default: from public addresses alone)",
     )
 
 
@@ -62,8 +70,9 @@ def run(args: argparse.Namespace) -> str:
         "outside the core": done.outside_core,
     }
     found = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    bare = f", {done.without_photo:,} of them name no photo" if done.without_photo else ""
     return (
-        f"{done.num_users:,} users, {done.num_items:,} items{photos}, {done.num_interactions:,} interactions"
+        f"{done.num_users:,} users, {done.num_items:,} items{photos}{bare}, {done.num_interactions:,} interactions"
         + (f" (left out: {found})" if found else "")
         + f" in {seconds_since(args.started)}: {output}"
     )
@@ -76,19 +85,29 @@ def split_inputs(inputs: list[str]) -> list[str]:
 
 def fetch_photos(output: Path, args: argparse.Namespace) -> str:
     """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
-    from ..data.image_download import download_images
+    from ..data.image_download import download_images, remove_old_photos
     from ..model.files import replacing
 
-    urls = {row["item_id"]: row["image"] for row in read_rows(output / "items.jsonl") if row.get("image")}
+    images = {row["item_id"]: row.get("image") for row in read_rows(output / "items.jsonl")}
+    urls = {item: url for item, url in images.items() if url}
     failures = output / "failed_images.jsonl"
     failures.unlink(missing_ok=True)
     if not urls:
+        remove_old_photos(output / "images", images, ())
         return ""
-    report = download_images(urls, output / "images", workers=args.workers, retries=args.retries, timeout=args.timeout)
+    report = download_images(
+        urls,
+        output / "images",
+        workers=args.workers,
+        retries=args.retries,
+        timeout=args.timeout,
+        allow_private=args.allow_private_addresses,
+    )
     with replacing(output / "items.jsonl") as beside, open(beside, "w", encoding="utf-8") as file:
         for row in read_rows(output / "items.jsonl"):
             name = report.files.get(row["item_id"])
             file.write(json.dumps({**row, "image": f"images/{name}" if name else None}, ensure_ascii=False) + "\n")
+    remove_old_photos(output / "images", images, report.files.values())
     if not report.failed:
         return f" ({len(report.files):,} photos)"
     with open(failures, "w", encoding="utf-8") as file:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Prepared:
-    """What `prepare` wrote and what it left out."""
+    """What `prepare` wrote and what it left out; `without_photo` counts items that name none."""
 
     num_users: int
     num_items: int
@@ -32,6 +32,7 @@ class Prepared:
     without_metadata: int
     repeats: int
     outside_core: int
+    without_photo: int
 
 
 def prepare(layout: str, inputs: Sequence[str | Path], output: str | Path, k_core: int | None = None) -> Prepared:
@@ -71,11 +72,11 @@ def prepare(layout: str, inputs: Sequence[str | Path], output: str | Path, k_cor
             )
         _write_interactions(table, kept, output / "interactions.csv")
         wanted = {table.item_ids[item] for item in np.unique(table.items[kept])}
-        _write_items(everything if items_path else None, wanted, output / "items.jsonl")
+        without_photo = _write_items(everything if items_path else None, wanted, output / "items.jsonl")
     finally:
         everything.unlink(missing_ok=True)
     users = len(np.unique(table.users[kept]))
-    return Prepared(users, len(wanted), int(kept.sum()), strangers, repeats, int((~kept).sum()))
+    return Prepared(users, len(wanted), int(kept.sum()), strangers, repeats, int((~kept).sum()), without_photo)
 
 
 def k_core_mask(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
@@ -159,10 +160,17 @@ def _spool(rows: Iterable[dict[str, Any]], path: Path) -> set[str]:
     return known
 
 
-def _write_items(spooled: Path | None, wanted: set[str], path: Path) -> None:
+def _write_items(spooled: Path | None, wanted: set[str], path: Path) -> int:
+    """Writes the wanted items; returns how many name no photo."""
+    without = len(wanted)
     with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         if spooled is None:
             file.writelines(json.dumps({"item_id": item}, ensure_ascii=False) + "\n" for item in sorted(wanted))
         else:
             with open(spooled, encoding="utf-8") as lines:
-                file.writelines(line for line in lines if json.loads(line)["item_id"] in wanted)
+                for line in lines:
+                    row = json.loads(line)
+                    if row["item_id"] in wanted:
+                        file.write(line)
+                        without -= row["image"] is not None
+    return without

@@ -4,17 +4,19 @@ A layout turns files, gzipped or not, into `(user, item, time)` triples and rows
 file. `docs/data_formats.md` shows every layout; Amazon and RecBole readers were verified on fixtures written by hand.
 """
 
-import ast
-import gzip
-import html
-import json
 import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from .photo_addresses import main_photo, opened, photo_address
+from .plain_text import plain_text, whole_letters
+from .published_lines import Row, as_id, checked_rows, json_or_literal
+from .text_files import TOLERATED, TOLERATED_SHARE, json_object, read_json, shortened, text_lines
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def find_files(layout: str, inputs: Sequence[str | Path]) -> tuple[Path, Path | 
     for path in map(Path, inputs):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder.")
-        files += sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
+        files += sorted(path.iterdir()) if path.is_dir() else [path]
     found = []
     for kind, pattern in (("interactions", chosen.interactions), ("items", chosen.items)):
         fitting = [path for path in files if re.fullmatch(pattern, path.name)]
@@ -66,100 +68,40 @@ def find_files(layout: str, inputs: Sequence[str | Path]) -> tuple[Path, Path | 
     return found[0], found[1]
 
 
-# Lines
-
-
-def _rows(path: Path, parse: Callable[[str], Any], needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Lines as dicts that have all needed fields. Some broken lines are counted and skipped, many are an error."""
-    good, broken, first = 0, 0, (0, "")
-    with _open(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            row = parse(line)
-            if isinstance(row, dict) and all(row.get(name) not in (None, "") for name in needed):
-                good += 1
-                yield row
-                continue
-            broken += 1
-            first = first if broken > 1 else (number, line[:80])
-            if broken > 100 + good // 100:
-                break
-    if not good or broken > 100 + good // 100:
-        where = f"line {first[0]}: {first[1]!r}" if broken else "the file is empty"
-        raise ValueError(
-            f"{path}: expected lines with the fields {', '.join(needed)}, got {broken:,} without among the first "
-            f"{good + broken:,} ({where}). Is --format right?"
-        )
-    if broken:
-        logger.warning(f"{path}: skipped {broken:,} broken lines, first line {first[0]}: {first[1]!r}.")
-
-
-def _open(path: Path) -> IO[str]:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-    return open(path, encoding="utf-8", errors="replace")
-
-
-def _json(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
-
-
-def _json_or_literal(line: str) -> Any:
-    """The metadata of 2014 are Python literals; strict copies of them are JSON."""
-    row = _json(line)
-    if row is None:
-        try:
-            row = ast.literal_eval(line)
-        except (ValueError, SyntaxError):
-            return None
-    return row
-
-
-def _triples(rows: Iterable[dict[str, Any]], user: str, item: str, moment: str) -> Iterator[Triple]:
-    for row in rows:
-        try:
-            time = float(row[moment])
-        except (TypeError, ValueError):
-            time = math.nan
-        if not math.isfinite(time):
-            raise ValueError(
-                f"missing timestamps: expected a number in {moment!r}, got {row[moment]!r} from user {row[user]!r}."
-            )
-        yield str(row[user]), str(row[item]), time
+# Texts
 
 
 def clean_text(value: Any) -> str:
     """Nested lists of HTML as one line of plain text: entities resolved, tags and repeated entries removed."""
-    parts = list(dict.fromkeys(_flat(value)))
-    text = re.sub(r"<[^<>]*>", " ", html.unescape(" ".join(parts)))
-    return re.sub(r"\s+", " ", text).strip()
+    return plain_text(" ".join(dict.fromkeys(_flat(value))))
 
 
 def _flat(value: Any) -> Iterator[str]:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         for part in value:
             yield from _flat(part)
-    elif value is not None and not isinstance(value, dict):
+    elif (
+        isinstance(value, str)
+        or (isinstance(value, int) and not isinstance(value, bool))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):  # NaN is missing
         yield str(value)
 
 
 def _join(value: Any, separator: str) -> str:
+    if isinstance(found := opened(value), list) and all(isinstance(part, str) for part in found):
+        value = found
     return separator.join(dict.fromkeys(text for part in _flat(value) if (text := clean_text(part))))
 
 
-def _item(item_id: Any, title: Any, brand: Any, category: Any, text: Any, image: Any) -> dict[str, Any]:
-    address = image if isinstance(image, str) and image.startswith(("http://", "https://")) else None
+def _item(item_id: str, title: Any, brand: Any, category: Any, text: Any, image: str | None) -> Row:
     return {
-        "item_id": str(item_id),
+        "item_id": item_id,
         "title": clean_text(title),
         "brand": clean_text(brand),
         "category": _join(category, ", "),
         "text": _join(text, " "),
-        "image": address,
+        "image": None if image is None else whole_letters(image),
     }
 
 
@@ -167,99 +109,122 @@ def _item(item_id: Any, title: Any, brand: Any, category: Any, text: Any, image:
 
 
 def _reviews(user: str, item: str, moment: str) -> Callable[[Path], Iterator[Triple]]:
-    return lambda path: _triples(_rows(path, _json, (user, item, moment)), user, item, moment)
+    def read(path: Path) -> Iterator[Triple]:
+        for row in checked_rows(path, json_object, (user, item, moment), moment):
+            yield row[user], row[item], row[moment]
+
+    return read
 
 
-def _items_2014(path: Path) -> Iterator[dict[str, Any]]:
-    for row in _rows(path, _json_or_literal, ("asin",)):
-        get = row.get
-        yield _item(get("asin"), get("title"), get("brand"), get("categories"), get("description"), get("imUrl"))
+def _items_2014(path: Path) -> Iterator[Row]:
+    for row in checked_rows(path, json_or_literal, ("asin",)):
+        get, photo = row.get, photo_address(row.get("imUrl"))
+        yield _item(row["asin"], get("title"), get("brand"), get("categories"), get("description"), photo)
 
 
-def _items_2018(path: Path) -> Iterator[dict[str, Any]]:
-    for row in _rows(path, _json, ("asin",)):
-        get = row.get
-        image = next(_flat([get("imageURLHighRes"), get("imageURL")]), None)
-        yield _item(get("asin"), get("title"), get("brand"), get("category"), get("description"), image)
+_PHOTOS_2018 = ("imageURLHighRes", "imageURL", "image")  # the last in older copies
 
 
-def _items_2023(path: Path) -> Iterator[dict[str, Any]]:
-    for row in _rows(path, _json, ("parent_asin",)):
-        get = row.get
-        text = [get("features"), get("description")]
-        yield _item(get("parent_asin"), get("title"), get("store"), get("categories"), text, _large(get("images")))
+def _items_2018(path: Path) -> Iterator[Row]:
+    for row in checked_rows(path, json_or_literal, ("asin",)):
+        get, photo = row.get, photo_address([row.get(name) for name in _PHOTOS_2018])
+        yield _item(row["asin"], get("title"), get("brand"), get("category"), get("description"), photo)
 
 
-def _large(images: Any) -> str | None:
-    """The main picture's `large` address, or that of the first picture which has one."""
-    entries = [entry for entry in images or [] if isinstance(entry, dict) and entry.get("large")]
-    main = [entry for entry in entries if entry.get("variant") == "MAIN"]
-    return (main or entries or [{"large": None}])[0]["large"]
+def _items_2023(path: Path) -> Iterator[Row]:
+    for row in checked_rows(path, json_or_literal, ("parent_asin",)):
+        get, photo = row.get, main_photo(row.get("images"))
+        text = [part for name in ("features", "description") for part in _flat(opened(get(name)))]
+        yield _item(row["parent_asin"], get("title"), get("store"), get("categories"), text, photo)
 
 
 # RecBole's atomic files: tab-separated, a header of `name:type`
 
 
-def _atomic(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _atomic(path: Path, needed: tuple[str, ...], moment: str | None = None) -> Iterator[Row]:
     """Rows with the needed columns and all that hold words: prices and ranks say little as text."""
-    with _open(path) as lines:
-        header = [column.partition(":")[::2] for column in next(lines, "").rstrip("\r\n").split("\t")]
+    line = next((line for _, line in islice(text_lines(path, "surrogateescape"), 1)), "") or ""
+    header = [column.strip().partition(":")[::2] for column in line.rstrip("\r\n").split("\t")]
     names = [name for name, _ in header]
     lacking = [name for name in needed if name not in names]
     if lacking:
         why = " Without it the order of the interactions is unknown." if "timestamp" in lacking else ""
-        raise ValueError(f"{path}: expected the columns {', '.join(needed)}, got {names}.{why}")
+        raise ValueError(f"{path}: expected the columns {', '.join(needed)}, got {shortened(names, 300)}.{why}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}, line 1: expected every column once, got {twice!r} twice. Rename or remove one.")
     wanted = [name in needed or not kind.startswith("float") for name, kind in header]
+    first = True
 
-    def parse(line: str) -> dict[str, str] | None:
+    def parse(line: str) -> Row:
+        nonlocal first
         values = line.rstrip("\r\n").split("\t")
         if len(values) != len(names):
-            return None
+            raise ValueError(f"{len(values)} fields, the header has {len(names)}")
+        if first:  # the header itself: no broken line, although it has no time
+            first = False
+            return dict.fromkeys(needed, "0")
         return {name: value for name, value, use in zip(names, values, wanted, strict=True) if use}
 
-    rows = _rows(path, parse, needed)
-    next(rows)  # the header itself
-    return rows
+    return islice(checked_rows(path, parse, needed, moment), 1, None)
 
 
 def _interactions_recbole(path: Path) -> Iterator[Triple]:
-    columns = ("user_id", "item_id", "timestamp")
-    return _triples(_atomic(path, columns), *columns)
+    for row in _atomic(path, ("user_id", "item_id", "timestamp"), "timestamp"):
+        yield row["user_id"], row["item_id"], row["timestamp"]
 
 
-def _items_recbole(path: Path) -> Iterator[dict[str, Any]]:
+def _items_recbole(path: Path) -> Iterator[Row]:
     for row in _atomic(path, ("item_id",)):
         title = next((name for name in row if "title" in name.lower() or name.lower() == "name"), "")
-        image = next((name for name in row if row[name].startswith(("http://", "https://"))), "")
+        photos = {name: photo for name, value in row.items() if name != "item_id" and (photo := photo_address(value))}
+        image = next(iter(photos), "")
         category = next((name for name in row if "categor" in name.lower() or name.lower() in ("class", "genre")), "")
         used = {"item_id", title, image, category, "brand"}
         text = [value for name, value in row.items() if name not in used]
         get = row.get
-        yield _item(get("item_id"), get(title), get("brand"), get(category), text, get(image))
+        yield _item(row["item_id"], get(title), get("brand"), get(category), text, photos.get(image))
 
 
 # MQL4GRec and LC-Rec
 
 
 def _interactions_mql4grec(path: Path) -> Iterator[Triple]:
-    users = _json_object(path)
-    for user, items in users.items():
+    for user, items in _entries(path, list):
         for place, item in enumerate(items):
-            yield user, str(item), float(place)
+            yield user, item, float(place)
 
 
-def _items_mql4grec(path: Path) -> Iterator[dict[str, Any]]:
-    for item, row in _json_object(path).items():
-        get = row.get
-        yield _item(item, get("title"), get("brand"), get("categories"), get("description"), get("image"))
+def _items_mql4grec(path: Path) -> Iterator[Row]:
+    for item, row in _entries(path, dict):
+        get, photo = row.get, main_photo(row.get("image"))
+        yield _item(item, get("title"), get("brand"), get("categories"), get("description"), photo)
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    with _open(path) as file:
-        content = _json(file.read())
-    if not isinstance(content, dict) or not all(isinstance(value, (list, dict)) for value in content.values()):
-        raise ValueError(f"{path}: expected one JSON object as in X.inter.json or X.item.json. Is --format right?")
-    return content
+def _entries(path: Path, kind: type) -> Iterator[tuple[str, Any]]:
+    """The entries of an object that are of a kind, list or dict; the others are skipped and counted."""
+    content = read_json(path)
+    shape = "one JSON object as in X.inter.json or X.item.json"
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected {shape}, got {shortened(content)}. Is --format right?")
+    good, broken = [], []
+    for key, value in content.items():
+        try:
+            if not isinstance(value, kind):
+                raise ValueError(f"no {kind.__name__} but {shortened(value)}")
+            good.append((as_id("id", key), _ids(value) if isinstance(value, list) else value))
+        except ValueError as error:
+            broken.append(f"{shortened(key)}: {error}")
+    if not good or (broken and (len(broken) >= len(good) or len(broken) > TOLERATED + TOLERATED_SHARE * len(good))):
+        found = f"{len(broken):,} broken entries, the first is {broken[0]}" if broken else "none"
+        raise ValueError(f"{path}: expected {shape}, got {found}. Is --format right?")
+    if broken:
+        logger.warning(f"{path}: skipped {len(broken):,} broken entries. The first is {broken[0]}.")
+    yield from good
+
+
+def _ids(values: list[Any]) -> list[str]:
+    return [as_id("item", value) for value in values]
 
 
 _REVIEWS, _META = r"(?!meta).*\.jsonl?(\.gz)?", r"meta.*\.jsonl?(\.gz)?"

@@ -10,6 +10,7 @@ from sklearn.manifold import TSNE
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..data.readers import ITEM_COLUMN, read_items
+from ..data.shown_photos import only_inside
 from ..model.semantic_ids import SemanticIdTable, token_name
 from .figures import prefix_groups, store_rows
 from .photos import thumbnail_source
@@ -135,10 +136,19 @@ def _named_codes(table: SemanticIdTable, modality: str, rows: torch.Tensor) -> d
     }
 
 
-def known_items(path: str | Path, item_column: str = ITEM_COLUMN, **columns: str) -> dict[str, dict]:
-    """Of an items file: `{item id: {"title": str, "image": path or None}}`; `columns` are those of `read_items`."""
-    rows = read_items(path, item_column, **columns).itertuples()
-    return {str(row.item_id): {"title": row.title, "image": row.image} for row in rows}
+def known_items(
+    path: str | Path, item_column: str = ITEM_COLUMN, allow_outside: bool = False, **columns: str
+) -> dict[str, dict]:
+    """Of an items file: `{item id: {"title": str, "image": a photo or None}}`.
+
+    Args:
+        allow_outside: whether photos may lie outside the file's folder.
+        columns: those of `read_items`.
+    """
+    items = read_items(path, item_column, **columns)
+    photos = items["image"].tolist() if allow_outside else only_inside(items["image"].tolist(), Path(path).parent)
+    rows = zip(items["item_id"], items["title"], photos, strict=True)
+    return {str(item): {"title": title, "image": photo} for item, title, photo in rows}
 
 
 def shown_items(examples: Mapping, known: Mapping[str, Mapping]) -> dict[str, dict]:

@@ -66,6 +66,52 @@ def test_a_repository_of_the_hub_is_named_and_a_folder_of_this_machine_is_no_enc
     assert rows[0] == {"item_id": "p0000", "title": "Model's title of p0000"}
 
 
+def with_photos(folder, rows):
+    """The shop of the tests with other photos: an items file in `folder`."""
+    folder.mkdir(exist_ok=True)
+    known = {row["item_id"]: row for row in rows}
+    text = (shop_folder() / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    items = [{**json.loads(line), "image": None} | known.get(json.loads(line)["item_id"], {}) for line in text]
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    return folder / "items.jsonl"
+
+
+def test_a_space_written_again_holds_nothing_that_was_withdrawn(tmp_path):
+    model, emb, space = shop_folder() / "model", shop_folder() / "emb", tmp_path / "space"
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "shop").mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9), "red").save(tmp_path / "shop" / name)
+    rows = [{"item_id": f"p000{number}", "image": name} for number, name in enumerate(("a.png", "b.png", "c.png"))]
+    items = with_photos(tmp_path / "shop", rows)
+    write_space(space, Shop.open(model, items=items, encoders=emb), model, emb)
+    assert len(list((space / "photos").iterdir())) == 3 and (space / "encoders").is_dir()
+    (space / "notes.txt").write_text("mine")
+    items = with_photos(tmp_path / "shop", rows[:1])
+    write_space(space, Shop.open(model, items=items), "user/macrec-shop")
+    (left,) = (space / "photos").iterdir()
+    assert json.loads((space / "items.jsonl").read_text().splitlines()[0])["image"] == f"photos/{left.name}"
+    assert not (space / "model").exists() and not (space / "encoders").exists() and (space / "notes.txt").is_file()
+    # from the Space's own items file
+    write_space(space, Shop.open(model, items=space / "items.jsonl"), model)
+    assert [path.name for path in (space / "photos").iterdir()] == [left.name]
+
+
+def test_photos_outside_the_folder_enter_no_space_unless_allowed(tmp_path, caplog):
+    model, secret = shop_folder() / "model", tmp_path / "secret.png"
+    Image.new("RGB", (9, 9), "red").save(secret)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/link.png").symlink_to(secret)
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "shop/own.png")
+    named = [str(secret), "../secret.png", "link.png", "own.png", "https://shop.example/a.jpg"]
+    rows = [{"item_id": f"p000{number}", "image": name} for number, name in enumerate(named)]
+    items = with_photos(tmp_path / "shop", rows)
+    shop = Shop.open(model, items=items)
+    assert "3 photos lie outside the folder of the items file" in caplog.text
+    assert write_space(tmp_path / "space", shop, model) == "A Space with the model, 2 photos"
+    allowed = Shop.open(model, items=items, allow_outside=True)
+    assert write_space(tmp_path / "space", allowed, model) == "A Space with the model, 5 photos"
+
+
 def test_the_example_is_what_is_written():
     for name, text in space_files('"user/macrec-shop"', "A shop to try").items():
         assert (ROOT / "examples" / "space" / name).read_text(encoding="utf-8") == text

@@ -111,6 +111,8 @@ def test_ids_come_from_a_json_list(tmp_path):
         ValueError, match=r'ids.json: expected a list of item ids, such as \["i1", "i2"\], got .* dict'
     ):
         EmbeddingStore.from_files(files, ids)
+    ids.write_text(json.dumps(list("abcdef")), encoding="utf-8-sig")  # with a byte-order mark
+    assert EmbeddingStore.from_files(files, ids).item_ids == list("abcdef")
     ids.write_text("a\nb\n")
     with pytest.raises(ValueError, match="ids.json: expected JSON, .*Was it cut off"):
         EmbeddingStore.from_files(files, ids)

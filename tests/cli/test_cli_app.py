@@ -1,6 +1,7 @@
 """`macrec app`: what it refuses, and the Space that it writes. tests/app/test_app_browser.py tries the page itself."""
 
 import argparse
+import json
 import socket
 import sys
 
@@ -36,6 +37,18 @@ def test_a_space_is_written(tmp_path, capsys):
         "requirements.txt",
     }
     assert 'title="Ours"' in (tmp_path / "space" / "app.py").read_text()
+
+
+def test_photos_outside_the_folder_are_shown_only_when_allowed(tmp_path, capsys, caplog):
+    folder = shop_folder()
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "image": row["image"] and str((folder / row["image"]).resolve())} for row in rows]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [folder / "model", "--items", tmp_path / "items.jsonl", "--space", tmp_path / "space"]
+    assert app(*words) == 0
+    assert "the model, 0 photos" in capsys.readouterr().out and "39 photos lie outside the folder" in caplog.text
+    assert app(*words, "--allow-outside") == 0
+    assert "the model, 39 photos" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,19 @@ def test_a_folder_of_ids_with_embeddings_and_items(shop, tmp_path, capsys):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_photos_outside_the_folder_are_shown_only_when_allowed(shop, tmp_path, capsys, caplog):
+    rows = [json.loads(line) for line in (shop / "items.jsonl").read_text().splitlines()]
+    named = [{**row, "image": row["image"] and str((shop / row["image"]).resolve())} for row in rows]
+    items = tmp_path / "elsewhere.jsonl"
+    items.write_text("\n".join(map(json.dumps, named)))
+    page = tmp_path / "report.html"
+    assert doctor(shop / "ids", "--items", items, "--map", "none", "--output", page) == 0
+    assert page.read_text().count("data:image/jpeg;base64,") == 0
+    assert "photos lie outside the folder of the items file" in caplog.text
+    assert doctor(shop / "ids", "--items", items, "--map", "none", "--output", page, "--allow-outside") == 0
+    assert page.read_text().count("data:image/jpeg;base64,") >= 16
+
+
 def test_json_alone_writes_no_page(shop, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert doctor(shop / "ids", "--json") == 0

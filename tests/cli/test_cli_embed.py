@@ -38,7 +38,7 @@ def test_offline_by_default(shop, capfd, caplog):
     out = capfd.readouterr().out
     assert len(out.splitlines()) == 1
     assert "4 items → text 2 by offline (1 missing), image 2 by offline (1 missing)" in out
-    assert "02: UnidentifiedImageError" in caplog.text
+    assert "02: 2.png: no picture, or in none of the formats" in caplog.text
     store = EmbeddingStore.open(shop / "emb")
     assert store.modalities == {"text": 2, "image": 2}
     assert store.item_ids == ["00", "01", "02", "03"]
@@ -69,6 +69,10 @@ def test_models_by_path_with_flags(shop, capfd):
         "pooling": "cls",
         "max_length": 1,
         "standardize": False,
+        "columns": ["title", "text"],
+        "item_column": "item_id",
+        "title_column": "title",
+        "image_column": "image",
         "missing_reasons": {"03": "empty text"},
     }
     assert about["image"]["dimension"] == 16
@@ -96,6 +100,58 @@ def test_text_columns(shop):
     assert np.linalg.norm(rows[0] - rows[1]) > 1
 
 
+def embeddings(folder):
+    return EmbeddingStore.open(folder).arrays
+
+
+def test_later_items_are_read_from_the_same_columns(shop, caplog):
+    """Ids, titles, photos and texts stand in other columns than the usual ones, which hold something else."""
+    usual = {"item_id": "x", "title": "pink", "text": "silver", "image": "none.png", "brand": "acme"}
+    rows = [
+        {**usual, "sku": f"s{number}", "name": title, "photo": f"{number}.png", "note": f"note {number}"}
+        for number, title in enumerate(["red mug", "blue mug", "no photo", "yellow lamp"])
+    ]
+    (shop / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (shop / "later.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    flags = ["--item-column", "sku", "--title-column", "name", "--image-column", "photo"]
+    assert embed(shop, *flags, "--text-columns", "title,note", items="all.jsonl") == 0
+    assert embed(shop, "--like", shop / "emb", items="later.jsonl", output="later") == 0
+    assert EmbeddingStore.open(shop / "later").item_ids == ["s0", "s1"]
+    for modality, later in embeddings(shop / "later").items():
+        np.testing.assert_allclose(later, embeddings(shop / "emb")[modality][:2], atol=1e-6)
+    # and those after them are embedded like the later ones
+    assert embed(shop, "--like", shop / "later", items="later.jsonl", output="last") == 0
+    np.testing.assert_allclose(embeddings(shop / "last")["text"], embeddings(shop / "later")["text"], atol=1e-6)
+    caplog.clear()
+    given = ["--like", shop / "emb", "--title-column", "title", "--text-columns", "brand,title"]
+    assert embed(shop, *given, items="later.jsonl", output="other") == 0
+    assert "['brand', 'title'] are read, the earlier items were embedded by ['title', 'note']" in caplog.text
+    rows = [{"sku": "n", "name": "red mug", "photo": "0.png"}]
+    (shop / "less.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert embed(shop, "--like", shop / "emb", items="less.jsonl", output="less") == 0
+    assert "the table has no ['note'], by which the earlier items were embedded too" in caplog.text
+
+
+def test_columns_that_are_none_are_refused(shop, capfd):
+    assert embed(shop) == 0
+    meta = shop / "emb" / "meta.json"
+    content = json.loads(meta.read_text())
+    content["modalities"]["text"]["settings"]["columns"] = 5
+    meta.write_text(json.dumps(content))
+    assert embed(shop, "--like", shop / "emb", output="later") == 1
+    assert "meta.json: expected the names of the text columns in 'columns', got 5" in capfd.readouterr().err
+
+
+def test_later_items_leave_columns_out_that_the_first_did_not_have(shop):
+    first = [{"item_id": str(number), "title": title} for number, title in enumerate(TITLES)]
+    later = [{**row, "brand": "acme", "category": "kitchen"} for row in first]
+    for name, rows in (("first", first), ("later", later)):
+        (shop / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert embed(shop, items="first.jsonl") == 0
+    assert embed(shop, "--like", shop / "emb", items="later.jsonl", output="later") == 0
+    np.testing.assert_allclose(embeddings(shop / "later")["text"], embeddings(shop / "emb")["text"], atol=1e-6)
+
+
 def test_flags_from_yaml(shop):
     (shop / "embed.yaml").write_text("image-model: none\nbatch_size: 2\n")
     assert embed(shop, "--config", shop / "embed.yaml") == 0
@@ -107,6 +163,7 @@ def test_flags_from_yaml(shop):
     [
         (["--text-model", "none", "--image-model", "none"], "expected at least one modality"),
         (["--like", "x", "--text-model", "offline"], "--like takes models and pooling from the earlier folder"),
+        (["--like", "x", "--max-length", "9"], "--like takes length, seed and standardising from the earlier folder"),
         (["--like", "nowhere"], "expected a folder that `macrec embed` wrote"),
         (["--text-columns", "colour"], "text columns: .'colour'. are not in the items table"),
     ],

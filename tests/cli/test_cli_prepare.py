@@ -1,8 +1,10 @@
 """`macrec prepare` from published files to tables with photos, and on to the readers of the next verbs."""
 
+import gzip
 import json
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -44,10 +46,10 @@ def test_the_flag_names_every_layout():
 def test_from_files_to_tables(tmp_path, photos, capfd, layout):
     WRITERS[layout](tmp_path / "raw", photos)
     words = ["prepare", "--format", layout, "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
-    assert main([*words, "--k-core", "2"]) == 0
+    assert main([*words, "--k-core", "2", "--allow-private-addresses"]) == 0
     out = capfd.readouterr().out.splitlines()
     assert len(out) == 1 and out[0].startswith(
-        "2 users, 2 items (1 photos), 6 interactions (left out: 1 items without"
+        "2 users, 2 items (1 photos), 1 of them name no photo, 6 interactions (left out: 1 items without"
     )
     items = read_items(tmp_path / "out" / "items.jsonl")
     assert Image.open(items["image"][0]).getpixel((0, 0)) == pytest.approx((1, 2, 3), abs=3)
@@ -62,6 +64,7 @@ def test_photos_that_fail_are_listed_and_fetched_by_the_next_run(tmp_path, photo
     photo = tmp_path / "photos" / "drum.jpg"
     photo.rename(tmp_path / "hidden.jpg")
     words = ["prepare", "--format", "amazon2018", "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
+    words += ["--allow-private-addresses"]
     assert main([*words, "--k-core", "1"]) == 0
     assert "(0 photos, 1 failed: failed_images.jsonl; run again to retry)" in capfd.readouterr().out
     failed = json.loads((tmp_path / "out" / "failed_images.jsonl").read_text())
@@ -70,7 +73,44 @@ def test_photos_that_fail_are_listed_and_fetched_by_the_next_run(tmp_path, photo
     (tmp_path / "hidden.jpg").rename(photo)
     assert main([*words, "--k-core", "1"]) == 0
     assert "(1 photos)" in capfd.readouterr().out and not (tmp_path / "out" / "failed_images.jsonl").exists()
-    assert read_items(tmp_path / "out" / "items.jsonl")["image"][0] == str(tmp_path / "out" / "images" / "0001.jpg")
+    (found,) = (tmp_path / "out" / "images").iterdir()
+    assert read_items(tmp_path / "out" / "items.jsonl")["image"][0] == str(found) and found.name.startswith("0001.")
+
+
+def test_photos_of_this_machine_are_fetched_only_when_asked_for(tmp_path, photos, capfd):
+    WRITERS["amazon2018"](tmp_path / "raw", photos)
+    words = ["prepare", "--format", "amazon2018", "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--k-core", "1"]) == 0
+    assert "(0 photos, 1 failed" in capfd.readouterr().out
+    failed = json.loads((tmp_path / "out" / "failed_images.jsonl").read_text())
+    assert "127.0.0.1 is an address of this machine or its network: --allow-private-addresses" in failed["reason"]
+
+
+def test_a_photo_of_another_address_is_fetched_again(tmp_path, photos):
+    words = ["prepare", "--format", "amazon2018", "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
+    words += ["--k-core", "1", "--allow-private-addresses"]
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "photos" / "new.png")
+    own = tmp_path / "out" / "images" / "0001.my.own.jpg"
+
+    def colour(name):
+        WRITERS["amazon2018"](tmp_path / "raw", photos)
+        reviews, meta = tmp_path / "raw" / "Shop.json.gz", tmp_path / "raw" / "meta_Shop.json.gz"
+        text = gzip.decompress(meta.read_bytes()).decode().replace(f"{photos}/drum.jpg", name and f"{photos}/{name}")
+        meta.write_bytes(gzip.compress(text.encode()))
+        assert reviews.exists() and main(words) == 0
+        found = read_items(tmp_path / "out" / "items.jsonl")["image"][0]
+        own.touch()
+        others = sorted(path for path in own.parent.iterdir() if path != own)
+        assert others == ([] if found is None else [Path(found)])  # no old photo stays
+        return found and Image.open(found).getpixel((0, 0))
+
+    assert colour("drum.jpg") == pytest.approx((1, 2, 3), abs=3)
+    assert colour("new.png") == (200, 0, 0)
+    assert colour("drum.jpg") == pytest.approx((1, 2, 3), abs=3)
+    assert colour("none.jpg") is None  # the new address leads nowhere: not the old photo
+    colour("new.png")
+    Image.new("RGB", (8, 8), (0, 200, 0)).save(tmp_path / "photos" / "new.png")
+    assert colour("new.png") == (200, 0, 0)  # the same address is not asked again
 
 
 def test_urls_may_stay(tmp_path, photos):
