@@ -289,7 +289,7 @@ def test_an_empty_file(tmp_path):
 )
 def test_times_that_are_no_numbers(tmp_path, wrong, caplog):
     path = write(tmp_path / "r.json", lines([GOOD, {**GOOD, "unixReviewTime": wrong}]))
-    with pytest.raises(ValueError, match="line 2: no time: expected a number in 'unixReviewTime', got"):
+    with pytest.raises(ValueError, match="line 2: .*no time: expected a number in 'unixReviewTime', got"):
         read(path)
     path = write(tmp_path / "r.json", lines([GOOD, GOOD, {**GOOD, "unixReviewTime": wrong}]))
     assert read(path) == [("u", "i", 1.0)] * 2
