@@ -119,8 +119,8 @@ def parsed_lines(
             yield number, parsed
     if bad and (bad >= good or bad > TOLERATED + TOLERATED_SHARE * good):
         raise ValueError(
-            f"{path}, line {first[0]}: expected {expected}, got {bad:,} broken lines and {good:,} good ones. In "
-            f"this one, got {first[1]} ({reason})."
+            f"{path}, line {first[0]}: expected {expected}, got {bad:,} broken lines and {good:,} good ones. The "
+            f"first is line {first[0]}: {reason}, got {first[1]}."
         )
     if bad:
         lines = f"{bad:,} broken line{'s' * (bad > 1)}"
