@@ -6,10 +6,11 @@ import torch
 
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model import blend as module
-from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, content_vectors, find_candidates, log_softmax, reasons
+from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, find_candidates, reasons
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.purchase_counts import UNIT
-from macrec_hf.model.ranked_lists import RankedLists
+from macrec_hf.model.ranked_lists import RankedLists, log_softmax
+from macrec_hf.model.served_catalogue import content_vectors
 
 NUM_ITEMS, NUM_USERS = 15, 6
 
