@@ -122,13 +122,19 @@ class EmbeddingStore:
         arrays = {name: np.asarray(array[np.asarray(rows)]) for name, array in self.arrays.items()}
         return EmbeddingStore(arrays, ids, missing, self.encoders)
 
-    def fingerprint(self) -> str:
-        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues."""
+    def fingerprint(self, every_row: bool = False) -> str:
+        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues.
+
+        Args:
+            every_row: all rows instead, which takes as long as reading them.
+        """
         digest = hashlib.sha256(json.dumps([self.item_ids, list(self.modalities.items())]).encode())
         rows = np.unique(np.linspace(0, len(self) - 1, 4096).astype(np.int64))
+        blocks = np.array_split(np.arange(len(self)), 1 + len(self) // 4096) if every_row else [rows]
         for name in self.arrays:
             digest.update(np.packbits(self.present[name]).tobytes())
-            digest.update(self.rows(name, rows).tobytes())
+            for block in blocks:
+                digest.update(self.rows(name, block).tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 SAVING = ".saving"
 SEAL = "complete.json"
+SETTINGS = "settings.json"  # of the run: everything that the checkpoint depends on, the inputs by their contents
 PSEUDO_LABELS = "pseudo_labels.npz"  # computed once for a quantizer's run, read back when it is resumed
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")  # of checkpoints that a plain Trainer wrote
 
