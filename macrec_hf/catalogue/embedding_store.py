@@ -178,10 +178,11 @@ class EmbeddingStore:
                     ". `macrec embed` writes one; of arrays from elsewhere name the files: "
                     "--embeddings text=a.npy,image=b.npy --item-ids ids.json."
                 )
-        order, about = _checked_meta(
-            read_json(meta_file, dict, "an object that says which items lack a modality"), meta_file
-        )
-        store = cls.from_files({name: directory / f"{name}.npy" for name in order}, ids_file, about)
+        order, about = read_meta(meta_file)
+        try:
+            store = cls.from_files({name: directory / f"{name}.npy" for name in order}, ids_file, about)
+        except ValueError as error:
+            raise error if str(directory) in str(error) else ValueError(f"{directory}: {error}") from error
         for name, size in store.modalities.items():
             if (said := about[name].get("dimension", size)) != size:
                 raise ValueError(
@@ -218,8 +219,13 @@ class EmbeddingStore:
         )
 
 
-def _checked_meta(meta: dict, path: Path) -> tuple[list[str], dict[str, dict]]:
-    """The order of the modalities, and what is said about each."""
+def read_meta(path: Path) -> tuple[list[str], dict[str, dict]]:
+    """The order of the modalities in a `meta.json`, and what it says about each.
+
+    Raises:
+        ValueError: it has another shape than `save` writes.
+    """
+    meta = read_json(path, dict, "an object that says which items lack a modality")
     version = meta.get("format_version", 1)
     if type(version) is not int or version > FORMAT_VERSION:
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .files import check_beside, check_files, folder_beside
+from .files import check_beside, check_files, folder_beside, read_json
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -123,10 +123,16 @@ def load_weights(
     where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
     local = name_or_path is not None and Path(name_or_path).is_dir()
     chosen = {"config", "state_dict", "ignore_mismatched_sizes", "gguf_file", "variant"} & set(kwargs)
-    if name_or_path is not None and not args and not chosen:
+    if name_or_path is not None and "config" not in chosen and not args:
         folder = folder_beside(name_or_path, ("config.json",), **where)
-        if folder is not None and folder_beside(name_or_path, ("model.safetensors",), **where) is not None:
-            _check_heads(model_class, folder)
+        if folder is None:
+            raise FileNotFoundError(
+                f"{name_or_path}: expected config.json beside the weights, found none. Was the folder copied in part? "
+                "Copy it again."
+            )
+        config = _read_config(model_class, folder)
+        if not chosen and folder_beside(name_or_path, ("model.safetensors",), **where) is not None:
+            _check_heads(model_class, config, folder)
     if local:
         _check_own(name_or_path, own_files, where)
     library = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
@@ -134,10 +140,12 @@ def load_weights(
     library.setLevel(logging.ERROR)
     try:
         model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
-    except SafetensorError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"{name_or_path}: expected weights, but they cannot be read: {error}. Was the file cut off while it was "
-            "copied? Copy it again."
+            f"{name_or_path}: expected a model, but it cannot be loaded: {_one_line(error)}. Was one of its files "
+            "edited, or cut off while it was copied? Copy the folder again."
         ) from error
     finally:
         library.setLevel(before)
@@ -161,7 +169,22 @@ def _check_own(name_or_path: Any, own_files: Sequence[str], where: Mapping[str, 
         check_beside(name_or_path, own_files, **{name: value for name, value in where.items() if name != "subfolder"})
 
 
-def _check_heads(model_class: Any, folder: Path) -> None:
+def _read_config(model_class: Any, folder: Path) -> Any:
+    """The configuration of a model; ValueError of one line that names the file where it cannot be one."""
+    path = folder / "config.json"
+    read_json(path, dict, "a model's configuration")
+    try:
+        return model_class.config_class.from_pretrained(folder)
+    except Exception as error:  # transformers raises of many kinds, some of many lines
+        raise ValueError(f"{path}: {_one_line(error)} Was the file edited or damaged? Copy it again.") from error
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said[:400] if isinstance(error, ValueError) else f"{type(error).__name__}: {said[:400]}"
+
+
+def _check_heads(model_class: Any, config: Any, folder: Path) -> None:
     """Compares names and shapes of the weights with those that the configuration asks for, before they are read."""
     found: dict[str, tuple[int, ...]] = {}
     path = folder / "model.safetensors"
@@ -175,7 +198,7 @@ def _check_heads(model_class: Any, folder: Path) -> None:
             "Copy it again."
         ) from error
     with torch.device("meta"):  # no memory
-        model = model_class(model_class.config_class.from_pretrained(folder))
+        model = model_class(config)
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
     held = set(found) | {tied[name] for name in found if name in tied}

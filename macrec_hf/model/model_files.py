@@ -133,7 +133,10 @@ def load_model_directory(
     tokenizer = _load_tokenizer(directory, table)
     model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table, dtype=dtype).eval()
     check_fingerprint(model.config, table, directory)
-    check_parts(model, tokenizer, table)
+    try:
+        check_parts(model, tokenizer, table)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from error
     return ModelParts(**vars(catalogue), model=model, tokenizer=tokenizer)
 
 

@@ -107,6 +107,7 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         where = pretrained_model_name_or_path
         loaded = load_weights(cls, super().from_pretrained, where, args, kwargs, _OWN_FILES)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
+        _check_generation(model, where)
         # For `pipeline`, which hands over a loaded model, not the revision and token that it was loaded with.
         names = ("revision", "token", "cache_dir", "local_files_only")
         model.hub_kwargs = {name: given[name] for name in names if name in given}
@@ -278,6 +279,17 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         """Beams stay within their user, whose cross-attention keys and values are the same for all of them."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values
+
+
+def _check_generation(model: MacRecForConditionalGeneration, where: Any) -> None:
+    """Refuses a `generation_config.json` with other special tokens than the model's, as of another model."""
+    for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
+        found, expected = getattr(model.generation_config, name), getattr(model.config, name)
+        if type(found) is not type(expected) or found != expected:
+            raise ValueError(
+                f"{where}: expected {name} {expected} in generation_config.json, as config.json has it, got "
+                f"{str(found)[:40]}. Was the file edited, or copied from another model? Copy both from one."
+            )
 
 
 def check_fingerprint(config: MacRecConfig, table: SemanticIdTable, folder: str | PathLike[str]) -> None:
