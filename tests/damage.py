@@ -285,22 +285,26 @@ def stop(*_: object) -> None:
 
 def run_cases(cases: range, seconds: float, folder: Path, shown: bool = False) -> tuple[Counter, list[str]]:
     """How many cases ended how, and those that ended wrongly."""
+    verbosity, handler = logging.get_verbosity(), signal.signal(signal.SIGALRM, stop)
     logging.set_verbosity_error()
-    warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, stop)
-    folders = make_folders(folder)
-    expected = {kind: READERS[kind](folders[kind]) for kind in READERS}
     started, ends, wrong = time.monotonic(), Counter(), []
-    for case in cases:
-        if time.monotonic() - started > seconds:
-            break
-        end, told = run_case(case, folders, expected, folder / "work")
-        ends[end] += 1
-        if end == "WRONG":
-            wrong.append(told)
-        if end == "WRONG" or shown:
-            sys.stdout.write(f"{end}: {told}\n")
-            sys.stdout.flush()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folders = make_folders(folder)
+            expected = {kind: READERS[kind](folders[kind]) for kind in READERS}
+            for case in cases:
+                if time.monotonic() - started > seconds:
+                    break
+                end, told = run_case(case, folders, expected, folder / "work")
+                ends[end] += 1
+                wrong += [told] * (end == "WRONG")
+                if end == "WRONG" or shown:
+                    sys.stdout.write(f"{end}: {told}\n")
+                    sys.stdout.flush()
+    finally:
+        logging.set_verbosity(verbosity)
+        signal.signal(signal.SIGALRM, handler)
     return ends, wrong
 
 

@@ -142,9 +142,9 @@ def load_weights(
         model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
     except torch.OutOfMemoryError:
         raise
-    except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"{name_or_path}: expected a model, but it cannot be loaded: {_one_line(error)}. Was one of its files "
+            f"{name_or_path}: expected a model, but it cannot be loaded: {_one_line(error)} Was one of its files "
             "edited, or cut off while it was copied? Copy the folder again."
         ) from error
     finally:
@@ -180,8 +180,8 @@ def _read_config(model_class: Any, folder: Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return said[:400] if isinstance(error, ValueError) else f"{type(error).__name__}: {said[:400]}"
+    said = " ".join(str(error).split())[:400].rstrip(".") + "."
+    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
 
 
 def _check_heads(model_class: Any, config: Any, folder: Path) -> None:
@@ -197,8 +197,14 @@ def _check_heads(model_class: Any, config: Any, folder: Path) -> None:
             f"{path}: expected weights, but they cannot be read: {error}. Was the file cut off while it was copied? "
             "Copy it again."
         ) from error
-    with torch.device("meta"):  # no memory
-        model = model_class(config)
+    try:
+        with torch.device("meta"):  # no memory
+            model = model_class(config)
+    except Exception as error:  # such as an activation that there is none of
+        raise ValueError(
+            f"{folder / 'config.json'}: expected the configuration of a model, but none can be made of it: "
+            f"{_one_line(error)} Was the file edited or damaged? Copy it again."
+        ) from error
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
     held = set(found) | {tied[name] for name in found if name in tied}
