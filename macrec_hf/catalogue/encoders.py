@@ -94,7 +94,7 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
                 f"{entry.get('encoder')!r}. These embeddings were made elsewhere: embed the new items there too."
             )
         name = {f"{modality}_model": entry["encoder"], f"{_other(modality)}_model": None}
-        said = entry.get("settings") if isinstance(entry.get("settings"), dict) else {}
+        said: dict = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
         settings = {key: said[key] for key in SETTINGS if key in said}
         encoder = make_encoders(**name, **settings, device=device)[modality]
         if not isinstance(encoder, TransformerTextEncoder | TransformerImageEncoder) or encoder.standardize:

@@ -209,4 +209,5 @@ def _settings_of(checkpoint: Path) -> dict[str, Any]:
     if not (checkpoint / "config.json").is_file():
         return {}
     logger.warning("%s does not say what inputs it was made from: only its sizes are compared.", checkpoint)
-    return read_json(checkpoint / "config.json", dict, "a model's configuration")
+    config = read_json(checkpoint / "config.json", dict, "a model's configuration")
+    return {name: value for name, value in config.items() if name != "use_cache"}  # a flag of that name is a Trainer's

@@ -192,13 +192,13 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     state = process_state(named_device(args))
     if finished_before(output, settings, args.resume, state, longer):
         return None
+    checkpoint = last_checkpoint(output, args.resume, settings)
     with preparing(examples, state):
         tasks = build_tasks(args, table, examples, config.max_history)
         dates = note_dates(args, config, histories)
         folder = quantizer_folder(args.semantic_ids)
         quantizer = None if folder is None else check_quantizer(MacRecQuantizer.from_pretrained(folder), table, folder)
         set_seed(args.seed)
-        checkpoint = last_checkpoint(output, args.resume, settings)
         trainer = MacRecTrainer(
             first_model(config, start_from),
             training_arguments(args, len(tasks["train"]), output),

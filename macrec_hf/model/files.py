@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
+from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -310,11 +311,11 @@ def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 def checksum(path: Path) -> list[int]:
     """Size in bytes and CRC-32 of a file."""
-    size, value = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            size, value = size + len(block), zlib.crc32(block, value)
-    return [size, value]
+    size = path.stat().st_size
+    if not size:
+        return [0, 0]
+    with path.open("rb") as file, mmap(file.fileno(), size, access=ACCESS_READ) as content:
+        return [size, zlib.crc32(content)]
 
 
 def check_beside(name_or_path: str | PathLike[str], patterns: Sequence[str], **hub_kwargs: Any) -> None:

@@ -149,10 +149,10 @@ def load_weights(
         ) from error
     finally:
         library.setLevel(before)
+    if name_or_path is not None and not local:  # now the files are fetched
+        _check_own(name_or_path, own_files, where)
     _refuse(name_or_path, info["missing_keys"], info["unexpected_keys"])
     check_finite_weights(model, str(name_or_path))
-    if name_or_path is not None and not local:  # now they are fetched
-        _check_own(name_or_path, own_files, where)
     return (model, info) if with_info else model
 
 
