@@ -87,7 +87,7 @@ def test_a_file_of_another_release_is_refused(shop, tmp_path):
         (lambda a: a["others"].__setitem__(-1, 10_000), "rows below .* in others, got 10,000"),
         (lambda a: a.pop("sale_days"), "all of sale_starts, sale_days, sale_counts or none"),
         (lambda a: a["sale_counts"].__setitem__(0, 77), "as many purchases of each item in popularity"),
-        (lambda a: a.update(customers=a["customers"][None]), r"customers as int64 in one row, got int64 of shape \(1,"),
+        (lambda a: a.update(customers=a["customers"][None]), r"customers as int64 in one row, got .* \(1,"),
         (lambda a: a.update(extra=np.zeros(2)), "no tensor 'extra'"),
         (lambda a: a.pop("others"), "found no .*others"),
     ],
