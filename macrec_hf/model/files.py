@@ -283,8 +283,9 @@ def check_files(
         if wrong:
             raise ValueError(
                 f"{folder / name}: expected the file that was saved with {folder / CHECKSUMS_NAME}, but {wrong}. Was "
-                "it damaged, or copied from another folder? Copy the whole folder again; if you changed it on "
-                f"purpose, remove {CHECKSUMS_NAME}, and nothing is compared any more."
+                "it damaged, copied from another folder, or a verb stopped while it wrote? Copy the whole folder "
+                f"again, or run that verb again; if you changed it on purpose, remove {CHECKSUMS_NAME}, and nothing "
+                "is compared any more."
             )
     return content["left_out"]
 

@@ -15,7 +15,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
-from .files import folder_beside, follow_umask, renew_checksums
+from .files import CHECKSUMS_NAME, folder_beside, follow_umask, renew_checksums
 from .inference import WHERE, load_weights
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import ProcessGroup, alignment_loss, num_processes
@@ -153,7 +153,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
             with TemporaryDirectory() as folder:  # what lies in the directory besides is not ours to send
                 super().save_pretrained(folder, is_main_process, state_dict, **kwargs)
                 table.save_pretrained(folder)
-                api.upload_folder(repo_id=repo_id, folder_path=folder, **upload)
+                # Checksums of an earlier upload would be those of other weights.
+                api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns=CHECKSUMS_NAME, **upload)
 
     def _saved(self, folder: Path) -> None:
         follow_umask(*folder.glob("model*.safetensors"))
