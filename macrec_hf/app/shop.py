@@ -1,6 +1,5 @@
 """What the page of `macrec app` knows, without the page: a recommender and what people see of its items."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from ..catalogue.embedding_store import EmbeddingStore
+from ..catalogue.embedding_store import EmbeddingStore, read_meta
 from ..catalogue.encoders import load_encoders
 from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, read_items
 from ..data.shown_photos import only_inside
@@ -172,8 +171,8 @@ def _check_encoders(folder: Path, quantizer: MacRecQuantizer | None, model: str 
         raise FileNotFoundError(
             f"--encoders: expected a folder that `macrec embed` wrote, found no meta.json in {folder}."
         )
-    entries = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["modalities"]
-    sizes = {name: entry["dimension"] for name, entry in entries.items()}
+    _, entries = read_meta(folder / "meta.json")
+    sizes = {name: entry.get("dimension") for name, entry in entries.items()}
     wanted = dict(quantizer.config.modalities)
     if not sizes.keys() & wanted.keys() or any(sizes[name] != wanted[name] for name in sizes.keys() & wanted.keys()):
         raise ValueError(

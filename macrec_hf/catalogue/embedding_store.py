@@ -4,15 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
+from ..model.files import read_json
 from ..model.semantic_ids import check_item_ids
 
 FORMAT_VERSION = 1
-_Content = TypeVar("_Content", list, dict)
 Rows = int | slice | Sequence[int] | np.ndarray  # whatever picks rows of an array
 
 
@@ -72,7 +71,8 @@ class EmbeddingStore:
         """Reads all rows of present items and raises `ValueError` where one is NaN or infinite; returns itself."""
         for name, array in self.arrays.items():
             for start in range(0, len(self), batch_size):
-                rows = np.asarray(array[start : start + batch_size])
+                with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
+                    rows = np.asarray(array[start : start + batch_size]).astype(np.float32)
                 bad = ~np.isfinite(rows).all(axis=1) & self.present[name][start : start + batch_size]
                 if bad.any():
                     row = start + int(np.flatnonzero(bad)[0])
@@ -122,13 +122,19 @@ class EmbeddingStore:
         arrays = {name: np.asarray(array[np.asarray(rows)]) for name, array in self.arrays.items()}
         return EmbeddingStore(arrays, ids, missing, self.encoders)
 
-    def fingerprint(self) -> str:
-        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues."""
+    def fingerprint(self, every_row: bool = False) -> str:
+        """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues.
+
+        Args:
+            every_row: all rows instead, which takes as long as reading them.
+        """
         digest = hashlib.sha256(json.dumps([self.item_ids, list(self.modalities.items())]).encode())
         rows = np.unique(np.linspace(0, len(self) - 1, 4096).astype(np.int64))
+        blocks = np.array_split(np.arange(len(self)), 1 + len(self) // 4096) if every_row else [rows]
         for name in self.arrays:
             digest.update(np.packbits(self.present[name]).tobytes())
-            digest.update(self.rows(name, rows).tobytes())
+            for block in blocks:
+                digest.update(self.rows(name, block).tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:
@@ -158,29 +164,32 @@ class EmbeddingStore:
     def open(cls, directory: str | Path) -> "EmbeddingStore":
         """Opens what `save` or `macrec embed` wrote, memory-mapped.
 
-        A folder without `meta.json` is accepted too: its `.npy` files in alphabetical order, `text` before `image`.
+        Raises:
+            FileNotFoundError: a file that is not there. Without `meta.json` nobody knows which items lack a modality.
+            ValueError: a file of another shape than `save` writes, and all that the class raises.
         """
         directory = Path(directory)
-        ids_file = directory / "item_ids.json"
-        if not ids_file.is_file():
-            raise FileNotFoundError(
-                f"{directory}: expected a folder of embeddings with item_ids.json and one <modality>.npy each, "
-                f"{'found no item_ids.json' if directory.is_dir() else 'found no such folder'}. "
-                "`macrec embed` writes one."
-            )
-        meta_file = directory / "meta.json"
-        meta = _read_json(meta_file, dict) if meta_file.is_file() else {}
-        if meta.get("format_version", 1) > FORMAT_VERSION:
-            raise ValueError(
-                f"{meta_file}: expected format_version up to {FORMAT_VERSION}, got {meta['format_version']}. The "
-                "folder was written by a newer macrec_hf: upgrade the package."
-            )
-        names = meta.get("modality_order") or sorted(
-            (path.stem for path in directory.glob("*.npy")),
-            key=lambda name: ({"text": 0, "image": 1}.get(name, 2), name),
-        )
-        about = meta.get("modalities", {})
-        return cls.from_files({name: directory / f"{name}.npy" for name in names}, ids_file, about)
+        ids_file, meta_file = directory / "item_ids.json", directory / "meta.json"
+        for path in (ids_file, meta_file):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{directory}: expected a folder of embeddings with item_ids.json, meta.json and one "
+                    f"<modality>.npy each, {f'found no {path.name}' if directory.is_dir() else 'found no such folder'}"
+                    ". `macrec embed` writes one; of arrays from elsewhere name the files: "
+                    "--embeddings text=a.npy,image=b.npy --item-ids ids.json."
+                )
+        order, about = read_meta(meta_file)
+        try:
+            store = cls.from_files({name: directory / f"{name}.npy" for name in order}, ids_file, about)
+        except ValueError as error:
+            raise error if str(directory) in str(error) else ValueError(f"{directory}: {error}") from error
+        for name, size in store.modalities.items():
+            if (said := about[name].get("dimension", size)) != size:
+                raise ValueError(
+                    f"{directory / name}.npy: expected {str(said)[:40]} numbers an item, as {meta_file} says, got "
+                    f"{size}. Was one of the files copied from another folder? Embed again, or copy both."
+                )
+        return store
 
     @classmethod
     def from_files(
@@ -200,7 +209,7 @@ class EmbeddingStore:
             ValueError: a file that is no `.npy` of numbers or no JSON, and all that the class raises.
         """
         about = about or {}
-        ids = _read_json(Path(item_ids), list) if isinstance(item_ids, str | Path) else item_ids
+        ids = _read_ids(Path(item_ids)) if isinstance(item_ids, str | Path) else item_ids
         arrays = {name: _open_array(name, path) for name, path in paths.items()}
         return cls(
             arrays,
@@ -210,31 +219,69 @@ class EmbeddingStore:
         )
 
 
-def _read_json(path: Path, kind: type[_Content]) -> _Content:
-    """The list or object of a JSON file."""
-    what = 'a list of item ids, such as ["i1", "i2"]' if kind is list else "an object"
+def read_meta(path: Path) -> tuple[list[str], dict[str, dict]]:
+    """The order of the modalities in a `meta.json`, and what it says about each.
+
+    Raises:
+        ValueError: it has another shape than `save` writes.
+    """
+    meta = read_json(path, dict, "an object that says which items lack a modality")
+    version = meta.get("format_version", 1)
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: expected format_version up to {FORMAT_VERSION}, got {str(version)[:40]}. The "
+            "folder was written by a newer macrec_hf: upgrade the package."
+        )
+    about: dict[str, dict] = meta["modalities"] if isinstance(meta.get("modalities"), dict) else {}
+    order = meta.get("modality_order", list(about))
+    good = isinstance(order, list) and all(isinstance(name, str) for name in order)
+    if not good or not order or sorted(order) != sorted(about) or any(Path(name).name != name for name in order):
+        raise ValueError(
+            f"{path}: expected modality_order, a list, and an entry for each of its names in modalities, got "
+            f"{str(order)[:60]}. Was the file edited? `macrec embed` writes it."
+        )
+    for name, entry in about.items():
+        missing = entry.get("missing", []) if isinstance(entry, dict) else None
+        encoder = entry.get("encoder") if isinstance(entry, dict) else None
+        if not isinstance(missing, list) or not isinstance(encoder, str | None):
+            raise ValueError(
+                f"{path}: expected of {name} a list of missing item ids and the encoder's name, got "
+                f"{str(entry)[:60]}. Was the file edited? `macrec embed` writes it."
+            )
+        check_item_ids(missing)
+    return order, about
+
+
+def _read_ids(path: Path) -> list:
+    expected = 'a list of item ids, such as ["i1", "i2"]'
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a JSON file with {what}, found none.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, {what}, got something else: {error}. Was it cut off?") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path}: expected {what}, got a JSON {type(content).__name__}.")
-    return content
+        raise FileNotFoundError(f"{path}: expected a JSON file with {expected}, found none.")
+    return read_json(path, list, expected)
 
 
 def _open_array(name: str, path: str | Path) -> np.ndarray:
     if not Path(path).is_file():
         raise FileNotFoundError(f"embeddings[{name!r}]: expected a .npy file at {path}, found none.")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # whatever a head is damaged to makes numpy raise another kind
         raise ValueError(
             f"embeddings[{name!r}]: expected {path} to be a .npy file of floating point numbers, but it cannot be "
-            f"read as one: {str(error).split('.')[0]}. Was it cut off? np.save(path, array.astype('float32')) writes "
-            "one."
+            f"read as one: {str(error).split('.')[0].splitlines()[0][:120] if str(error) else type(error).__name__}. "
+            "Was it cut off? np.save(path, array.astype('float32')) writes one."
         ) from error
+    if not isinstance(array, np.memmap):
+        raise ValueError(
+            f"embeddings[{name!r}]: expected {path} to be a .npy file of one array, got an archive of several. "
+            "np.save(path, array.astype('float32')) writes one."
+        )
+    if array.offset + array.nbytes != Path(path).stat().st_size:
+        raise ValueError(
+            f"embeddings[{name!r}]: expected {path} to hold as many numbers as its head says, {array.shape} of "
+            f"{array.dtype}, got {Path(path).stat().st_size - array.offset:,} bytes of them. Was the file damaged? "
+            "Copy it again."
+        )
+    return array
 
 
 def _as_array(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -243,6 +290,8 @@ def _as_array(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
         raise ValueError(
             f"embeddings[{name!r}]: expected shape (num_items, embedding_size), got {tuple(array.shape)}."
         )
-    if not np.issubdtype(array.dtype, np.floating):
+    if array.shape[1] == 0:
+        raise ValueError(f"embeddings[{name!r}]: expected at least one number an item, got shape {array.shape}.")
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise ValueError(f"embeddings[{name!r}]: expected float16, float32 or float64, got {array.dtype}.")
     return array

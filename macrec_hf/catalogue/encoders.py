@@ -3,10 +3,10 @@
 Through any `AutoModel`, or offline without weights.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from .embedding_store import read_meta
 from .encoder_base import load_state
 from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
 from .transformer_encoders import TransformerImageEncoder, TransformerTextEncoder
@@ -87,7 +87,7 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
     meta_file = Path(directory) / "meta.json"
     if not meta_file.is_file():
         raise FileNotFoundError(f"{meta_file}: expected a folder that `macrec embed` wrote, found no meta.json.")
-    entries = json.loads(meta_file.read_text())["modalities"]
+    _, entries = read_meta(meta_file)
     encoders: Encoders = {}
     for modality, entry in entries.items():
         if modality not in ("text", "image") or not entry.get("encoder"):
@@ -96,7 +96,8 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
                 f"{entry.get('encoder')!r}. These embeddings were made elsewhere: embed the new items there too."
             )
         name = {f"{modality}_model": entry["encoder"], f"{_other(modality)}_model": None}
-        settings = {key: entry["settings"][key] for key in SETTINGS if key in entry["settings"]}
+        said: dict = entry["settings"] if isinstance(entry.get("settings"), dict) else {}
+        settings = {key: said[key] for key in SETTINGS if key in said}
         encoder = make_encoders(**name, **settings, device=device)[modality]
         if not isinstance(encoder, TransformerTextEncoder | TransformerImageEncoder) or encoder.standardize:
             load_state(encoder, Path(directory) / f"{modality}_encoder.safetensors")
@@ -121,8 +122,8 @@ def table_columns(directory: str | Path) -> dict[str, str]:
     Returns:
         Some of `item_column`, `title_column` and `image_column`: those that `macrec embed` was told.
     """
-    entries = json.loads((Path(directory) / "meta.json").read_text(encoding="utf-8"))["modalities"].values()
-    settings = [entry.get("settings", {}) for entry in entries]
+    _, entries = read_meta(Path(directory) / "meta.json")
+    settings = [entry.get("settings", {}) for entry in entries.values()]
     return {name: str(entry[name]) for entry in settings for name in TABLE_COLUMNS if name in entry}
 
 

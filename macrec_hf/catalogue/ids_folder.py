@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..model.files import discard, move_into_place
+from ..model.files import discard, move_into_place, write_checksums
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import ITEMS_NAME, SemanticIdTable
 
@@ -19,6 +19,7 @@ def write_ids(output: Path, table: SemanticIdTable, quantizer: MacRecQuantizer) 
         discard(beside)
         table.save_pretrained(beside)
         quantizer.save_pretrained(beside / "quantizer")
+        write_checksums(beside)
         (output / ITEMS_NAME).unlink(missing_ok=True)
         for path in sorted(beside.iterdir(), key=lambda path: path.name == ITEMS_NAME):
             move_into_place(path, output / path.name)

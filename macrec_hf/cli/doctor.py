@@ -27,7 +27,7 @@ HELP = """Examines semantic IDs: use of the codes, collisions, agreement of the 
 prefix look alike; with advice. Writes one HTML page that needs nothing else. --embeddings and --items show more."""
 DEFAULT_OUTPUT = "report.html"
 MAPS = ("tsne", "pca", "none")
-_PATTERNS = ["semantic_ids.*", "item_titles.json", "quantizer/*.json", "quantizer/*.safetensors"]
+_PATTERNS = ["semantic_ids.*", "checksums.json", "item_titles.json", "quantizer/*.json", "quantizer/*.safetensors"]
 
 logger = logging.getLogger(__name__)
 

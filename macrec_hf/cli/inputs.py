@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +70,20 @@ def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
     if args.modalities:
         store = store.select(args.modalities.split(","))
     return store.check_finite()
+
+
+def digest_of_weights(folder: str | Path | None) -> str | None:
+    """A hash of a model's weights, of one that is trained further or of a quantizer; None where there is none."""
+    from ..data.table_files import file_digest
+
+    weights = [] if folder is None else sorted(Path(folder).glob("model*.safetensors"))
+    return " ".join(file_digest(path)[:16] for path in weights) or None
+
+
+def quantizer_folder(semantic_ids: str) -> Path | None:
+    """Where the quantizer stands in a folder of `macrec quantize`; None for other people's IDs."""
+    folder = None if read_pairs(semantic_ids) else Path(semantic_ids) / "quantizer"
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def sold_part(store: "EmbeddingStore", args: argparse.Namespace) -> "EmbeddingStore":

@@ -18,7 +18,7 @@ from .common import (
     seconds_since,
     write_json,
 )
-from .inputs import add_interaction_columns, add_until, open_embeddings, sold_part
+from .inputs import add_interaction_columns, add_until, interaction_columns, open_embeddings, sold_part
 from .numbers import whole
 from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint
 from .sizing import add_size_flag, sizes_line, with_sizes
@@ -136,9 +136,10 @@ def train(args: argparse.Namespace) -> str:
     settings |= {"method": args.method, **settings_of_items(args, whole)}
     if finished_before(output, settings, args.resume, arguments.distributed_state):
         return f"Finished before, nothing to do: {output}" if arguments.process_index == 0 else ""
-    checkpoint = last_checkpoint(output, args.resume, config, ("modalities", *FIELDS))
+    checkpoint = last_checkpoint(output, args.resume, settings)
     model = MacRecQuantizer(config)
     trainer = MacRecQuantizerTrainer(model, arguments, train_dataset=store)
+    trainer.run_settings = settings
     sizes = sizes_line(args, given, SIZED, f"{len(store):,} items")
     follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience, sizes, _FASTER)
     if args.health_page:
@@ -201,8 +202,9 @@ def settings_of_items(args: argparse.Namespace, store: "EmbeddingStore") -> dict
     """`{flag: value}` of what the quantizer learns from, the files by their contents."""
     from ..data.table_files import file_digest
 
-    sold = {} if args.until is None else {"interactions": file_digest(args.interactions)}
-    return {"embeddings": store.fingerprint(), "until": args.until, **sold}
+    sold = {} if args.until is None else {"interactions": file_digest(args.interactions), **interaction_columns(args)}
+    every = {"every_embedding": store.fingerprint(every_row=True), "encoders": store.encoders}
+    return {"embeddings": store.fingerprint(), **every, "until": args.until, **sold}
 
 
 def with_later_items(

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,19 @@ from .common import write_json
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from transformers import PreTrainedConfig, Trainer
+    from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 
 FINISHED = "training_log.json"  # written last; its last line holds the settings
 CHECKPOINTS = "checkpoints"
 EXAMPLES = ".examples"  # what `macrec train` learns from, as token ids, for as long as it runs
-_CONTENTS = ("interactions", "semantic_ids", "embeddings")  # settings that stand for what a file holds
+# Settings that stand for what a file holds, and the flags that name the files.
+_CONTENTS = {
+    "interactions": "interactions", "semantic_ids": "semantic-ids", "quantizer": "semantic-ids",
+    "embeddings": "embeddings", "every_embedding": "embeddings", "start_from": "start-from",
+}  # fmt: skip
+_LENGTHS = ("epochs", "max_steps")
 
 
 def is_finished(folder: Path) -> bool:
@@ -98,34 +103,58 @@ def _compare(output: Path, settings: Mapping[str, Any], further: str) -> tuple[b
     """Whether the finished run had these settings, and why it cannot go on where it had others."""
     from ..training.checkpoints import checkpoints_in, remove_checkpoints
 
-    last = json.loads((output / FINISHED).read_text(encoding="utf-8"))[-1]
-    before, now = last["settings"], json.loads(json.dumps(settings))
-    changed = [name for name in now if name in before and before[name] != now[name]]
+    last, before = _finished_settings(output)
+    changed = _changed(before, settings)
     if not changed:
-        if not last["keep_checkpoints"]:  # a kill may have left some
+        if not last.get("keep_checkpoints"):  # a kill may have left some
             remove_checkpoints(output / CHECKPOINTS)
         return True, None
     if checkpoints_in(output / CHECKPOINTS):
         return False, None
-    told = "; ".join(_difference(name, before[name], now[name]) for name in changed)
-    longer = changed in (["epochs"], ["max_steps"]) and now[changed[0]] > before[changed[0]]
     remedy = (
         f"{further}A run with --keep-checkpoints can be made longer by --resume."
-        if longer
+        if _is_longer(changed)
         else "Repeat the flags of that run, choose another --output, or leave --resume out to train anew."
     )
     return False, (
         f"--resume: expected the settings that the finished run in {output} was made with, or checkpoints to go on "
-        f"from, got others and no checkpoints: {told}. {remedy}"
+        f"from, got others and no checkpoints: {_told(changed)}. {remedy}"
     )
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
-    flag = "--" + name.replace("_", "-")
-    if name in _CONTENTS:
-        return f"{flag} has other contents"
-    was, is_now = ("not given" if value is None else value for value in (before, now))
-    return f"{flag} was {was}, is {is_now}"
+def _finished_settings(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last line of a finished run's log, and the settings in it."""
+    from ..model.files import read_json
+
+    path = output / FINISHED
+    expected = "the log of a training, whose last line holds its settings"
+    lines = read_json(path, list, expected)
+    last = lines[-1] if lines else None
+    if not isinstance(last, dict) or not isinstance(last.get("settings"), dict):
+        raise ValueError(f"{path}: expected {expected}, found none. Leave --resume out to train anew.")
+    return last, last["settings"]
+
+
+def _changed(before: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """`{setting: (before, now)}` of those that differ; one that an earlier release did not keep is not compared."""
+    now = json.loads(json.dumps(settings))
+    return {name: (before[name], now[name]) for name in now if name in before and before[name] != now[name]}
+
+
+def _is_longer(changed: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether the run is to be longer and nothing else."""
+    (name, (was, is_now)), *others = changed.items()
+    return not others and name in _LENGTHS and None not in (was, is_now) and is_now > was
+
+
+def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    told = []
+    for name, values in changed.items():
+        was, is_now = ("not given" if value is None else value for value in values)
+        flag = f"--{_CONTENTS.get(name, name.replace('_', '-'))}"
+        has = name in _CONTENTS and None not in values
+        told.append(f"{flag} has other contents" if has else f"{flag} was {was}, is {is_now}")
+    return "; ".join(dict.fromkeys(told))
 
 
 def finish(output: Path, trainer: "Trainer", settings: Mapping[str, Any], keep_checkpoints: bool) -> None:
@@ -145,30 +174,40 @@ def finish(output: Path, trainer: "Trainer", settings: Mapping[str, Any], keep_c
         remove_checkpoints(output / CHECKPOINTS)
 
 
-def last_checkpoint(output: Path, resume: bool, config: "PreTrainedConfig", names: Iterable[str]) -> str | None:
+def last_checkpoint(output: Path, resume: bool, settings: Mapping[str, Any]) -> str | None:
     """The newest whole checkpoint of a run if `--resume` asks for one and there is one.
 
     Args:
-        config: of the run that goes on.
-        names: fields of it that must be those of the checkpoint.
+        settings: of the run that goes on, as in [`finished_before`].
 
     Raises:
-        ValueError: the checkpoint was made with other settings, or none is whole.
+        ValueError: the checkpoint was made with other settings or inputs, or none is whole.
     """
     from ..training.checkpoints import last_intact_checkpoint
 
     directory = output / CHECKPOINTS
     found = last_intact_checkpoint(directory) if resume and directory.is_dir() else None
-    if found is not None and (found / "config.json").is_file():
-        before = json.loads((found / "config.json").read_text())
-        now = json.loads(json.dumps({name: getattr(config, name) for name in names}))
-        known = [name for name in now if name in before]  # a field of a later release was not there yet
-        changed = [f"{name} was {before[name]}, is {now[name]}" for name in known if before[name] != now[name]]
-        if changed:
+    if found is not None:
+        changed = _changed(_settings_of(found), settings)
+        if changed and not _is_longer(changed):
             raise ValueError(
-                f"--resume: expected the settings that {found} was made with, got others: {'; '.join(changed)}. "
-                "Repeat the flags of the run that goes on, or leave --resume out to start anew."
+                f"--resume: expected the settings that {found} was made with, got others: {_told(changed)}. Repeat "
+                "the flags of the run that goes on, choose another --output, or leave --resume out to start anew."
             )
     if found is None and resume and os.environ.get("RANK", "0") == "0":
         logger.warning("--resume: nothing to resume in %s: the training starts anew.", output)
     return None if found is None else str(found)
+
+
+def _settings_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint was made with; of one of an earlier release the fields of its configuration."""
+    from ..model.files import read_json
+    from ..training.checkpoints import SETTINGS
+
+    if (checkpoint / SETTINGS).is_file():
+        return read_json(checkpoint / SETTINGS, dict, "the settings of a training")
+    if not (checkpoint / "config.json").is_file():
+        return {}
+    logger.warning("%s does not say what inputs it was made from: only its sizes are compared.", checkpoint)
+    config = read_json(checkpoint / "config.json", dict, "a model's configuration")
+    return {name: value for name, value in config.items() if name != "use_cache"}  # a flag of that name is a Trainer's

@@ -20,15 +20,17 @@ from .common import (
 from .inputs import (
     add_interaction_columns,
     add_title_column,
+    digest_of_weights,
     interaction_columns,
     open_semantic_ids,
-    read_pairs,
+    quantizer_folder,
     read_titles,
 )
 from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, preparing
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
+from .start_from import check_same_ids, first_model
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
     from ..data.histories import Histories
     from ..model.configuration_macrec import MacRecConfig
-    from ..model.modeling_macrec import MacRecForConditionalGeneration
-    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.trainer_macrec import MacRecTrainer
@@ -174,7 +174,8 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     """
     from transformers import set_seed
 
-    from ..model.model_files import local_directory
+    from ..model.model_files import check_quantizer, local_directory
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.trainer_macrec import MacRecTrainer
 
@@ -186,18 +187,18 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     histories, counts = read_purchases(args, table)
     given, args = args, sized(args, histories, table)
     config = chosen_config(args, start_from, tokenizer, table)
-    settings = settings_of_model(args, config, table)
+    settings = settings_of_model(args, config, table, start_from)
     longer = f"--start-from {output} with another --output trains the model further. "
     state = process_state(named_device(args))
     if finished_before(output, settings, args.resume, state, longer):
         return None
+    checkpoint = last_checkpoint(output, args.resume, settings)
     with preparing(examples, state):
         tasks = build_tasks(args, table, examples, config.max_history)
         dates = note_dates(args, config, histories)
-        quantizer = quantizer_of(args.semantic_ids)
+        folder = quantizer_folder(args.semantic_ids)
+        quantizer = None if folder is None else check_quantizer(MacRecQuantizer.from_pretrained(folder), table, folder)
         set_seed(args.seed)
-        fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
-        checkpoint = last_checkpoint(output, args.resume, config, fixed)
         trainer = MacRecTrainer(
             first_model(config, start_from),
             training_arguments(args, len(tasks["train"]), output),
@@ -209,6 +210,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             item_counts=counts,
             item_titles=titles,
         )
+        trainer.run_settings = settings
     data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
     sizes = sizes_line(args, given, SIZED, data)
     if dates:
@@ -220,7 +222,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     trainer.save_model_directory(output, **about)
-    blended = blend_sentence(args, output, trainer)
+    blended = blend_sentence(args, output, trainer, settings["interactions"])
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)
@@ -232,11 +234,21 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     )
 
 
-def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrainer") -> str:
-    """Fits the blend of a model directory; returns a line about it."""
+def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrainer", learned: str) -> str:
+    """Fits the blend of a model directory; returns a line about it.
+
+    Args:
+        learned: digest of the interactions that the model was trained on.
+    """
     from ..data.readers import read_interactions
+    from ..data.table_files import file_digest
     from ..training.blend_fitting import blend_directory, blend_line
 
+    if file_digest(args.interactions) != learned:
+        return (
+            f"\nno blend: {args.interactions} was changed while the model was trained. `macrec blend` fits one, from "
+            "the file that the model has learned."
+        )
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     return "\n" + blend_line(blend_directory(output, interactions, trainer.accelerator))
 
@@ -265,6 +277,8 @@ def chosen_config(
         raise ValueError(
             f"--start-from takes its sizes and rates from the model: expected none of its own, got {flags}."
         )
+    from ..model.semantic_ids import SemanticIdTable
+
     config = _config_class().from_pretrained(start_from)
     if (config.vocab_size, config.num_levels) != (len(tokenizer), table.num_levels):
         raise ValueError(
@@ -272,31 +286,24 @@ def chosen_config(
             f"({config.vocab_size} tokens, {config.num_levels} levels), got {len(tokenizer)} tokens and "
             f"{table.num_levels} levels. IDs of another quantizer need a model of their own: leave --start-from away."
         )
+    check_same_ids(SemanticIdTable.from_pretrained(start_from), table, args.start_from)
     if args.max_history is not None:
         config.max_history = args.max_history
     return config
 
 
-def first_model(config: "MacRecConfig", start_from: Path | None) -> "MacRecForConditionalGeneration":
-    """The model to train: new, or that of `--start-from`."""
-    from ..model.modeling_macrec import MacRecForConditionalGeneration
-
-    if start_from is None:
-        return MacRecForConditionalGeneration(config)
-    model = MacRecForConditionalGeneration.from_pretrained(start_from)
-    model.config.max_history = config.max_history
-    model.config.trained_until = config.trained_until
-    return model
-
-
-def settings_of_model(args: argparse.Namespace, config: "MacRecConfig", table: "SemanticIdTable") -> dict[str, Any]:
+def settings_of_model(
+    args: argparse.Namespace, config: "MacRecConfig", table: "SemanticIdTable", start_from: Path | None
+) -> dict[str, Any]:
     """`{flag: value}` of what decides on the model, the files by their contents."""
     from ..data.table_files import file_digest
 
     fields = {name: getattr(config, name) for name in ("max_history", *FIELDS)}
-    files = {"interactions": file_digest(args.interactions), "semantic_ids": table.fingerprint()}
-    given = {"tasks": args.tasks, "start_from": args.start_from, "until": args.until}
-    return settings_of_run(args, _arguments_class()) | fields | files | given
+    ids = quantizer_folder(args.semantic_ids)
+    inputs: dict[str, Any] = {"interactions": file_digest(args.interactions), "semantic_ids": table.fingerprint()}
+    inputs |= {"quantizer": digest_of_weights(ids), "start_from": digest_of_weights(start_from)}
+    given = {name: getattr(args, name) for name in ("tasks", "until", "eval_every")}
+    return settings_of_run(args, _arguments_class()) | fields | inputs | given | interaction_columns(args)
 
 
 def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", folder: Path, max_history: int) -> "DatasetDict":
@@ -370,14 +377,6 @@ def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":
     half, _ = validation_halves(user_ids)
     users = validation.select_columns("user").with_format("numpy")["user"][:]
     return validation.select(np.flatnonzero(np.isin(users, half)))
-
-
-def quantizer_of(semantic_ids: str) -> "MacRecQuantizer | None":
-    """The quantizer that stands in a folder of `macrec quantize`; None for other people's IDs."""
-    from ..model.modeling_macrec_quantizer import MacRecQuantizer
-
-    folder = None if read_pairs(semantic_ids) else Path(semantic_ids) / "quantizer"
-    return MacRecQuantizer.from_pretrained(folder) if folder is not None and folder.is_dir() else None
 
 
 def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "MacRecTrainingArguments":

@@ -62,6 +62,14 @@ _BY_THE_VERB = (
     "include_for_metrics", "batch_eval_metrics", "eval_do_concat_batches", "eval_use_gather_object",
     "predict_with_generate", "generation_max_length", "generation_config", "sortish_sampler",
 )  # fmt: skip
+# Fields that say what is told, kept and sent, and how the work is divided: a run may be resumed with others.
+_NOT_DECIDING = (
+    "output_dir", "logging_", "log_", "include_num_input", "disable_tqdm", "report_to", "run_name", "project",
+    "trackio_", "eval_strategy", "eval_steps", "per_device_eval", "eval_accumulation", "save_", "enable_jit",
+    "push_to_hub", "hub_", "accelerator_config", "parallelism_config", "dataloader_num", "dataloader_pin",
+    "dataloader_persistent", "dataloader_prefetch", "dataloader_multi", "ddp_", "fsdp", "deepspeed", "debug",
+    "skip_memory", "local_rank", "resume_from", "torch_empty_cache",
+)  # fmt: skip
 _MADE_ELSEWHERE = ("report_to",)  # by `tracking.add_tracking_flag`
 
 
@@ -126,9 +134,14 @@ def training_steps(args: argparse.Namespace, num_rows: int) -> tuple[int, int]:
 
 
 def settings_of_run(args: argparse.Namespace, arguments_class: type["TrainingArguments"]) -> dict[str, Any]:
-    """`{flag: value}` of what decides on the result of a training, as far as both verbs have it."""
-    names = [SHORT.get(name, name) for name in sorted(own_fields(arguments_class))]
-    settings = {name: getattr(args, name) for name in [*names, "patience"] if name in args}
+    """`{flag: value}` of what decides on the result of a training, as far as both verbs have it; None: not given.
+
+    The batch is that of all processes together: it may be divided among others when a run is resumed.
+    """
+    names = [field.name for field in dataclasses.fields(arguments_class) if not field.name.startswith(_NOT_DECIDING)]
+    flags = [SHORT.get(name, name) for name in sorted({*names, *own_fields(arguments_class)})]
+    settings = {flag: getattr(args, flag, None) for flag in [*flags, "patience"]}
+    settings["batch_size"] = args.batch_size * num_processes()
     length = {"epochs": None} if args.max_steps > 0 else {"max_steps": None}  # the one that does not count
     return settings | length
 

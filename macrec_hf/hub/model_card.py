@@ -86,6 +86,8 @@ def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
         "precision": "bfloat16 autocast" if arguments.bf16 else "float16 autocast" if arguments.fp16 else "float32",
         "seed": arguments.seed,
     }
+    if arguments.load_best_model_at_end and state.best_model_checkpoint:
+        settings["step of the weights"] = state.best_model_checkpoint.rpartition("-")[2]
     if state.best_metric is not None:
         settings[f"best validation {arguments.metric_for_best_model}"] = f"{state.best_metric:.4f}"
     examples = {} if trainer.train_dataset is None else {"training examples": len(cast(Sized, trainer.train_dataset))}

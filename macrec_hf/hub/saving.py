@@ -16,7 +16,8 @@ from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
 
 from ..model.blend import BLEND_NAME, Blend
-from ..model.files import follow_umask, replacing
+from ..model.files import follow_umask, replacing, write_checksums
+from ..model.inference import check_finite_weights
 from ..model.model_files import (
     CARD_NAME,
     ITEM_COUNTS_NAME,
@@ -25,6 +26,7 @@ from ..model.model_files import (
     check_item_counts,
     check_parts,
     check_purchase_counts,
+    check_quantizer,
 )
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
@@ -90,11 +92,13 @@ def save_model_directory(
     _check_no_adapter(model)
     if counts not in COUNTS:
         raise ValueError(f"counts: expected one of {', '.join(COUNTS)}, got {counts!r}.")
+    check_finite_weights(model, "model")
+    if quantizer is not None:
+        check_quantizer(quantizer, table, "quantizer")
     bought = check_item_counts(item_counts, table)
     with _moved_into_place(Path(directory)) as beside:
-        model.save_pretrained(beside)
+        model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
-        table.save_pretrained(beside)
         if bought is not None:
             save_file({"item_counts": bought}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
             follow_umask(beside / ITEM_COUNTS_NAME)
@@ -108,6 +112,8 @@ def save_model_directory(
         if quantizer is not None:
             quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
         write_code(beside, include_code)
+        kept_back = purchase_counts is not None and blend is not None and counts == "none"
+        write_checksums(beside, left_out=["purchase_counts"] if kept_back else [])
         picture = code_usage_picture(table)
         if picture:
             (beside / PICTURE_NAME).write_bytes(picture)

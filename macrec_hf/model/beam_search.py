@@ -150,6 +150,11 @@ def _decode(
     rows = 1 + (trie.num_levels - 1) * num_beams
     users = torch.arange(sum(sizes), device=device)
     passes.run_parts(search, attention_mask, users, length, rows)
+    if scores.isnan().any():
+        raise ValueError(
+            "model: expected finite scores, got NaN: weights are NaN or infinite, or so large that their products "
+            "are. Did the training diverge, or was the file of weights damaged? Take an earlier model."
+        )
     widths = [request.input_ids.shape[1] for request in requests]
     each = zip(leaves.split(sizes), scores.split(sizes), hidden.split(sizes), widths, strict=True)
     return [BeamResult(leaf, score, state[:, :width]) for leaf, score, state, width in each]

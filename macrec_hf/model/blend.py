@@ -2,8 +2,7 @@
 
     score(user, item) = Σ_k weights[k] · terms[k](user, item)          log-softmax over the candidates of the user
 
-NumPy only; `macrec_hf.training.blend_fitting` fits the weights. Axes: `num_users` histories, `num_candidates` items of
-each, -1 in empty places.
+NumPy only; `training.blend_fitting` fits the weights. Axes: `num_users` histories, `num_candidates` items, or -1.
 """
 
 import json
@@ -14,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .files import replacing
+from .files import read_json, renew_checksums, replacing
 from .inference import pad_rows
 from .limits import Limits
-from .purchase_counts import HISTORY, NeighbourScores, PurchaseCounts, values_at
-from .ranked_lists import RankedLists, sort_lists, unique_rows
+from .purchase_counts import HISTORY, MAX_WINDOW, NeighbourScores, PurchaseCounts, values_at
+from .ranked_lists import RankedLists, log_softmax, sort_lists, unique_rows
 
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
 BLEND_NAME = "blend.json"
@@ -28,6 +27,7 @@ WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
 _OFFSETS = {
     "before": 0.1, "after": 0.1, "near": 0.1, "next": 0.1, "last_next": 0.1, "together": 0.1, "cosine": 0.003,
 }  # inside the logarithm, so that no neighbour is little and not minus infinity; ours  # fmt: skip
+MOST_WEIGHT = 1e12  # of a term; beyond it scores lose their digits
 _LONG_AGO = 400.0  # days since the last sale at most, and of items that were never sold; ours
 
 
@@ -92,25 +92,50 @@ class Blend:
         """Writes `blend.json` into a directory, beside and moved into place."""
         with replacing(Path(directory) / BLEND_NAME) as beside:
             beside.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
+        renew_checksums(directory, BLEND_NAME)
 
     @classmethod
     def load(cls, directory: str | Path) -> "Blend":
-        """Reads what `save` wrote.
-
-        Raises:
-            ValueError: it is none, or names a source that this release lacks.
-        """
+        """Reads what `save` wrote; ValueError for anything else, such as a term of a newer release or a NaN."""
         path = Path(directory) / BLEND_NAME
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or set(content) != {"weights", "serves", "about"}:
-            raise ValueError(f"{path}: expected weights, serves and about. `macrec blend` writes it anew.")
-        known = (BLEND, MODEL, *SOURCES)
-        if content["serves"] not in known:
+        content = read_json(path, dict, "weights, serves and about")
+        if set(content) != {"weights", "serves", "about"}:
+            raise ValueError(f"{path}: expected weights, serves and about. {_ANEW}")
+        if content["serves"] not in (known := [BLEND, MODEL, *SOURCES]):
             raise ValueError(
-                f"{path}: expected serves to be one of {', '.join(known)}, got {content['serves']!r}. "
-                "Was it written by a newer release? Upgrade macrec_hf, or fit it anew by `macrec blend`."
+                f"{path}: expected serves to be one of {', '.join(known)}, got {str(content['serves'])[:40]!r}. "
+                f"Upgrade macrec_hf if a newer release wrote it. {_ANEW}"
             )
+        _check_weights(content["weights"], content["serves"], path)
+        _check_about(content["about"], path)
         return cls(**content)
+
+
+def _check_weights(weights: Any, serves: str, path: Path) -> None:
+    if not isinstance(weights, dict) or (serves == BLEND and not weights):
+        raise ValueError(f"{path}: expected weights {{term: number}}, got {str(weights)[:40]}. {_ANEW}")
+    for name, weight in weights.items():
+        if name not in TERMS and not name.startswith(BY_MODALITY):
+            raise ValueError(
+                f"{path}: expected weights of known terms, got one of {name[:40]!r}. Upgrade macrec_hf if a newer "
+                f"release wrote it. {_ANEW}"
+            )
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= MOST_WEIGHT:
+            raise ValueError(
+                f"{path}: expected as the weight of {name} a number of at most {MOST_WEIGHT:g} either way, got "
+                f"{str(weight)[:40]}. {_ANEW}"
+            )
+
+
+def _check_about(about: Any, path: Path) -> None:
+    """Refuses what decides on lists: the window of the counts, and whether a user's own items are left out."""
+    about = about if isinstance(about, dict) else {"window": None}
+    window, hides = about.get("window", 1), about.get("hides_history", False)
+    if type(window) is not int or not 1 <= window <= MAX_WINDOW or not isinstance(hides, bool):
+        raise ValueError(
+            f"{path}: expected in about a window from 1 to {MAX_WINDOW}, and hides_history true or false, got "
+            f"{str(window)[:40]} and {str(hides)[:40]}. {_ANEW}"
+        )
 
 
 # What the baselines of `evaluation/baselines.py` rank by, as weights of terms: equal values by popularity.
@@ -122,37 +147,18 @@ SOURCES: dict[str, dict[str, float]] = {
 }
 
 
+TERMS = {
+    *(f"{name}_{form}" for name in _OFFSETS for form in ("log", "log1p")), "near_count", "together_count", "sold",
+    "sold_log", "sold_log1p", "is_new", "own", "own_recency", "own_often", "days_since_sale",
+    *(f"sold_in_{days}_days" for days in WINDOWS),
+}  # fmt: skip
+BY_MODALITY = ("model_", "missed_", "alike_")  # each with the name of a modality
+_ANEW = "`macrec blend` writes it anew."
 _GROUPS = {  # the terms that one reason stands for
     "near": (*(f"{name}_{form}" for name in _OFFSETS for form in ("log", "log1p")), "near_count", "together_count"),
     "sold": ("sold", "sold_log", "sold_log1p", "days_since_sale", *(f"sold_in_{days}_days" for days in WINDOWS)),
     "own": ("own", "own_recency", "own_often"),
 }
-
-
-def content_vectors(codes: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the quantizer keeps of each item, to tell which are alike: the sum of its codewords, of length 1.
-
-    Args:
-        codes: `{modality: int (num_items, num_levels)}`, -1 where an item has none.
-        codebooks: `{modality: (num_levels, codebook_size, size)}`.
-
-    Returns:
-        `{modality: float32 (num_items, size)}`, rows of 0 where an item has none.
-    """
-    found = {}
-    for name, of_items in codes.items():
-        levels = [book[np.maximum(of_items[:, level], 0)] for level, book in enumerate(codebooks[name])]
-        vectors = np.where(of_items[:, :1] >= 0, np.sum(levels, axis=0), 0.0)
-        found[name] = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-    return found
-
-
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Of each row, `-inf` stays."""
-    best = np.max(scores, axis=1, keepdims=True, initial=-np.inf)
-    shifted = scores - np.where(np.isfinite(best), best, 0.0)
-    total = np.exp(shifted).sum(axis=1, keepdims=True)
-    return shifted - np.log(np.where(total > 0, total, 1.0))
 
 
 def find_candidates(

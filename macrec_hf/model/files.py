@@ -5,18 +5,24 @@ A name is a folder by its path or the id of a repository; where it is neither th
 
 import difflib
 import inspect
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
+from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers.utils import cached_file
+
+_Content = TypeVar("_Content", dict, list)
 
 
 @contextmanager
@@ -182,3 +188,143 @@ def _meant(directory: Path) -> str:
     beside = [path.name for path in directory.parent.iterdir() if path.is_dir()]
     close = difflib.get_close_matches(directory.name, beside, n=1)
     return f" Did you mean {directory.parent / close[0]}?" if close else ""
+
+
+CHECKSUMS_NAME = "checksums.json"
+_CHECKED = (  # what decides on lists; texts that people may edit are left out
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "semantic_ids.json",
+    "semantic_ids.safetensors", "tokenizer.json", "tokenizer_config.json", "item_counts.safetensors",
+    "purchase_counts.safetensors", "blend.json", "quantizer/config.json", "quantizer/model*.safetensors",
+)  # fmt: skip
+
+
+def read_json(path: str | Path, kind: type[_Content], expected: str) -> _Content:
+    """The object or list of a JSON file.
+
+    Args:
+        kind: dict or list.
+        expected: what it should hold, for the error.
+
+    Raises:
+        ValueError: no JSON, or of another shape.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # other tools begin with a mark
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected {expected}, but it cannot be read: {error}. Was it cut off while it was copied? Copy "
+            "it again."
+        ) from error
+    if not isinstance(content, kind):
+        raise ValueError(
+            f"{path}: expected {expected}, got a JSON {type(content).__name__}. Was another file saved under its "
+            "name? Copy it again."
+        )
+    return content
+
+
+def write_checksums(folder: Path, left_out: Sequence[str] = ()) -> None:
+    """Writes `checksums.json`: size and CRC-32 of what decides on lists, as they are now.
+
+    Args:
+        left_out: what was kept back when the folder was written, for whoever reads it.
+    """
+    found = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder, _CHECKED)}
+    with replacing(folder / CHECKSUMS_NAME) as beside:
+        beside.write_text(json.dumps({"files": found, "left_out": list(left_out)}, indent=1), encoding="utf-8")
+
+
+def renew_checksums(folder: str | Path, *patterns: str) -> None:
+    """Writes the lines of these files anew, after they were replaced, in a folder that has checksums."""
+    folder = Path(folder)
+    if not (folder / CHECKSUMS_NAME).is_file():
+        return
+    content = _read_checksums(folder)
+    kept = {name: value for name, value in content["files"].items() if not _is_among(name, patterns)}
+    fresh = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder, patterns)}
+    with replacing(folder / CHECKSUMS_NAME) as beside:
+        beside.write_text(json.dumps(content | {"files": kept | fresh}, indent=1), encoding="utf-8")
+
+
+def check_files(
+    folder: str | Path, patterns: Sequence[str] = _CHECKED, *, without: Sequence[str] = (), whole: bool = True
+) -> list[str]:
+    """Compares files with the folder's `checksums.json`; nothing is compared where there is none.
+
+    Args:
+        patterns: of the files to compare.
+        without: patterns of files that are not looked at.
+        whole: whether each file that is listed has to be there; of a repository only some may have been fetched.
+
+    Returns:
+        What was left out when the folder was written.
+
+    Raises:
+        ValueError: a file that was changed, removed or added since.
+    """
+    folder = Path(folder)
+    if not (folder / CHECKSUMS_NAME).is_file():
+        return []
+    content = _read_checksums(folder)
+    listed = {name: value for name, value in content["files"].items() if _is_among(name, patterns)}
+    there = {path.relative_to(folder).as_posix(): path for path in _files(folder, patterns)}
+    for name in sorted({*listed, *there}):
+        if _is_among(name, without) or (name not in there and not whole):
+            continue
+        wrong = None
+        if name not in there:
+            wrong = "it is gone"
+        elif name not in listed:
+            wrong = "it was not there"
+        elif there[name].stat().st_size != listed[name][0]:
+            wrong = f"it has {there[name].stat().st_size:,} bytes instead of {listed[name][0]:,}"
+        elif checksum(there[name]) != listed[name]:
+            wrong = "its bytes have changed"
+        if wrong:
+            raise ValueError(
+                f"{folder / name}: expected the file that was saved with {folder / CHECKSUMS_NAME}, but {wrong}. Was "
+                "it damaged, copied from another folder, or a verb stopped while it wrote? Copy the whole folder "
+                f"again, or run that verb again; if you changed it on purpose, remove {CHECKSUMS_NAME}, and nothing "
+                "is compared any more."
+            )
+    return content["left_out"]
+
+
+def _read_checksums(folder: Path) -> dict[str, Any]:
+    path = folder / CHECKSUMS_NAME
+    expected = '{"files": {name: [bytes, CRC-32]}, "left_out": [names]}'
+    content = read_json(path, dict, expected)
+    files, left_out = content.get("files"), content.get("left_out")
+    pairs = list(files.values()) if isinstance(files, dict) else [None]
+    good = all(isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in pairs)
+    if not good or not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
+        raise ValueError(f"{path}: expected {expected}, got something else. Copy the whole folder again.")
+    return content
+
+
+def _is_among(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def checksum(path: Path) -> list[int]:
+    """Size in bytes and CRC-32 of a file."""
+    size = path.stat().st_size
+    if not size:
+        return [0, 0]
+    with path.open("rb") as file, mmap(file.fileno(), size, access=ACCESS_READ) as content:
+        return [size, zlib.crc32(content)]
+
+
+def check_beside(name_or_path: str | PathLike[str], patterns: Sequence[str], **hub_kwargs: Any) -> None:
+    """[`check_files`] of the folder that a model is loaded from, a folder or a repository.
+
+    Args:
+        **hub_kwargs: of [`folder_beside`].
+    """
+    folder = folder_beside(name_or_path, (CHECKSUMS_NAME,), **hub_kwargs)
+    if folder is not None:
+        check_files(folder, patterns, whole=False)

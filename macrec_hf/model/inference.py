@@ -1,13 +1,19 @@
-"""What it takes to ask a model about many rows: eval mode for the time of the question, rows padded to one width."""
+"""What it takes to load a model whole and to ask it about many rows: no weight invented, eval mode, padded rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
+
+from .files import check_beside, check_files, folder_beside, read_json
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -91,3 +97,165 @@ def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], fill: int = -1) -> tupl
     padded = np.full(inside.shape, fill, dtype=np.int64)
     padded[inside] = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
     return padded, inside
+
+
+# Arguments of `from_pretrained` that say where a repository's files lie.
+WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+
+
+def load_weights(
+    model_class: Any, load: Callable[..., Any], name_or_path: Any, args: Any, kwargs: Any, own_files: Sequence[str]
+) -> Any:
+    """What `from_pretrained` returns; no weight is drawn that the files lack.
+
+    Args:
+        model_class: of the model.
+        load: transformers' `from_pretrained` of that class.
+        args, kwargs: of `load`. With `ignore_mismatched_sizes=True` weights of another size are drawn anew, as asked.
+        own_files: patterns of the model's files in a model directory, compared with its `checksums.json`.
+
+    Raises:
+        ValueError: weights that are missing, that the model has no place for, of another size, NaN or infinite (tied
+            weights count as one); files that differ from the checksums.
+    """
+    kwargs = dict(kwargs)
+    with_info = kwargs.pop("output_loading_info", False)
+    where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
+    local = name_or_path is not None and Path(name_or_path).is_dir()
+    chosen = {"config", "state_dict", "ignore_mismatched_sizes", "gguf_file", "variant"} & set(kwargs)
+    if name_or_path is not None and "config" not in chosen and not args:
+        folder = folder_beside(name_or_path, ("config.json",), **where)
+        if folder is None:
+            raise FileNotFoundError(
+                f"{name_or_path}: expected config.json beside the weights, found none. Was the folder copied in part? "
+                "Copy it again."
+            )
+        config = _read_config(model_class, folder)
+        if not chosen and folder_beside(name_or_path, ("model.safetensors",), **where) is not None:
+            _check_heads(model_class, config, folder)
+    if local:
+        _check_own(name_or_path, own_files, where)
+    library = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
+    before = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{name_or_path}: expected a model, but it cannot be loaded: {_one_line(error)} Was one of its files "
+            "edited, or cut off while it was copied? Copy the folder again."
+        ) from error
+    finally:
+        library.setLevel(before)
+    if name_or_path is not None and not local:  # now the files are fetched
+        _check_own(name_or_path, own_files, where)
+    _refuse(name_or_path, info["missing_keys"], info["unexpected_keys"])
+    check_finite_weights(model, str(name_or_path))
+    return (model, info) if with_info else model
+
+
+def _check_own(name_or_path: Any, own_files: Sequence[str], where: Mapping[str, Any]) -> None:
+    """Compares a model's files with the checksums of its directory, in a folder of which it may stand."""
+    part = str(Path(own_files[0]).parent)
+    if part == ".":
+        check_beside(name_or_path, own_files, **where)
+    elif Path(name_or_path).is_dir():
+        folder = (Path(name_or_path) / where.get("subfolder", "")).absolute()
+        if folder.name == part:
+            check_files(folder.parent, own_files, whole=False)
+    elif where.get("subfolder") == part:
+        check_beside(name_or_path, own_files, **{name: value for name, value in where.items() if name != "subfolder"})
+
+
+def _read_config(model_class: Any, folder: Path) -> Any:
+    """The configuration of a model; ValueError of one line that names the file where it cannot be one."""
+    path = folder / "config.json"
+    read_json(path, dict, "a model's configuration")
+    try:
+        return model_class.config_class.from_pretrained(folder)
+    except Exception as error:  # transformers raises of many kinds, some of many lines
+        raise ValueError(f"{path}: {_one_line(error)} Was the file edited or damaged? Copy it again.") from error
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())[:400].rstrip(".") + "."
+    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
+
+
+def _check_heads(model_class: Any, config: Any, folder: Path) -> None:
+    """Compares names and shapes of the weights with those that the configuration asks for, before they are read."""
+    found: dict[str, tuple[int, ...]] = {}
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # no dict
+                found[name] = tuple(file.get_slice(name).get_shape())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: expected weights, but they cannot be read: {error}. Was the file cut off while it was copied? "
+            "Copy it again."
+        ) from error
+    try:
+        with torch.device("meta"):  # no memory
+            model = model_class(config)
+    except Exception as error:  # such as an activation that there is none of
+        raise ValueError(
+            f"{folder / 'config.json'}: expected the configuration of a model, but none can be made of it: "
+            f"{_one_line(error)} Was the file edited or damaged? Copy it again."
+        ) from error
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    tied: dict[str, str] = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    held = set(found) | {tied[name] for name in found if name in tied}
+    missing = [name for name in expected if name not in held and tied.get(name) not in held]
+    ignored = [re.compile(text) for text in model_class._keys_to_ignore_on_load_unexpected or ()]
+    others = [name for name in found if name not in expected and not any(text.search(name) for text in ignored)]
+    _refuse(folder, missing, others)
+    differing = sorted(name for name, shape in found.items() if expected.get(name, shape) != shape)
+    if differing:
+        name = differing[0]
+        raise ValueError(
+            f"Expected weights of the sizes that {_config_of(folder)} names, got others: {name} has the shape "
+            f"{found[name]} instead of {expected[name]}{_and_more(differing)}. Was one of the two files edited or "
+            "copied alone? Copy both from one model."
+        )
+
+
+def _refuse(name_or_path: Any, missing: Collection[str], others: Collection[str]) -> None:
+    config = _config_of(name_or_path)
+    remedy = "Was one of the two files edited or copied alone? Copy both from one model."
+    if missing:
+        raise ValueError(
+            f"Expected all weights that {config} names, but the file of weights lacks {min(missing)}"
+            f"{_and_more(missing)}. {remedy}"
+        )
+    if others:
+        raise ValueError(
+            f"Expected no other weights than {config} names, but the file of weights has {min(others)} too"
+            f"{_and_more(others)}. {remedy}"
+        )
+
+
+def check_finite_weights(model: nn.Module, where: str) -> None:
+    """Raises ValueError where a weight is NaN or infinite.
+
+    Args:
+        where: of the model, the beginning of the error.
+    """
+    for name, weight in model.state_dict().items():
+        if not weight.is_floating_point() or weight.is_meta:
+            continue
+        if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all():
+            raise ValueError(
+                f"{where}: expected finite weights, got NaN or infinity in {name}. Did the training diverge, or was "
+                "the file damaged? Take an earlier model, or copy it again."
+            )
+
+
+def _config_of(name_or_path: Any) -> str:
+    return str(Path(name_or_path) / "config.json") if name_or_path is not None else "the configuration"
+
+
+def _and_more(names: Collection[Any]) -> str:
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""

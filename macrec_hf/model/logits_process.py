@@ -154,6 +154,9 @@ class ItemGenerationMixin(GenerationMixin):
         samples = kwargs.get("do_sample", getattr(generation_config, "do_sample", None))
         samples = self.generation_config.do_sample if samples is None else samples
         chosen = kwargs.get("num_beams", getattr(generation_config, "num_beams", None))
+        if samples and kwargs.get("custom_generate") is None:
+            beams = self.generation_config.num_beams if chosen is None else chosen
+            _check_sampled_beams(1 if chosen is None and beams == NUM_BEAMS else beams, processors)
         if samples and chosen is None and self.generation_config.num_beams == NUM_BEAMS:
             if generation_config is None:
                 kwargs["num_beams"] = 1
@@ -183,6 +186,24 @@ class ItemGenerationMixin(GenerationMixin):
                 f"modality: expected one of {list(tries)}, in which items have IDs, got {modality!r}. None allows all."
             )
         return SemanticIdLogitsProcessor(*(tries.values() if modality is None else (tries[modality],)))
+
+
+def _check_sampled_beams(num_beams: int | None, processors: Sequence[LogitsProcessor]) -> None:
+    """Refuses to sample with more beams than the catalogue has first codes: the others would be drawn from nothing.
+
+    Beams are kept apart by what they have written, and after the first step that is one code.
+    """
+    for processor in processors:
+        if not isinstance(processor, SemanticIdLogitsProcessor):
+            continue
+        width = sum(int(trie.max_children[0]) for trie in processor.tries)  # of the root
+        if num_beams is not None and num_beams > max(1, width):
+            raise ValueError(
+                f"num_beams: expected at most {width} to sample with, as many as the items have first codes, got "
+                f"{num_beams}: beams differ in what they have written, and generate would draw forbidden codes for "
+                f"the other {num_beams - width}. For samples that are independent of each other pass num_beams=1 to "
+                "sample, and num_return_sequences for their number."
+            )
 
 
 def _tries_of(table: SemanticIdTable, config: Any) -> dict[str, SemanticIdTrie]:

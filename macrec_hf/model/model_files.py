@@ -7,15 +7,15 @@
     item_titles.json                                         what people call the items
     purchase_counts.safetensors, blend.json                  what customers did, and the weights of the blend
     quantizer/                                               what gave the items their codes, to add items later
+    checksums.json                                           of all that decides on lists, see `model/files.py`
     README.md, code_usage.png                                the model card and its picture
     *.py                                                     the model's code, for `trust_remote_code=True` alone
 
-Counts, titles, quantizer, picture and code may be absent. Nothing is a pickle, and nothing of it is run by this
-package: the code is for processes that lack it. Files are written beside and moved into place when complete.
+Counts, titles, quantizer, checksums, picture and code may be absent. Nothing is a pickle, and nothing of it is run by
+this package: the code is for processes that lack it. Files are written beside and moved into place when complete.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from transformers.utils import logging
 
 from .blend import BLEND_NAME, Blend
 from .configuration_macrec import MacRecConfig
-from .files import hub_folder
-from .modeling_macrec import MacRecForConditionalGeneration
+from .files import check_files, hub_folder, read_json
+from .modeling_macrec import MacRecForConditionalGeneration, check_fingerprint
 from .purchase_counts import COUNTS_NAME, PurchaseCounts
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer
+
+logger = logging.get_logger(__name__)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +52,16 @@ _PARTS = {
     "semantic_ids.safetensors": "the items' codes",
     "semantic_ids.json": "the items' ids",
 }
+_READ = (
+    *_PARTS,
+    "model*.safetensors*",
+    "generation_config.json",
+    ITEM_COUNTS_NAME,
+    ITEM_TITLES_NAME,
+    COUNTS_NAME,
+    BLEND_NAME,
+)
+_WITH_THE_MODEL = ("config.json", "model*", "quantizer/*")  # compared with the checksums when these are read
 _PATTERNS = ["*.json", "*.safetensors", CARD_NAME]  # what is fetched from the Hub: no code
 _NOT_OURS = ["checkpoint*"]  # folders that a Trainer may have left beside the model
 
@@ -62,6 +75,7 @@ class Catalogue:
         item_titles: `{item_id: title}`, empty where none were kept.
         purchase_counts, blend: what customers did and the weights of the blend; None unless both are there.
         card: text of the model card, None where there is none.
+        left_out: what was kept back when the directory was written: "purchase_counts" or nothing.
         directory: where it was read from.
     """
 
@@ -72,6 +86,7 @@ class Catalogue:
     directory: Path
     purchase_counts: PurchaseCounts | None
     blend: Blend | None
+    left_out: Sequence[str] = ()
 
     def load_quantizer(self) -> "MacRecQuantizer | None":
         """The `MacRecQuantizer` of the directory, None where it has none. Recommending does not need it."""
@@ -80,10 +95,10 @@ class Catalogue:
             return None
         from .modeling_macrec_quantizer import MacRecQuantizer
 
-        return MacRecQuantizer.from_pretrained(folder).eval()
+        return check_quantizer(MacRecQuantizer.from_pretrained(folder).eval(), self.table, folder)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelParts(Catalogue):
     """What a model directory holds.
 
@@ -96,13 +111,14 @@ class ModelParts(Catalogue):
 
 
 def load_model_directory(
-    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", **hub_kwargs: Any
+    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", without: Sequence[str] = (), **hub_kwargs: Any
 ) -> ModelParts:
     """Reads a model directory, or fetches it from the Hub first.
 
     Args:
         name_or_path: a directory, or the id of a repository such as `user/macrec-shop`.
         dtype: of the weights, such as `torch.bfloat16` or `"bfloat16"`; "auto": as they were saved.
+        without: names of files that are about to be replaced: they are not read, so that they may be damaged.
         **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … for `snapshot_download`.
 
     Raises:
@@ -110,36 +126,89 @@ def load_model_directory(
         OSError: neither a directory nor a repository that can be reached.
         ValueError: parts that are cut off, that do not belong together, or that a newer release wrote.
     """
-    catalogue = load_catalogue(name_or_path, **hub_kwargs)  # first: the table knows whether a newer release wrote it
+    catalogue = load_catalogue(
+        name_or_path, without=without, **hub_kwargs
+    )  # first: it tells whether a newer release wrote it
     directory, table = catalogue.directory, catalogue.table
-    tokenizer = SemanticIdTokenizer.from_pretrained(directory)
+    tokenizer = _load_tokenizer(directory, table)
+    model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table, dtype=dtype).eval()
+    check_fingerprint(model.config, table, directory)
     try:
-        model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table, dtype=dtype).eval()
-    except RuntimeError as error:  # transformers has logged which weights do not fit
-        raise ValueError(
-            f"Expected weights of the sizes that {directory / 'config.json'} names, got others. Were the two files "
-            "copied from different models?"
-        ) from error
-    check_parts(model, tokenizer, table)
+        check_parts(model, tokenizer, table)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from error
     return ModelParts(**vars(catalogue), model=model, tokenizer=tokenizer)
 
 
-def load_catalogue(name_or_path: str | Path, **hub_kwargs: Any) -> Catalogue:
+def load_catalogue(name_or_path: str | Path, *, without: Sequence[str] = (), **hub_kwargs: Any) -> Catalogue:
     """Reads a model directory without its model; arguments and errors are those of `load_model_directory`."""
     directory = local_directory(name_or_path, hub_kwargs)
     _check_complete(directory)
-    _check_readable(directory)
+    _check_readable(directory, without)
     table = SemanticIdTable.from_pretrained(directory)
+    left_out = check_files(directory, without=(*without, *_WITH_THE_MODEL))
     counts_path, titles_path, card_path = (
         directory / name for name in (ITEM_COUNTS_NAME, ITEM_TITLES_NAME, CARD_NAME)
     )
-    counts = load_file(counts_path)["item_counts"] if counts_path.is_file() else None
-    titles = json.loads(titles_path.read_text(encoding="utf-8")) if titles_path.is_file() else {}
-    card = card_path.read_text(encoding="utf-8") if card_path.is_file() else None
-    purchases, blend = None, None
-    if (directory / BLEND_NAME).is_file() and (directory / COUNTS_NAME).is_file():
-        purchases, blend = check_purchase_counts(PurchaseCounts.load(directory), table), Blend.load(directory)
-    return Catalogue(table, check_item_counts(counts, table), titles, card, directory, purchases, blend)
+    counts = _load_item_counts(counts_path) if counts_path.is_file() else None
+    titles = _load_titles(titles_path) if titles_path.is_file() else {}
+    card = card_path.read_text(encoding="utf-8", errors="replace") if card_path.is_file() else None
+    if (directory / COUNTS_NAME).is_file() and not (directory / BLEND_NAME).is_file() and not without:
+        raise ValueError(
+            f"{directory}: expected {BLEND_NAME} beside {COUNTS_NAME}, found none. Was the directory copied in part? "
+            f"Copy it too, fit a blend anew by `macrec blend`, or remove {COUNTS_NAME} for the model's own lists."
+        )
+    if left_out:
+        logger.warning(
+            f"{directory}: the counts of purchases were left out when it was saved, so no blend serves: lists are the "
+            "model's own. fit_blend(interactions), or `macrec blend`, brings it back."
+        )
+    blend = Blend.load(directory) if (directory / BLEND_NAME).is_file() and BLEND_NAME not in without else None
+    purchases = None
+    if blend is not None and COUNTS_NAME not in without:
+        purchases = check_purchase_counts(PurchaseCounts.load(directory), table)
+    try:
+        bought = check_item_counts(counts, table)
+    except ValueError as error:
+        raise ValueError(f"{counts_path}: {error}") from error
+    return Catalogue(table, bought, titles, card, directory, purchases, blend, left_out)
+
+
+def _load_item_counts(path: Path) -> torch.Tensor:
+    tensors = load_file(path)
+    if set(tensors) != {"item_counts"}:
+        raise ValueError(f"{path}: expected one tensor, item_counts, got {sorted(tensors)}. Copy it again.")
+    return tensors["item_counts"]
+
+
+def _load_titles(path: Path) -> dict[str, str]:
+    titles = read_json(path, dict, "an object {item id: title}")
+    if wrong := [item for item, title in titles.items() if not isinstance(title, str)]:
+        raise ValueError(f"{path}: expected an object {{item id: title}}, got no text as the title of {wrong[0]!r}.")
+    return titles
+
+
+def _load_tokenizer(directory: Path, table: SemanticIdTable) -> SemanticIdTokenizer:
+    """The tokenizer of a directory; ValueError unless it is that of the table."""
+    expected, again = SemanticIdTokenizer.from_table(table), "Copy the whole folder again."
+    try:
+        tokenizer = SemanticIdTokenizer.from_pretrained(directory)
+        kind = (tokenizer.modalities, tokenizer.num_levels, tokenizer.codebook_size)
+        vocabulary = tokenizer.get_vocab()
+    except Exception as error:  # the library of tokenizers raises bare ones
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(
+            f"{directory}: expected tokenizer.json and tokenizer_config.json as SemanticIdTokenizer writes them, but "
+            f"they cannot be read: {said}. {again}"
+        ) from error
+    if kind == (expected.modalities, expected.num_levels, expected.codebook_size):  # else `check_parts` tells more
+        ends = [(token.pad_token_id, token.eos_token_id, token.unk_token_id) for token in (tokenizer, expected)]
+        if vocabulary != expected.get_vocab() or ends[0] != ends[1]:
+            raise ValueError(
+                f"{directory}: expected in tokenizer.json the tokens of the semantic IDs, in their order, got others. "
+                f"Was the tokenizer of another model copied? {again}"
+            )
+    return tokenizer
 
 
 def check_parts(model: MacRecForConditionalGeneration, tokenizer: SemanticIdTokenizer, table: SemanticIdTable) -> None:
@@ -157,6 +226,19 @@ def check_parts(model: MacRecForConditionalGeneration, tokenizer: SemanticIdToke
             f"Expected a model with a vocabulary of {len(tokenizer)} tokens, as the tokenizer has, got vocab_size "
             f"{model.config.vocab_size}. Make it with MacRecConfig(vocab_size=len(tokenizer))."
         )
+
+
+def check_quantizer(quantizer: "MacRecQuantizer", table: SemanticIdTable, where: str | Path) -> "MacRecQuantizer":
+    """The quantizer; ValueError unless it gives IDs of the table's kind."""
+    config = quantizer.config
+    found = (tuple(config.embedding_sizes), config.num_levels, config.codebook_size)
+    expected = (tuple(table.modalities), table.num_levels, table.codebook_size)
+    if found != expected:
+        raise ValueError(
+            f"{where}: expected the quantizer of the semantic IDs, (modalities, num_levels, codebook_size) "
+            f"{expected}, got one of {found}. Was the folder copied from another model? Copy both from one."
+        )
+    return quantizer
 
 
 def check_item_counts(item_counts: "torch.Tensor | np.ndarray | None", table: SemanticIdTable) -> torch.Tensor | None:
@@ -204,20 +286,23 @@ def _check_complete(directory: Path) -> None:
         )
 
 
-def _check_readable(directory: Path) -> None:
+def _check_readable(directory: Path, without: Sequence[str]) -> None:
     """Reads JSON files and the heads of the weights: files cut off in a copy are found before anything is built."""
-    for path in sorted([*directory.glob("*.json"), *directory.glob("*.safetensors")]):
-        try:
-            if path.suffix == ".json":
-                content = json.loads(path.read_text(encoding="utf-8"))
-            else:
+    content: dict[str, Any] = {}
+    for path in sorted({path for pattern in _READ for path in directory.glob(pattern)}):
+        if path.name in without:
+            continue
+        if path.suffix == ".json":
+            content = read_json(path, dict, "a part of a model directory, a JSON object")
+        else:
+            try:
                 with safe_open(path, "pt"):
                     pass
-        except (ValueError, SafetensorError) as error:
-            raise ValueError(
-                f"{path}: expected a part of a model directory, but it cannot be read: {error}. Was it cut off while "
-                "it was copied? Copy it again."
-            ) from error
+            except (SafetensorError, OSError) as error:
+                raise ValueError(
+                    f"{path}: expected a part of a model directory, but it cannot be read: {error}. Was it cut off "
+                    "while it was copied? Copy it again."
+                ) from error
         if path.name == "config.json" and content.get("model_type") != MacRecConfig.model_type:
             raise ValueError(
                 f"{path}: expected model_type {MacRecConfig.model_type!r}, got {content.get('model_type')!r}: another "

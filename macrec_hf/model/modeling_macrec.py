@@ -15,16 +15,15 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
-from .files import folder_beside, follow_umask
+from .files import CHECKSUMS_NAME, folder_beside, follow_umask, renew_checksums
+from .inference import WHERE, load_weights
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import ProcessGroup, alignment_loss, num_processes
 from .search_kernels import SearchKernels
 from .semantic_ids import ITEMS_NAME, TENSORS_NAME, SemanticIdTable
 from .trie import SemanticIdTrie  # noqa: F401
 
-_WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-
-
+_OWN_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 _UPLOAD = ("repo_id", "private", "commit_message", "commit_description", "revision", "create_pr")
 
 
@@ -99,21 +98,25 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
                 the one beside the weights.
 
         Raises:
-            OSError, ValueError: the table beside the weights is damaged or not whole.
+            OSError, ValueError: the table beside the weights is damaged, not whole, or of another model; weights that
+                are missing, do not fit the configuration or are not finite; files that differ from `checksums.json`.
         """
         beside = "semantic_ids" not in kwargs
         table = kwargs.pop("semantic_ids", None)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        given = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
+        where = pretrained_model_name_or_path
+        loaded = load_weights(cls, super().from_pretrained, where, args, kwargs, _OWN_FILES)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a pair with output_loading_info=True
-        given = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
+        _check_generation(model, where)
         # For `pipeline`, which hands over a loaded model, not the revision and token that it was loaded with.
         names = ("revision", "token", "cache_dir", "local_files_only")
         model.hub_kwargs = {name: given[name] for name in names if name in given}
-        if beside and pretrained_model_name_or_path is not None:
-            folder = folder_beside(pretrained_model_name_or_path, (ITEMS_NAME, TENSORS_NAME), **given)
+        if beside and where is not None:
+            folder = folder_beside(where, (ITEMS_NAME, TENSORS_NAME), **given)
             if folder is not None:
                 with torch.device("cpu"):  # whatever device the caller builds the model on
                     table = SemanticIdTable.from_pretrained(folder)
+                check_fingerprint(model.config, table, folder)
         model.semantic_ids = table
         return loaded
 
@@ -128,24 +131,34 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         """[`~transformers.PreTrainedModel.save_pretrained`], with `semantic_ids` beside the weights if there are any.
 
         A model without them does not touch a table in that folder.
+
+        Args:
+            **kwargs: those of transformers, and `semantic_ids`: a [`SemanticIdTable`] to write instead of the model's.
         """
-        if self.semantic_ids is None or not is_main_process:
+        table = kwargs.pop("semantic_ids", self.semantic_ids)
+        self.config.table_fingerprint = None if table is None else table.fingerprint()
+        if table is None or not is_main_process:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
             if is_main_process:
-                follow_umask(*Path(save_directory).glob("model*.safetensors"))
+                self._saved(Path(save_directory))
             return
         upload = {name: kwargs.pop(name) for name in _UPLOAD if name in kwargs}
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-        follow_umask(*Path(save_directory).glob("model*.safetensors"))
-        self.semantic_ids.save_pretrained(Path(save_directory))
+        self._saved(Path(save_directory))
+        table.save_pretrained(Path(save_directory))
         if push_to_hub:  # not above: there only the files are sent that transformers has written itself
             repo_id = upload.pop("repo_id", Path(save_directory).name)
             api = HfApi(token=kwargs.get("token"))
             repo_id = api.create_repo(repo_id, private=upload.pop("private", None), exist_ok=True).repo_id
             with TemporaryDirectory() as folder:  # what lies in the directory besides is not ours to send
                 super().save_pretrained(folder, is_main_process, state_dict, **kwargs)
-                self.semantic_ids.save_pretrained(folder)
-                api.upload_folder(repo_id=repo_id, folder_path=folder, **upload)
+                table.save_pretrained(folder)
+                # Checksums of an earlier upload would be those of other weights.
+                api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns=CHECKSUMS_NAME, **upload)
+
+    def _saved(self, folder: Path) -> None:
+        follow_umask(*folder.glob("model*.safetensors"))
+        renew_checksums(folder, *_OWN_FILES)
 
     def forward(
         self,
@@ -267,3 +280,25 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         """Beams stay within their user, whose cross-attention keys and values are the same for all of them."""
         past_key_values.self_attention_cache.reorder_cache(beam_idx)
         return past_key_values
+
+
+def _check_generation(model: MacRecForConditionalGeneration, where: Any) -> None:
+    """Refuses a `generation_config.json` with other special tokens than the model's, as of another model."""
+    for name in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
+        found, expected = getattr(model.generation_config, name), getattr(model.config, name)
+        if type(found) is not type(expected) or found != expected:
+            raise ValueError(
+                f"{where}: expected {name} {expected} in generation_config.json, as config.json has it, got "
+                f"{str(found)[:40]}. Was the file edited, or copied from another model? Copy both from one."
+            )
+
+
+def check_fingerprint(config: MacRecConfig, table: SemanticIdTable, folder: str | PathLike[str]) -> None:
+    """Refuses a table that is another than the one that was saved with the model; ValueError."""
+    saved = config.table_fingerprint
+    if saved is not None and saved != table.fingerprint():
+        raise ValueError(
+            f"{folder}: expected the semantic IDs that were saved with the model, got others in {ITEMS_NAME} and "
+            f"{TENSORS_NAME}: items, codes or their modalities differ. Were the two files copied from another model? "
+            "Copy the whole folder again; MacRecRecommender.add_items and save_pretrained write all parts together."
+        )

@@ -14,8 +14,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_macrec import RESIDUAL_KMEANS, MacRecQuantizerConfig
-from .files import follow_umask
-from .inference import eval_mode
+from .files import follow_umask, renew_checksums
+from .inference import eval_mode, load_weights
 from .losses import (
     LossParts,
     ProcessGroup,
@@ -39,6 +39,7 @@ from .vector_quantization import (
 )
 
 Value = TypeVar("Value", float, torch.Tensor)
+_OWN_FILES = ("quantizer/config.json", "quantizer/model*.safetensors")  # in a model directory
 
 
 @dataclass
@@ -55,8 +56,7 @@ class MacRecQuantizerOutput(ModelOutput):
         loss_parts: `{loss: {part: scalar}}`, the losses before they are summed over modalities ("text") or pairs of
             them ("text, image"): `reconstruction_loss`, `quantization_loss`, `alignment_loss` and, of the levels that
             are computed, `contrastive_loss_1` and so on. Each is a mean over the rows that have what it compares.
-        loss_rows: `{loss: {part: whole number, maybe as a tensor}}`, how many rows those are: what a batch weighs in
-            a mean over several.
+        loss_rows: `{loss: {part: whole number, maybe as a tensor}}`, how many rows those are: a batch's weight.
 
     With `gather_across_processes`, in training mode on several processes, each loss is the process's share: their mean
     over the processes is the loss of the whole batch, in which items are compared with those of all processes.
@@ -104,7 +104,7 @@ class MacRecQuantizerPreTrainedModel(PreTrainedModel):
     config: MacRecQuantizerConfig
     base_model_prefix = "quantizer"
     # `main_input_name` stays "input_ids": Trainer's FLOP counter takes the named input for one tensor, ours is a dict.
-    # The in-batch losses are means: Trainer has to average over accumulation steps itself.
+    # In-batch losses are means: Trainer has to average over accumulation steps itself.
     accepts_loss_kwargs = False
 
     @torch.no_grad()
@@ -124,9 +124,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
 
     Each modality has an MLP encoder and decoder and `num_levels` residual codebooks. Cross-modal terms tie them
     together: a class-contrastive loss on the residuals of every level whose positives share the other modality's
-    pseudo-label (eq. 4-6), and an alignment of the quantized sums (eq. 7-9). With more than two modalities every
-    ordered pair adds its term. With `method="residual-kmeans"` there is nothing but the codebooks, which quantize the
-    embeddings themselves.
+    pseudo-label (eq. 4-6), and an alignment of the quantized sums (eq. 7-9); of more than two modalities every ordered
+    pair adds its term. With `method="residual-kmeans"` there are codebooks alone, which quantize the embeddings.
 
     Attributes:
         gather_across_processes: whether a training step compares the items of all processes, which then all have to
@@ -147,8 +146,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     def __init__(self, config: MacRecQuantizerConfig):
         super().__init__(config)
         modules = {name: MacRecModalityQuantizer(config, size) for name, size in config.embedding_sizes.items()}
-        # For type checkers a module dict has modules of any kind.
-        self.quantizers = cast("Mapping[str, MacRecModalityQuantizer]", nn.ModuleDict(modules))
+        self.quantizers = cast("Mapping[str, MacRecModalityQuantizer]", nn.ModuleDict(modules))  # for type checkers
         self.post_init()
 
     @property
@@ -177,8 +175,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         for name, values in codebooks.items():
             check_modality(name, self.quantizers, "codebooks")
             module = self.quantizers[name]
-            values = torch.as_tensor(values)
-            if values.shape != module.codebooks.shape:
+            if (values := torch.as_tensor(values)).shape != module.codebooks.shape:
                 raise ValueError(
                     f"codebooks[{name!r}]: expected shape {tuple(module.codebooks.shape)} (num_levels, codebook_size, "
                     f"codebook_dim), got {tuple(values.shape)}."
@@ -197,6 +194,12 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process:
             follow_umask(*Path(save_directory).glob("model*.safetensors"))
+            renew_checksums(Path(save_directory).parent, *_OWN_FILES)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """[`~transformers.PreTrainedModel.from_pretrained`]; errors are those of `model.inference.load_weights`."""
+        return load_weights(cls, super().from_pretrained, pretrained_model_name_or_path, args, kwargs, _OWN_FILES)
 
     def encode_latents(self, embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """z of eq. 2: `{modality: (batch_size, embedding_size)}` → `{modality: (batch_size, codebook_dim)}`."""

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .files import follow_umask, replacing
+from .files import follow_umask, renew_checksums, replacing
 from .inference import pad_rows
 
 COUNTS_NAME = "purchase_counts.safetensors"
@@ -23,6 +23,8 @@ UNIT = 2520  # one purchase at distance d is worth UNIT / d: a whole number for 
 MAX_WINDOW = 10
 TOGETHER_WINDOW = 5  # purchases between two that still count as bought together, whatever their distance; ours
 HISTORY = 20  # the last items of a history that vote, as many as the recommender reads (authors' code)
+_MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 bits
+_ANEW = "`macrec refresh` makes them anew from the purchases."
 _PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
 
 
@@ -252,25 +254,73 @@ class PurchaseCounts:
             # One entry: of several the order would be another in every process, and so would be the bytes.
             save_file(arrays, beside, metadata={"about": json.dumps({"window": self.window, "unit": UNIT})})
             follow_umask(beside)
+        renew_checksums(directory, COUNTS_NAME)
 
     @classmethod
     def load(cls, directory: str | Path) -> "PurchaseCounts":
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: the file is damaged, or a newer release wrote it.
+            FileNotFoundError: there is none.
+            ValueError: the file is damaged, holds what no purchases add up to, or a newer release wrote it.
         """
         path = Path(directory) / COUNTS_NAME
-        with safe_open(path, "np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: expected the counts that the weights in blend.json are for, found none. Was the directory "
+                "copied in part? Copy the file too, or count anew by `macrec refresh`."
+            )
+        try:
+            with safe_open(path, "np") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+        except (SafetensorError, ValueError, OSError, RecursionError, TypeError) as error:  # numpy lacks some types
+            raise ValueError(
+                f"{path}: expected purchase counts, but they cannot be read: {error}. Was the file cut off? {_ANEW}"
+            ) from error
         lacking = [name for name in ("popularity", "starts", "others", *_PAIR_COLUMNS) if name not in arrays]
-        if lacking or about.get("unit") != UNIT:
+        if lacking or not isinstance(about, dict) or about.get("unit") != UNIT:
             raise ValueError(
                 f"{path}: expected purchase counts of this release, found no {lacking or 'unit of ' + str(UNIT)}. "
-                "`macrec refresh` makes them anew from the purchases."
+                f"{_ANEW}"
             )
+        if wrong := _what_is_wrong(arrays, about.get("window")):
+            raise ValueError(f"{path}: expected {wrong}. Was the file damaged? {_ANEW}")
         return cls(**arrays, window=about["window"])
+
+
+def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
+    """What counts should be and are not, in words; None where they are as `count_purchases` makes them."""
+    sales = ("sale_starts", "sale_days", "sale_counts")
+    if type(window) is not int or not 1 <= window <= MAX_WINDOW:
+        return f"a window from 1 to {MAX_WINDOW}, got {str(window)[:40]}"
+    if unknown := set(arrays) - {field.name for field in fields(PurchaseCounts)}:
+        return f"no tensor {min(unknown)!r}"
+    if 0 < len(set(sales) & set(arrays)) < len(sales):
+        return f"all of {', '.join(sales)} or none"
+    for name, array in arrays.items():
+        dtype = np.int32 if name in ("others", "sale_days") else np.int64
+        if array.ndim != 1 or array.dtype != dtype:
+            return f"{name} as {np.dtype(dtype)} in one row, got {array.dtype} of shape {array.shape}"
+        if len(array) and (array.min() < 0 or array.max() > _MOST):
+            return f"numbers from 0 to {_MOST:,} in {name}, got {array.min():,} to {array.max():,}"
+    num_items = len(arrays["popularity"])
+    for starts, columns in (("starts", ("others", *_PAIR_COLUMNS)), ("sale_starts", sales[1:])):
+        if starts in arrays:
+            begins, lengths = arrays[starts], {len(arrays[name]) for name in columns}
+            good = len(begins) == num_items + 1 and begins[0] == 0 and (np.diff(begins) >= 0).all()
+            if not good or lengths != {int(begins[-1])}:
+                return f"{starts} of {num_items + 1:,} places that rise from 0 to the length of {', '.join(columns)}"
+            rows = np.repeat(np.arange(num_items), np.diff(begins)) * 2**31 + arrays[columns[0]]
+            if not (np.diff(rows) > 0).all():
+                return f"{columns[0]} that rise for each item"
+    if len(arrays["others"]) and arrays["others"].max() >= num_items:
+        return f"rows below {num_items:,} in others, got {arrays['others'].max():,}"
+    if "sale_starts" in arrays:
+        sold = np.concatenate([[0], arrays["sale_counts"].cumsum()])
+        if (np.diff(sold[arrays["sale_starts"]]) != arrays["popularity"]).any():
+            return "as many purchases of each item in popularity as in sale_counts"
+    return None
 
 
 def values_at(keys: np.ndarray, wanted: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -154,3 +154,11 @@ def unique_rows(items: np.ndarray) -> np.ndarray:
     order = np.argsort(items < 0, axis=1, kind="stable")
     items = np.take_along_axis(items, order, axis=1)
     return items[:, : int((items >= 0).sum(axis=1).max(initial=0))]
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Of each row, `-inf` stays."""
+    best = np.max(scores, axis=1, keepdims=True, initial=-np.inf)
+    shifted = scores - np.where(np.isfinite(best), best, 0.0)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    return shifted - np.log(np.where(total > 0, total, 1.0))

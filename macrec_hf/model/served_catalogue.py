@@ -10,11 +10,11 @@ import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .blend import BLEND, MODEL, Blend, BlendInputs, content_vectors, find_candidates, reasons
+from .blend import BLEND, BY_MODALITY, MODEL, Blend, BlendInputs, find_candidates, reasons
 from .catalogue_ranking import history_sources, rank_catalogue
 from .ensemble import ENSEMBLE, Decoding
 from .limits import Limits
-from .model_files import check_purchase_counts
+from .model_files import check_purchase_counts, check_quantizer
 from .purchase_counts import PurchaseCounts
 from .ranked_lists import RankedLists, Recommendation, sort_lists
 from .semantic_ids import SemanticIdTable
@@ -78,6 +78,7 @@ class ServedCatalogue:
         if blend is None or counts is None:
             return replace(self, blend=None, inputs=None)
         inputs = BlendInputs(check_purchase_counts(counts, self.table), content_of(self.table, quantizer))
+        _check_terms(blend, self.table, inputs)
         return replace(self, blend=blend, inputs=inputs)
 
     def changed(
@@ -234,9 +235,44 @@ class ServedCatalogue:
         return self.named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
 
 
+def _check_terms(blend: Blend, table: SemanticIdTable, inputs: BlendInputs) -> None:
+    """Refuses weights of terms that would count 0 because nothing here has them; ValueError."""
+    for name in blend.serving_weights if blend.serves == BLEND else ():
+        modality = next((name.removeprefix(start) for start in BY_MODALITY if name.startswith(start)), None)
+        if modality is not None and modality not in table.modalities:
+            raise ValueError(
+                f"blend: expected weights of the modalities {', '.join(table.modalities)}, got one of {name}. Was "
+                "blend.json copied from another model? `macrec blend` fits one anew."
+            )
+        if name.startswith("alike_") and modality not in inputs.content:
+            raise ValueError(
+                f"blend: expected the quantizer that tells which items are alike, as the weight of {name} needs it, "
+                "got none. Was quantizer/ left out of a copy? Copy it too, or fit anew by `macrec blend`."
+            )
+
+
 def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:
-    """Vectors that tell which items are alike, see `model.blend.content_vectors`; empty without a quantizer."""
+    """Vectors that tell which items are alike, see [`content_vectors`]; empty without a quantizer."""
     if quantizer is None:
         return {}
+    check_quantizer(quantizer, table, "quantizer")
     books = {name: book.detach().float().cpu().numpy() for name, book in quantizer.codebooks.items()}
     return content_vectors({name: table.codes[name].numpy() for name in table.modalities}, books)
+
+
+def content_vectors(codes: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the quantizer keeps of each item, to tell which are alike: the sum of its codewords, of length 1.
+
+    Args:
+        codes: `{modality: int (num_items, num_levels)}`, -1 where an item has none.
+        codebooks: `{modality: (num_levels, codebook_size, size)}`.
+
+    Returns:
+        `{modality: float32 (num_items, size)}`, rows of 0 where an item has none.
+    """
+    found = {}
+    for name, of_items in codes.items():
+        levels = [book[np.maximum(of_items[:, level], 0)] for level, book in enumerate(codebooks[name])]
+        vectors = np.where(of_items[:, :1] >= 0, np.sum(levels, axis=0), 0.0)
+        found[name] = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+    return found

@@ -24,9 +24,9 @@ from ..data.purchase_counting import count_purchases
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
-from ..model.blend import MODEL, SOURCES, Blend, Candidates
-from ..model.model_files import load_catalogue
-from ..model.purchase_counts import PurchaseCounts
+from ..model.blend import BLEND_NAME, MODEL, SOURCES, Blend, Candidates
+from ..model.model_files import load_catalogue, load_model_directory
+from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.semantic_ids import SemanticIdTable
@@ -190,7 +190,10 @@ def blend_directory(
     everywhere = all(gather_object([(directory / "config.json").is_file()]))
     told: list[Blend | None] = [None]
     if everywhere or accelerator.is_main_process:
-        recommender = MacRecRecommender.from_pretrained(directory, device=accelerator.device)
+        # Blend and counts are about to be replaced: they may be damaged.
+        parts = load_model_directory(directory, without=(BLEND_NAME, COUNTS_NAME))
+        parts.model.to(accelerator.device)
+        recommender = MacRecRecommender._of_catalogue(parts.model, parts.tokenizer, parts)
         gather = shared_by(accelerator) if everywhere else None
         told = [fit_blend(recommender, interactions, gather=gather, progress=progress)]
         if accelerator.is_main_process:
@@ -224,7 +227,7 @@ def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCo
     Raises:
         ValueError: it has none.
     """
-    catalogue = load_catalogue(directory)
+    catalogue = load_catalogue(directory, without=(COUNTS_NAME,))
     if catalogue.blend is None:
         raise ValueError(
             f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "

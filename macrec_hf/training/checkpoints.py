@@ -10,15 +10,15 @@ import logging
 import os
 import re
 import shutil
-import zlib
 from pathlib import Path
 
-from ..model.files import discard
+from ..model.files import checksum, discard
 
 logger = logging.getLogger(__name__)
 
 SAVING = ".saving"
 SEAL = "complete.json"
+SETTINGS = "settings.json"  # of the run: everything that the checkpoint depends on, the inputs by their contents
 PSEUDO_LABELS = "pseudo_labels.npz"  # computed once for a quantizer's run, read back when it is resumed
 _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")  # of checkpoints that a plain Trainer wrote
 
@@ -26,19 +26,11 @@ _NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")  # of checkpoin
 def seal(folder: Path) -> None:
     """Writes `complete.json`, `{file: [bytes, crc32]}`, once every file is on the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
-    content = {str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)] for path in files}
+    content = {str(path.relative_to(folder)): checksum(path) for path in files}
     (folder / SEAL).write_text(json.dumps(content, indent=1))
     for path in [*files, folder / SEAL]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _checksum(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return value
 
 
 def what_is_wrong(folder: str | Path) -> str | None:
@@ -50,15 +42,15 @@ def what_is_wrong(folder: str | Path) -> str | None:
         missing = [name for name in _NEEDED if not (folder / name).is_file()]
         return f"it has no {missing[0]}: it was written in part" if missing else None
     try:
-        for name, (size, checksum) in json.loads((folder / SEAL).read_text()).items():
+        for name, (size, value) in json.loads((folder / SEAL).read_text()).items():
             path = folder / name
             if not path.is_file():
                 return f"its {name} is gone"
             if path.stat().st_size != size:
                 return f"its {name} has {path.stat().st_size} bytes instead of {size}"
-            if _checksum(path) != checksum:
+            if checksum(path)[1] != value:
                 return f"the bytes of its {name} have changed since they were written"
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:  # JSON of another shape too
         return f"it cannot be read ({error})"
     return None
 

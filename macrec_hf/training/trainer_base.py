@@ -1,5 +1,6 @@
 """What both trainers share: the same batches on any number of processes, and checkpoints that survive anything."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from ..cpu import accelerate
 from ..cpu.memory import keep_freed_memory
 from ..model.files import discard, follow_umask, move_into_place
 from .batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
-from .checkpoints import SAVING, keep_newest, last_intact_checkpoint, seal, what_is_wrong
+from .checkpoints import SAVING, SETTINGS, keep_newest, last_intact_checkpoint, seal, what_is_wrong
 from .global_batches import GlobalBatches
 from .sharding import shard_tied_model
 from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, restore_callbacks
@@ -54,6 +55,7 @@ class MacRecTrainerBase(Trainer):
     }
     args: MacRecTrainingArguments | MacRecQuantizerTrainingArguments
 
+    run_settings: Mapping[str, Any] | None = None  # what decides on the result, kept in each checkpoint
     _saving_to: Path | None = None
     # Factors for the losses of this step's remaining micro-batches, and that of the current one, which compute_loss
     # multiplies by: a number, or a list of one for each part of the loss. 1 where a step has one micro-batch.
@@ -319,6 +321,8 @@ class MacRecTrainerBase(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(written / "trainer_state.json"))
+                if self.run_settings is not None:
+                    (written / SETTINGS).write_text(json.dumps(self.run_settings, indent=1), encoding="utf-8")
                 follow_umask(*written.glob("*.safetensors"))
                 seal(written)
                 move_into_place(written, place)

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -141,10 +143,10 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         store, config = cast(CatalogueRows, self.train_dataset).store, self.accelerator.unwrap_model(self.model).config
         if len(config.modalities) < 2 or not any(config.contrastive_weights):
             return None
-        key = f"{store.fingerprint()}-{config.num_pseudo_labels}-{self.args.seed}"
+        key = f"{store.fingerprint(every_row=True)}-{config.num_pseudo_labels}-{self.args.seed}"
         path = Path(str(self.args.output_dir)) / PSEUDO_LABELS
         if path.is_file():
-            with np.load(path) as saved:
+            with suppress(ValueError, KeyError, OSError, BadZipFile), np.load(path) as saved:  # else: made anew
                 if str(saved["key"]) == key:
                     return {name: saved[name] for name, _ in config.modalities}
         labels = {}

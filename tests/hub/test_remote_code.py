@@ -50,6 +50,16 @@ for modality in table.modalities:
         assert (leaves >= 0).all(), "an ID that no item has"
         found[f"{modality} {way}"] = [[table.item_ids[int(trie.leaf_items(leaf)[0])] for leaf in leaves[at : at + 10]]
                                       for at in range(0, len(leaves), 10)]
+import pathlib, shutil, huggingface_hub
+spoilt = pathlib.Path(output + ".spoilt")
+shutil.copytree(huggingface_hub.snapshot_download(name, **where), spoilt, dirs_exist_ok=True)
+weights = bytearray((spoilt / "model.safetensors").read_bytes())
+weights[-9] ^= 1
+(spoilt / "model.safetensors").write_bytes(weights)
+try:
+    AutoModelForSeq2SeqLM.from_pretrained(spoilt, trust_remote_code=True)
+except ValueError as error:
+    found["spoilt"] = str(error)
 codes = quantizer.encode({key: torch.tensor(value) for key, value in given["embeddings"].items()})
 found["codes"] = {key: value.tolist() for key, value in codes.items()}
 if given["code"] == "recommender":
@@ -93,6 +103,7 @@ def check(found: dict, wanted: dict) -> None:
     kinds = ["MacRecConfig", "SemanticIdTokenizer", "MacRecForConditionalGeneration", "MacRecQuantizer"]
     assert found["kind"] == [*kinds, "SemanticIdTable"]
     assert found["codes"] == wanted["codes"]
+    assert "model.safetensors: expected the file that was saved with" in found["spoilt"]
     for modality in MODALITIES:
         for way in ("search", "processor", "plain"):
             assert found[f"{modality} {way}"] == wanted[modality]

@@ -6,10 +6,11 @@ import torch
 
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model import blend as module
-from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, content_vectors, find_candidates, log_softmax, reasons
+from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, find_candidates, reasons
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.purchase_counts import UNIT
-from macrec_hf.model.ranked_lists import RankedLists
+from macrec_hf.model.ranked_lists import RankedLists, log_softmax
+from macrec_hf.model.served_catalogue import content_vectors
 
 NUM_ITEMS, NUM_USERS = 15, 6
 
@@ -179,13 +180,30 @@ def test_it_comes_back_as_it_was_saved(tmp_path):
     assert again == blend and again.serving_weights == SOURCES["popularity"]
 
 
+WEIGHTS, ABOUT = '{"sold_log": 1.0}', '{"window": 5, "hides_history": false}'
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
         ('{"weights": {}}', "expected weights, serves and about"),
+        ("[]", "expected weights, serves and about, got a JSON list"),
         ('{"weights": {}, "serves": "x", "about": {}}', "got 'x'"),
+        ('{"weights": {}, "serves": [], "about": {}}', r"got '\[\]'"),
+        (f'{{"weights": {{}}, "serves": "blend", "about": {ABOUT}}}', r"expected weights {term: number}, got {}"),
+        (f'{{"weights": [1], "serves": "blend", "about": {ABOUT}}}', r"expected weights {term: number}"),
+        *[
+            (f'{{"weights": {{"sold_log": {bad}}}, "serves": "blend", "about": {ABOUT}}}', "of sold_log a number")
+            for bad in ("NaN", "Infinity", "1e300", "true", '"1"', "null", "[1]", "1" + "0" * 400)
+        ],
+        (f'{{"weights": {{"luck": 1}}, "serves": "blend", "about": {ABOUT}}}', "known terms, got one of 'luck'"),
+        *[
+            (f'{{"weights": {WEIGHTS}, "serves": "blend", "about": {bad}}}', "expected in about a window from 1 to 10")
+            for bad in ("[]", '{"window": 0}', '{"window": 11}', '{"window": "5"}', '{"window": true}',
+                        '{"hides_history": 1}', '{"hides_history": "no"}', "null")
+        ],
     ],
-)
+)  # fmt: skip
 def test_another_file_is_refused(tmp_path, text, match):
     (tmp_path / "blend.json").write_text(text)
     with pytest.raises(ValueError, match=match):
@@ -194,3 +212,10 @@ def test_another_file_is_refused(tmp_path, text, match):
 
 def test_units_are_those_of_one_purchase():
     assert all(UNIT % distance == 0 for distance in range(1, 11))
+
+
+def test_every_term_that_is_computed_may_have_a_weight(shop):
+    """What a fit can name, a file may name."""
+    inputs, histories, lists, _, _ = shop
+    found = find_candidates(inputs, histories, lists, days=np.full(len(histories), 19_201))
+    assert {name for name in found.terms if not name.startswith(module.BY_MODALITY)} == module.TERMS

@@ -175,8 +175,23 @@ def test_sampling_on_a_catalogue_of_sixteen_items(model):
     out = model.generate(**batch(), do_sample=True, modality="text", return_dict_in_generate=True)
     assert isinstance(out, GenerateBeamEncoderDecoderOutput)
     model.generation_config.num_beams = 20
-    with pytest.raises(ValueError, match="pass num_beams=1 to sample"):
-        model.generate(**batch(), do_sample=True, num_beams=20, modality="text")
+    for beams in (5, 20):
+        with pytest.raises(ValueError, match=rf"at most 4 to sample with.*got {beams}.*pass num_beams=1 to sample"):
+            model.generate(**batch(), do_sample=True, num_beams=beams, modality="text")
+
+
+@pytest.mark.parametrize("num_beams", [2, 3, 4])
+def test_sampling_with_as_many_beams_as_first_codes_writes_items_alone(model, num_beams):
+    """Also where most codes have one code after them, so that fewer may follow than are drawn."""
+    codes = torch.tensor([[0, 1, 2], [1, 0, 3], [2, 2, 2], [3, 1, 0], [3, 1, 1]])
+    model.semantic_ids = SemanticIdTable(list("abcde"), {"text": codes, "image": codes}, codebook_size=4)
+    trie = SemanticIdTrie(codes, 4, level_offsets(TABLE, "text"))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        sequences = model.generate(
+            **batch(), do_sample=True, num_beams=num_beams, num_return_sequences=num_beams, modality="text"
+        )
+        assert (trie.leaf_of_tokens(sequences[:, 1:4]) >= 0).all()
 
 
 def test_offsets_are_those_of_the_tokenizer():

@@ -105,12 +105,14 @@ def test_saving_again_leaves_nothing_of_the_old_and_all_of_others(tmp_path, quan
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_save_that_fails_changes_nothing(tmp_path, exists):
+def test_a_save_that_fails_changes_nothing(tmp_path, quantizer, exists):
     directory, old = tmp_path / "model", make_parts()
     if exists:
         save_model_directory(directory, **old)
 
     class Broken:
+        config = quantizer.config
+
         def save_pretrained(self, folder):
             raise OSError("the disk is full")
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from macrec_hf.data.purchase_counting import count_purchases
-from macrec_hf.model.purchase_counts import UNIT, PurchaseCounts
+from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, PurchaseCounts
 
 NUM_ITEMS = 12
 
@@ -66,8 +68,58 @@ def test_an_empty_place_knows_nobody(shop):
 
 
 def test_a_file_of_another_release_is_refused(shop, tmp_path):
-    from safetensors.numpy import save_file
-
     save_file({"popularity": np.zeros(3, dtype=np.int64)}, tmp_path / "purchase_counts.safetensors")
     with pytest.raises(ValueError, match="expected purchase counts of this release.*macrec refresh"):
+        PurchaseCounts.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["popularity"].__setitem__(0, -1), "numbers from 0 to .* in popularity, got -1"),
+        (lambda a: a["together"].__setitem__(0, 10**18), "numbers from 0 to .* in together"),
+        (lambda a: a.update(before=a["before"].astype("f8")), "before as int64 in one row, got float64"),
+        (lambda a: a.update(before=np.full(len(a["before"]), np.nan)), "before as int64 in one row, got float64"),
+        (lambda a: a.update(next=a["next"][:-1]), "starts of .* places that rise from 0 to the length of others"),
+        (lambda a: a.update(starts=a["starts"][::-1].copy()), "starts of .* places that rise"),
+        (lambda a: a.update(starts=a["starts"][:-1]), "starts of .* places that rise"),
+        (lambda a: a["others"].__setitem__(slice(0, 2), a["others"][1::-1].copy()), "others that rise for each"),
+        (lambda a: a["others"].__setitem__(-1, 10_000), "rows below .* in others, got 10,000"),
+        (lambda a: a.pop("sale_days"), "all of sale_starts, sale_days, sale_counts or none"),
+        (lambda a: a["sale_counts"].__setitem__(0, 77), "as many purchases of each item in popularity"),
+        (lambda a: a.update(customers=a["customers"][None]), r"customers as int64 in one row, got .* \(1,"),
+        (lambda a: a.update(extra=np.zeros(2)), "no tensor 'extra'"),
+        (lambda a: a.pop("others"), "found no .*others"),
+    ],
+)  # fmt: skip
+def test_sums_that_no_purchases_add_up_to_are_refused(tmp_path, change, message):
+    random = np.random.default_rng(2)
+    bought = [random.integers(0, 8, size=6) for _ in range(20)]
+    days = [np.sort(random.integers(19_000, 19_100, size=6)) for _ in bought]
+    count_purchases(bought, 8, window=3, days=days).save(tmp_path)
+    path = tmp_path / COUNTS_NAME
+    with safe_open(path, "np") as file:
+        about = file.metadata()
+    arrays = {name: array.copy() for name, array in load_file(path).items()}
+    change(arrays)
+    save_file(arrays, path, metadata=about)
+    with pytest.raises(ValueError, match=f"{COUNTS_NAME}: expected .*{message}.*`macrec refresh` makes them anew"):
+        PurchaseCounts.load(tmp_path)
+
+
+@pytest.mark.parametrize("about", ['{"unit": 2520}', '{"unit": 2520, "window": 0}', '{"unit": 2520, "window": true}',
+                                   "[]", "x", '{"unit": 2520, "window": 11}'])  # fmt: skip
+def test_counts_say_their_window(tmp_path, about):
+    count_purchases([np.arange(4)], 4, window=3).save(tmp_path)
+    arrays = load_file(tmp_path / COUNTS_NAME)
+    save_file(arrays, tmp_path / COUNTS_NAME, metadata={"about": about})
+    with pytest.raises(ValueError, match=f"{COUNTS_NAME}: expected"):
+        PurchaseCounts.load(tmp_path)
+
+
+def test_a_file_that_is_gone_or_cut_off(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found none. Was the directory copied in part"):
+        PurchaseCounts.load(tmp_path)
+    (tmp_path / COUNTS_NAME).write_bytes(b"\x09\x00")
+    with pytest.raises(ValueError, match="they cannot be read: .* Was the file cut off"):
         PurchaseCounts.load(tmp_path)
