@@ -1,10 +1,10 @@
 """The photos of `macrec app`'s page: small copies, made when they are first shown."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from ..doctor.photos import thumbnail
+from ..model.files import replacing
 from .shop import ShownItem
 
 THUMBNAIL = 240  # pixels: a tile is half of that wide, on screens with two pixels for one
@@ -34,7 +34,6 @@ class Thumbnails:
         if small is None:
             return None
         path = self.folder / f"{hashlib.sha256(photo.encode()).hexdigest()[:24]}.jpg"
-        beside = path.with_suffix(f".{os.urandom(4).hex()}")
-        beside.write_bytes(small)
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_bytes(small)
         return f"gradio_api/file={path}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..data.output_folder import output_folder
 from ..doctor.html_page import render
 from ..doctor.photos import thumbnail
 from .shop import Shop, ShownItem
@@ -18,13 +19,14 @@ GRADIO = "6.31.0"  # what constraints.txt pins: the version that the page was te
 # As in setup.py, which the tests hold it to. The package itself is copied: no index need have it.
 REQUIREMENTS = "app/templates/space_requirements.txt"
 _PACKAGE = Path(__file__).parents[1]
+_FOLDERS = ("model", "photos", "encoders", _PACKAGE.name)  # of an earlier Space, with what is not sold any more
 
 
 def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str | Path | None = None) -> str:
     """Writes the Space of a shop, with the package's own code.
 
     Args:
-        folder: made if it does not exist; files of other names stay.
+        folder: made if it does not exist. A Space there is replaced, with all of its photos; other files stay.
         shop: as `Shop.open(model, …)` gives it.
         model: a directory is copied into the Space; a repository of the Hub is named in it.
         encoders: the folder of `macrec embed`: what the encoders learned is copied, the embeddings are not.
@@ -33,12 +35,14 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
         What was written, in a few words.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or another process writes there.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with output_folder(folder, last="app.py", stale=_FOLDERS) as beside:
+        return _write_space(beside, shop, model, encoders)
+
+
+def _write_space(folder: Path, shop: Shop, model: str | Path, encoders: str | Path | None) -> str:
     local = Path(model).is_dir()
-    shutil.rmtree(folder / _PACKAGE.name, ignore_errors=True)  # another version's files must not stay
     shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     if local:
         shop.recommender.save_pretrained(folder / "model", include_code=False, counts="none")

@@ -9,9 +9,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ..data.output_folder import output_folder
+from ..model.files import reading
 from ..model.semantic_ids import check_item_ids
 
 FORMAT_VERSION = 1
+IDS_NAME, META_NAME = "item_ids.json", "meta.json"
+FILES = (IDS_NAME, META_NAME, "*.npy", "*_encoder.safetensors")  # of a folder of embeddings
 _Content = TypeVar("_Content", list, dict)
 Rows = int | slice | Sequence[int] | np.ndarray  # whatever picks rows of an array
 
@@ -132,12 +136,20 @@ class EmbeddingStore:
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:
-        """Writes `item_ids.json`, one `<modality>.npy` each and `meta.json` into `directory`."""
+        """Writes `item_ids.json`, one `<modality>.npy` each and `meta.json` into `directory`, all at once.
+
+        What an earlier catalogue there had besides goes. Other files stay.
+        """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        with output_folder(directory, last=IDS_NAME, stale=_of_earlier(directory)) as beside:
+            self._write(beside, settings)
+        return directory
+
+    def _write(self, directory: Path, settings: Mapping[str, dict] | None) -> None:
         for name, array in self.arrays.items():
-            np.save(directory / f"{name}.npy", array)
-        (directory / "item_ids.json").write_text(json.dumps(self.item_ids))
+            with (directory / f"{name}.npy").open("wb") as file:
+                np.save(file, array)
+        (directory / IDS_NAME).write_text(json.dumps(self.item_ids))
         meta = {
             "format_version": FORMAT_VERSION,
             "modality_order": list(self.arrays),
@@ -151,8 +163,7 @@ class EmbeddingStore:
                 for name, size in self.modalities.items()
             },
         }
-        (directory / "meta.json").write_text(json.dumps(meta, indent=2))
-        return directory
+        (directory / META_NAME).write_text(json.dumps(meta, indent=2))
 
     @classmethod
     def open(cls, directory: str | Path) -> "EmbeddingStore":
@@ -161,14 +172,19 @@ class EmbeddingStore:
         A folder without `meta.json` is accepted too: its `.npy` files in alphabetical order, `text` before `image`.
         """
         directory = Path(directory)
-        ids_file = directory / "item_ids.json"
+        with reading(directory, *FILES):
+            return cls._open(directory)
+
+    @classmethod
+    def _open(cls, directory: Path) -> "EmbeddingStore":
+        ids_file = directory / IDS_NAME
         if not ids_file.is_file():
             raise FileNotFoundError(
                 f"{directory}: expected a folder of embeddings with item_ids.json and one <modality>.npy each, "
                 f"{'found no item_ids.json' if directory.is_dir() else 'found no such folder'}. "
                 "`macrec embed` writes one."
             )
-        meta_file = directory / "meta.json"
+        meta_file = directory / META_NAME
         meta = _read_json(meta_file, dict) if meta_file.is_file() else {}
         if meta.get("format_version", 1) > FORMAT_VERSION:
             raise ValueError(
@@ -208,6 +224,15 @@ class EmbeddingStore:
             missing={name: entry.get("missing", []) for name, entry in about.items() if name in arrays},
             encoders={name: entry["encoder"] for name, entry in about.items() if entry.get("encoder")},
         )
+
+
+def _of_earlier(directory: Path) -> list[str]:
+    """Patterns of the files of the modalities that a folder's `meta.json` names."""
+    try:
+        modalities = json.loads((directory / META_NAME).read_text(encoding="utf-8"))["modalities"]
+        return [name for modality in modalities for name in (f"{modality}.npy", f"{modality}_encoder.safetensors")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # none there, or not ours
 
 
 def _read_json(path: Path, kind: type[_Content]) -> _Content:

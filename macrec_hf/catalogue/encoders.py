@@ -6,6 +6,8 @@ Through any `AutoModel`, or offline without weights.
 import json
 from pathlib import Path
 
+from ..model.files import reading
+from .embedding_store import FILES, META_NAME
 from .encoder_base import load_state
 from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
 from .transformer_encoders import TransformerImageEncoder, TransformerTextEncoder
@@ -82,7 +84,12 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
         FileNotFoundError: no `meta.json` there, or an offline encoder without its state.
         ValueError: the folder does not name its encoders.
     """
-    meta_file = Path(directory) / "meta.json"
+    with reading(directory, *FILES):
+        return _load_encoders(directory, device)
+
+
+def _load_encoders(directory: str | Path, device: str | None) -> Encoders:
+    meta_file = Path(directory) / META_NAME
     if not meta_file.is_file():
         raise FileNotFoundError(f"{meta_file}: expected a folder that `macrec embed` wrote, found no meta.json.")
     entries = json.loads(meta_file.read_text())["modalities"]

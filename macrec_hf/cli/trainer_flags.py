@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..training.bounds import BOUNDS, Bounds
-from .common import add_device_flag, named_device, num_processes, read_bool
+from .common import add_device_flag, add_overwrite_flag, named_device, num_processes, read_bool
 from .fields import Field, default_of, fields_of, own_fields
 from .numbers import ANY, Number
 from .run_folder import CHECKPOINTS
@@ -109,6 +109,7 @@ def add_trainer_flags(
         action="store_true",
         help="keep checkpoints/ of --output, so that --resume can make the run longer (default: removed at the end)",
     )
+    add_overwrite_flag(group)
     add_device_flag(group, "auto, the accelerator if there is one")
     add_tracking_flag(group)
 

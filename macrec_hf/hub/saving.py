@@ -1,13 +1,10 @@
 """Writes a whole model directory, and so a Hub repository: what stands in it is said in `model/model_files.py`.
 
-Files are written beside and moved into place when complete.
+A reader sees the directory as it was or as it is to be: see `data/output_folder.py`.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
 
+from ..data.output_folder import output_folder
 from ..model.blend import BLEND_NAME, Blend
 from ..model.files import follow_umask, replacing
 from ..model.model_files import (
@@ -91,10 +89,11 @@ def save_model_directory(
     if counts not in COUNTS:
         raise ValueError(f"counts: expected one of {', '.join(COUNTS)}, got {counts!r}.")
     bought = check_item_counts(item_counts, table)
-    with _moved_into_place(Path(directory)) as beside:
+    with output_folder(directory, "config.json", stale=parts_that_may_be_absent()) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
-        table.save_pretrained(beside)
+        if model.semantic_ids is not table:  # else it is there already
+            table.save_pretrained(beside)
         if bought is not None:
             save_file({"item_counts": bought}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
             follow_umask(beside / ITEM_COUNTS_NAME)
@@ -192,34 +191,3 @@ def parts_that_may_be_absent(inside: bool = False) -> list[str]:
         *code,
     ]
     return parts + [f"{part}/*" for part in parts if inside]
-
-
-@contextmanager
-def _moved_into_place(directory: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `directory` at the end, or leaves no trace if an error ends it."""
-    exists = directory.is_dir()
-    # On the same file system, so that moving is renaming; inside, if the parent may not be ours to write.
-    name = f".macrec-{os.getpid()}.partial"
-    beside = directory / name if exists else directory.absolute().parent / f".{directory.absolute().name}{name}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        if exists:
-            _replace_files(beside, directory)
-        else:
-            beside.rename(directory)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _replace_files(beside: Path, directory: Path) -> None:
-    written = {path.name for path in beside.iterdir()}
-    for stale in [path for pattern in parts_that_may_be_absent() for path in directory.glob(pattern)]:
-        name = stale.name
-        if name not in written and stale.is_file():
-            stale.unlink()
-        elif stale.is_dir():
-            shutil.rmtree(stale)
-    for name in sorted(written, key=lambda name: (name == "config.json", name)):  # config.json last: it names the rest
-        (beside / name).replace(directory / name)

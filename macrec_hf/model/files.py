@@ -1,14 +1,17 @@
 """Files and folders that are whole or not there: written beside and moved into place, or read from the Hub.
 
+Several files that belong together are read in [`reading`].
+
 A name is a folder by its path or the id of a repository; where it is neither there is a quick answer.
 """
 
 import difflib
+import errno
 import inspect
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from os import PathLike
@@ -16,7 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers.utils import cached_file
+
+PARTIAL = ".partial"  # the ending of what is being written
+JOURNAL = ".macrec-moving"  # of `data.output_folder`: files that are whole and not all in their places yet
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
@@ -25,13 +33,151 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Until then a reader sees the old file or none; an error leaves the old one and nothing beside it.
     """
-    path = Path(path)
-    beside = path.with_name(path.name + ".partial")
-    try:
+    with replacing_together(path) as (beside,):
         yield beside
-        beside.replace(path)
+
+
+@contextmanager
+def replacing_together(*paths: str | Path) -> Iterator[list[Path]]:
+    """Paths beside `paths` to write to, which take their places at the end: never an old file beside a new one.
+
+    All old files go before the first new one comes, the last of `paths` first of all; it also comes last.
+    """
+    places = [Path(path) for path in paths]
+    besides = [beside_of(place) for place in places]
+    try:
+        with told_where(*places):
+            yield besides
+            for place in reversed(places) if len(places) > 1 else ():
+                place.unlink(missing_ok=True)
+            for beside, place in zip(besides, places, strict=True):
+                beside.replace(place)
     finally:
-        beside.unlink(missing_ok=True)
+        for beside in besides:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder to write files and folders into, which take their places in `folder` at the end.
+
+    Never an old file beside a new one: all old ones go before the first new one comes. Other files of `folder` stay.
+    An error leaves all as it was. Whole outputs are written by `data.output_folder`, which loses nothing to a kill.
+
+    Args:
+        folder: made if it does not exist.
+        last: the file that readers cannot do without. It goes first and comes last.
+        stale: patterns of what goes too if it is not written anew.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_partial(folder):
+        yield folder  # a part of what is moved by whoever writes the whole
+        return
+    beside = beside_of(folder / ".macrec")
+    try:
+        with told_where(folder):
+            beside.mkdir()
+            yield beside
+            move_all(beside, folder, *what_moves(beside, folder, last, stale))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def is_partial(folder: Path) -> bool:
+    """Whether a folder is being written, so that nobody reads it yet."""
+    return any(part.startswith(".macrec-") and part.endswith(PARTIAL) for part in folder.parts)
+
+
+def what_moves(beside: Path, folder: Path, last: str, stale: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of old files that go, and of new ones that come, both in order; arguments as in [`replacing_files`]."""
+    new = sorted((path.name for path in beside.iterdir()), key=lambda name: (name == last, name))
+    gone = {path.name for pattern in stale for path in folder.glob(pattern)} - set(new)
+    return [*new[-1:], *sorted(gone), *new[:-1]], new
+
+
+def move_all(beside: Path, folder: Path, old: Sequence[str], new: Sequence[str]) -> None:
+    """Removes old files and moves new ones into their place, wherever an earlier attempt was stopped."""
+    for name in old:
+        if name not in new or (beside / name).exists():  # else the new one is there already
+            remove(folder / name)
+    for name in new:
+        if (beside / name).exists():
+            (beside / name).replace(folder / name)
+
+
+@contextmanager
+def told_where(*places: Path) -> Iterator[None]:
+    """Full disks are told in many ways, most of them without the name of the file."""
+    try:
+        yield
+    except Exception as error:
+        python = isinstance(error, OSError) and (error.errno in _NO_SPACE or "requested and" in str(error))
+        rust = (isinstance(error, SafetensorError) or type(error) is Exception) and "os error" in str(error)
+        if not python and not rust:
+            raise
+        raise OSError(
+            f"{', '.join(map(str, places))} could not be written: {error}. Is the disk full? What was there before is "
+            "as it was."
+        ) from error
+
+
+def beside_of(place: Path) -> Path:
+    """A hidden name beside it that no other writer takes."""
+    return place.with_name(f".{place.name.lstrip('.')[:60]}-{os.getpid()}-{os.urandom(4).hex()}{PARTIAL}")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(folder: str | Path, *patterns: str) -> Iterator[None]:
+    """Whoever reads several files of a folder reads them in here: they are of one writing, or there is an error.
+
+    Args:
+        folder: that [`replacing_files`] writes; anything else is passed over.
+        patterns: of the files that are read.
+
+    Raises:
+        OSError: they are being replaced, or were replaced meanwhile.
+    """
+    folder = Path(folder)
+    before = _stamps(folder, patterns)
+    try:
+        yield
+    except Exception as error:
+        if _stamps(folder, patterns) != before:
+            raise OSError(_REPLACED.format(folder=folder)) from error
+        raise
+    if _stamps(folder, patterns) != before:
+        raise OSError(_REPLACED.format(folder=folder))
+
+
+_REPLACED = "{folder}: expected files that stay as they are while they are read, but they were replaced. Try again."
+
+
+def _stamps(folder: Path, patterns: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """What tells the files from those of another writing.
+
+    Raises:
+        OSError: the files are being moved.
+    """
+    if (folder / JOURNAL).is_dir():
+        raise OSError(
+            f"{folder}: expected whole files, found some that are being moved into place. Try again; if nobody writes "
+            "there, a process was stopped meanwhile: run the command again that wrote them."
+        )
+    found = {}
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        with suppress(FileNotFoundError):
+            about = path.stat()
+            found[str(path)] = (about.st_ino, about.st_mtime_ns)
+    return found
 
 
 def follow_umask(*weights: Path) -> None:
@@ -48,28 +194,6 @@ def follow_umask(*weights: Path) -> None:
             pass
         finally:
             fresh.unlink()
-
-
-def move_into_place(written: Path, place: Path) -> None:
-    """Renames a folder or a file; a folder that stands at the place already goes first."""
-    if place.is_dir():
-        discard(place)
-    written.replace(place)
-    try:  # the renaming itself on the disk; not every file system lets a folder be opened
-        handle = os.open(place.parent, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    except OSError:
-        pass
-
-
-def discard(folder: Path) -> None:
-    """Removes a folder, renamed first, so that a crash leaves no half of it under its name."""
-    if folder.is_dir():
-        aside = folder.parent / f".discarded-{folder.name.lstrip('.')}"
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def folder_beside(name_or_path: str | PathLike[str], names: Sequence[str], **hub_kwargs: Any) -> Path | None:

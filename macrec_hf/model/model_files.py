@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from .blend import BLEND_NAME, Blend
 from .configuration_macrec import MacRecConfig
-from .files import hub_folder
+from .files import hub_folder, reading
 from .modeling_macrec import MacRecForConditionalGeneration
 from .purchase_counts import COUNTS_NAME, PurchaseCounts
 from .semantic_ids import SemanticIdTable
@@ -50,6 +50,9 @@ _PARTS = {
     "semantic_ids.json": "the items' ids",
 }
 _PATTERNS = ["*.json", "*.safetensors", CARD_NAME]  # what is fetched from the Hub: no code
+# Of one writing while they are read. People edit the card, and a training begins by removing its log.
+_TOGETHER = ("*.safetensors", "*config.json", "model*.json", "tokenizer.json", "semantic_ids.json", "item_titles.json",
+             BLEND_NAME, f"{QUANTIZER_FOLDER}/*")  # fmt: skip
 _NOT_OURS = ["checkpoint*"]  # folders that a Trainer may have left beside the model
 
 
@@ -80,7 +83,8 @@ class Catalogue:
             return None
         from .modeling_macrec_quantizer import MacRecQuantizer
 
-        return MacRecQuantizer.from_pretrained(folder).eval()
+        with reading(self.directory, f"{QUANTIZER_FOLDER}/*"):
+            return MacRecQuantizer.from_pretrained(folder).eval()
 
 
 @dataclass
@@ -107,11 +111,17 @@ def load_model_directory(
 
     Raises:
         FileNotFoundError: a directory that lacks a part.
-        OSError: neither a directory nor a repository that can be reached.
+        OSError: neither a directory nor a repository that can be reached; or its files are being replaced.
         ValueError: parts that are cut off, that do not belong together, or that a newer release wrote.
     """
-    catalogue = load_catalogue(name_or_path, **hub_kwargs)  # first: the table knows whether a newer release wrote it
-    directory, table = catalogue.directory, catalogue.table
+    directory = local_directory(name_or_path, hub_kwargs)
+    with reading(directory, *_TOGETHER):
+        return _load_model_directory(directory, dtype)
+
+
+def _load_model_directory(directory: Path, dtype: str | torch.dtype) -> ModelParts:
+    catalogue = load_catalogue(directory)  # first: the table knows whether a newer release wrote it
+    table = catalogue.table
     tokenizer = SemanticIdTokenizer.from_pretrained(directory)
     try:
         model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table, dtype=dtype).eval()
@@ -127,6 +137,11 @@ def load_model_directory(
 def load_catalogue(name_or_path: str | Path, **hub_kwargs: Any) -> Catalogue:
     """Reads a model directory without its model; arguments and errors are those of `load_model_directory`."""
     directory = local_directory(name_or_path, hub_kwargs)
+    with reading(directory, *_TOGETHER):
+        return _load_catalogue(directory)
+
+
+def _load_catalogue(directory: Path) -> Catalogue:
     _check_complete(directory)
     _check_readable(directory)
     table = SemanticIdTable.from_pretrained(directory)

@@ -15,13 +15,14 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
-from .files import folder_beside, follow_umask
+from .files import folder_beside, follow_umask, replacing_files
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import ProcessGroup, alignment_loss, num_processes
 from .search_kernels import SearchKernels
 from .semantic_ids import ITEMS_NAME, TENSORS_NAME, SemanticIdTable
 from .trie import SemanticIdTrie  # noqa: F401
 
+_SHARDS = ("model-?????-of-?????.safetensors", "model.safetensors.index.json")  # of a larger model saved before
 _WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 
 
@@ -135,9 +136,11 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
                 follow_umask(*Path(save_directory).glob("model*.safetensors"))
             return
         upload = {name: kwargs.pop(name) for name in _UPLOAD if name in kwargs}
-        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-        follow_umask(*Path(save_directory).glob("model*.safetensors"))
-        self.semantic_ids.save_pretrained(Path(save_directory))
+        stale = () if kwargs.get("variant") else _SHARDS
+        with replacing_files(Path(save_directory), last="config.json", stale=stale) as beside:
+            super().save_pretrained(beside, is_main_process, state_dict, **kwargs)
+            follow_umask(*beside.glob("model*.safetensors"))
+            self.semantic_ids.save_pretrained(beside)
         if push_to_hub:  # not above: there only the files are sent that transformers has written itself
             repo_id = upload.pop("repo_id", Path(save_directory).name)
             api = HfApi(token=kwargs.get("token"))

@@ -62,7 +62,7 @@ def test_photos_that_fail_are_listed_and_fetched_by_the_next_run(tmp_path, photo
     photo.rename(tmp_path / "hidden.jpg")
     words = ["prepare", "--format", "amazon2018", "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
     assert main([*words, "--k-core", "1"]) == 0
-    assert "(0 photos, 1 failed: failed_images.jsonl; run again to retry)" in capfd.readouterr().out
+    assert "(0 photos, 1 failed: failed_images.jsonl; --overwrite tries again)" in capfd.readouterr().out
     failed = json.loads((tmp_path / "out" / "failed_images.jsonl").read_text())
     assert (failed["item_id"], failed["url"]) == ("0001", f"{photos}/drum.jpg") and "404" in failed["reason"]
     assert read_items(tmp_path / "out" / "items.jsonl")["image"].tolist() == [None, None]

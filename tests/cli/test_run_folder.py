@@ -118,7 +118,7 @@ def test_a_second_run_that_fails_does_not_look_finished(made, capsys, stage):
     folder = made / "again" / stage
     output = ["--output", str(folder)]
     assert STAGES[stage](made, *output) == 0 and is_finished(folder)
-    assert STAGES[stage](made, *output, "--learning-rate", "1e30", "--warmup", "0") == 1
+    assert STAGES[stage](made, *output, "--overwrite", "--learning-rate", "1e30", "--warmup", "0") == 1
     assert "Training stopped" in capsys.readouterr().err
     assert not (folder / FINISHED).exists()
     assert (folder / EXAMPLES).is_dir() == (stage == "model")  # the next run reads them
