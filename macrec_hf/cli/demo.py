@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> str:
     from ..demo.shop import make_demo_shop
 
     start, output = args.started, make_output(args.output)
-    clear(output)
     shop = make_demo_shop(output / "shop", args.num_items, args.num_customers, args.seed)
+    clear(output)
     say(f"A shop with {args.num_items} products and {args.num_customers} customers: {shop.items.parent}")
     say(f"Reduced widths, quantizer: {' '.join(QUANTIZE_WIDTHS)}")
     say(f"Reduced widths, recommender: {' '.join(TRAIN_WIDTHS)}")

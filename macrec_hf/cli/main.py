@@ -186,6 +186,7 @@ def _main(argv: list[str] | None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    summary, said, status = None, "", 0
     with stoppable() as stop:
         try:
             parser.check_flags(words)
@@ -205,14 +206,14 @@ def _main(argv: list[str] | None) -> int:
             if verbose:
                 traceback.print_exc()
             message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            sys.stderr.write(f"macrec {verb}: error: {in_flags(message, parser)}{goes_on(message, verb, args)}\n")
-            return 1
+            said, status = f"error: {in_flags(message, parser)}{goes_on(message, verb, args)}", 1
         except KeyboardInterrupt:
             if stop is None:  # the verb that runs this one answers
                 raise
-            if os.environ.get("RANK", "0") == "0":
-                sys.stderr.write(f"macrec {verb}: stopped.{resumed(verb, args)}\n")
-            return stop.status
+            said, status = f"stopped.{resumed(verb, args)}", stop.status
+    # Out here the exception is gone, and with it the progress bars of where it came from.
+    if said and (status == 1 or os.environ.get("RANK", "0") == "0"):
+        sys.stderr.write(f"macrec {verb}: {said}\n")
     if summary:
         sys.stdout.write(summary + "\n")
-    return 0
+    return status

@@ -53,9 +53,17 @@ def check_finished(model: str | Path, verb: str = "train") -> None:
 @contextmanager
 def preparing(examples: Path, state: "PartialState") -> Iterator[None]:
     """Before a training begins: if it fails, the examples that were made for it go again."""
+    from datasets.exceptions import DatasetGenerationError
+
+    from ..model.files import told_where
+
     there = examples.is_dir()
     try:
-        yield
+        with told_where(examples):
+            try:
+                yield
+            except DatasetGenerationError as error:  # it says that something went wrong; what did is its cause
+                raise error.__cause__ or error from None
     except BaseException:
         if not there and state.is_main_process:
             from ..training.checkpoints import discard

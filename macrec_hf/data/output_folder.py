@@ -57,8 +57,8 @@ def output_folder(folder: str | Path, last: str, stale: Iterable[str] = ()) -> I
                     beside.rename(folder / JOURNAL)
                 finish_moving(folder)
             except BaseException:
-                shutil.rmtree(beside, ignore_errors=True)
                 finish_moving(folder)  # where Ctrl-C arrived while files were moved
+                sweep(folder, str(os.getpid()))
                 raise
     except BaseException:
         if made:
@@ -96,9 +96,9 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what killed writers had begun, from a folder that nobody else writes into."""
-    for path in folder.glob(f".*-*-????????{PARTIAL}"):  # as `beside_of` names them
+def sweep(folder: Path, process: str = "*") -> None:
+    """Removes what killed writers, or this one process, had begun in a folder that nobody else writes into."""
+    for path in folder.glob(f".*-{process}-????????{PARTIAL}"):  # as `beside_of` names them
         with suppress(OSError):
             remove(path)
 
@@ -130,8 +130,13 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         if _HELD.pop(folder, None) is not None:  # else this is a fork, which has no lock
-            (folder / LOCK).unlink(missing_ok=True)
-            os.close(handle)
+            try:
+                (folder / LOCK).unlink(missing_ok=True)
+            except KeyboardInterrupt:
+                (folder / LOCK).unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(handle)
 
 
 def _lock(folder: Path) -> int | None:
@@ -157,8 +162,9 @@ def _lock(folder: Path) -> int | None:
             path.unlink(missing_ok=True)
             return None
         os.close(handle)  # whoever had it has removed it meanwhile
-    os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
+    with suppress(OSError):  # a full disk: then the process has no number
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
     return handle
 
 

@@ -48,13 +48,23 @@ def replacing_together(*paths: str | Path) -> Iterator[list[Path]]:
     try:
         with told_where(*places):
             yield besides
-            for place in reversed(places) if len(places) > 1 else ():
-                place.unlink(missing_ok=True)
-            for beside, place in zip(besides, places, strict=True):
-                beside.replace(place)
+            try:
+                _take_places(besides, places)
+            except KeyboardInterrupt:
+                _take_places(besides, places)
+                raise
     finally:
         for beside in besides:
             beside.unlink(missing_ok=True)
+
+
+def _take_places(besides: Sequence[Path], places: Sequence[Path]) -> None:
+    """Moves files whose names change, wherever an earlier attempt was stopped."""
+    left = [(beside, place) for beside, place in zip(besides, places, strict=True) if beside.exists()]
+    for _, place in reversed(left) if len(left) > 1 else ():
+        place.unlink(missing_ok=True)
+    for beside, place in left:
+        beside.replace(place)
 
 
 @contextmanager
@@ -112,12 +122,16 @@ def told_where(*places: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        python = isinstance(error, OSError) and (error.errno in _NO_SPACE or "requested and" in str(error))
-        rust = (isinstance(error, SafetensorError) or type(error) is Exception) and "os error" in str(error)
-        if not python and not rust:
+        if any(is_partial(place) for place in places):
+            raise  # whoever writes the whole tells
+        of_many = isinstance(error, shutil.Error)
+        text = str(error.args[0][0][-1] if of_many else error)  # of many files the first says it all
+        python = isinstance(error, OSError) and (error.errno in _NO_SPACE or "requested and" in text)
+        rust = (isinstance(error, SafetensorError) or type(error) is Exception) and "os error" in text
+        if not (of_many or python or rust):
             raise
         raise OSError(
-            f"{', '.join(map(str, places))} could not be written: {error}. Is the disk full? What was there before is "
+            f"{', '.join(map(str, places))} could not be written: {text}. Is the disk full? What was there before is "
             "as it was."
         ) from error
 
