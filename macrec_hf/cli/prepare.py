@@ -82,10 +82,8 @@ def split_inputs(inputs: list[str]) -> list[str]:
 def fetch_photos(output: Path, images: Path, args: argparse.Namespace) -> str:
     """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
     from ..data.image_download import download_images
-    from ..data.output_folder import sweep
     from ..model.files import replacing
 
-    sweep(images)
     urls = {row["item_id"]: row["image"] for row in read_rows(output / "items.jsonl") if row.get("image")}
     if not urls:
         return ""

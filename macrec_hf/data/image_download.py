@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..model.files import replacing
+from .output_folder import sweep
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def download_images(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     report, misses = DownloadReport(), 0
     entries = list(urls.items())
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(entries), desc="photos", unit=" files") as bar:

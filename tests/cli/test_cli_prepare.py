@@ -67,7 +67,7 @@ def test_photos_that_fail_are_listed_and_fetched_by_the_next_run(tmp_path, photo
     assert (failed["item_id"], failed["url"]) == ("0001", f"{photos}/drum.jpg") and "404" in failed["reason"]
     assert read_items(tmp_path / "out" / "items.jsonl")["image"].tolist() == [None, None]
     (tmp_path / "hidden.jpg").rename(photo)
-    assert main([*words, "--k-core", "1"]) == 0
+    assert main([*words, "--k-core", "1", "--overwrite"]) == 0
     assert "(1 photos)" in capfd.readouterr().out and not (tmp_path / "out" / "failed_images.jsonl").exists()
     assert read_items(tmp_path / "out" / "items.jsonl")["image"][0] == str(tmp_path / "out" / "images" / "0001.jpg")
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from macrec_hf.data.image_download import HOPELESS_AFTER, download_images, file_name
+from macrec_hf.model.files import beside_of
 
 
 def picture(kind: str = "JPEG") -> bytes:
@@ -115,10 +116,11 @@ def test_a_second_run_fetches_only_what_is_not_there(server, tmp_path):
     paths = {str(number): f"/good/{number}.jpg" for number in range(6)}
     (tmp_path / "0.jpg").write_bytes(picture())
     (tmp_path / "1.jpg").touch()
-    (tmp_path / "2.jpg.partial").write_bytes(picture()[:50])
+    partial = beside_of(tmp_path / "2.jpg")
+    partial.write_bytes(picture()[:50])
     report = fetch(server, paths, tmp_path)
     assert len(report.files) == 6 and report.fetched == 5 and "/good/0.jpg" not in server.hits
-    assert Image.open(tmp_path / "2.jpg").size == (8, 8) and not (tmp_path / "2.jpg.partial").exists()
+    assert Image.open(tmp_path / "2.jpg").size == (8, 8) and not partial.exists()
     report = fetch(server, paths, tmp_path)
     assert len(report.files) == 6 and report.fetched == 0 and sum(server.hits.values()) == 5
 
