@@ -71,7 +71,7 @@ def _keep(beside: Path, old: list[str], new: list[str]) -> None:
     """Writes down what is to be moved; all of it is on the disk afterwards."""
     (beside / PLAN).write_text(json.dumps([old, new]), encoding="utf-8")
     for path in {*beside.iterdir(), *beside.rglob("*.safetensors")}:
-        if path.is_file():
+        if path.is_file() and os.name != "nt":  # Windows wants it open for writing
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
