@@ -5,10 +5,12 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
 
 logger = logging.getLogger(__name__)
@@ -193,3 +195,14 @@ def read_titles(path: str | None, item_column: str | Sequence[str], title_column
             items.attrs["columns"],
         )
     return titles
+
+
+def table_and_quantizer(semantic_ids: str) -> tuple["SemanticIdTable", "MacRecQuantizer | None"]:
+    """The table, and the quantizer that made it in a folder of `macrec quantize`; None for other people's IDs."""
+    from ..model.files import reading
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
+
+    folder = None if read_pairs(semantic_ids) else Path(semantic_ids) / "quantizer"
+    with reading(semantic_ids, "semantic_ids.*", "quantizer/*"):
+        there = folder is not None and folder.is_dir()
+        return open_semantic_ids(semantic_ids), MacRecQuantizer.from_pretrained(folder) if there else None

@@ -20,9 +20,8 @@ from .inputs import (
     add_interaction_columns,
     add_title_column,
     interaction_columns,
-    open_semantic_ids,
-    read_pairs,
     read_titles,
+    table_and_quantizer,
 )
 from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, model_written, open_run, preparing
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from ..data.readers import Histories
     from ..model.configuration_macrec import MacRecConfig
     from ..model.modeling_macrec import MacRecForConditionalGeneration
-    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.trainer_macrec import MacRecTrainer
@@ -181,7 +179,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     from ..training.trainer_macrec import MacRecTrainer
 
     start = args.started
-    table = open_semantic_ids(args.semantic_ids)
+    table, quantizer = table_and_quantizer(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
     titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column)  # the tables' names may differ
@@ -196,7 +194,6 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     with preparing(examples, state):
         tasks = build_tasks(args, table, examples, config.max_history)
         dates = note_dates(args, config, histories)
-        quantizer = quantizer_of(args.semantic_ids)
         set_seed(args.seed)
         fixed = ("vocab_size", "num_levels", "max_history", *FIELDS)
         checkpoint = last_checkpoint(output, args.resume, config, fixed)
@@ -372,14 +369,6 @@ def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":
     half, _ = validation_halves(user_ids)
     users = validation.select_columns("user").with_format("numpy")["user"][:]
     return validation.select(np.flatnonzero(np.isin(users, half)))
-
-
-def quantizer_of(semantic_ids: str) -> "MacRecQuantizer | None":
-    """The quantizer that stands in a folder of `macrec quantize`; None for other people's IDs."""
-    from ..model.modeling_macrec_quantizer import MacRecQuantizer
-
-    folder = None if read_pairs(semantic_ids) else Path(semantic_ids) / "quantizer"
-    return MacRecQuantizer.from_pretrained(folder) if folder is not None and folder.is_dir() else None
 
 
 def training_arguments(args: argparse.Namespace, num_examples: int, output: Path) -> "MacRecTrainingArguments":
