@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 # Seconds for tidying up. Meanwhile nothing else stops it: after Ctrl-C `accelerate launch` sends SIGTERM as well.
@@ -15,8 +17,8 @@ PAUSE = 5.0
 class Stop:
     """Handler of both signals. It raises KeyboardInterrupt, again and again until the verb has ended.
 
-    Once is not enough: where the interpreter happens to be in a callback or a finalizer, it prints the exception and
-    goes on.
+    Once is not enough: where the interpreter happens to be in a callback or a finalizer, it tells `sys.unraisablehook`
+    about the exception and goes on. And some library may catch it.
 
     Attributes:
         status: the exit status that the signal asks for.
@@ -30,15 +32,26 @@ class Stop:
         if os.getpid() != self._process and number == signal.SIGTERM:  # a worker of the verb: as without a handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if time.monotonic() - self._since < PAUSE:
+        if self._since > 0 and time.monotonic() - self._since < PAUSE:
             return
         if self._since < 0:
             self.status = 128 + number
         self._since = time.monotonic()
-        reminder = threading.Timer(PAUSE, self._remind, [number])
+        self._remind_in(PAUSE, number)
+        raise KeyboardInterrupt
+
+    def _remind_in(self, seconds: float, number: int) -> None:
+        reminder = threading.Timer(seconds, self._remind, [number])
         reminder.daemon = True
         reminder.start()
-        raise KeyboardInterrupt
+
+    def unraisable(self, what: "sys.UnraisableHookArgs", others: Callable[["sys.UnraisableHookArgs"], object]) -> None:
+        """Of what could not be raised: our exception is raised anew, the rest goes to the hook that was there."""
+        if what.exc_type is KeyboardInterrupt and self._since > 0:
+            self._since = 0.0
+            self._remind_in(0.02, self.status - 128)  # not in here, where nothing can be raised either
+        else:
+            others(what)
 
     def _remind(self, number: int) -> None:
         if not self._is_over and hasattr(signal, "pthread_kill"):
@@ -63,11 +76,14 @@ def stoppable() -> Iterator[Stop | None]:
     stop, plain = Stop(), (signal.default_int_handler, signal.SIG_DFL)
     may = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
     taken = {number: handler for number, handler in handlers.items() if may and handler in plain}
+    hook = sys.unraisablehook
     try:
         for number in taken:
             signal.signal(number, stop)
+        sys.unraisablehook = partial(stop.unraisable, others=hook)
         yield stop
     finally:
         stop.end()
+        sys.unraisablehook = hook
         for number, handler in taken.items():
             signal.signal(number, handler)

@@ -38,6 +38,33 @@ def test_a_signal_that_is_swallowed_comes_again(monkeypatch, number):
     assert swallowed == 1 and time.monotonic() - begun < 20 and stop.status == 128 + number
 
 
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_in_a_finalizer_is_raised_behind_it(capsys):
+    """There Python only prints the exception."""
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        Finalized()
+        time.sleep(30)
+    assert time.monotonic() - begun < 3  # not after the pause alone
+    assert "ignored" not in capsys.readouterr().err
+
+
+def test_other_exceptions_that_cannot_be_raised_are_told_as_ever(monkeypatch):
+    class Broken:
+        def __del__(self):
+            raise ValueError("told")
+
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", lambda what: told.append(what.exc_value))
+    with stoppable():
+        Broken()
+    assert [str(error) for error in told] == ["told"]
+
+
 def test_a_wait_that_python_does_not_end_by_itself_is_ended_too(monkeypatch):
     monkeypatch.setattr(stopping, "PAUSE", 0.2)
     begun = time.monotonic()
