@@ -99,10 +99,10 @@ def make_ids(args, folder, seed):
     flags = shlex.split(args.quantize)
     if not (folder / "last" / "report.json").exists():
         every = ["--evaluations", EVALUATIONS, "--save-total-limit", EVALUATIONS + 2, "--keep-checkpoints"]
-        macrec("quantize", *embeddings, *flags, *every, "--output", (folder / "last").absolute())
+        macrec("quantize", *embeddings, *flags, *every, "--overwrite", "--output", (folder / "last").absolute())
     if not (folder / "kmeans" / "report.json").exists():
         sizes = [word for flag in UNTRAINED if flag in flags for word in (flag, flags[flags.index(flag) + 1])]
-        to = ["--output", (folder / "kmeans").absolute()]
+        to = ["--overwrite", "--output", (folder / "kmeans").absolute()]
         macrec("quantize", "--method", "residual-kmeans", *embeddings, *sizes, *to)
     if not (folder / "first" / "report.json").exists():
         store = EmbeddingStore.open(args.embeddings)
@@ -110,9 +110,7 @@ def make_ids(args, folder, seed):
         steps, checkpoint = min((int(path.name.rpartition("-")[2]), path) for path in saved)
         quantizer = MacRecQuantizer.from_pretrained(checkpoint).eval()
         table = build_semantic_ids(quantizer, store)
-        (folder / "first").mkdir(exist_ok=True)
-        write_ids(folder / "first", table, quantizer)
-        (folder / "first" / "report.json").write_text(json.dumps({"collisions": table.report, "steps": steps}))
+        write_ids(folder / "first", table, quantizer, {"collisions": table.report, "steps": steps})
 
 
 def of_ids(folder, store):
@@ -133,7 +131,7 @@ def of_users(args, folder, seed, split):
     inputs, model = ["--interactions", Path(args.interactions).absolute()], folder / "model"
     if not (model / "training_log.json").exists():
         ids = ["--semantic-ids", folder.absolute(), "--seed", seed]
-        macrec("train", *inputs, *ids, *shlex.split(args.train), "--output", model.absolute())
+        macrec("train", *inputs, *ids, *shlex.split(args.train), "--overwrite", "--output", model.absolute())
     lists = folder / f"{split}.jsonl"
     if not lists.exists():
         flags = ["--split", split, *shlex.split(args.evaluate), "--no-card"]

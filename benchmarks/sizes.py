@@ -78,7 +78,7 @@ def run(words: list[str]) -> tuple[float, float]:
         RuntimeError: the verb failed.
     """
     clock, processor = time.perf_counter(), time.process_time()
-    if macrec([*words, *(["--disable-tqdm", "true"] if words[0] != "embed" else [])]):
+    if macrec([*words, "--overwrite", *(["--disable-tqdm", "true"] if words[0] != "embed" else [])]):
         raise RuntimeError(f"macrec {' '.join(words)} failed.")
     return time.perf_counter() - clock, time.process_time() - processor
 

@@ -60,7 +60,7 @@ def main():
         "--learning-rate": args.learning_rate,
     }
     command = [str(part) for flag in flags.items() for part in flag]
-    subprocess.run([sys.executable, "-m", "macrec_hf.cli", "train", *command], check=True)
+    subprocess.run([sys.executable, "-m", "macrec_hf.cli", "train", *command, "--overwrite"], check=True)
     tuned = MacRecRecommender.from_pretrained(args.output / "grown_model")
     report("fine-tuned", tuned, known, targets, old, new, before)
 

@@ -37,7 +37,8 @@ def run_step(folder: Path, words: list) -> Path:
     if not before["finished"]:
         record.write_text(json.dumps(before))
         print(f"\n$ {command}", flush=True)
-        if main(words + ["--resume"] * (begun and verb in ("quantize", "train"))):
+        stopped = {"embed": ["--overwrite"], "quantize": ["--resume"], "train": ["--resume"]}
+        if main(words + stopped.get(verb, []) * begun):
             raise SystemExit(f"`{command}` failed; its error stands above.")
         record.write_text(json.dumps(before | {"finished": True}))
     return folder

@@ -52,7 +52,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "evaluation_report": "evaluation.report",
     "exact_scores": "model.model_decoding",
-    "history_sources": "model.catalogue_ranking",
+    "history_sources": "model.ensemble",
     "leave_one_out": "data.splits",
     "load_encoders": "catalogue.encoders",
     "load_recommendation_tasks": "data.recommendation_tasks",
@@ -60,7 +60,7 @@ _HOMES = {
     "make_encoders": "catalogue.encoders",
     "paired_bootstrap": "evaluation.ranking_metrics",
     "quantizer_sizes": "training.sizes",
-    "rank_catalogue": "model.catalogue_ranking",
+    "rank_catalogue": "model.ensemble",
     "ranking_metrics": "evaluation.ranking_metrics",
     "read_interactions": "data.readers",
     "read_items": "data.readers",
@@ -163,9 +163,8 @@ if TYPE_CHECKING:
     from .evaluation.ranking_metrics import bootstrap_interval, paired_bootstrap, ranking_metrics, user_metrics
     from .evaluation.report import evaluation_report
     from .model.beam_search import semantic_id_beam_search
-    from .model.catalogue_ranking import history_sources, rank_catalogue
     from .model.configuration_macrec import MacRecConfig, MacRecQuantizerConfig
-    from .model.ensemble import Decoding
+    from .model.ensemble import Decoding, history_sources, rank_catalogue
     from .model.logits_process import SemanticIdLogitsProcessor
     from .model.model_decoding import exact_scores
     from .model.modeling_macrec import MacRecForConditionalGeneration, MacRecOutput

@@ -17,6 +17,7 @@ import torch
 
 import macrec_hf
 from macrec_hf.cli.main import main
+from macrec_hf.model.files import JOURNAL
 from macrec_hf.training.checkpoints import SAVING, checkpoints_in
 
 NUM_ITEMS, STEPS, EVERY = 60, 24, 3
@@ -72,15 +73,14 @@ def finished(child: int) -> int | None:
 def debris(output: Path) -> dict[str, tuple]:
     """What is being written: `{place: identity}`."""
     found = {}
-    for what, path in (("save", output / "checkpoints" / SAVING), ("ids", output / ".partial")):
+    beside = next(output.glob(".macrec-*.partial"), output / JOURNAL) if output.is_dir() else output / JOURNAL
+    for what, path in (("save", output / "checkpoints" / SAVING), ("ids", beside)):
         try:
             inner = sorted(path.rglob("*"))
             if inner:
                 found[what] = (path.stat().st_ino, path.stat().st_mtime_ns, len(inner))
         except FileNotFoundError:
             pass
-    if output.is_dir() and (output / "quantizer").is_dir() and not (output / "semantic_ids.json").is_file():
-        found["ids"] = ("moving",)
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.photos import thumbnail
 from ..data.shown_photos import is_address
+from ..model.files import replacing
 from .shop import ShownItem
 
 THUMBNAIL = 240  # pixels: a tile is half of that wide, on screens with two pixels for one
@@ -35,7 +36,6 @@ class Thumbnails:
         if small is None:
             return None
         path = self.folder / f"{hashlib.sha256(os.fsencode(photo)).hexdigest()[:24]}.jpg"
-        beside = path.with_suffix(f".{os.urandom(4).hex()}")
-        beside.write_bytes(small)
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_bytes(small)
         return f"gradio_api/file={path}"

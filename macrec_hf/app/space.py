@@ -7,10 +7,10 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..data.output_folder import output_folder
 from ..data.photos import thumbnail
 from ..data.shown_photos import is_address
 from ..doctor.html_page import render
-from ..model.files import move_into_place
 from .shop import Shop, ShownItem
 
 logger = logging.get_logger(__name__)
@@ -20,13 +20,15 @@ GRADIO = "6.31.0"  # what constraints.txt pins: the version that the page was te
 # As in setup.py, which the tests hold it to. The package itself is copied: no index need have it.
 REQUIREMENTS = "app/templates/space_requirements.txt"
 _PACKAGE = Path(__file__).parents[1]
+_FOLDERS = ("model", "photos", "encoders", _PACKAGE.name)  # of an earlier Space, with what is not sold any more
 
 
 def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str | Path | None = None) -> str:
     """Writes the Space of a shop, with the package's own code.
 
     Args:
-        folder: made if it does not exist. Of an earlier Space there no photo, model or encoder stays; other files do.
+        folder: made if it does not exist. A Space there is replaced: no photo, model or encoder of it stays; other
+            files do.
         shop: as `Shop.open(model, …)` gives it.
         model: a directory is copied into the Space; a repository of the Hub is named in it.
         encoders: the folder of `macrec embed`: what the encoders learned is copied, the embeddings are not.
@@ -35,12 +37,14 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
         What was written, in a few words.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or another process writes there.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with output_folder(folder, last="app.py", stale=_FOLDERS) as beside:
+        return _write_space(beside, shop, model, encoders)
+
+
+def _write_space(folder: Path, shop: Shop, model: str | Path, encoders: str | Path | None) -> str:
     local = Path(model).is_dir()
-    shutil.rmtree(folder / _PACKAGE.name, ignore_errors=True)  # another version's files must not stay
     shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     if local:
         shop.recommender.save_pretrained(folder / "model", include_code=False, counts="none")
@@ -50,10 +54,6 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
     parts = ["the model" if local else f"the address of {model}", f"{num_photos:,} photos"]
     if encoders is not None and _write_encoders(folder / "encoders", Path(encoders), shop):
         parts.append("encoders for new items")
-    else:
-        shutil.rmtree(folder / "encoders", ignore_errors=True)
-    if not local:
-        shutil.rmtree(folder / "model", ignore_errors=True)
     return f"A Space with {', '.join(parts)}"
 
 
@@ -73,9 +73,7 @@ def space_files(model: str, title: str) -> dict[str, str]:
 
 def _write_items(folder: Path, items: list[ShownItem]) -> int:
     """`items.jsonl` and small photos; returns how many there are."""
-    beside = folder / "photos.partial"  # the items file may be that of the Space itself
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    (folder / "photos").mkdir(exist_ok=True)
     lines, num_photos = [], 0
     for item in items:
         row = {"item_id": item.item_id, "title": item.title}
@@ -84,12 +82,11 @@ def _write_items(folder: Path, items: list[ShownItem]) -> int:
         elif item.photo is not None and (small := thumbnail(item.photo, PHOTO_SIDE)) is not None:
             # Ids may hold characters that are none for a file name.
             row["image"] = f"photos/{hashlib.sha256(item.item_id.encode()).hexdigest()[:24]}.jpg"
-            (beside / Path(row["image"]).name).write_bytes(small)
+            (folder / row["image"]).write_bytes(small)
         num_photos += "image" in row
         lines.append(
             json.dumps(row | ({} if item.in_stock is None else {"in_stock": item.in_stock}), ensure_ascii=False)
         )
-    move_into_place(beside, folder / "photos")  # of an earlier Space no photo stays
     (folder / "items.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return num_photos
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..model.files import read_json
+from ..data.output_folder import output_folder
+from ..model.files import read_json, reading
 from ..model.semantic_ids import check_item_ids
 
 FORMAT_VERSION = 1
+IDS_NAME, META_NAME = "item_ids.json", "meta.json"
+FILES = (IDS_NAME, META_NAME, "*.npy", "*_encoder.safetensors")  # of a folder of embeddings
 Rows = int | slice | Sequence[int] | np.ndarray  # whatever picks rows of an array
 
 
@@ -138,12 +141,20 @@ class EmbeddingStore:
         return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:
-        """Writes `item_ids.json`, one `<modality>.npy` each and `meta.json` into `directory`."""
+        """Writes `item_ids.json`, one `<modality>.npy` each and `meta.json` into `directory`, all at once.
+
+        What an earlier catalogue there had besides goes. Other files stay.
+        """
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        with output_folder(directory, last=IDS_NAME, stale=_of_earlier(directory)) as beside:
+            self._write(beside, settings)
+        return directory
+
+    def _write(self, directory: Path, settings: Mapping[str, dict] | None) -> None:
         for name, array in self.arrays.items():
-            np.save(directory / f"{name}.npy", array)
-        (directory / "item_ids.json").write_text(json.dumps(self.item_ids))
+            with (directory / f"{name}.npy").open("wb") as file:
+                np.save(file, array)
+        (directory / IDS_NAME).write_text(json.dumps(self.item_ids))
         meta = {
             "format_version": FORMAT_VERSION,
             "modality_order": list(self.arrays),
@@ -157,8 +168,7 @@ class EmbeddingStore:
                 for name, size in self.modalities.items()
             },
         }
-        (directory / "meta.json").write_text(json.dumps(meta, indent=2))
-        return directory
+        (directory / META_NAME).write_text(json.dumps(meta, indent=2))
 
     @classmethod
     def open(cls, directory: str | Path) -> "EmbeddingStore":
@@ -169,7 +179,12 @@ class EmbeddingStore:
             ValueError: a file of another shape than `save` writes, and all that the class raises.
         """
         directory = Path(directory)
-        ids_file, meta_file = directory / "item_ids.json", directory / "meta.json"
+        with reading(directory, *FILES):
+            return cls._open(directory)
+
+    @classmethod
+    def _open(cls, directory: Path) -> "EmbeddingStore":
+        ids_file, meta_file = directory / IDS_NAME, directory / META_NAME
         for path in (ids_file, meta_file):
             if not path.is_file():
                 raise FileNotFoundError(
@@ -295,3 +310,12 @@ def _as_array(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise ValueError(f"embeddings[{name!r}]: expected float16, float32 or float64, got {array.dtype}.")
     return array
+
+
+def _of_earlier(directory: Path) -> list[str]:
+    """Patterns of the files of the modalities that a folder's `meta.json` names."""
+    try:
+        order, _ = read_meta(directory / META_NAME)
+    except (OSError, ValueError):
+        return []  # none there, or not ours
+    return [name for modality in order for name in (f"{modality}.npy", f"{modality}_encoder.safetensors")]

@@ -6,7 +6,8 @@ Through any `AutoModel`, or offline without weights.
 from pathlib import Path
 from typing import Any
 
-from .embedding_store import read_meta
+from ..model.files import reading
+from .embedding_store import FILES, META_NAME, read_meta
 from .encoder_base import load_state
 from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
 from .transformer_encoders import TransformerImageEncoder, TransformerTextEncoder
@@ -84,7 +85,12 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
         FileNotFoundError: no `meta.json` there, or an offline encoder without its state.
         ValueError: the folder does not name its encoders.
     """
-    meta_file = Path(directory) / "meta.json"
+    with reading(directory, *FILES):
+        return _load_encoders(directory, device)
+
+
+def _load_encoders(directory: str | Path, device: str | None) -> Encoders:
+    meta_file = Path(directory) / META_NAME
     if not meta_file.is_file():
         raise FileNotFoundError(f"{meta_file}: expected a folder that `macrec embed` wrote, found no meta.json.")
     _, entries = read_meta(meta_file)
@@ -122,7 +128,7 @@ def table_columns(directory: str | Path) -> dict[str, str]:
     Returns:
         Some of `item_column`, `title_column` and `image_column`: those that `macrec embed` was told.
     """
-    _, entries = read_meta(Path(directory) / "meta.json")
+    _, entries = read_meta(Path(directory) / META_NAME)
     settings = [entry.get("settings", {}) for entry in entries.values()]
     return {name: str(entry[name]) for entry in settings for name in TABLE_COLUMNS if name in entry}
 

@@ -1,32 +1,22 @@
-"""The folder of `macrec quantize`: semantic IDs and the quantizer that made them."""
+"""The folder of `macrec quantize`: semantic IDs, the quantizer that made them, and how it went."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-
-from ..model.files import discard, move_into_place, write_checksums
+from ..data.output_folder import output_folder
+from ..model.checksums import write_checksums
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import ITEMS_NAME, SemanticIdTable
 
+REPORT_NAME = "report.json"
 
-def write_ids(output: Path, table: SemanticIdTable, quantizer: MacRecQuantizer) -> None:
-    """Table and quantizer, written beside and moved into place; the table's list of items comes last.
 
-    Until it is there the folder counts as incomplete, so that codes and quantizer of two runs are never mixed up.
-    """
-    beside = output / ".partial"
-    try:
-        discard(beside)
+def write_ids(output: Path, table: SemanticIdTable, quantizer: MacRecQuantizer, report: Mapping[str, Any]) -> None:
+    """Table, quantizer and report take their places together: codes and quantizer of two runs are never mixed up."""
+    with output_folder(output, last=ITEMS_NAME) as beside:
         table.save_pretrained(beside)
         quantizer.save_pretrained(beside / "quantizer")
+        (beside / REPORT_NAME).write_text(json.dumps(report, indent=2))
         write_checksums(beside)
-        (output / ITEMS_NAME).unlink(missing_ok=True)
-        for path in sorted(beside.iterdir(), key=lambda path: path.name == ITEMS_NAME):
-            move_into_place(path, output / path.name)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"{output}: the semantic IDs could not be written: {error}. Is the disk full? The checkpoints are whole: "
-            "--resume goes on from the last."
-        ) from error
-    finally:
-        discard(beside)

@@ -163,13 +163,8 @@ class EmbeddedCatalogue(EmbeddingStore):
         super().__init__(arrays, item_ids, {modality: list(missing) for modality, missing in reasons.items()}, names)
         self.item_encoders, self.reasons = item_encoders, reasons
 
-    def save(self, directory: str | Path, settings: Mapping[str, dict] | None = None) -> Path:
-        """Writes the `emb/` directory, and what each encoder has learned as `<modality>_encoder.safetensors`.
-
-        Args:
-            directory: made if it does not exist.
-            settings: `{modality: …}` for `meta.json`, beside those of the encoders.
-        """
+    def _write(self, directory: Path, settings: Mapping[str, dict] | None) -> None:
+        """What each encoder has learned goes into `<modality>_encoder.safetensors`."""
         about = {
             modality: {
                 **encoder.settings,
@@ -178,11 +173,10 @@ class EmbeddedCatalogue(EmbeddingStore):
             }
             for modality, encoder in self.item_encoders.items()
         }
-        directory = super().save(directory, about)
+        super()._write(directory, about)
         for modality, encoder in self.item_encoders.items():
             if encoder.state:
                 save_state(encoder, directory / f"{modality}_encoder.safetensors")
-        return directory
 
 
 def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> list[str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -71,12 +70,7 @@ def run(args: argparse.Namespace) -> str | None:
         return f"{said}: {folder}. Upload it: hf upload USER/NAME {folder} --repo-type space"
     launch_page = _page()  # before the model is read: without Gradio there is no use in it
     shop = _open(args)
-    # A service is ended by SIGTERM: as with Ctrl-C, the small photos go with it.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        launch_page(shop, host=args.host, port=args.port, share=args.share, browser=args.browser, on_ready=_say_where)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    launch_page(shop, host=args.host, port=args.port, share=args.share, browser=args.browser, on_ready=_say_where)
     return None
 
 

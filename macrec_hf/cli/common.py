@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,24 +112,47 @@ def ranking_device(args: argparse.Namespace) -> str:
     return named_device(args) or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-_MADE: list[Path] = []  # folders that were made for an output
+_MADE: list[contextlib.ExitStack] = []  # of each verb that runs: what it has locked, and folders that it made
 
 
-def remove_empty_outputs() -> None:
-    """Of a verb that failed: the folders that it made, where nothing is in them."""
-    while _MADE:
-        with contextlib.suppress(OSError):
-            _MADE.pop().rmdir()
+@contextlib.contextmanager
+def outputs() -> Iterator[None]:
+    """While a verb runs, nobody else writes into its outputs. Those that it made go again where nothing is in them."""
+    with contextlib.ExitStack() as stack:
+        _MADE.append(stack)
+        try:
+            yield
+        finally:
+            _MADE.remove(stack)
 
 
-def make_output(path: str | Path) -> Path:
-    """Makes the output folder now, so that an unwritable one is found before any work.
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def add_overwrite_flag(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace finished work in --output (default: it is refused)"
+    )
+
+
+def make_output(path: str | Path, work: Iterable[str] = (), overwrite: bool = False, remedy: str = "") -> Path:
+    """Makes the output folder now, so that an unwritable one is found before any work, and keeps other writers out.
+
+    Args:
+        work: patterns of files that an earlier run would be sorry to lose.
+        overwrite: whether they may be lost.
+        remedy: what else to do with them, for the error.
 
     Raises:
-        OSError: it cannot be made or written.
+        ValueError: there is such work, and it may not be lost.
+        OSError: it cannot be made or written, or another process writes there.
     """
     directory = Path(path)
-    _MADE.extend(reversed([place for place in (directory, *directory.parents) if not place.exists()]))
+    for place in reversed([place for place in (directory, *directory.parents) if not place.exists()]):
+        for stack in _MADE[-1:]:
+            stack.callback(_remove_if_empty, place)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".writable-{os.getpid()}"  # a name of its own: other processes probe too
@@ -139,6 +162,16 @@ def make_output(path: str | Path) -> Path:
         raise OSError(
             f"--output {path}: expected a folder that can be written, got: {error}. Choose another place or free it."
         ) from error
+    if _MADE and os.environ.get("RANK", "0") == "0":  # one process writes for all
+        from ..data.output_folder import locked
+
+        _MADE[-1].enter_context(locked(directory))
+    found = sorted(place for pattern in work for place in directory.glob(pattern)) if not overwrite else []
+    if found:
+        raise ValueError(
+            f"--output {path}: expected a folder without finished work, found {found[0].relative_to(directory)}. "
+            f"{remedy}--overwrite replaces it; or choose another --output."
+        )
     return directory
 
 
@@ -156,10 +189,10 @@ def check_writable(path: str | None) -> None:
         raise FileNotFoundError(f"{path}: expected a folder {Path(path).parent} to write into, found none: make it.")
     if Path(path).is_dir():
         raise ValueError(f"{path}: expected the name of a file to write, got a folder.")
-    beside = Path(str(path) + ".partial")
+    probe = Path(path).with_name(f".writable-{os.getpid()}")
     try:
-        beside.touch()
-        beside.unlink(missing_ok=True)  # another process may have probed it too
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise OSError(f"{path}: expected a place that can be written, got: {error}. Choose another place.") from error
 

@@ -30,6 +30,7 @@ QUANTIZE_WIDTHS += ["--contrastive-weights", "0,0.1,0.1", "--epochs", "500", "--
 TRAIN_WIDTHS = ["--d-model", "64", "--d-kv", "16", "--d-ff", "256", "--num-heads", "4", "--num-layers", "2"]
 TRAIN_WIDTHS += ["--num-decoder-layers", "2", "--dropout-rate", "0", "--max-history", "5", "--batch-size", "64"]
 TRAIN_WIDTHS += ["--learning-rate", "0.004", "--embedding-learning-rate", "0.04", "--epochs", "5", "--eval-every", "1"]
+MADE = ("index.html", "recs.jsonl", "lists.jsonl", "metrics.json", "model", "ids", "emb")  # the page first
 SHOWN_CUSTOMERS = 6
 SHOWN_HISTORY = 9
 SHOWN_ITEMS = 10
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> str:
 
     start, output = args.started, make_output(args.output)
     shop = make_demo_shop(output / "shop", args.num_items, args.num_customers, args.seed)
+    clear(output)
     say(f"A shop with {args.num_items} products and {args.num_customers} customers: {shop.items.parent}")
     say(f"Reduced widths, quantizer: {' '.join(QUANTIZE_WIDTHS)}")
     say(f"Reduced widths, recommender: {' '.join(TRAIN_WIDTHS)}")
@@ -57,6 +59,15 @@ def run(args: argparse.Namespace) -> str:
     page = write_demo_page(shop, output, examples, [(shown(words), seconds) for words, seconds in commands], start)
     verdict = json.loads((output / "metrics.json").read_text())["verdict"]["text"]
     return f"Done in {seconds_since(start)}. Look at {page}\n{verdict}"
+
+
+def clear(output: Path) -> None:
+    """Removes what an earlier demo made there; nobody else's folders."""
+    from ..model.files import remove
+
+    if (output / "users.jsonl").is_file() and (output / "shop" / "items.jsonl").is_file():
+        for name in MADE:
+            remove(output / name)
 
 
 def stages(shop: "DemoShop", output: Path, seed: int) -> list[list[str]]:

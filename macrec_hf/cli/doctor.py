@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,15 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     from ..doctor.advice import findings
     from ..doctor.figures import codebook_report
+    from ..model.files import reading
 
     output = args.output or (None if args.json else DEFAULT_OUTPUT)
     check_writable(output)
     folder = _local_folder(args.semantic_ids)
     if folder is not None:
         check_finished(folder, "train` or `macrec quantize")
-    table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
     store = open_embeddings(args) if args.embeddings else None
-    report = codebook_report(table, store, before=table.report or _before(folder, table, store))
+    with nullcontext() if folder is None else reading(folder, "semantic_ids.*", "quantizer/*"):
+        table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
+        before = table.report or _before(folder, table, store)
+    report = codebook_report(table, store, before=before)
     found = findings(report)
     if output:
         _write_page(Path(output), args, report, table, store, _known_items(args, folder))

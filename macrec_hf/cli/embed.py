@@ -2,11 +2,13 @@
 
 import argparse
 
-from .common import add_device_flag, make_output, named_device, process_state, seconds_since
+from .common import add_device_flag, add_overwrite_flag, make_output, named_device, process_state, seconds_since
 from .inputs import add_interaction_columns, add_shown_columns, add_until, shown_columns, sold_before
 from .numbers import SEED, whole
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
+
+WORK = ("item_ids.json", "meta.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(item_column=None, title_column=None, image_column=None)  # as --like has them
     add_until(parser, "words, components, mean and scale")
     parser.add_argument("--output", required=True, help="folder for the embeddings")
+    add_overwrite_flag(parser)
     parser.add_argument(
         "--text-model",
         metavar="NAME",
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
     from ..data.readers import read_items
 
     _check(args)
-    device, output = named_device(args), make_output(args.output)
+    device, output = named_device(args), make_output(args.output, WORK, args.overwrite)
     state = process_state(device)
     if state.num_processes > 1:
         device = str(state.device)

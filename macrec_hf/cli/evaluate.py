@@ -14,7 +14,6 @@ from .common import (
     chosen_decoding,
     ranking_device,
     seconds_since,
-    write_json,
 )
 from .inputs import add_interaction_columns, add_model, interaction_columns, read_pairs
 from .numbers import SEED, whole
@@ -77,6 +76,7 @@ def run(args: argparse.Namespace) -> str:
     from accelerate import Accelerator
 
     from ..evaluation.report import quoted_column
+    from ..model.files import replacing_together
 
     on_cpu = ranking_device(args) == "cpu"
     for path in (args.output, args.predictions):
@@ -85,23 +85,22 @@ def run(args: argparse.Namespace) -> str:
     seeds = seed_folders(args.model)
     if not seeds:
         check_finished(args.model)
-    predictions = Path(args.predictions) if args.predictions else None
+    predictions = [Path(args.predictions)] if args.predictions else []
     if seeds:
-        reports = {}
-        for seed, folder in seeds.items():
-            lists = predictions and predictions.with_suffix(f".seed-{seed}{predictions.suffix}")
-            reports[seed] = evaluate_model(args, folder, lists, accelerator)
-            if accelerator.is_main_process:
-                add_results(args, folder, reports[seed])
-        report = mean_report(reports)
-    else:
-        report = evaluate_model(args, args.model, predictions, accelerator)
-        if accelerator.is_main_process:
-            add_results(args, args.model, report)
+        predictions = [path.with_suffix(f".seed-{seed}{path.suffix}") for path in predictions for seed in seeds]
+    places = [*predictions, *([Path(args.output)] if args.output else [])] if accelerator.is_main_process else []
+    with replacing_together(*places) as besides:
+        lists = iter(besides if predictions else ())
+        reports = {folder: evaluate_model(args, folder, next(lists, None), accelerator)
+                   for folder in seeds.values() or [args.model]}  # fmt: skip
+        report = mean_report(dict(zip(seeds, reports.values(), strict=True))) if seeds else reports[args.model]
+        if args.output and besides:
+            timed = report | {"seconds": round(time.monotonic() - args.started, 1)}
+            besides[-1].write_text(json.dumps(timed, indent=2))
     if not accelerator.is_main_process:
         return ""
-    if args.output:
-        write_json(Path(args.output), report | {"seconds": round(time.monotonic() - args.started, 1)})
+    for folder, of_model in reports.items():
+        add_results(args, folder, of_model)
     print_report(report)
     written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
     row = report["verdict"]["row"] if "verdict" in report else "ensemble"
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> str:
 def evaluate_model(
     args: argparse.Namespace, name: str | Path, predictions: Path | None, accelerator: "Accelerator"
 ) -> dict:
-    """The report of one model directory, the same in every process; its lists go into `predictions`."""
+    """The report of one model directory, the same in every process; its lists go into `predictions`, a new file."""
     from ..data.readers import read_interactions
     from ..evaluation.evaluate import rank_split
     from ..model.recommender import MacRecRecommender
@@ -129,7 +128,7 @@ def evaluate_model(
         recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,
         seed=args.seed, accelerator=accelerator, progress=True,
     )  # fmt: skip
-    if predictions and accelerator.is_main_process:
+    if predictions is not None:
         _write_predictions(predictions, ranking, recommender.table.item_ids)
     return ranking.report(accelerator)
 
@@ -151,7 +150,6 @@ def named_lists(words: list[str] | None) -> dict[str, str]:
 
 def _write_predictions(path: Path, ranking: "SplitRanking", ids: list[str]) -> None:
     """One line a user: `{"user_id": …, "target": …, "ensemble": [[item_id, score], …], …, "hidden": {…}}`."""
-    from ..model.files import replacing
 
     def named(place: int, column: str) -> dict[str, Any]:
         line = {}
@@ -161,7 +159,7 @@ def _write_predictions(path: Path, ranking: "SplitRanking", ids: list[str]) -> N
         return line
 
     users = ranking.users
-    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         for place, user in enumerate(users.user_ids):
             line: dict[str, Any] = {"user_id": user, **_targets(users, place, ids), **named(place, "shown")}
             line["hidden"] = named(place, "hidden")

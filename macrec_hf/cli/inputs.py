@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
     from ..model.semantic_ids import SemanticIdTable
 
 logger = logging.getLogger(__name__)
@@ -232,3 +233,16 @@ def read_titles(
             path, items["item_id"].tolist()[:3], list(known[:3]), likely_cause(titles, known),
         )  # fmt: skip
     return titles
+
+
+def table_and_quantizer(semantic_ids: str) -> tuple["SemanticIdTable", "MacRecQuantizer | None"]:
+    """The table, and the quantizer that made it in a folder of `macrec quantize`; None for other people's IDs."""
+    from ..model.files import reading
+    from ..model.model_files import check_quantizer
+    from ..model.modeling_macrec_quantizer import MacRecQuantizer
+
+    with reading(semantic_ids, "semantic_ids.*", "quantizer/*"):
+        table, folder = open_semantic_ids(semantic_ids), quantizer_folder(semantic_ids)
+        if folder is None:
+            return table, None
+        return table, check_quantizer(MacRecQuantizer.from_pretrained(folder), table, folder)

@@ -14,8 +14,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
 
-from .common import remove_empty_outputs
-from .messages import in_flags, stopped
+from .common import outputs
+from .messages import goes_on, in_flags, resumed
+from .stopping import stoppable
 
 # A process of the command line starts here, before any library is loaded.
 _STARTED = time.monotonic()
@@ -138,14 +139,6 @@ def _be_quiet(everything: bool) -> None:
         enable_progress_bars()
 
 
-def _run(args: argparse.Namespace) -> str | None:
-    try:
-        return args.run(args)
-    except BaseException:
-        remove_empty_outputs()
-        raise
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb; returns the exit status.
 
@@ -155,6 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _main(argv)
     except KeyboardInterrupt:  # while libraries were loaded
+        if argv is not None:
+            raise
         sys.stderr.write("macrec: stopped.\n")
         return 130
 
@@ -191,28 +186,34 @@ def _main(argv: list[str] | None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    try:
-        parser.check_flags(words)
-        if (file := config_file(words)) is not None:
-            from .yaml_flags import yaml_arguments
+    summary, said, status = None, "", 0
+    with stoppable() as stop:
+        try:
+            parser.check_flags(words)
+            if (file := config_file(words)) is not None:
+                from .yaml_flags import yaml_arguments
 
-            words = yaml_arguments(file, parser, words) + words
-        args = parser.parse_args(words)
-        args.started = started
-        args.command = shlex.join(["macrec", *argv])
-        is_main = os.environ.get("RANK", "0") == "0"
-        if verb != "prepare" and not (verbose and is_main):
-            _be_quiet(everything=not is_main)
-        summary = _run(args)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        if verbose:
-            traceback.print_exc()
-        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        sys.stderr.write(f"macrec {verb}: error: {in_flags(message, parser)}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"macrec {verb}: {stopped(verb, args)}\n")
-        return 130
+                words = yaml_arguments(file, parser, words) + words
+            args = parser.parse_args(words)
+            args.started = started
+            args.command = shlex.join(["macrec", *argv])
+            is_main = os.environ.get("RANK", "0") == "0"
+            if verb != "prepare" and not (verbose and is_main):
+                _be_quiet(everything=not is_main)
+            with outputs():
+                summary = args.run(args)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            if verbose:
+                traceback.print_exc()
+            message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+            said, status = f"error: {in_flags(message, parser)}{goes_on(message, verb, args)}", 1
+        except KeyboardInterrupt:
+            if stop is None:  # the verb that runs this one answers
+                raise
+            said, status = f"stopped.{resumed(verb, args)}", stop.status
+    # Out here the exception is gone, and with it the progress bars of where it came from.
+    if said and (status == 1 or os.environ.get("RANK", "0") == "0"):
+        sys.stderr.write(f"macrec {verb}: {said}\n")
     if summary:
         sys.stdout.write(summary + "\n")
-    return 0
+    return status

@@ -27,11 +27,16 @@ def in_flags(message: str, parser: argparse.ArgumentParser) -> str:
     return _NAME.sub(flag, message)
 
 
-def stopped(verb: str, args: argparse.Namespace | None) -> str:
-    """What Ctrl-C is answered with."""
+def resumed(verb: str, args: argparse.Namespace | None) -> str:
+    """What goes on from where a training ended; empty where nothing does."""
     output = getattr(args, "output", None)
     if verb in ("train", "quantize") and output is not None:
         places = ("checkpoints/checkpoint-*", "seed-*/checkpoints/checkpoint-*")
         if any(next(Path(output).glob(place), None) for place in places):
-            return "stopped. The same command with --resume goes on from the last checkpoint."
-    return "stopped."
+            return " The same command with --resume goes on from the last checkpoint."
+    return ""
+
+
+def goes_on(message: str, verb: str, args: argparse.Namespace | None) -> str:
+    """[`resumed`], for an error that is gone when there is space on the disk again."""
+    return resumed(verb, args) if "Is the disk full" in message and "--resume" not in message else ""

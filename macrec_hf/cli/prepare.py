@@ -2,14 +2,16 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from .common import make_output, seconds_since
+from .common import add_overwrite_flag, make_output, seconds_since
 from .numbers import number, whole
 
 HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and interactions.csv."
+WORK = ("items.jsonl", "interactions.csv")
+FAILED = "failed_images.jsonl"
 FORMATS = ("amazon2018", "amazon2014", "amazon2023", "recbole", "mql4grec")
 
 
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, or the file of interactions and the file of items",
     )
     parser.add_argument("--output", required=True, help="folder for items.jsonl, interactions.csv and images/")
+    add_overwrite_flag(parser)
     parser.add_argument(
         "--k-core",
         type=whole(1),
@@ -59,11 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
+    from ..data.image_download import remove_old_photos
+    from ..data.output_folder import output_folder
     from ..data.prepare import prepare
 
-    output = make_output(args.output)
-    done = prepare(args.format, split_inputs(args.input), output, args.k_core)
-    photos = "" if args.no_images else fetch_photos(output, args)
+    output = make_output(args.output, WORK, args.overwrite)
+    with output_folder(output, last="interactions.csv", stale=(FAILED,)) as beside:
+        done = prepare(args.format, split_inputs(args.input), beside, args.k_core)
+        photos, kept = ("", None) if args.no_images else fetch_photos(beside, output / "images", args)
+    if kept is not None:
+        remove_old_photos(output / "images", (row["item_id"] for row in read_rows(output / "items.jsonl")), kept)
     left_out = {
         "items without metadata": done.without_metadata,
         "repeats": done.repeats,
@@ -83,21 +91,21 @@ def split_inputs(inputs: list[str]) -> list[str]:
     return [path for word in inputs for path in ([word] if Path(word).exists() else word.split(","))]
 
 
-def fetch_photos(output: Path, args: argparse.Namespace) -> str:
-    """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl."""
-    from ..data.image_download import download_images, remove_old_photos
+def fetch_photos(output: Path, images: Path, args: argparse.Namespace) -> tuple[str, Collection[str]]:
+    """Replaces URLs in items.jsonl by files under images/; what failed goes into failed_images.jsonl.
+
+    Returns:
+        A few words, and the names of the files.
+    """
+    from ..data.image_download import download_images
     from ..model.files import replacing
 
-    images = {row["item_id"]: row.get("image") for row in read_rows(output / "items.jsonl")}
-    urls = {item: url for item, url in images.items() if url}
-    failures = output / "failed_images.jsonl"
-    failures.unlink(missing_ok=True)
+    urls = {row["item_id"]: row["image"] for row in read_rows(output / "items.jsonl") if row.get("image")}
     if not urls:
-        remove_old_photos(output / "images", images, ())
-        return ""
+        return "", ()
     report = download_images(
         urls,
-        output / "images",
+        images,
         workers=args.workers,
         retries=args.retries,
         timeout=args.timeout,
@@ -107,13 +115,13 @@ def fetch_photos(output: Path, args: argparse.Namespace) -> str:
         for row in read_rows(output / "items.jsonl"):
             name = report.files.get(row["item_id"])
             file.write(json.dumps({**row, "image": f"images/{name}" if name else None}, ensure_ascii=False) + "\n")
-    remove_old_photos(output / "images", images, report.files.values())
+    kept = report.files.values()
     if not report.failed:
-        return f" ({len(report.files):,} photos)"
-    with open(failures, "w", encoding="utf-8") as file:
+        return f" ({len(kept):,} photos)", kept
+    with open(output / FAILED, "w", encoding="utf-8") as file:
         for item, reason in report.failed.items():
             file.write(json.dumps({"item_id": item, "url": urls[item], "reason": reason}, ensure_ascii=False) + "\n")
-    return f" ({len(report.files):,} photos, {len(report.failed):,} failed: {failures.name}; run again to retry)"
+    return f" ({len(kept):,} photos, {len(report.failed):,} failed: {FAILED}; --overwrite tries again)", kept
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,6 @@ from .common import (
     check_writable,
     chosen_fields,
     follow,
-    make_output,
     named_device,
     num_processes,
     process_state,
@@ -20,7 +19,7 @@ from .common import (
 )
 from .inputs import add_interaction_columns, add_until, interaction_columns, open_embeddings, sold_part
 from .numbers import whole
-from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint
+from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint, open_run
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
 
@@ -32,8 +31,11 @@ if TYPE_CHECKING:
     from ..training.training_args import MacRecQuantizerTrainingArguments
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
+RESULT = "semantic_ids.json"
 _UNTRAINED = ("num_levels", "codebook_size")  # the fields of a quantizer that nothing is trained for
-_TAKEN_UNTRAINED = ("embeddings", "item_ids", "output", "modalities", "method", "size", "seed", *_UNTRAINED)
+_TAKEN_UNTRAINED = (
+    "embeddings", "item_ids", "output", "overwrite", "modalities", "method", "size", "seed", *_UNTRAINED,
+)  # fmt: skip
 _OF_ITEMS = ("interactions", "until", "user_column", "item_column", "time_column")
 FIELDS = (
     "num_levels",
@@ -124,7 +126,7 @@ def train(args: argparse.Namespace) -> str:
 
     check_writable(args.health_page)
     named_device(args)  # refused before the work
-    start, output = args.started, make_output(args.output)
+    start, output = args.started, open_run(args, Path(args.output), RESULT)
     whole = open_embeddings(args)
     given, args, store = args, sized(args, whole), sold_part(whole, args)
     set_seed(args.seed)
@@ -144,7 +146,7 @@ def train(args: argparse.Namespace) -> str:
     follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience, sizes, _FASTER)
     if args.health_page:
         trainer.add_callback(CodebookHealthCallback(args.health_page))
-    begin(output, arguments.distributed_state)
+    begin(output, arguments.distributed_state, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     quantizer = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():
@@ -165,12 +167,12 @@ def cluster(args: argparse.Namespace) -> str:
     refuse_training_flags(args)
     if not process_state("cpu").is_main_process:
         return ""
-    output, whole = make_output(args.output), open_embeddings(args)
+    output, whole = open_run(args, Path(args.output), RESULT), open_embeddings(args)
     args, store = sized(args, whole), sold_part(whole, args)
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
     for name in store.modalities:  # before the work rather than after it
         check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)
-    (output / FINISHED).unlink(missing_ok=True)
+    begin(output, process_state("cpu"), None)
     quantizer = residual_kmeans(store, config.num_levels, config.codebook_size, args.seed)
     table = with_later_items(build_semantic_ids(quantizer, store), quantizer, whole)
     write_all(output, table, quantizer, whole, steps=0)
@@ -238,8 +240,7 @@ def write_all(
 
     quantizer.config.embeddings_fingerprint = store.fingerprint()
     quantizer.config.encoders = store.encoders
-    write_ids(output, table, quantizer)
-    write_json(output / "report.json", {"collisions": table.report, "steps": steps})
+    write_ids(output, table, quantizer, {"collisions": table.report, "steps": steps})
 
 
 def sized(args: argparse.Namespace, store: "EmbeddingStore") -> argparse.Namespace:

@@ -4,14 +4,16 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from .common import write_json
+from .common import make_output, write_json
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
+    import argparse
+
+    from accelerate import Accelerator, PartialState
     from transformers import Trainer
 
 logger = logging.getLogger(__name__)
@@ -56,21 +58,67 @@ def check_finished(model: str | Path, verb: str = "train") -> None:
 @contextmanager
 def preparing(examples: Path, state: "PartialState") -> Iterator[None]:
     """Before a training begins: if it fails, the examples that were made for it go again."""
+    from datasets.exceptions import DatasetGenerationError
+
+    from ..model.files import told_where
+
     there = examples.is_dir()
     try:
-        yield
+        with told_where(examples):
+            try:
+                yield
+            except DatasetGenerationError as error:  # it says that something went wrong; what did is its cause
+                raise error.__cause__ or error from None
     except BaseException:
         if not there and state.is_main_process:
-            from ..model.files import discard
+            from ..training.checkpoints import discard
 
             discard(examples)
         raise
 
 
-def begin(output: Path, state: "PartialState") -> None:
-    """The folder counts as unfinished from here on."""
+def open_run(args: "argparse.Namespace", output: Path, result: str) -> Path:
+    """Makes the folder of a training and keeps other writers out.
+
+    Args:
+        result: the file of it that says that there is a result.
+
+    Raises:
+        ValueError: there is one, or checkpoints, and `--overwrite` was not given; nor `--resume`, which goes on only
+            with what a run has left.
+        OSError: it cannot be written, or another process trains there.
+    """
+    work, remedy = [result, f"{CHECKPOINTS}/checkpoint-*"], "--resume goes on with the run that made it; "
+    if args.resume:
+        begun = is_finished(output) or any((output / name).is_dir() for name in (CHECKPOINTS, EXAMPLES))
+        work, remedy = ([] if begun else [result]), "No training has left it, so that --resume cannot go on; "
+    return make_output(output, work, args.overwrite, remedy)
+
+
+def begin(output: Path, state: "PartialState", checkpoint: str | None) -> None:
+    """The folder counts as unfinished from here on; a new run's checkpoints are not to be taken for another's."""
+    from ..training.checkpoints import forget_checkpoints
+
     if state.is_main_process:
         (output / FINISHED).unlink(missing_ok=True)
+        if checkpoint is None:
+            forget_checkpoints(output / CHECKPOINTS)
+
+
+@contextmanager
+def model_written(output: Path, accelerator: "Accelerator") -> Iterator[Path]:
+    """A folder that takes the place of a model directory's files at the end; every process has to call it."""
+    from accelerate.utils import broadcast_object_list
+
+    from ..data.output_folder import output_folder
+    from ..hub.saving import parts_that_may_be_absent
+
+    with ExitStack() as stack:
+        told: list[Path | None] = [None]
+        if accelerator.is_main_process:
+            told = [stack.enter_context(output_folder(output, "config.json", stale=parts_that_may_be_absent()))]
+        yield cast(Path, broadcast_object_list(told)[0])
+        accelerator.wait_for_everyone()
 
 
 def finished_before(

@@ -11,7 +11,6 @@ from .common import (
     add_config_flags,
     chosen_fields,
     follow,
-    make_output,
     named_device,
     num_processes,
     process_state,
@@ -22,12 +21,12 @@ from .inputs import (
     add_title_column,
     digest_of_weights,
     interaction_columns,
-    open_semantic_ids,
     quantizer_folder,
     read_titles,
+    table_and_quantizer,
 )
 from .numbers import number, whole
-from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, preparing
+from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, model_written, open_run, preparing
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .start_from import check_same_ids, first_model
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from ..training.training_args import MacRecTrainingArguments
 
 HELP = "Trains the recommender on interactions and semantic IDs."
+RESULT = "config.json"
 FIELDS = (
     "d_model",
     "d_kv",
@@ -136,18 +136,20 @@ def _arguments_class() -> type["MacRecTrainingArguments"]:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..model.files import discard
+    from ..training.checkpoints import discard
 
     named_device(args)  # refused before the work
-    start, output = args.started, make_output(args.output)
+    start, output = args.started, Path(args.output)
     if args.seeds is not None and getattr(args, "push_to_hub", False):
         raise ValueError(
             "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "
             "repository. Leave one of the two away; hf upload USER/NAME FOLDER uploads the model that you choose."
         )
+    open_run(args, output, RESULT)
     folders = {args.seed: output}
     if args.seeds is not None:
-        folders = {seed: make_output(seed_folder(output, seed)) for seed in range(args.seed, args.seed + args.seeds)}
+        seeds = range(args.seed, args.seed + args.seeds)
+        folders = {seed: open_run(args, seed_folder(output, seed), RESULT) for seed in seeds}
     summaries = [
         train_model(argparse.Namespace(**{**vars(args), "seed": seed}), folder, output / EXAMPLES)
         for seed, folder in folders.items()
@@ -174,13 +176,12 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     """
     from transformers import set_seed
 
-    from ..model.model_files import check_quantizer, local_directory
-    from ..model.modeling_macrec_quantizer import MacRecQuantizer
+    from ..model.model_files import local_directory
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.trainer_macrec import MacRecTrainer
 
     start = args.started
-    table = open_semantic_ids(args.semantic_ids)
+    table, quantizer = table_and_quantizer(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
     titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids)
@@ -196,8 +197,6 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     with preparing(examples, state):
         tasks = build_tasks(args, table, examples, config.max_history)
         dates = note_dates(args, config, histories)
-        folder = quantizer_folder(args.semantic_ids)
-        quantizer = None if folder is None else check_quantizer(MacRecQuantizer.from_pretrained(folder), table, folder)
         set_seed(args.seed)
         trainer = MacRecTrainer(
             first_model(config, start_from),
@@ -218,11 +217,12 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
         )
     follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience, sizes, _FASTER)
-    begin(output, state)
+    begin(output, state, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
-    trainer.save_model_directory(output, **about)
-    blended = blend_sentence(args, output, trainer, settings["interactions"])
+    with model_written(output, trainer.accelerator) as beside:
+        trainer.save_model_directory(beside, **about)
+        blended = blend_sentence(args, beside, trainer, settings["interactions"])
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..training.bounds import BOUNDS, Bounds
-from .common import add_device_flag, named_device, num_processes, read_bool
+from .common import add_device_flag, add_overwrite_flag, named_device, num_processes, read_bool
 from .fields import Field, default_of, fields_of, own_fields
 from .numbers import ANY, Number
 from .run_folder import CHECKPOINTS
@@ -31,6 +31,8 @@ SHORT = {  # field → the only flag that spells it
 OWN_BOUNDS = {  # of flags that mean something else than their field
     "num_eval_users": Bounds(0),  # all
     "warmup_steps": Bounds(0, 1, below=True),  # a share
+    "learning_rate": Bounds(0, above=True),  # a run that learns nothing is a mistake
+    "embedding_learning_rate": Bounds(0, above=True),
 }
 OWN_DEFAULTS = {  # a verb is not a Trainer: it ranks often, and every verb's seed is 0
     "num_eval_users": 2000,
@@ -117,6 +119,7 @@ def add_trainer_flags(
         action="store_true",
         help="keep checkpoints/ of --output, so that --resume can make the run longer (default: removed at the end)",
     )
+    add_overwrite_flag(group)
     add_device_flag(group, "auto, the accelerator if there is one")
     add_tracking_flag(group)
 

@@ -7,7 +7,7 @@ import re
 import time
 import urllib.error
 import urllib.parse
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..model.files import replacing
 from .http_fetch import RefusedError, fetch
+from .output_folder import sweep
 from .text_files import shortened
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def download_images(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     report, misses = DownloadReport(), 0
     entries = list(urls.items())
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(entries), desc="photos", unit=" files") as bar:
@@ -125,7 +127,7 @@ def file_name(item_id: str, url: str) -> str:
     return f"{_stem(item_id)}.{digest}{ending[0] if ending else '.jpg'}"
 
 
-def remove_old_photos(folder: str | Path, items: Collection[str], kept: Collection[str]) -> None:
+def remove_old_photos(folder: str | Path, items: Iterable[str], kept: Collection[str]) -> None:
     """Removes what `download_images` fetched for items from addresses that they do not name any more.
 
     Args:

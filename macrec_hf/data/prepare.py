@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..model.files import replacing
-from .readers_published import LAYOUTS, Triple, find_files
+from .output_folder import output_folder
+from .readers_published import LAYOUTS, Layout, Triple, find_files
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def prepare(layout: str, inputs: Sequence[str | Path], output: str | Path, k_cor
     Args:
         layout: a key of `LAYOUTS`.
         inputs: a folder, or the file of interactions and, if there is one, that of items.
-        output: folder, made if need be; both files appear in it when they are complete.
+        output: folder, made if need be; both files appear in it together.
         k_core: every user and item kept has at least so many interactions; 1 keeps all. Default: the layout's.
 
     Raises:
@@ -53,12 +53,16 @@ def prepare(layout: str, inputs: Sequence[str | Path], output: str | Path, k_cor
     """
     if layout not in LAYOUTS:
         raise ValueError(f"format: expected one of {list(LAYOUTS)}, got {layout!r}.")
-    chosen, output = LAYOUTS[layout], Path(output)
+    chosen = LAYOUTS[layout]
     least = chosen.k_core if k_core is None else k_core
     if least < 1:
         raise ValueError(f"k-core: expected at least 1, got {least}.")
     interactions_path, items_path = find_files(layout, inputs)
-    output.mkdir(parents=True, exist_ok=True)
+    with output_folder(output, last="interactions.csv") as folder:
+        return _prepare(chosen, interactions_path, items_path, folder, least)
+
+
+def _prepare(chosen: Layout, interactions_path: Path, items_path: Path | None, output: Path, least: int) -> Prepared:
     everything = output / ".all_items.partial"
     try:
         known = _spool(chosen.read_items(items_path), everything) if items_path else None
@@ -140,7 +144,7 @@ def _drop_repeats(table: _Table) -> tuple[_Table, int]:
 def _write_interactions(table: _Table, kept: np.ndarray, path: Path) -> None:
     rows = np.flatnonzero(kept)
     rows = rows[np.lexsort((table.times[rows], table.users[rows]))]  # stable within equal times
-    with replacing(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["user_id", "item_id", "timestamp"])
         for row in rows:
@@ -163,7 +167,7 @@ def _spool(rows: Iterable[dict[str, Any]], path: Path) -> set[str]:
 def _write_items(spooled: Path | None, wanted: set[str], path: Path) -> int:
     """Writes the wanted items; returns how many name no photo."""
     without = len(wanted)
-    with replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8") as file:
         if spooled is None:
             file.writelines(json.dumps({"item_id": item}, ensure_ascii=False) + "\n" for item in sorted(wanted))
         else:

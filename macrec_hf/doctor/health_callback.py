@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..catalogue.indexing import encode_catalogue
-from ..model.files import replacing
+from ..model.files import replacing_together
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
 from .advice import findings
@@ -88,10 +88,9 @@ class CodebookHealthCallback(TrainerCallback):
         figures = {"step": state.global_step, **report, "checks": findings(report)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as beside:
+            with replacing_together(path.with_suffix(".json"), path) as (json_beside, beside):
                 beside.write_text(self._page(report, table, store, state), encoding="utf-8")
-            with replacing(path.with_suffix(".json")) as beside:
-                beside.write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
+                json_beside.write_text(json.dumps(figures, indent=2, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             logger.warning("%s could not be written: %s. Training goes on.", path, error)
 

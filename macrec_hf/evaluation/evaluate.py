@@ -17,8 +17,7 @@ from ..data.readers import read_interactions
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
 from ..model.blend import BLEND, MODEL
-from ..model.catalogue_ranking import history_sources, rank_catalogue
-from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding
+from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender

@@ -97,6 +97,6 @@ def quoted_column(report: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def shared_by(accelerator: Accelerator) -> dict[str, Any]:
-    """Arguments with which the accelerator's processes share what `model.catalogue_ranking.rank_catalogue` ranks."""
+    """Arguments with which the accelerator's processes share what `model.ensemble.rank_catalogue` ranks."""
     rank, num_processes = accelerator.process_index, accelerator.num_processes
     return {"rank": rank, "num_processes": num_processes, "gather": gather_object if num_processes > 1 else list}

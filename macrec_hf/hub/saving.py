@@ -1,13 +1,10 @@
 """Writes a whole model directory, and so a Hub repository: what stands in it is said in `model/model_files.py`.
 
-Files are written beside and moved into place when complete.
+A reader sees the directory as it was or as it is to be: see `data/output_folder.py`.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
 
+from ..data.output_folder import output_folder
 from ..model.blend import BLEND_NAME, Blend
-from ..model.files import follow_umask, replacing, write_checksums
+from ..model.checksums import write_checksums
+from ..model.files import follow_umask, replacing
 from ..model.inference import check_finite_weights
 from ..model.model_files import (
     CARD_NAME,
@@ -96,7 +95,7 @@ def save_model_directory(
     if quantizer is not None:
         check_quantizer(quantizer, table, "quantizer")
     bought = check_item_counts(item_counts, table)
-    with _moved_into_place(Path(directory)) as beside:
+    with output_folder(directory, "config.json", stale=parts_that_may_be_absent()) as beside:
         model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
         if bought is not None:
@@ -198,34 +197,3 @@ def parts_that_may_be_absent(inside: bool = False) -> list[str]:
         *code,
     ]
     return parts + [f"{part}/*" for part in parts if inside]
-
-
-@contextmanager
-def _moved_into_place(directory: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `directory` at the end, or leaves no trace if an error ends it."""
-    exists = directory.is_dir()
-    # On the same file system, so that moving is renaming; inside, if the parent may not be ours to write.
-    name = f".macrec-{os.getpid()}.partial"
-    beside = directory / name if exists else directory.absolute().parent / f".{directory.absolute().name}{name}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        if exists:
-            _replace_files(beside, directory)
-        else:
-            beside.rename(directory)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _replace_files(beside: Path, directory: Path) -> None:
-    written = {path.name for path in beside.iterdir()}
-    for stale in [path for pattern in parts_that_may_be_absent() for path in directory.glob(pattern)]:
-        name = stale.name
-        if name not in written and stale.is_file():
-            stale.unlink()
-        elif stale.is_dir():
-            shutil.rmtree(stale)
-    for name in sorted(written, key=lambda name: (name == "config.json", name)):  # config.json last: it names the rest
-        (beside / name).replace(directory / name)

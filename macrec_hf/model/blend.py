@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import read_json, renew_checksums, replacing
+from .checksums import renew_checksums
+from .files import read_json, replacing
 from .inference import pad_rows
 from .limits import Limits
 from .purchase_counts import HISTORY, MAX_WINDOW, NeighbourScores, PurchaseCounts, values_at

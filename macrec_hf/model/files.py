@@ -1,28 +1,33 @@
 """Files and folders that are whole or not there: written beside and moved into place, or read from the Hub.
 
+Several files that belong together are read in [`reading`].
+
 A name is a folder by its path or the id of a repository; where it is neither there is a quick answer.
 """
 
 import difflib
+import errno
 import inspect
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
-from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from transformers.utils import cached_file
 
 _Content = TypeVar("_Content", dict, list)
+CHECKSUMS_NAME = "checksums.json"  # of `checksums.py`
+PARTIAL = ".partial"  # the ending of what is being written
+JOURNAL = ".macrec-moving"  # of `data.output_folder`: files that are whole and not all in their places yet
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
@@ -31,13 +36,172 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Until then a reader sees the old file or none; an error leaves the old one and nothing beside it.
     """
-    path = Path(path)
-    beside = path.with_name(path.name + ".partial")
-    try:
+    with replacing_together(path) as (beside,):
         yield beside
-        beside.replace(path)
+
+
+@contextmanager
+def replacing_together(*paths: str | Path) -> Iterator[list[Path]]:
+    """Paths beside `paths` to write to, which take their places at the end: never an old file beside a new one.
+
+    All old files go before the first new one comes, the last of `paths` first of all; it also comes last.
+    """
+    places = [Path(path) for path in paths]
+    besides = [beside_of(place) for place in places]
+    try:
+        with told_where(*places):
+            yield besides
+            try:
+                _take_places(besides, places)
+            except KeyboardInterrupt:
+                _take_places(besides, places)
+                raise
     finally:
-        beside.unlink(missing_ok=True)
+        for beside in besides:
+            beside.unlink(missing_ok=True)
+
+
+def _take_places(besides: Sequence[Path], places: Sequence[Path]) -> None:
+    """Moves files whose names change, wherever an earlier attempt was stopped."""
+    left = [(beside, place) for beside, place in zip(besides, places, strict=True) if beside.exists()]
+    for _, place in reversed(left) if len(left) > 1 else ():
+        place.unlink(missing_ok=True)
+    for beside, place in left:
+        beside.replace(place)
+
+
+@contextmanager
+def replacing_files(folder: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder to write files and folders into, which take their places in `folder` at the end.
+
+    Never an old file beside a new one: all old ones go before the first new one comes. Other files of `folder` stay.
+    An error leaves all as it was. Whole outputs are written by `data.output_folder`, which loses nothing to a kill.
+
+    Args:
+        folder: made if it does not exist.
+        last: the file that readers cannot do without. It goes first and comes last.
+        stale: patterns of what goes too if it is not written anew.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_partial(folder):
+        yield folder  # a part of what is moved by whoever writes the whole
+        return
+    beside = beside_of(folder / ".macrec")
+    try:
+        with told_where(folder):
+            beside.mkdir()
+            take_checksums_along(folder, beside)
+            yield beside
+            move_all(beside, folder, *what_moves(beside, folder, last, stale))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def take_checksums_along(folder: Path, beside: Path) -> None:
+    """What replaces some files of a folder replaces their checksums with them."""
+    if (folder / CHECKSUMS_NAME).is_file():
+        shutil.copyfile(folder / CHECKSUMS_NAME, beside / CHECKSUMS_NAME)
+
+
+def is_partial(folder: Path) -> bool:
+    """Whether a folder is being written, so that nobody reads it yet."""
+    return any(part.startswith(".macrec-") and part.endswith(PARTIAL) for part in folder.parts)
+
+
+def what_moves(beside: Path, folder: Path, last: str, stale: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of old files that go, and of new ones that come, both in order; arguments as in [`replacing_files`]."""
+    new = sorted((path.name for path in beside.iterdir()), key=lambda name: (name == last, name))
+    gone = {path.name for pattern in stale for path in folder.glob(pattern)} - set(new)
+    return [*new[-1:], *sorted(gone), *new[:-1]], new
+
+
+def move_all(beside: Path, folder: Path, old: Sequence[str], new: Sequence[str]) -> None:
+    """Removes old files and moves new ones into their place, wherever an earlier attempt was stopped."""
+    for name in old:
+        if name not in new or (beside / name).exists():  # else the new one is there already
+            remove(folder / name)
+    for name in new:
+        if (beside / name).exists():
+            (beside / name).replace(folder / name)
+
+
+@contextmanager
+def told_where(*places: Path) -> Iterator[None]:
+    """Full disks are told in many ways, most of them without the name of the file."""
+    try:
+        yield
+    except Exception as error:
+        if any(is_partial(place) for place in places):
+            raise  # whoever writes the whole tells
+        of_many = isinstance(error, shutil.Error)
+        text = str(error.args[0][0][-1] if of_many else error)  # of many files the first says it all
+        python = isinstance(error, OSError) and (error.errno in _NO_SPACE or "requested and" in text)
+        rust = (isinstance(error, SafetensorError) or type(error) is Exception) and "os error" in text
+        if not (of_many or python or rust):
+            raise
+        raise OSError(
+            f"{', '.join(map(str, places))} could not be written: {text}. Is the disk full? What was there before is "
+            "as it was."
+        ) from error
+
+
+def beside_of(place: Path) -> Path:
+    """A hidden name beside it that no other writer takes."""
+    return place.with_name(f".{place.name.lstrip('.')[:60]}-{os.getpid()}-{os.urandom(4).hex()}{PARTIAL}")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def reading(folder: str | Path, *patterns: str) -> Iterator[None]:
+    """Whoever reads several files of a folder reads them in here: they are of one writing, or there is an error.
+
+    Args:
+        folder: that [`replacing_files`] writes; anything else is passed over.
+        patterns: of the files that are read.
+
+    Raises:
+        OSError: they are being replaced, or were replaced meanwhile.
+    """
+    folder = Path(folder)
+    before = _stamps(folder, patterns)
+    try:
+        yield
+    except Exception as error:
+        if _stamps(folder, patterns) != before:
+            raise OSError(_REPLACED.format(folder=folder)) from error
+        raise
+    if _stamps(folder, patterns) != before:
+        raise OSError(_REPLACED.format(folder=folder))
+
+
+_REPLACED = "{folder}: expected files that stay as they are while they are read, but they were replaced. Try again."
+
+
+def _stamps(folder: Path, patterns: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """What tells the files from those of another writing.
+
+    Raises:
+        OSError: the files are being moved.
+    """
+    if (folder / JOURNAL).is_dir():
+        raise OSError(
+            f"{folder}: expected whole files, found some that are being moved into place. Try again; if nobody writes "
+            "there, a process was stopped meanwhile: run the command again that wrote them."
+        )
+    found = {}
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        with suppress(FileNotFoundError):
+            about = path.stat()
+            found[str(path)] = (about.st_ino, about.st_mtime_ns)
+    return found
 
 
 def follow_umask(*weights: Path) -> None:
@@ -54,28 +218,6 @@ def follow_umask(*weights: Path) -> None:
             pass
         finally:
             fresh.unlink()
-
-
-def move_into_place(written: Path, place: Path) -> None:
-    """Renames a folder or a file; a folder that stands at the place already goes first."""
-    if place.is_dir():
-        discard(place)
-    written.replace(place)
-    try:  # the renaming itself on the disk; not every file system lets a folder be opened
-        handle = os.open(place.parent, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    except OSError:
-        pass
-
-
-def discard(folder: Path) -> None:
-    """Removes a folder, renamed first, so that a crash leaves no half of it under its name."""
-    if folder.is_dir():
-        aside = folder.parent / f".discarded-{folder.name.lstrip('.')}"
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def folder_beside(name_or_path: str | PathLike[str], names: Sequence[str], **hub_kwargs: Any) -> Path | None:
@@ -190,14 +332,6 @@ def _meant(directory: Path) -> str:
     return f" Did you mean {directory.parent / close[0]}?" if close else ""
 
 
-CHECKSUMS_NAME = "checksums.json"
-_CHECKED = (  # what decides on lists; texts that people may edit are left out
-    "config.json", "model*.safetensors", "model.safetensors.index.json", "semantic_ids.json",
-    "semantic_ids.safetensors", "tokenizer.json", "tokenizer_config.json", "item_counts.safetensors",
-    "purchase_counts.safetensors", "blend.json", "quantizer/config.json", "quantizer/model*.safetensors",
-)  # fmt: skip
-
-
 def read_json(path: str | Path, kind: type[_Content], expected: str) -> _Content:
     """The object or list of a JSON file.
 
@@ -221,110 +355,3 @@ def read_json(path: str | Path, kind: type[_Content], expected: str) -> _Content
             "name? Copy it again."
         )
     return content
-
-
-def write_checksums(folder: Path, left_out: Sequence[str] = ()) -> None:
-    """Writes `checksums.json`: size and CRC-32 of what decides on lists, as they are now.
-
-    Args:
-        left_out: what was kept back when the folder was written, for whoever reads it.
-    """
-    found = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder, _CHECKED)}
-    with replacing(folder / CHECKSUMS_NAME) as beside:
-        beside.write_text(json.dumps({"files": found, "left_out": list(left_out)}, indent=1), encoding="utf-8")
-
-
-def renew_checksums(folder: str | Path, *patterns: str) -> None:
-    """Writes the lines of these files anew, after they were replaced, in a folder that has checksums."""
-    folder = Path(folder)
-    if not (folder / CHECKSUMS_NAME).is_file():
-        return
-    content = _read_checksums(folder)
-    kept = {name: value for name, value in content["files"].items() if not _is_among(name, patterns)}
-    fresh = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder, patterns)}
-    with replacing(folder / CHECKSUMS_NAME) as beside:
-        beside.write_text(json.dumps(content | {"files": kept | fresh}, indent=1), encoding="utf-8")
-
-
-def check_files(
-    folder: str | Path, patterns: Sequence[str] = _CHECKED, *, without: Sequence[str] = (), whole: bool = True
-) -> list[str]:
-    """Compares files with the folder's `checksums.json`; nothing is compared where there is none.
-
-    Args:
-        patterns: of the files to compare.
-        without: patterns of files that are not looked at.
-        whole: whether each file that is listed has to be there; of a repository only some may have been fetched.
-
-    Returns:
-        What was left out when the folder was written.
-
-    Raises:
-        ValueError: a file that was changed, removed or added since.
-    """
-    folder = Path(folder)
-    if not (folder / CHECKSUMS_NAME).is_file():
-        return []
-    content = _read_checksums(folder)
-    listed = {name: value for name, value in content["files"].items() if _is_among(name, patterns)}
-    there = {path.relative_to(folder).as_posix(): path for path in _files(folder, patterns)}
-    for name in sorted({*listed, *there}):
-        if _is_among(name, without) or (name not in there and not whole):
-            continue
-        wrong = None
-        if name not in there:
-            wrong = "it is gone"
-        elif name not in listed:
-            wrong = "it was not there"
-        elif there[name].stat().st_size != listed[name][0]:
-            wrong = f"it has {there[name].stat().st_size:,} bytes instead of {listed[name][0]:,}"
-        elif checksum(there[name]) != listed[name]:
-            wrong = "its bytes have changed"
-        if wrong:
-            raise ValueError(
-                f"{folder / name}: expected the file that was saved with {folder / CHECKSUMS_NAME}, but {wrong}. Was "
-                "it damaged, copied from another folder, or a verb stopped while it wrote? Copy the whole folder "
-                f"again, or run that verb again; if you changed it on purpose, remove {CHECKSUMS_NAME}, and nothing "
-                "is compared any more."
-            )
-    return content["left_out"]
-
-
-def _read_checksums(folder: Path) -> dict[str, Any]:
-    path = folder / CHECKSUMS_NAME
-    expected = '{"files": {name: [bytes, CRC-32]}, "left_out": [names]}'
-    content = read_json(path, dict, expected)
-    files, left_out = content.get("files"), content.get("left_out")
-    pairs = list(files.values()) if isinstance(files, dict) else [None]
-    good = all(isinstance(pair, list) and [type(number) for number in pair] == [int, int] for pair in pairs)
-    if not good or not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
-        raise ValueError(f"{path}: expected {expected}, got something else. Copy the whole folder again.")
-    return content
-
-
-def _is_among(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-
-
-def checksum(path: Path) -> list[int]:
-    """Size in bytes and CRC-32 of a file."""
-    size = path.stat().st_size
-    if not size:
-        return [0, 0]
-    with path.open("rb") as file, mmap(file.fileno(), size, access=ACCESS_READ) as content:
-        return [size, zlib.crc32(content)]
-
-
-def check_beside(name_or_path: str | PathLike[str], patterns: Sequence[str], **hub_kwargs: Any) -> None:
-    """[`check_files`] of the folder that a model is loaded from, a folder or a repository.
-
-    Args:
-        **hub_kwargs: of [`folder_beside`].
-    """
-    folder = folder_beside(name_or_path, (CHECKSUMS_NAME,), **hub_kwargs)
-    if folder is not None:
-        check_files(folder, patterns, whole=False)

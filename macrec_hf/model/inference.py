@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .files import check_beside, check_files, folder_beside, read_json
+from .checksums import check_beside, check_files
+from .files import folder_beside, read_json
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

@@ -26,8 +26,9 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from .blend import BLEND_NAME, Blend
+from .checksums import check_files
 from .configuration_macrec import MacRecConfig
-from .files import check_files, hub_folder, read_json
+from .files import hub_folder, read_json, reading
 from .modeling_macrec import MacRecForConditionalGeneration, check_fingerprint
 from .purchase_counts import COUNTS_NAME, PurchaseCounts
 from .semantic_ids import SemanticIdTable
@@ -63,6 +64,9 @@ _READ = (
 )
 _WITH_THE_MODEL = ("config.json", "model*", "quantizer/*")  # compared with the checksums when these are read
 _PATTERNS = ["*.json", "*.safetensors", CARD_NAME]  # what is fetched from the Hub: no code
+# Of one writing while they are read. People edit the card, and a training begins by removing its log.
+_TOGETHER = ("*.safetensors", "*config.json", "model*.json", "tokenizer.json", "semantic_ids.json", "item_titles.json",
+             BLEND_NAME, f"{QUANTIZER_FOLDER}/*")  # fmt: skip
 _NOT_OURS = ["checkpoint*"]  # folders that a Trainer may have left beside the model
 
 
@@ -95,7 +99,8 @@ class Catalogue:
             return None
         from .modeling_macrec_quantizer import MacRecQuantizer
 
-        return check_quantizer(MacRecQuantizer.from_pretrained(folder).eval(), self.table, folder)
+        with reading(self.directory, f"{QUANTIZER_FOLDER}/*"):
+            return check_quantizer(MacRecQuantizer.from_pretrained(folder).eval(), self.table, folder)
 
 
 @dataclass(kw_only=True)
@@ -123,13 +128,17 @@ def load_model_directory(
 
     Raises:
         FileNotFoundError: a directory that lacks a part.
-        OSError: neither a directory nor a repository that can be reached.
+        OSError: neither a directory nor a repository that can be reached; or its files are being replaced.
         ValueError: parts that are cut off, that do not belong together, or that a newer release wrote.
     """
-    catalogue = load_catalogue(
-        name_or_path, without=without, **hub_kwargs
-    )  # first: it tells whether a newer release wrote it
-    directory, table = catalogue.directory, catalogue.table
+    directory = local_directory(name_or_path, hub_kwargs)
+    with reading(directory, *_TOGETHER):
+        return _load_model_directory(directory, dtype, without)
+
+
+def _load_model_directory(directory: Path, dtype: str | torch.dtype, without: Sequence[str]) -> ModelParts:
+    catalogue = load_catalogue(directory, without=without)  # first: it tells whether a newer release wrote it
+    table = catalogue.table
     tokenizer = _load_tokenizer(directory, table)
     model = MacRecForConditionalGeneration.from_pretrained(directory, semantic_ids=table, dtype=dtype).eval()
     check_fingerprint(model.config, table, directory)
@@ -143,6 +152,11 @@ def load_model_directory(
 def load_catalogue(name_or_path: str | Path, *, without: Sequence[str] = (), **hub_kwargs: Any) -> Catalogue:
     """Reads a model directory without its model; arguments and errors are those of `load_model_directory`."""
     directory = local_directory(name_or_path, hub_kwargs)
+    with reading(directory, *_TOGETHER):
+        return _load_catalogue(directory, without)
+
+
+def _load_catalogue(directory: Path, without: Sequence[str]) -> Catalogue:
     _check_complete(directory)
     _check_readable(directory, without)
     table = SemanticIdTable.from_pretrained(directory)

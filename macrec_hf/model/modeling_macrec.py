@@ -14,8 +14,9 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
+from .checksums import renew_checksums
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
-from .files import CHECKSUMS_NAME, folder_beside, follow_umask, renew_checksums
+from .files import CHECKSUMS_NAME, folder_beside, follow_umask, replacing_files
 from .inference import WHERE, load_weights
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import ProcessGroup, alignment_loss, num_processes
@@ -24,6 +25,7 @@ from .semantic_ids import ITEMS_NAME, TENSORS_NAME, SemanticIdTable
 from .trie import SemanticIdTrie  # noqa: F401
 
 _OWN_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+_SHARDS = ("model-?????-of-?????.safetensors", "model.safetensors.index.json")  # of a larger model saved before
 _UPLOAD = ("repo_id", "private", "commit_message", "commit_description", "revision", "create_pr")
 
 
@@ -143,9 +145,11 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
                 self._saved(Path(save_directory))
             return
         upload = {name: kwargs.pop(name) for name in _UPLOAD if name in kwargs}
-        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-        self._saved(Path(save_directory))
-        table.save_pretrained(Path(save_directory))
+        stale = () if kwargs.get("variant") else _SHARDS
+        with replacing_files(Path(save_directory), last="config.json", stale=stale) as beside:
+            super().save_pretrained(beside, is_main_process, state_dict, **kwargs)
+            self._saved(beside)
+            table.save_pretrained(beside)
         if push_to_hub:  # not above: there only the files are sent that transformers has written itself
             repo_id = upload.pop("repo_id", Path(save_directory).name)
             api = HfApi(token=kwargs.get("token"))

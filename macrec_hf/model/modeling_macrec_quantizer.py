@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .checksums import renew_checksums
 from .configuration_macrec import RESIDUAL_KMEANS, MacRecQuantizerConfig
-from .files import follow_umask, renew_checksums
+from .files import follow_umask
 from .inference import eval_mode, load_weights
 from .losses import (
     LossParts,

@@ -15,7 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .files import follow_umask, renew_checksums, replacing
+from .checksums import renew_checksums
+from .files import follow_umask, replacing
 from .inference import pad_rows
 
 COUNTS_NAME = "purchase_counts.safetensors"

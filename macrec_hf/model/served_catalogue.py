@@ -11,8 +11,7 @@ from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
 from .blend import BLEND, BY_MODALITY, MODEL, Blend, BlendInputs, find_candidates, reasons
-from .catalogue_ranking import history_sources, rank_catalogue
-from .ensemble import ENSEMBLE, Decoding
+from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from .limits import Limits
 from .model_files import check_purchase_counts, check_quantizer
 from .purchase_counts import PurchaseCounts

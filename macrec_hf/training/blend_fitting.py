@@ -8,6 +8,7 @@ against every single source.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
 from ..data.histories import user_histories
+from ..data.output_folder import locked, output_folder
 from ..data.purchase_counting import count_purchases
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
@@ -185,7 +187,15 @@ def blend_directory(
     """[`fit_blend`] for a model directory, into which weights and counts are written by the main process.
 
     All processes rank, unless one of them does not see the directory; then the main process ranks alone.
+
+    Raises:
+        OSError: another process writes into the directory.
     """
+    with locked(directory) if accelerator.is_main_process and directory.is_dir() else nullcontext():
+        return _blend_directory(directory, interactions, accelerator, progress)
+
+
+def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: Accelerator, progress: bool) -> Blend:
     accelerator.wait_for_everyone()  # until the main process has written the model
     everywhere = all(gather_object([(directory / "config.json").is_file()]))
     told: list[Blend | None] = [None]
@@ -198,8 +208,9 @@ def blend_directory(
         told = [fit_blend(recommender, interactions, gather=gather, progress=progress)]
         if accelerator.is_main_process:
             known = purchases_before(interactions, recommender.model.config.trained_until)
-            serving_counts(known, recommender.table, cast(Blend, told[0])).save(directory)
-            cast(Blend, told[0]).save(directory)
+            with output_folder(directory, last=BLEND_NAME) as beside:
+                serving_counts(known, recommender.table, cast(Blend, told[0])).save(beside)
+                cast(Blend, told[0]).save(beside)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         broadcast_object_list(told)
@@ -226,15 +237,18 @@ def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCo
 
     Raises:
         ValueError: it has none.
+        OSError: another process writes into it.
     """
-    catalogue = load_catalogue(directory, without=(COUNTS_NAME,))
-    if catalogue.blend is None:
-        raise ValueError(
-            f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "
-            "--interactions …` fits one and counts the purchases too."
-        )
-    counts = serving_counts(interactions, catalogue.table, catalogue.blend)
-    counts.save(directory)
+    with locked(directory) if directory.is_dir() else nullcontext():
+        catalogue = load_catalogue(directory, without=(COUNTS_NAME,))
+        if catalogue.blend is None:
+            raise ValueError(
+                f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "
+                "--interactions …` fits one and counts the purchases too."
+            )
+        counts = serving_counts(interactions, catalogue.table, catalogue.blend)
+        with output_folder(directory, last=COUNTS_NAME) as beside:
+            counts.save(beside)
     return counts
 
 

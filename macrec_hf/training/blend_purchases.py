@@ -16,8 +16,7 @@ from ..data.time_split import histories_until
 from ..evaluation.baselines import best_window
 from ..evaluation.own_history import quoted, repeat_rate
 from ..model.blend import BlendInputs, Candidates, find_candidates
-from ..model.catalogue_ranking import history_sources, rank_catalogue
-from ..model.ensemble import ENSEMBLE, Decoding
+from ..model.ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender

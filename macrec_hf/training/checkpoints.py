@@ -12,7 +12,8 @@ import re
 import shutil
 from pathlib import Path
 
-from ..model.files import checksum, discard
+from ..data.output_folder import sync
+from ..model.checksums import checksum
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +102,31 @@ def keep_newest(directory: Path, limit: int | None, best: str | None) -> None:
             discard(path)
 
 
-def remove_checkpoints(directory: Path) -> None:
-    """Removes what only a resumed run reads, and the folder where nothing else is in it, such as a tracker's logs."""
+def move_into_place(written: Path, place: Path) -> None:
+    """Renames a checkpoint; one that stands at the place already goes first."""
+    discard(place)
+    written.replace(place)
+    sync(place.parent)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder, renamed first, so that a crash leaves no half of it under its name."""
+    if folder.is_dir():
+        aside = folder.parent / f".discarded-{folder.name.lstrip('.')}"
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def forget_checkpoints(directory: Path) -> None:
+    """Removes all checkpoints of a folder."""
     for path in [*checkpoints_in(directory), directory / SAVING, *directory.glob(".discarded-*")]:
         discard(path)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Removes what only a resumed run reads, and the folder where nothing else is in it, such as a tracker's logs."""
+    forget_checkpoints(directory)
     (directory / PSEUDO_LABELS).unlink(missing_ok=True)
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()

@@ -18,9 +18,18 @@ from transformers.utils import logging
 
 from ..cpu import accelerate
 from ..cpu.memory import keep_freed_memory
-from ..model.files import discard, follow_umask, move_into_place
+from ..model.files import follow_umask
 from .batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
-from .checkpoints import SAVING, SETTINGS, keep_newest, last_intact_checkpoint, seal, what_is_wrong
+from .checkpoints import (
+    SAVING,
+    SETTINGS,
+    discard,
+    keep_newest,
+    last_intact_checkpoint,
+    move_into_place,
+    seal,
+    what_is_wrong,
+)
 from .global_batches import GlobalBatches
 from .sharding import shard_tied_model
 from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, restore_callbacks

@@ -13,8 +13,7 @@ from transformers.utils import logging
 from ..data.data_collator import RecommendationCollator
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
-from ..model.catalogue_ranking import history_sources, rank_catalogue
-from ..model.ensemble import Decoding
+from ..model.ensemble import Decoding, history_sources, rank_catalogue
 from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.modeling_macrec_quantizer import MacRecQuantizer

@@ -38,7 +38,7 @@ def test_verbs_take_them(shop, capsys):
     assert train(shop) == 0
     before = MacRecRecommender.from_pretrained(shop / "model")
     words = ["--interactions", str(shop / "orders.csv"), "--items", str(shop / "products.jsonl"), *COLUMNS]
-    assert train(shop, *words) == 0, capsys.readouterr().err
+    assert train(shop, "--overwrite", *words) == 0, capsys.readouterr().err
     found = MacRecRecommender.from_pretrained(shop / "model")
     assert found.item_counts.tolist() == before.item_counts.tolist() and found.item_titles["i3"] == "Thing 3"
     assert found.recommend([["i1"]]) == before.recommend([["i1"]])

@@ -24,7 +24,8 @@ def shop(tmp_path_factory):
 
 
 def embed(shop, *words):
-    return main(["embed", "--items", str(shop / "products.csv"), "--output", str(shop / "made"), *words])
+    made = ["--output", str(shop / "made"), "--overwrite"]
+    return main(["embed", "--items", str(shop / "products.csv"), *made, *words])
 
 
 def test_photos_and_texts_that_are_not_found_are_spoken_of(shop, capfd, caplog):
@@ -53,7 +54,7 @@ def test_titles_that_are_not_found_are_spoken_of(shop, capfd, caplog):
     assert "no titles: expected them in a column 'title'" in caplog.text and "--title-column" in caplog.text
     assert "['item_id', 'name', 'photo']" in caplog.text
     caplog.clear()
-    assert train(shop, *items, "--title-column", "name") == 0 and "no titles" not in caplog.text
+    assert train(shop, *items, "--title-column", "name", "--overwrite") == 0 and "no titles" not in caplog.text
     assert MacRecRecommender.from_pretrained(shop / "model").item_titles["i3"] == "red thing 3"
     capfd.readouterr()
     ask = ["recommend", "--model", str(shop / "model"), "--history", "i1", "--json"]

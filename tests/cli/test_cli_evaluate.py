@@ -7,9 +7,8 @@ import torch
 from macrec_hf.cli.main import main
 from macrec_hf.evaluation.baselines import baseline_lists
 from macrec_hf.evaluation.ranking_metrics import ranking_metrics
-from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
-from macrec_hf.model.ensemble import Decoding
+from macrec_hf.model.ensemble import Decoding, history_sources, rank_catalogue
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.recommender import MacRecRecommender
 from macrec_hf.model.semantic_ids import SemanticIdTable

@@ -66,12 +66,12 @@ def test_photos_that_fail_are_listed_and_fetched_by_the_next_run(tmp_path, photo
     words = ["prepare", "--format", "amazon2018", "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
     words += ["--allow-private-addresses"]
     assert main([*words, "--k-core", "1"]) == 0
-    assert "(0 photos, 1 failed: failed_images.jsonl; run again to retry)" in capfd.readouterr().out
+    assert "(0 photos, 1 failed: failed_images.jsonl; --overwrite tries again)" in capfd.readouterr().out
     failed = json.loads((tmp_path / "out" / "failed_images.jsonl").read_text())
     assert (failed["item_id"], failed["url"]) == ("0001", f"{photos}/drum.jpg") and "404" in failed["reason"]
     assert read_items(tmp_path / "out" / "items.jsonl")["image"].tolist() == [None, None]
     (tmp_path / "hidden.jpg").rename(photo)
-    assert main([*words, "--k-core", "1"]) == 0
+    assert main([*words, "--k-core", "1", "--overwrite"]) == 0
     assert "(1 photos)" in capfd.readouterr().out and not (tmp_path / "out" / "failed_images.jsonl").exists()
     (found,) = (tmp_path / "out" / "images").iterdir()
     assert read_items(tmp_path / "out" / "items.jsonl")["image"][0] == str(found) and found.name.startswith("0001.")

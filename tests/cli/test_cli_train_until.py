@@ -101,7 +101,7 @@ def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, cap
     assert "has learned until 2020-02-01. Start from one that was trained with --until." in capsys.readouterr().err
     assert start(shop / "model", "--until", "2020-02-20") == 0
     assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] == "2020-02-20"
-    assert start(shop / "model") == 0  # leave-one-out knows purchases of every day
+    assert start(shop / "model", "--overwrite") == 0  # leave-one-out knows purchases of every day
     assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] is None
     (tmp_path / "more").rename(tmp_path / "whole")
     assert start(tmp_path / "whole", "--until", UNTIL) == 1

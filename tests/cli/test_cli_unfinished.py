@@ -24,7 +24,7 @@ def shop(tmp_path_factory):
     assert quantize(folder) == 0 and train(folder) == 0
     older, none = (["--output", str(folder / name)] for name in ("older", "none"))
     assert train(folder, *older) == 0
-    assert train(folder, *older, *DIVERGES) == 1 and train(folder, *none, *DIVERGES) == 1
+    assert train(folder, *older, *DIVERGES, "--overwrite") == 1 and train(folder, *none, *DIVERGES) == 1
     return folder
 
 
@@ -53,7 +53,7 @@ def test_a_training_that_was_not_finished_is_named(shop, capfd, caplog, verb):
 def test_a_training_that_does_not_begin_leaves_the_folder_as_it_was(shop, capfd, words, message):
     (shop / "bad.csv").write_text("user_id,item_id,timestamp\nu,nothing,1\nu,i1,2\nu,i2,3\n")
     before = {path: path.stat().st_mtime_ns for path in (shop / "model").rglob("*")}
-    assert train(shop, *[word.format(shop=shop) for word in words]) == 1
+    assert train(shop, "--overwrite", *[word.format(shop=shop) for word in words]) == 1
     assert message in capfd.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (shop / "model").rglob("*")} == before
     assert is_finished(shop / "model")

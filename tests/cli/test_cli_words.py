@@ -132,5 +132,5 @@ def test_ctrl_c_names_resume_where_there_is_a_checkpoint(shop, capfd, monkeypatc
     assert train(shop, "--output", str(shop / "kept"), "--keep-checkpoints") == 0
     for output, expected in (("kept", "--resume goes on from the last checkpoint"), ("fresh", "stopped.\n")):
         monkeypatch.setattr("macrec_hf.cli.train.begin", interrupted)
-        assert train(shop, "--output", str(shop / output)) == 130
+        assert train(shop, "--output", str(shop / output), "--overwrite") == 130
         assert expected in capfd.readouterr().err

@@ -202,7 +202,7 @@ def test_no_progress_bar_where_none_is_wanted(tmp_path, capsys):
     shop = tiny_shop(tmp_path)
     assert quantize(shop, "--disable-tqdm", "true") == 0
     quiet = capsys.readouterr().err
-    assert quantize(shop) == 0
+    assert quantize(shop, "--overwrite") == 0
     assert "loss=" not in quiet and "loss=" in capsys.readouterr().err
 
 

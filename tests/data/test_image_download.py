@@ -12,6 +12,7 @@ from PIL import Image
 
 from macrec_hf.data.http_fetch import is_public
 from macrec_hf.data.image_download import HOPELESS_AFTER, download_images, file_name, remove_old_photos
+from macrec_hf.model.files import beside_of
 
 
 def picture(kind: str = "JPEG") -> bytes:
@@ -152,9 +153,11 @@ def test_a_second_run_fetches_only_what_is_not_there(server, tmp_path):
     names = [file_name(item, server.url + path) for item, path in paths.items()]
     (tmp_path / names[0]).write_bytes(picture())
     (tmp_path / names[1]).touch()
+    partial = beside_of(tmp_path / names[2])
+    partial.write_bytes(picture()[:50])
     report = fetch(server, paths, tmp_path)
     assert len(report.files) == 6 and report.fetched == 5 and "/good/0.jpg" not in server.hits
-    assert Image.open(tmp_path / names[1]).size == (8, 8)
+    assert Image.open(tmp_path / names[1]).size == (8, 8) and not partial.exists()
     report = fetch(server, paths, tmp_path)
     assert len(report.files) == 6 and report.fetched == 0 and sum(server.hits.values()) == 5
 

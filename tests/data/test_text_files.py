@@ -66,6 +66,7 @@ def test_empty_files(tmp_path):
         (b"PK\x03\x04rest", "a.gz is a zip archive.*CSV UTF-8"),
         (b"PAR1rest", "a.gz is a Parquet file"),
     ],
+    ids=range(10),
 )
 def test_gzip_files_that_are_none(tmp_path, content, said):
     (tmp_path / "a.gz").write_bytes(content)

@@ -5,9 +5,8 @@ import torch
 from macrec_hf.evaluation.baselines import baseline_lists
 from macrec_hf.evaluation.ranking_metrics import ranking_metrics, user_metrics
 from macrec_hf.evaluation.report import evaluation_report, shared_by
-from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
-from macrec_hf.model.ensemble import Decoding
+from macrec_hf.model.ensemble import Decoding, history_sources, rank_catalogue
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.model_decoding import exact_scores
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration

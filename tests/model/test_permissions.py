@@ -52,7 +52,7 @@ def test_files_follow_the_umask(tmp_path, umask):
             recommender.quantizer.save_pretrained(tmp_path / "plain" / "quantizer")
             embed_items(items, make_encoders(), progress=False).save(tmp_path / "emb")
         (tmp_path / "ids").mkdir()
-        write_ids(tmp_path / "ids", recommender.table, recommender.quantizer)
+        write_ids(tmp_path / "ids", recommender.table, recommender.quantizer, {})
         recommender.table.save_pretrained(tmp_path / "table")
     finally:
         os.umask(before)

@@ -9,9 +9,8 @@ from huggingface_hub import HfApi
 from local_hub import TOKEN, local_hub
 from transformers import pipeline
 
-from macrec_hf.model.catalogue_ranking import history_sources, rank_catalogue
 from macrec_hf.model.configuration_macrec import MacRecConfig
-from macrec_hf.model.ensemble import Decoding
+from macrec_hf.model.ensemble import Decoding, history_sources, rank_catalogue
 from macrec_hf.model.model_decoding import exact_scores
 from macrec_hf.model.modeling_macrec import MacRecForConditionalGeneration
 from macrec_hf.model.ranked_lists import Recommendation
