@@ -18,15 +18,9 @@ from .configuration_macrec import RESIDUAL_KMEANS, MacRecQuantizerConfig
 from .files import follow_umask
 from .inference import eval_mode, load_weights
 from .losses import (
-    LossParts,
-    ProcessGroup,
-    alignment_loss,
-    contrastive_loss,
-    draw_positives,
-    long_enough,
-    quantization_loss,
+    LossParts, ProcessGroup, alignment_loss, contrastive_loss, draw_positives, long_enough, quantization_loss,
     reconstruction_loss,
-)
+)  # fmt: skip
 from .semantic_ids import code_tokens
 from .vector_quantization import (
     ResidualQuantization,
