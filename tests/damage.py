@@ -54,7 +54,7 @@ def make_folders(folder: Path) -> dict[str, Path]:
         made[f"{start}model"] = recommender.save_pretrained(folder / f"{start}model", include_code=False)
         made[f"{start}ids"] = folder / f"{start}ids"
         made[f"{start}ids"].mkdir()
-        write_ids(made[f"{start}ids"], recommender.table, recommender.quantizer)
+        write_ids(made[f"{start}ids"], recommender.table, recommender.quantizer, {})
         arrays = {
             name: random.standard_normal((NUM_ITEMS, size)).astype("f4") for name, size in (("text", 6), ("image", 5))
         }

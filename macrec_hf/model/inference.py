@@ -137,8 +137,7 @@ def load_weights(
     if local:
         _check_own(name_or_path, own_files, where)
     library = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
-    before = library.level
-    library.setLevel(logging.ERROR)
+    library.addFilter(_is_error)  # at a level of its own the library would tell of layers that are not sharded
     try:
         model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
     except torch.OutOfMemoryError:
@@ -149,12 +148,16 @@ def load_weights(
             "edited, or cut off while it was copied? Copy the folder again."
         ) from error
     finally:
-        library.setLevel(before)
+        library.removeFilter(_is_error)
     if name_or_path is not None and not local:  # now the files are fetched
         _check_own(name_or_path, own_files, where)
     _refuse(name_or_path, info["missing_keys"], info["unexpected_keys"])
     check_finite_weights(model, str(name_or_path))
     return (model, info) if with_info else model
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _check_own(name_or_path: Any, own_files: Sequence[str], where: Mapping[str, Any]) -> None:

@@ -18,9 +18,15 @@ from .configuration_macrec import RESIDUAL_KMEANS, MacRecQuantizerConfig
 from .files import follow_umask
 from .inference import eval_mode, load_weights
 from .losses import (
-    LossParts, ProcessGroup, alignment_loss, contrastive_loss, draw_positives, long_enough, quantization_loss,
+    LossParts,
+    ProcessGroup,
+    alignment_loss,
+    contrastive_loss,
+    draw_positives,
+    long_enough,
+    quantization_loss,
     reconstruction_loss,
-)  # fmt: skip
+)
 from .semantic_ids import code_tokens
 from .vector_quantization import (
     ResidualQuantization,
@@ -341,15 +347,18 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         labels = {name: group.gather(given[name].to(masks[name].device)) for name in names if levels}
         generator = group.generator(next(iter(own.values())).device) if levels else None
         for name, other in permutations(names, 2):
-            # Rows that have both modalities, of all processes and of ours; None: all of them.
-            both = None if group.alone and full[name] and full[other] else every_mask[name] & every_mask[other]
-            mine = None if both is None else both[group.mine]
-            offset = 0 if both is None else both[: group.mine.start].sum()
-            anchors, candidates = _pick(own[name], mine), _pick(everything[name], both)
+            # Rows that have both modalities, of all processes and of ours.
+            both: Any = slice(None)
+            mine: Any = both
+            offset: Any = 0
+            if not (group.alone and full[name] and full[other]):
+                both = every_mask[name] & every_mask[other]
+                mine, offset = both[group.mine], both[: group.mine.start].sum()
+            anchors, candidates = own[name][mine], everything[name][both]
             for place, level in enumerate(levels):
                 known = long_enough(candidates[:, place])
                 # Twice the label, and one more where the residual takes no part: those pair up among themselves.
-                positives = draw_positives(2 * _pick(labels[other], both) + ~known, generator)
+                positives = draw_positives(2 * labels[other][both] + ~known, generator)
                 if not group.alone:
                     positives = positives[offset : offset + len(anchors)]
                 loss = contrastive_loss(
@@ -364,21 +373,17 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
             if names.index(name) < names.index(other):
                 loss = alignment_loss(
                     anchors[:, -1],
-                    _pick(own[other], mine)[:, -1],
+                    own[other][mine][:, -1],
                     config.contrastive_temperature,
-                    (candidates[:, -1], _pick(everything[other], both)[:, -1]),
+                    (candidates[:, -1], everything[other][both][:, -1]),
                     offset,
                 )
                 found.add("alignment_loss", f"{name}, {other}", loss, len(anchors), len(candidates))
 
 
 def contrastive_name(level: int) -> str:
-    """How the loss of eq. 6 at a level, counted from 0, is called where each has a name of its own."""
+    """The name of the loss of eq. 6 at a level, counted from 0."""
     return f"contrastive_loss_{level + 1}"
-
-
-def _pick(rows: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
-    return rows if chosen is None else rows[chosen]
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor, full: bool, fill: float) -> torch.Tensor:

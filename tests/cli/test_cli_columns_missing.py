@@ -68,13 +68,12 @@ def test_titles_that_are_not_found_are_spoken_of(shop, capfd, caplog):
     assert "3.png" in (shop / "page.html").read_text()
 
 
-@pytest.mark.parametrize(("mark", "word"), [(";", "semicolons"), ("|", "bars"), ("\t", "tabs")])
-def test_another_separator_is_named(tmp_path, mark, word):
+@pytest.mark.parametrize("mark", [";", "|", "\t"])
+def test_another_separator_is_read(tmp_path, mark):
     path = tmp_path / "orders.csv"
-    path.write_text(mark.join(["user_id", "item_id", "timestamp"]) + "\n" + mark.join("abc"))
-    for read in (read_interactions, read_items):
-        with pytest.raises(ValueError, match=f"seems to have {word} between its columns"):
-            read(path)
+    path.write_text(mark.join(["user_id", "item_id", "timestamp"]) + "\n" + mark.join("ab3"))
+    assert read_interactions(path)[["user_id", "item_id"]].to_numpy().tolist() == [["a", "b"]]
+    assert read_items(path)["item_id"].tolist() == ["b"]
 
 
 def test_the_column_that_was_meant_is_named(tmp_path):

@@ -88,7 +88,7 @@ def test_photos_of_this_machine_are_fetched_only_when_asked_for(tmp_path, photos
 
 def test_a_photo_of_another_address_is_fetched_again(tmp_path, photos):
     words = ["prepare", "--format", "amazon2018", "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
-    words += ["--k-core", "1", "--allow-private-addresses"]
+    words += ["--k-core", "1", "--allow-private-addresses", "--overwrite"]
     Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "photos" / "new.png")
     own = tmp_path / "out" / "images" / "0001.my.own.jpg"
 

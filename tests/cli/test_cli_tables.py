@@ -1,6 +1,7 @@
 """Other people's tables on the command line: read right, or refused in one line that names file and line."""
 
 import codecs
+import functools
 import gzip
 import json
 import logging
@@ -12,6 +13,8 @@ from hub_tools import quantize, tiny_shop, train
 from macrec_hf import EmbeddingStore
 from macrec_hf.cli.inputs import read_titles
 from macrec_hf.cli.main import main
+
+packed = functools.partial(gzip.compress, mtime=0)  # the same name of a test in every process
 
 ROWS = [["item_id", "title"], *([f"i{place}", f"red thing {word}"] for place, word in enumerate("abcdef"))]
 CSV = "".join(",".join(row) + "\n" for row in ROWS)
@@ -29,7 +32,7 @@ def embed(folder, name: str, content: bytes) -> int:
         ("i.csv", codecs.BOM_UTF16_LE + CSV.replace(",", "\t").encode("utf-16-le")),  # Excel's "Unicode text"
         ("i.csv", ("sep=;\r\n" + CSV.replace(",", ";")).encode()),
         ("i.tsv", CSV.replace(",", "\t").replace("red thing b", '"Best thing').encode()),
-        ("i.csv.gz", gzip.compress(CSV.encode())),
+        ("i.csv.gz", packed(CSV.encode())),
         ("i.jsonl", "".join(json.dumps(dict(zip(ROWS[0], row, strict=True))) + "\n" for row in ROWS[1:]).encode()),
     ],
 )
@@ -44,7 +47,7 @@ def test_tables_that_are_read(tmp_path, capsys, name, content):
         ("i.csv", CSV.replace("thing c", "thing c,x").encode(), "i.csv, line 4: expected 2 fields"),
         ("i.csv", CSV.replace("red thing c", '"red" thing, c').encode(), "i.csv, line 4: expected quotation marks"),
         ("i.csv", CSV.replace("thing", "stühle").encode("cp1252"), "i.csv, line 2: expected text in UTF-8"),
-        ("i.csv.gz", gzip.compress(CSV.encode())[:-5], "i.csv.gz is cut off"),
+        ("i.csv.gz", packed(CSV.encode())[:-5], "i.csv.gz is cut off"),
         ("i.jsonl.gz", b"<html>", "i.jsonl.gz is no gzip file"),
         ("i.parquet", b"PAR1", "i.parquet: cannot be read as Parquet"),
         ("i.jsonl", b"[" * 50_000, "i.jsonl, line 1: expected one JSON object a line"),
@@ -64,7 +67,7 @@ def test_parts_of_parquet_train_the_same_model(tmp_path, capsys):
     (folder / "parts").mkdir()
     table.iloc[:20].to_parquet(folder / "parts" / "part-2.parquet")
     table.iloc[20:].to_parquet(folder / "parts" / "part-10.parquet")
-    assert train(folder, "--interactions", str(folder / "parts")) == 0, capsys.readouterr().err
+    assert train(folder, "--interactions", str(folder / "parts"), "--overwrite") == 0, capsys.readouterr().err
     assert (folder / "model" / "model.safetensors").read_bytes() == weights
 
 

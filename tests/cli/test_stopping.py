@@ -133,11 +133,14 @@ def test_another_thread_may_run_a_verb():
 
 def test_sigterm_ends_a_fork_as_without_a_handler():
     """A worker that loads data is ended by it, without a word."""
+    reading, writing = os.pipe()
     with stoppable():
         child = os.fork()
         if child == 0:
+            os.write(writing, b"x")
             time.sleep(30)
             os._exit(0)
+        os.read(reading, 1)  # a signal that comes while Python still starts the child is lost
         os.kill(child, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 

@@ -259,7 +259,7 @@ def test_every_way_to_write_keeps_the_checksums_true(whole, tmp_path):
 def test_ids_have_checksums_of_their_own(tmp_path):
     recommender = tiny_recommender(0)
     (tmp_path / "ids").mkdir()
-    write_ids(tmp_path / "ids", recommender.table, recommender.quantizer)
+    write_ids(tmp_path / "ids", recommender.table, recommender.quantizer, {})
     assert SemanticIdTable.from_pretrained(tmp_path / "ids") == recommender.table
     path = tmp_path / "ids" / "semantic_ids.safetensors"
     change_weights(path, lambda codes: codes["text"][0].fill_(1))
