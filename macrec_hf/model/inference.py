@@ -153,7 +153,17 @@ def load_weights(
         _check_own(name_or_path, own_files, where)
     _refuse(name_or_path, info["missing_keys"], info["unexpected_keys"])
     check_finite_weights(model, str(name_or_path))
+    _align(model)
     return (model, info) if with_info else model
+
+
+def _align(model: Any) -> None:
+    """Weights begin where torch's own allocations do. Those of a file may begin anywhere, and products of the same
+    numbers then end in other last digits than before they were saved.
+    """
+    for weight in model.parameters():
+        if weight.device.type == "cpu" and weight.data_ptr() % 64:
+            weight.data = weight.data.clone()
 
 
 def _is_error(record: logging.LogRecord) -> bool:
