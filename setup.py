@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # The lower bounds are the versions that the tests were run with (constraints.txt pins them). What breaks with an older
-# transformers stands in docs/architecture.md, "Upkeep"; of the others nothing older was tried, but torch 2.11: trainings and
-# evaluations on a GPU.
+# transformers stands in docs/architecture.md, "Upkeep"; of the others nothing older was tried, but torch 2.11, which
+# trained and evaluated on a GPU.
 REQUIREMENTS = [
     "torch>=2.11.0",
     "transformers>=5.23.0,<6",

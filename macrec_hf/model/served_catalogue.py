@@ -215,7 +215,7 @@ class ServedCatalogue:
         skipped = [item for history in histories for item in history if item not in self.table.row_of]
         if skipped:
             logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
-        if unread and self.counts is not None:
+        if unread:
             logger.warning(
                 f"{len(unread):,} of {len(histories):,} histories hold no item that the model can read, such as "
                 f"history {unread[0]}: recommending what is popular there."
@@ -223,13 +223,16 @@ class ServedCatalogue:
 
     def popular(self, user: int, top_k: int, limits: Limits) -> list[Recommendation]:
         """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
-        if self.counts is None:
+        counts = self.counts
+        if counts is None and self.inputs is not None:
+            counts = torch.from_numpy(self.inputs.counts.popularity)
+        if counts is None:
             raise ValueError(
                 f"History {user} holds no item that the model can read, and the recommender does not know what is "
                 "popular. Leave the user out, or pass item_counts when the recommender is made or saved."
             )
-        counts = self.counts.numpy() + 1.0
-        scores = np.log(counts / counts.sum())
+        smoothed = counts.numpy() + 1.0
+        scores = np.log(smoothed / smoothed.sum())
         rows = limits.keep(np.arange(len(scores))[None], np.array([user]))
         return self.named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
 

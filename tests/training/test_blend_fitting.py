@@ -105,6 +105,8 @@ def test_its_lists_are_served_by_default_and_come_back(blended, purchases):
         assert [tuple(pair) for pair in loaded] == [tuple(pair) for pair in ours]  # to the last bit
     assert found[0][0].item_id == "i6" and "bought after i5" in found[0][0].reasons
     assert len(found[1]) == 3  # nobody without a list
+    (popular,) = recommender.recommend([[]], top_k=3, fusion="average")  # by the purchases that the blend counted
+    assert popular[0].item_id == f"i{int(recommender.purchase_counts.popularity.argmax())}"
     assert recommender.recommend(history[:1], top_k=3, fusion="average") != found[:1]
     assert not recommender.recommend(history[:1], top_k=3, fusion="average")[0][0].reasons
 
