@@ -18,6 +18,8 @@ def write_page(
     curves: Mapping,
     facts: Sequence[str],
     commands: Sequence[tuple[str, float]],
+    example: Mapping,
+    next_steps: Sequence[tuple[str, str]],
 ) -> Path:
     """Writes the page.
 
@@ -29,6 +31,8 @@ def write_page(
         curves: `{title of a chart: {name of a line: [(x, y), ...]}}`.
         facts: sentences under the title.
         commands: `[(command line, seconds), ...]` in order.
+        example: a product and its IDs, as `one_product` gives them.
+        next_steps: `[(what it is for, command line), ...]`.
     """
     text = render(
         "demo/templates/demo.html.jinja",
@@ -40,6 +44,8 @@ def write_page(
         curves=curves,
         facts=facts,
         commands=commands,
+        example=example,
+        next_steps=next_steps,
     )
     path.write_text(text, encoding="utf-8")
     return path

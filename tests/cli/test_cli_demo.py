@@ -49,6 +49,11 @@ def test_whole_demo_on_a_tiny_shop(tmp_path, capfd):
     column = metrics if metrics["quoted"] == "shown" else metrics["hidden"]
     assert f"{column['ensemble']['hr@10']:.3f}" in page and f"{column['popularity']['hr@10']:.3f}" in page
     assert out.splitlines()[-1] == metrics["verdict"]["text"] and "Verdict: blend" in page
+    assert (
+        "semantic IDs</h2>" in page
+        and "macrec app " in page
+        and f"({metrics['verdict']['best'].replace('_', '-')})" in page
+    )
     for line in re.findall(r"^\$ (.*)$", out, re.M):
         assert line.split(" --")[0] in page
 
@@ -95,15 +100,26 @@ def test_page_marks_the_purchase_that_was_found(shop, tmp_path):
         curves={"Loss": {"training": [(1, 2.0), (5, 1.0)]}},
         facts=["One & two"],
         commands=[("macrec embed", 3.4)],
+        example={
+            "product": mug,
+            "ids": [
+                {"modality": "text", "tokens": "<a_1><b_2>", "first": "<a_1>", "alike": [lamp]},
+                {"modality": "image", "tokens": "<A_7><B_2>", "first": "<A_7>", "alike": []},
+            ],
+        },
+        next_steps=[("look & see", "macrec app model")],
     ).read_text()
-    assert page.count('<figure class="hit">') == 1 and page.count("<figure>") == 6
+    assert page.count('<figure class="hit">') == 1 and page.count("<figure>") == 6 + 2
+    assert "text: <code>&lt;a_1&gt;&lt;b_2&gt;</code>" in page and "No other product begins with" in page
+    assert "macrec app model    # look &amp; see" in page
     assert "<b>Cap</b>" not in page and "&lt;b&gt;Cap&lt;/b&gt; &amp; co" in page and "One &amp; two" in page
-    assert page.count("data:image/jpeg;base64,") == 7 and "macrec embed    # 3 s" in page
+    assert page.count("data:image/jpeg;base64,") == 7 + 2 and "macrec embed    # 3 s" in page
 
 
-def test_results_are_sorted_and_hold_only_rows_of_figures(tmp_path):
+def test_results_are_sorted_and_hold_only_rows_of_figures(shop, tmp_path):
     assert [row["name"] for row in ranked_results(METRICS)] == ["ensemble", "text", "popularity"]
-    told = {"customers": [], "curves": {}, "facts": [], "commands": []}
+    told = {"customers": [], "curves": {}, "facts": [], "commands": [], "next_steps": []}
+    told["example"] = {"product": {"title": "Mug", "image": shop.images / "p0001.jpg"}, "ids": []}
     table = write_page(tmp_path / "a.html", metrics=METRICS, **told).read_text().split("<table>")[1]
     assert re.findall(r"<td>(\w+)</td>", table) == ["ensemble", "text", "popularity"]
     assert re.findall(r"width:([\d.]+)%", table) == ["100.0", "50.0", "10.0"]
