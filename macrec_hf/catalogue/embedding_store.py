@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data import text_files
 from ..data.output_folder import output_folder
 from ..model.files import read_json, reading
 from ..model.semantic_ids import check_item_ids
@@ -271,7 +272,10 @@ def _read_ids(path: Path) -> list:
     expected = 'a list of item ids, such as ["i1", "i2"]'
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a JSON file with {expected}, found none.")
-    return read_json(path, list, expected)
+    ids = text_files.read_json(path)  # whatever encoding; what no file could hold is replaced
+    if not isinstance(ids, list):
+        raise ValueError(f"{path}: expected {expected}, got {text_files.json_kind(ids)}.")
+    return ids
 
 
 def _open_array(name: str, path: str | Path) -> np.ndarray:

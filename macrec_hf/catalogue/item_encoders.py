@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..data.cells import plain_text
 from ..data.photos import read_photo
+from ..data.text_files import shortened
 from .catalogue_batches import Processes, in_batches
 from .embedding_store import EmbeddingStore
 from .encoder_base import save_state
@@ -97,7 +98,7 @@ def encode_photos(
         rows += good
         reasons |= bad
         features += [] if encoded is None else [encoded]
-    return _collect(encoder, rows, features, len(photos), reasons, "image", learned_from)
+    return _collect(encoder, rows, features, len(photos), reasons, "image", learned_from, photos)
 
 
 def _collect(
@@ -108,9 +109,12 @@ def _collect(
     reasons: dict[int, str],
     modality: str,
     learned_from: np.ndarray | None,
+    photos: Sequence[str | Path | bytes | None] = (),
 ) -> tuple[np.ndarray, dict[int, str]]:
     if not rows:
         examples = "; ".join(sorted(set(reasons.values()))[:3])
+        named = next((photo for photo in photos if isinstance(photo, str | Path)), "")
+        examples += f", such as {shortened(str(named), 200)}" * bool(named)
         raise ValueError(
             f"{modality}: expected at least one item that can be encoded, got none of {num_items} ({examples}). Check "
             "the column and, for photos, that paths are given from the items file's folder; or leave the modality out."

@@ -90,6 +90,11 @@ class OfflineTextEncoder(_OfflineEncoder):
 
     def _fit(self, counts: scipy.sparse.csr_matrix) -> None:
         columns = np.unique(counts.indices)
+        if not len(columns):
+            raise ValueError(
+                f"text: expected words in at least one of {counts.shape[0]:,} texts, got none (punctuation "
+                "or symbols alone). Check the columns, or leave texts out: --text-model none."
+            )
         weights = TfidfTransformer(sublinear_tf=True).fit(counts[:, columns])
         components = _components(weights.transform(counts[:, columns]), self.dimension, self.seed)
         idf = np.asarray(weights.idf_, dtype=np.float32)
@@ -163,6 +168,8 @@ def _soft_histogram(position: np.ndarray, weight: np.ndarray, num_bins: int, cir
 def _components(features: np.ndarray | scipy.sparse.csr_matrix, dimension: int, seed: int) -> np.ndarray:
     """The leading right singular vectors, float32 (at most dimension, num_columns)."""
     rows, columns = features.shape
+    if columns == 1:  # one word in all texts: scikit-learn wants two
+        return np.ones((1, 1), dtype=np.float32)
     size = max(1, min(dimension, rows - 1, columns))
     with warnings.catch_warnings():  # identical items have no variance to explain: 0 / 0 in a figure nobody reads
         warnings.simplefilter("ignore", RuntimeWarning)

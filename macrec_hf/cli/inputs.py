@@ -65,6 +65,11 @@ def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
     if pairs is None:
         store = EmbeddingStore.open(args.embeddings)
     elif args.item_ids is None:
+        if not any(Path(file).exists() for file in pairs.values()):
+            raise FileNotFoundError(
+                f"--embeddings: expected a folder of `macrec embed` or pairs such as text=a.npy,image=b.npy, got "
+                f"{args.embeddings!r}, where nothing is."
+            )
         raise ValueError("--embeddings text=….npy needs --item-ids: a JSON list with the item id of each row.")
     else:
         store = EmbeddingStore.from_files(pairs, args.item_ids)
@@ -106,6 +111,11 @@ def open_semantic_ids(argument: str) -> "SemanticIdTable":
     from ..model.semantic_ids import SemanticIdTable
 
     pairs = read_pairs(argument)
+    if pairs is None and Path(argument).is_file():
+        raise ValueError(
+            f"--semantic-ids: expected a folder or index files with the names of their modalities, got the file "
+            f"{argument}. Is it text={argument}?"
+        )
     if pairs is None:
         return SemanticIdTable.from_pretrained(argument)
     return SemanticIdTable.from_index_json(codebook_size=None, **pairs)

@@ -26,7 +26,8 @@ class Number:
         except ValueError:
             value = math.nan
         if not self.bounds.hold(value):
-            expected = str(self.bounds).replace("a number", "a whole number" if self.is_whole else "a number")
+            bounds = "a number" if self.bounds is ANY else str(self.bounds)
+            expected = bounds.replace("a number", "a whole number" if self.is_whole else "a number")
             raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return value
 

@@ -83,7 +83,7 @@ def _named(value: str, folder: Path, where: str) -> str | bytes | None:
     if head.startswith("data:"):
         return _unpacked(bare)
     if _BASE64_PICTURE.fullmatch(bare):
-        return base64.b64decode(bare)
+        return _decoded(bare.encode())
     if head.startswith("file:"):
         address = urllib.parse.urlsplit(bare)
         host = "" if address.netloc.lower() == "localhost" else address.netloc  # some write a folder there
@@ -97,8 +97,11 @@ def _unpacked(address: str) -> bytes:
     """The bytes of a `data:` address; where they cannot be read its text, which no reader takes for a picture."""
     head, _, content = address.partition(",")
     raw = urllib.parse.unquote_to_bytes(content)
-    if not head.lower().endswith(";base64"):
-        return raw
+    return _decoded(raw) if head.lower().endswith(";base64") else raw
+
+
+def _decoded(raw: bytes) -> bytes:
+    """Of base64, also of some that was cut off; anything else as it is."""
     try:
         return base64.b64decode(raw + b"=" * (-len(raw) % 4))
     except binascii.Error:

@@ -33,7 +33,7 @@ def missing_column(path: str | PathLike[str], columns: Sequence[str], names: Seq
     for name in names:
         if close := difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8):
             return f"{told} Did you mean --{kind}-column {plain[close[0]]}?"
-    return told
+    return f"{told} If the first line is none with names of columns, put one there."
 
 
 def _plain(column: str) -> str:

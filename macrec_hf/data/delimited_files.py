@@ -20,6 +20,7 @@ SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 Columns = dict[str, list[str | None]]
 _ROWS_AT_A_TIME, _ROWS_TO_COMPARE = 1000, 200
 _VARIED = 4  # kinds of first fields among those from which on their length alone tells them from text
+_NOTHING = " \t\r\n\x1a"  # the last ends files of DOS
 _NO_VALUES = frozenset(["", "\\N"])  # MySQL, PostgreSQL and Hive write the second for what is missing
 _REMEDY = (
     'Inside a quoted field a quotation mark is written twice ("24"" screen"), not after a backslash. Let a library '
@@ -125,7 +126,7 @@ class _Rows:
             for row in reader:
                 width = width or len(row)
                 if len(self.lines) > 1 or len(row) != width:
-                    if len(row) <= 1 and not "".join(row).strip():
+                    if not "".join(row).strip(_NOTHING):
                         self.lines.clear()
                         continue
                     self._check(row, width)
@@ -169,9 +170,9 @@ class _Rows:
         mark, lines = self.shape.separator, [line for line in self.lines if line.strip()]
         if any(line.count(mark) != width - 1 or (mark + " " in line and not self.shape.spaced) for line in lines):
             return False
-        starts = [*self.starts[1:], row[0]]
+        starts = [*self.starts[1:], row[0].partition("\n")[0]]
         kinds, lengths = set(map(_kind, starts)), list(map(len, starts))
-        for start in (line.partition(mark)[0] for line in lines[1:]):
+        for start in (line.partition(mark)[0].strip('"') for line in lines[1:]):
             varied = len(kinds) >= _VARIED and min(lengths) <= len(start) <= max(lengths)
             if _kind(start) not in kinds and not varied:
                 return False
@@ -182,8 +183,16 @@ class _Rows:
 
     def _why(self, row: list[str], width: int) -> str:
         kind = SEPARATORS.get(self.shape.separator, repr(self.shape.separator))
+        if len(self.lines) > 1:
+            return f"A quotation mark opens a field that ends {len(self.lines) - 1} lines below. {_REMEDY}."
+        if width == 1:
+            return (
+                f"Line {self.shape.start + 1} was taken for the header: remove lines above the names of the columns."
+            )
         if len(row) < width:
             return "Was the line cut off, or broken in two inside a field? Such a field stands in quotation marks."
+        if not any(row[width:]):
+            return f"Remove {kind} at the end of the line, or give the header one too."
         return (
             f"A field with {kind} in it stands in quotation marks. Where every row has one field more, the header "
             "lacks a name (row names of R or pandas: write the file without them)."

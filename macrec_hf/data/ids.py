@@ -18,6 +18,7 @@ from .text_files import shortened, warn_once
 logger = logging.getLogger(__name__)
 
 _WORDS_FOR_NOTHING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "undefined", "#N/A", "#REF!", "#VALUE!"}
+_BROKEN = re.compile(r"[\r\n]")
 _SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d\d")
 
 
@@ -27,8 +28,8 @@ def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
     A notice names ids that differ from others only by what nobody sees or what a spreadsheet adds.
 
     Raises:
-        ValueError: a row without an id, a value of another type, an id with a NUL, a number that a spreadsheet has
-            shortened; with the row.
+        ValueError: a row without an id, a value of another type, an id with a NUL or a line break inside, a number
+            that a spreadsheet has shortened; with the row.
     """
     listed = values.tolist()
     kinds = set(map(type, listed))
@@ -45,6 +46,12 @@ def as_ids(values: pd.Series, column: str, path: Path) -> pd.Series:
             f"{path}: expected ids in {column!r}, got {short!r} in row {listed.index(short) + 1}, a number that a "
             "spreadsheet has shortened: ids that differ may look alike now. Format the column as text and export it "
             "again."
+        )
+    if broken := next((value for value in unique if _BROKEN.search(value.strip())), None):
+        raise ValueError(
+            f"{path}: expected ids without line breaks in {column!r}, got {shortened(broken)} in row "
+            f"{listed.index(broken) + 1}. A quotation mark that is not closed has probably swallowed rows there: "
+            "let a library write the file, or use .jsonl or .parquet."
         )
     _tell_twins(unique, column, path)
     if words := unique & _WORDS_FOR_NOTHING:

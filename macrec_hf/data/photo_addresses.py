@@ -12,7 +12,7 @@ _HOST = re.compile(r"(?:[a-z0-9-]+\.)+(?:com|net|org|cn)/\S+", re.IGNORECASE)
 
 
 def photo_address(value: Any) -> str | None:
-    """The first address among a text, a list of texts, or a list that was written as a text.
+    """The first address among a text, a list or an object of texts, or one of these that was written as a text.
 
     Returns:
         It with `http://` or `https://` in front, as it is to be fetched; None: there is none.
@@ -53,8 +53,10 @@ def opened(value: Any) -> Any:
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """All texts within lists of lists, also where a list was written as a text."""
+    """All texts within lists of lists and objects, also where one was written as a text."""
     value = opened(value)
+    if isinstance(value, dict):
+        value = list(value.values())
     if isinstance(value, list | tuple):
         for part in value:
             yield from texts_of(part)

@@ -116,18 +116,22 @@ def _reviews(user: str, item: str, moment: str) -> Callable[[Path], Iterator[Tri
     return read
 
 
+_PHOTOS = ("imageURLHighRes", "imageURL", "image", "imUrl")  # the last two in older copies
+
+
+def _photo(row: Row) -> str | None:
+    return next((photo for name in _PHOTOS if (photo := main_photo(row.get(name)))), None)
+
+
 def _items_2014(path: Path) -> Iterator[Row]:
     for row in checked_rows(path, json_or_literal, ("asin",)):
-        get, photo = row.get, photo_address(row.get("imUrl"))
+        get, photo = row.get, _photo(row)
         yield _item(row["asin"], get("title"), get("brand"), get("categories"), get("description"), photo)
-
-
-_PHOTOS_2018 = ("imageURLHighRes", "imageURL", "image")  # the last in older copies
 
 
 def _items_2018(path: Path) -> Iterator[Row]:
     for row in checked_rows(path, json_or_literal, ("asin",)):
-        get, photo = row.get, photo_address([row.get(name) for name in _PHOTOS_2018])
+        get, photo = row.get, _photo(row)
         yield _item(row["asin"], get("title"), get("brand"), get("category"), get("description"), photo)
 
 

@@ -85,13 +85,13 @@ def text_lines(
 
 
 def parsed_lines(
-    path: str | PathLike[str], parse: Callable[[str], Parsed], expected: str, errors: str = "strict"
+    path: str | PathLike[str], parse: Callable[[str], Parsed], expected: str, errors: str = "strict", remedy: str = ""
 ) -> Iterator[tuple[int, Parsed]]:
     """What `parse` makes of each line that is not blank; some broken lines are skipped and counted in a warning.
 
     Args:
         parse: of one line; raises ValueError, with the reason in a few words, for a broken one.
-        expected: what a line should be, for the message.
+        expected, remedy: what a line should be and what to do, for the message.
 
     Yields:
         The line's number from 1, and what it holds.
@@ -120,7 +120,7 @@ def parsed_lines(
     if bad and (bad >= good or bad > TOLERATED + TOLERATED_SHARE * good):
         raise ValueError(
             f"{path}, line {first[0]}: expected {expected}, got {bad:,} broken lines and {good:,} good ones. The "
-            f"first is line {first[0]}: {reason}, got {first[1]}."
+            f"first is line {first[0]}: {reason}, got {first[1]}.{remedy}"
         )
     if bad:
         lines = f"{bad:,} broken line{'s' * (bad > 1)}"
@@ -133,7 +133,10 @@ def json_lines(path: str | PathLike[str], errors: str = "strict") -> Iterator[tu
     Raises:
         FileNotFoundError, ValueError: as [`parsed_lines`].
     """
-    return parsed_lines(path, json_object, "one JSON object a line", errors)
+    remedy = (
+        " If it is one JSON list, or objects over several lines: `jq -c .[]` or `jq -c .` writes one object a line."
+    )
+    return parsed_lines(path, json_object, "one JSON object a line", errors, remedy)
 
 
 def json_object(line: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanosecon
 _HUGE = 10**300  # no float holds much larger integers
 # As Excel and C write numbers; other programs write all digits of a float, and `e` or no `+`.
 _SHORTENED, _LONG = re.compile(r"\d(?:[.,]\d{1,6})?E\+(\d\d)"), 8  # seconds since 1970 have ten digits
+_AS_OTHERS_WRITE = re.compile(r"(?<=\d) ?UTC\s*$|(?<=:\d\d),(?=\d)")  # BigQuery; logging and ISO 8601 itself
 _FAR = 3_652
 """Days between dates that nobody expects in one shop: ten years, ours."""
 
@@ -68,7 +69,7 @@ def _read(values: pd.Series, path: Path) -> pd.Series:
     if not no_number.any():
         _refuse_shortened(values, numbers, path)
         return numbers.astype(np.float64) if numbers.dtype == object else numbers
-    texts = values.astype(str)
+    texts = values.astype(str).str.replace(_AS_OTHERS_WRITE, _as_iso, regex=True)
     dates = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
     # pandas takes "now" and "today" for dates too
     no_date = dates.isna().to_numpy() | ~texts.str.match(r"\s*\d").to_numpy(dtype=bool)
@@ -78,6 +79,10 @@ def _read(values: pd.Series, path: Path) -> pd.Series:
             wrong = no_number if no_number.sum() < no_date.sum() else no_date
         raise _no_time(values, int(np.flatnonzero(wrong)[0]), path)
     return dates.dt.tz_localize(None)
+
+
+def _as_iso(found: re.Match[str]) -> str:
+    return "." if found[0] == "," else "Z"
 
 
 def _refuse_shortened(values: pd.Series, numbers: pd.Series, path: Path) -> None:
@@ -97,7 +102,7 @@ def _refuse_shortened(values: pd.Series, numbers: pd.Series, path: Path) -> None
 def _no_time(values: pd.Series, row: int, path: Path) -> ValueError:
     return ValueError(
         f"{path}: expected timestamps that are all numbers or all ISO 8601 dates such as 2020-06-26, got "
-        f"{shortened(values.iloc[row])} in row {row + 1}."
+        f"{shortened(values.iloc[row])} in row {row + 1}. Write the column anew, such as by pandas.to_datetime."
     )
 
 

@@ -109,13 +109,18 @@ def test_ids_come_from_a_json_list(tmp_path):
     assert EmbeddingStore.from_files(files, ids).item_ids == ["1", "2", "3", "04", "e", "f"]
     ids.write_text(json.dumps(dict.fromkeys("abcdef")))
     with pytest.raises(
-        ValueError, match=r'ids.json: expected a list of item ids, such as \["i1", "i2"\], got .* dict'
+        ValueError, match=r'ids.json: expected a list of item ids, such as \["i1", "i2"\], got an object'
     ):
         EmbeddingStore.from_files(files, ids)
     ids.write_text(json.dumps(list("abcdef")), encoding="utf-8-sig")  # with a byte-order mark
     assert EmbeddingStore.from_files(files, ids).item_ids == list("abcdef")
+    ids.write_text(json.dumps(["\ud83d", *"bcdef"]))  # half an emoji
+    assert EmbeddingStore.from_files(files, ids).item_ids == ["\ufffd", *"bcdef"]
+    ids.write_text(json.dumps(["ü", *"bcdef"], ensure_ascii=False), encoding="cp1252")
+    with pytest.raises(ValueError, match="ids.json, line 1: expected text in UTF-8, got the byte 0xfc"):
+        EmbeddingStore.from_files(files, ids)
     ids.write_text("a\nb\n")
-    with pytest.raises(ValueError, match="ids.json: expected a list of item ids, .* cannot be read: .*Was it cut off"):
+    with pytest.raises(ValueError, match="ids.json: it is no JSON that can be read: .*Was it cut off"):
         EmbeddingStore.from_files(files, ids)
     with pytest.raises(FileNotFoundError, match="absent.json: expected a JSON file with a list of item ids"):
         EmbeddingStore.from_files(files, tmp_path / "absent.json")
