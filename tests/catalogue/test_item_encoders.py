@@ -289,10 +289,16 @@ def test_offline_encoders_take_tiny_catalogues(photos, num_items):
 def test_identical_items_stay_finite(photos):
     for encoder, encode, inputs in (
         (OfflineTextEncoder(), encode_texts, ["red mug"] * 5),
+        (OfflineTextEncoder(), encode_texts, ["mug"] * 5),  # one word in all
         (OfflineImageEncoder(), encode_photos, [photos[0]] * 5),
     ):
         embeddings, _ = encode(inputs, encoder, progress=False)
         assert np.abs(embeddings - embeddings[0]).max() < 1e-3 and np.isfinite(embeddings).all()
+
+
+def test_texts_without_words_are_refused():
+    with pytest.raises(ValueError, match="text: expected words in at least one of 2 texts, got none"):
+        encode_texts(["!!!", "???"], OfflineTextEncoder(), progress=False)
 
 
 def items_table(photos, texts=TEXTS):
@@ -398,7 +404,7 @@ def test_what_was_embedded_is_a_store_that_becomes_semantic_ids(photos):
 
 
 def test_photos_of_which_none_can_be_read_are_refused():
-    with pytest.raises(ValueError, match="image: expected at least one item that can be encoded.*no such file"):
+    with pytest.raises(ValueError, match="image: expected at least one .*no such file, such as 'nowhere/a.jpg'"):
         embed_items(items_table(["nowhere/a.jpg"] * 4), make_encoders(), progress=False)
 
 

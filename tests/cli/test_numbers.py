@@ -1,6 +1,7 @@
 """Numbers of flags, YAML's spelling, and paths with equals signs, all through the command line."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -234,3 +235,19 @@ def test_a_folder_with_an_equals_sign_goes_through_the_verbs(tmp_path, capsys):
     assert main(["quantize", *words]) == 0
     assert main(["doctor", str(ids), "--output", str(tmp_path / "page.html")]) == 0
     assert "error" not in capsys.readouterr().err
+
+
+def test_words_of_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.json").write_text("{}")
+    for words, message in (
+        (
+            "quantize --embeddings a=b/emb --output q",
+            "expected a folder of `macrec embed` or pairs .*where nothing is",
+        ),
+        ("train --interactions i.csv --semantic-ids x.json --output m", "got the file x.json. Is it text=x.json"),
+        ("train --interactions i.csv --semantic-ids s --output m --max-history 2.5", "a whole number, got '2.5'"),
+    ):
+        with pytest.raises(SystemExit):
+            raise SystemExit(main(words.split()))
+        assert re.search(message, capsys.readouterr().err), words

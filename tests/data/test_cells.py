@@ -77,6 +77,10 @@ def test_pictures_in_the_table(tmp_path, pictures):
         assert photo_source(value, tmp_path, "row 1") == content
     assert photo_source("data:,two%20words", tmp_path, "row 1") == b"two words"  # no picture, as its reader will say
     assert photo_source("data:image/png;base64,a", tmp_path, "row 1") == b"a"
+    for cut in range(64, 96):  # base64 that was cut off
+        content = bytes(range(100))
+        text = base64.b64encode(b"\xff\xd8\xff\xe0" + content).decode()[:cut]
+        assert isinstance(photo_source(text, tmp_path, "row 1"), bytes)
 
 
 def test_paths(tmp_path, pictures):

@@ -50,6 +50,7 @@ def test_empty_fields_blank_lines_and_names(tmp_path):
         ["id", "title", "Unnamed: 2"], ["1", None, "x"], ["2", None, None],
     ]  # fmt: skip
     assert read(tmp_path, "id,title\n1,\\N\n2,a\\N\n") == [["id", "title"], ["1", None], ["2", "a\\N"]]
+    assert read(tmp_path, "id,title\n1,a\n,,,,\n\x1a") == [["id", "title"], ["1", "a"]]  # of a sheet, of DOS
     assert read(tmp_path, "id\n1\n\n2\n") == [["id"], ["1"], ["2"]]
     assert read(tmp_path, "id,title\r1,a\r2,b\r") == [["id", "title"], ["1", "a"], ["2", "b"]]  # of an old Mac
     assert read_delimited(tmp_path / "t.csv") and read(tmp_path, "id,title\n") == [["id", "title"]]
@@ -98,6 +99,7 @@ def test_marks_of_a_writer_that_never_quotes(tmp_path, name):
         ('id,title,text\n1,a,b\n2,"24 inch,flat\n3,c,d\n4,Deluxe 24",box\n', 3),  # closes as if it were meant
         ('id,title,text\n1,"a,b\n2,c",d\n', 2),
         ('id,title,text\n1,"a,b\n\n2,c",d\n', 2),
+        ('id,title,text\n1,a,b\n"2,c,d\n3",e,f\n', 3),  # before an id
         ("id,title,text\n" + "".join(f"{k**9 % 65521:04x},a,b\n" for k in range(40)) + 'f7a0,"a,b\n7f3a,c",d\n', 42),
         ('id,title,text\n1,a,"b\n2,c,d\n3,e,f", x\n', 2),
         ('id,title,text\n1,"a",b\n2,"c"d,e\n', 3),
@@ -123,6 +125,12 @@ def test_what_refusals_say(tmp_path):
         read(tmp_path, 'id,title\n1,"a\n2,b\n3,c" d,e\n4,"d"\n')
     with pytest.raises(ValueError, match="ends 1 lines below, and every line between looks like a row"):
         read(tmp_path, 'id,title,text\n1,"a,b\n2,c",d\n')
+    with pytest.raises(ValueError, match="got 2: '1,.*A quotation mark opens a field that ends 1 lines below"):
+        read(tmp_path, 'id,title,text\n1,"a,b\n2,c,d"\n3,e,f\n')
+    with pytest.raises(ValueError, match="line 3: expected 2 fields .*Remove a comma at the end of the line"):
+        read(tmp_path, "id,title\n1,a\n2,b,\n")
+    with pytest.raises(ValueError, match="Line 1 was taken for the header: remove lines above the names"):
+        read(tmp_path, "# 2020\nid,title\n1,a\n")
     with pytest.raises(ValueError, match="each column once, got 'title' as columns 2 and 4"):
         read(tmp_path, "id,title,text,title\n1,a,b,c\n")
     with pytest.raises(ValueError, match="t.csv, line 3: expected text in UTF-8"):

@@ -22,6 +22,15 @@ def test_kept_to_the_letter(caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("broken", ["1,a\n2", "1\r\n2"])
+def test_line_breaks_inside(broken):
+    with pytest.raises(
+        ValueError, match=r"t.csv: expected ids without line breaks in 'item_id', got .* in row 2. .*mark"
+    ):
+        ids("a", broken, "b")
+    assert ids("a\n", "b") == ["a\n", "b"]  # blanks around it are another matter
+
+
 @pytest.mark.parametrize("missing", [None, "", "  ", "\u3000", float("nan"), pd.NaT, pd.NA])
 def test_missing(missing):
     with pytest.raises(ValueError, match="t.csv: expected a 'item_id' in every row, 1 have none, first in row 2"):

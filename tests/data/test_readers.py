@@ -191,7 +191,7 @@ def test_a_line_that_is_no_json(tmp_path):
     with pytest.raises(ValueError, match="line 2: expected one JSON object a line"):
         read_items(path)
     path.write_text('["item_id"]\n')
-    with pytest.raises(ValueError, match="line 1: expected one JSON object .*no JSON object but a list"):
+    with pytest.raises(ValueError, match="line 1: expected one JSON object .*no JSON object but a list.*jq -c"):
         read_items(path)
 
 

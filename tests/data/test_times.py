@@ -37,6 +37,17 @@ def test_numbers_that_are_no_dates_stay_numbers():
     assert read(10**30, 5).tolist() == [1e30, 5.0]
 
 
+def test_dates_as_other_programs_write_them():
+    moment = pd.Timestamp("2020-06-26 10:00:00")
+    assert read("2020-06-26 10:00:00 UTC", "2020-06-26 10:00:00UTC ").tolist() == [moment, moment]
+    assert read("2020-06-26 10:00:00,250", "2020-06-26").tolist() == [
+        moment + pd.Timedelta("250ms"), moment.normalize(),
+    ]  # fmt: skip
+    for wrong in ("26.06.2020", "06/26/2020", "2020-06-26 CET", "UTC", "1,5", "2020-06-26 10,5"):
+        with pytest.raises(ValueError, match="in row 2. Write the column anew, such as by pandas.to_datetime"):
+            read("2020-06-26", wrong)
+
+
 @pytest.mark.parametrize("first", UNITS)
 @pytest.mark.parametrize("second", UNITS)
 @pytest.mark.parametrize("text", [False, True])

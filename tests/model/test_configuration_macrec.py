@@ -35,6 +35,7 @@ def test_contrastive_weights_follow_the_number_of_levels():
         ({"modalities": {"text": 0}}, "at least 1"),
         ({"num_levels": 0}, "num_levels"),
         ({"codebook_size": True}, "codebook_size"),
+        ({"contrastive_weights": (0, 0, 0.1, -0.1)}, "contrastive_weights: expected numbers of at least 0"),
         ({"contrastive_weights": (0.1,)}, "one weight for each of the 4 levels"),
         ({"contrastive_temperature": 0.0}, "above 0"),
         ({"dropout": 1.0}, r"\[0, 1\)"),

@@ -216,7 +216,11 @@ def test_index_json_that_is_damaged(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('\ufeff{"0": ["<a_7>"]}')  # a byte-order mark is no damage
     assert SemanticIdTable.from_index_json(text=path).codes["text"].tolist() == [[7]]
-    for content in (b'{"0": ["<a_1>', b'{"0": ["\xff"]}', b"[" * 100_000, b"9" * 5000):
+    path.write_text('{"0": ["<a_7>"]}', encoding="utf-16")
+    assert SemanticIdTable.from_index_json(text=path).codes["text"].tolist() == [[7]]
+    path.write_text('{"x\\ud83d": ["<a_7>"]}')  # half an emoji
+    assert SemanticIdTable.from_index_json(text=path).item_ids == ["x\ufffd"]
+    for content in (b'{"0": ["<a_1>', b'{"0": ["\xff"]}', b"\x1f\x8b\x08", b"[" * 100_000, b"9" * 5000):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="Expected .*x.json to be an index.json, but it is no JSON"):
             SemanticIdTable.from_index_json(text=path)
