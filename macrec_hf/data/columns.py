@@ -1,6 +1,7 @@
 """What is said where a table lacks a column: which columns it has, and which of them was probably meant."""
 
 import difflib
+import shlex
 from collections.abc import Sequence
 from os import PathLike
 
@@ -32,7 +33,7 @@ def missing_column(path: str | PathLike[str], columns: Sequence[str], names: Seq
     plain = {_plain(column): column for column in columns}
     for name in names:
         if close := difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.8):
-            return f"{told} Did you mean --{kind}-column {plain[close[0]]}?"
+            return f"{told} Did you mean --{kind}-column {shlex.quote(plain[close[0]])}?"
     return f"{told} If the first line is none with names of columns, put one there."
 
 

@@ -190,7 +190,10 @@ class _Rows:
                 f"Line {self.shape.start + 1} was taken for the header: remove lines above the names of the columns."
             )
         if len(row) < width:
-            return "Was the line cut off, or broken in two inside a field? Such a field stands in quotation marks."
+            return (
+                "Was the line cut off, or broken in two inside a field? Such a field stands in quotation marks. A "
+                "line that is no row has to go."
+            )
         if not any(row[width:]):
             return f"Remove {kind} at the end of the line, or give the header one too."
         return (

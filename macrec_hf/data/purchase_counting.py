@@ -106,9 +106,10 @@ def _counts_of(popularity: np.ndarray, columns: dict[str, sparse.csr_matrix], wi
 
 def _with_sales(counts: PurchaseCounts, items: np.ndarray, days: np.ndarray, purchases: np.ndarray) -> PurchaseCounts:
     """The counts with the days on which each item was bought."""
-    span = int(days.max(initial=0)) + 1
-    keys, where = np.unique(items * span + days, return_inverse=True)
+    first = int(days.min(initial=0))  # below 0 for days before 1970
+    span = int(days.max(initial=0)) - first + 1
+    keys, where = np.unique(items * span + days - first, return_inverse=True)
     summed = np.zeros(len(keys), dtype=np.int64)
     np.add.at(summed, where, purchases)
     starts = np.searchsorted(keys // span, np.arange(counts.num_items + 1)).astype(np.int64)
-    return replace(counts, sale_starts=starts, sale_days=(keys % span).astype(np.int32), sale_counts=summed)
+    return replace(counts, sale_starts=starts, sale_days=(keys % span + first).astype(np.int32), sale_counts=summed)

@@ -24,6 +24,7 @@ UNIT = 2520  # one purchase at distance d is worth UNIT / d: a whole number for 
 MAX_WINDOW = 10
 TOGETHER_WINDOW = 5  # purchases between two that still count as bought together, whatever their distance; ours
 HISTORY = 20  # the last items of a history that vote, as many as the recommender reads (authors' code)
+_FIRST_DAY = -719_162  # days from 1970 to the year 1
 _MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 bits
 _ANEW = "`macrec refresh` makes them anew from the purchases."
 _PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
@@ -176,8 +177,8 @@ class PurchaseCounts:
 
     def _sales_before(self, items: np.ndarray, days: np.ndarray) -> np.ndarray:
         """The place behind each item's last sale before the day."""
-        keys, span = self._sale_keys
-        return np.searchsorted(keys, items * span + np.clip(days, 0, span - 1))
+        keys, span, first = self._sale_keys
+        return np.searchsorted(keys, items * span + np.clip(days - first, 0, span - 1))
 
     def _sale(self, name: str) -> np.ndarray:
         values = getattr(self, f"sale_{name}")
@@ -230,10 +231,11 @@ class PurchaseCounts:
         return np.repeat(np.arange(self.num_items), np.diff(self.starts)) * self.num_items + self.others
 
     @cached_property
-    def _sale_keys(self) -> tuple[np.ndarray, int]:
+    def _sale_keys(self) -> tuple[np.ndarray, int, int]:
         items, days, _ = self.sales()
-        span = int(days.max(initial=0)) + 2
-        return items * span + days, span
+        first = int(days.min(initial=0))  # below 0 for days before 1970
+        span = int(days.max(initial=0)) - first + 2
+        return items * span + days - first, span, first
 
     @cached_property
     def _sold_in_all(self) -> np.ndarray:
@@ -303,8 +305,9 @@ def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
         dtype = np.int32 if name in ("others", "sale_days") else np.int64
         if array.ndim != 1 or array.dtype != dtype:
             return f"{name} as {np.dtype(dtype)} in one row, got {array.dtype} of shape {array.shape}"
-        if len(array) and (array.min() < 0 or array.max() > _MOST):
-            return f"numbers from 0 to {_MOST:,} in {name}, got {array.min():,} to {array.max():,}"
+        least = _FIRST_DAY if name == "sale_days" else 0
+        if len(array) and (array.min() < least or array.max() > _MOST):
+            return f"numbers from {least:,} to {_MOST:,} in {name}, got {array.min():,} to {array.max():,}"
     num_items = len(arrays["popularity"])
     for starts, columns in (("starts", ("others", *_PAIR_COLUMNS)), ("sale_starts", sales[1:])):
         if starts in arrays:

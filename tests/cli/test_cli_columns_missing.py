@@ -81,7 +81,7 @@ def test_the_column_that_was_meant_is_named(tmp_path):
     path.write_text("User_ID,item id,when\nu,i,1")
     with pytest.raises(ValueError, match="Did you mean --user-column User_ID?"):
         read_interactions(path)
-    with pytest.raises(ValueError, match="Did you mean --item-column item id?"):
+    with pytest.raises(ValueError, match="Did you mean --item-column 'item id'?"):
         read_items(path)
     with pytest.raises(ValueError, match="Name the right one with --time-column") as caught:
         read_interactions(path, "User_ID", "item id")

@@ -51,8 +51,9 @@ def test_pairs_are_counted_as_by_hand(shop, window):
     assert counts.popularity.tolist() == [sum((history == item).sum() for history in shop[0]) for item in range(9)]
 
 
-def test_sales_of_a_day_are_counted_as_by_hand(shop):
-    histories, days = shop
+@pytest.mark.parametrize("earlier", [0, 18_050, 40_000])  # days before 1970 are below 0
+def test_sales_of_a_day_are_counted_as_by_hand(shop, earlier):
+    histories, days = shop[0], [day - earlier for day in shop[1]]
     counts = count_purchases(histories, 9, days=days)
     sales = Counter(
         (item, day)
@@ -60,7 +61,7 @@ def test_sales_of_a_day_are_counted_as_by_hand(shop):
         for item, day in zip(history, of_it, strict=True)
     )
     for item in range(9):
-        for day in (17_999, 18_000, 18_037, 18_100, 18_101, 30_000):
+        for day in (day - earlier for day in (17_999, 18_000, 18_037, 18_100, 18_101, 30_000)):
             for last in (None, 7, 30):
                 wanted = sum(
                     number
@@ -73,8 +74,9 @@ def test_sales_of_a_day_are_counted_as_by_hand(shop):
             assert counts.days_since_sale(np.array([item]), np.array([day])) == [since]
 
 
-def test_groups_of_customers_add_up_to_all_of_them(shop):
-    histories, days = shop
+@pytest.mark.parametrize("earlier", [0, 18_050])
+def test_groups_of_customers_add_up_to_all_of_them(shop, earlier):
+    histories, days = shop[0], [day - earlier for day in shop[1]]
     whole = count_purchases(histories, 9, days=days)
     parts = [count_purchases(histories[a:b], 9, days=days[a:b]) for a, b in ((0, 7), (7, 30), (30, 40))]
     for order in ([0, 1, 2], [2, 0, 1]):
@@ -83,8 +85,9 @@ def test_groups_of_customers_add_up_to_all_of_them(shop):
             assert np.array_equal(getattr(added, name), value), name
 
 
-def test_counts_come_back_as_they_were_saved(shop, tmp_path):
-    counts = count_purchases(shop[0], 9, days=shop[1], window=4)
+@pytest.mark.parametrize("earlier", [0, 18_050])
+def test_counts_come_back_as_they_were_saved(shop, tmp_path, earlier):
+    counts = count_purchases(shop[0], 9, days=[day - earlier for day in shop[1]], window=4)
     counts.save(tmp_path)
     again = PurchaseCounts.load(tmp_path)
     for name, value in vars(counts).items():
