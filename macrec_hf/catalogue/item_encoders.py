@@ -303,6 +303,10 @@ def embed_items(
     for modality in left_out:
         what = {"text": "text", "image": "photo"}[modality]
         logger.warning(f"No item has a {what}: embeddings without {modality}. {_sources(items)}")
+    if "text" in encoders and not text_columns and not any(map(any, (items.get("title", []), items.get("text", [])))):
+        columns = cast(TextEncoder, encoders["text"]).columns or []
+        if not set(columns) - set(TEXT_COLUMNS):  # the usual ones, not those that an earlier catalogue was given
+            logger.warning(f"No item has a title or a text: what is left of an item is little. {_sources(items)}")
     first = None if learned_from is None else items["item_id"].isin(set(learned_from)).to_numpy()
     how = (batch_size, progress, accelerator, first)
     arrays, reasons = {}, {}
@@ -324,8 +328,8 @@ def embed_items(
 def _sources(items: pd.DataFrame) -> str:
     return (
         f"Text comes from the columns {', '.join(TEXT_COLUMNS)}, photos from the paths in 'image'; the table has "
-        f"{items.attrs.get('columns', list(items.columns))}. Name others with --text-columns and --image-column, or "
-        "text_columns of embed_items and image_column of read_items in Python."
+        f"{items.attrs.get('columns', list(items.columns))}. Name others with --title-column, --text-columns and "
+        "--image-column, or arguments of these names in Python."
     )
 
 

@@ -163,6 +163,8 @@ def _soft_histogram(position: np.ndarray, weight: np.ndarray, num_bins: int, cir
 def _components(features: np.ndarray | scipy.sparse.csr_matrix, dimension: int, seed: int) -> np.ndarray:
     """The leading right singular vectors, float32 (at most dimension, num_columns)."""
     rows, columns = features.shape
+    if columns == 1:  # one word in all of the catalogue: one direction, which scikit-learn refuses to look for
+        return np.ones((1, 1), dtype=np.float32)
     size = max(1, min(dimension, rows - 1, columns))
     with warnings.catch_warnings():  # identical items have no variance to explain: 0 / 0 in a figure nobody reads
         warnings.simplefilter("ignore", RuntimeWarning)
