@@ -350,5 +350,6 @@ def _check_embeddable(items: pd.DataFrame, encoders: Mapping[str, Any]) -> None:
 def _report_missing(modality: str, reasons: Mapping[str, str]) -> None:
     if reasons:
         shown = "; ".join(f"{item}: {reason}" for item, reason in list(reasons.items())[:10])
+        count = f"{len(reasons)} items have" if len(reasons) > 1 else "1 item has"
         rest = f"; and {len(reasons) - 10} more, all in meta.json" if len(reasons) > 10 else ""
-        logger.warning(f"{len(reasons)} items have no {modality} embedding ({shown}{rest}).")
+        logger.warning(f"{count} no {modality} embedding ({shown}{rest}).")
