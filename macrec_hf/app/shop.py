@@ -12,7 +12,7 @@ from transformers.utils import logging
 from ..catalogue.embedding_store import EmbeddingStore, read_meta
 from ..catalogue.encoders import load_encoders
 from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, read_items
-from ..data.shown_photos import only_inside
+from ..data.shown_photos import note_no_photos, only_inside
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.recommender import MacRecRecommender
 
@@ -102,9 +102,12 @@ class Shop:
                 other sizes than the quantizer.
         """
         table = None if items is None else read_items(items, item_column, title_column, image_column)
-        if table is not None and items is not None and not allow_outside:
-            table["image"] = pd.Series(only_inside(table["image"].tolist(), Path(items).parent), dtype=object)
         recommender = MacRecRecommender.from_pretrained(model, device=device, **hub_kwargs)
+        if table is not None and items is not None:
+            if "image" in recommender.table.modalities:
+                note_no_photos(table, items)
+            if not allow_outside:
+                table["image"] = pd.Series(only_inside(table["image"].tolist(), Path(items).parent), dtype=object)
         name = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
         if encoders is None:
             return cls(recommender, table, name=name)

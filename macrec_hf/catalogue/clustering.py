@@ -1,11 +1,13 @@
 """k-means by scikit-learn: pseudo-labels (eq. 1) and codebook seeds."""
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from ..model.vector_quantization import nearest_code
 
@@ -28,7 +30,10 @@ def kmeans(
         `(centres float (num_clusters, dim), labels int (num_points,))`.
     """
     if len(points) <= MINI_BATCH_ABOVE:
-        model = KMeans(num_clusters, n_init=num_init, max_iter=max_iter, random_state=seed).fit(np.asarray(points))
+        model = KMeans(num_clusters, n_init=num_init, max_iter=max_iter, random_state=seed)
+        with warnings.catch_warnings():  # of clusters left empty: photos that are all but equal, which collide anyway
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(np.asarray(points))
         return model.cluster_centers_, model.labels_.astype(np.int64)
     model = MiniBatchKMeans(num_clusters, batch_size=8192, n_init=num_init, random_state=seed)
     order = np.random.default_rng(seed)

@@ -307,6 +307,10 @@ def embed_items(
     for modality in left_out:
         what = {"text": "text", "image": "photo"}[modality]
         logger.warning(f"No item has a {what}: embeddings without {modality}. {_sources(items)}")
+    if "text" in encoders and not text_columns and not any(map(any, (items.get("title", []), items.get("text", [])))):
+        columns = cast(TextEncoder, encoders["text"]).columns or []
+        if not set(columns) - set(TEXT_COLUMNS):  # the usual ones, not those that an earlier catalogue was given
+            logger.warning(f"No item has a title or a text: what is left of an item is little. {_sources(items)}")
     first = None if learned_from is None else items["item_id"].isin(set(learned_from)).to_numpy()
     how = (batch_size, progress, accelerator, first)
     arrays, reasons = {}, {}
@@ -328,8 +332,8 @@ def embed_items(
 def _sources(items: pd.DataFrame) -> str:
     return (
         f"Text comes from the columns {', '.join(TEXT_COLUMNS)}, photos from the paths in 'image'; the table has "
-        f"{items.attrs.get('columns', list(items.columns))}. Name others with --text-columns and --image-column, or "
-        "text_columns of embed_items and image_column of read_items in Python."
+        f"{items.attrs.get('columns', list(items.columns))}. Name others with --title-column, --text-columns and "
+        "--image-column, or arguments of these names in Python."
     )
 
 
@@ -350,5 +354,6 @@ def _check_embeddable(items: pd.DataFrame, encoders: Mapping[str, Any]) -> None:
 def _report_missing(modality: str, reasons: Mapping[str, str]) -> None:
     if reasons:
         shown = "; ".join(f"{item}: {reason}" for item, reason in list(reasons.items())[:10])
+        count = f"{len(reasons)} items have" if len(reasons) > 1 else "1 item has"
         rest = f"; and {len(reasons) - 10} more, all in meta.json" if len(reasons) > 10 else ""
-        logger.warning(f"{len(reasons)} items have no {modality} embedding ({shown}{rest}).")
+        logger.warning(f"{count} no {modality} embedding ({shown}{rest}).")

@@ -290,7 +290,7 @@ def follow(trainer: "Trainer", shown: Iterable[str], patience: int, sizes: str, 
                     text = ", ".join(f"{name.removeprefix('eval_')} {value:.4f}" for name, value in values.items())
                     self.training_bar.write(f"epoch {logs.get('epoch', 0):.1f}: {text}")
                 elif "loss" in logs:
-                    self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+                    self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
 
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

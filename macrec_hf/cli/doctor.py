@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> str:
     report = codebook_report(table, store, before=before)
     found = findings(report)
     if output:
-        _write_page(Path(output), args, report, table, store, _known_items(args, folder))
+        _write_page(Path(output), args, report, table, store, _known_items(args, folder, "image" in table.modalities))
     if args.json:
         return json.dumps(report | {"checks": found}, indent=2, ensure_ascii=False)
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
@@ -130,12 +130,12 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
     return found
 
 
-def _known_items(args: argparse.Namespace, folder: Path | None) -> dict[str, dict]:
+def _known_items(args: argparse.Namespace, folder: Path | None, pictured: bool) -> dict[str, dict]:
     """`{item id: {"title", "image" (path or None)}}`."""
     if args.items is not None:
         from ..doctor.pictures import known_items
 
-        return known_items(args.items, args.item_column, args.allow_outside, **shown_columns(args))
+        return known_items(args.items, args.item_column, args.allow_outside, pictured, **shown_columns(args))
     titles = folder / "item_titles.json" if folder is not None else None
     if titles is None or not titles.is_file():
         return {}

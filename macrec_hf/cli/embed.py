@@ -1,10 +1,16 @@
 """`macrec embed`: items with text and photos → a folder of embeddings."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from .common import add_device_flag, add_overwrite_flag, make_output, named_device, process_state, seconds_since
 from .inputs import add_interaction_columns, add_shown_columns, add_until, shown_columns, sold_before
 from .numbers import SEED, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..catalogue.item_encoders import EmbeddedCatalogue
 
 HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
 
@@ -97,12 +103,22 @@ def run(args: argparse.Namespace) -> str:
         return ""
     names = {name: getattr(args, name) for name in TABLE_COLUMNS}
     embedded.save(output, dict.fromkeys(embedded.modalities, names))
+    texts = columns_read(embedded, items)
     parts = [
         f"{modality} {size} by {embedded.encoders[modality]}"
+        + (f" from {', '.join(texts)}" if modality == "text" else "")
         + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
         for modality, size in embedded.modalities.items()
     ]
     return f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
+
+
+def columns_read(embedded: "EmbeddedCatalogue", items: "pd.DataFrame") -> list[str]:
+    """Columns of which the texts were made, without those that are empty everywhere, as a file's missing `text` is."""
+    from ..catalogue.item_encoders import item_texts
+
+    chosen = getattr(embedded.item_encoders.get("text"), "columns", None) or []
+    return [column for column in chosen if column in items and any(item_texts(items, [column]))]
 
 
 def _fill_columns(args: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import logging
 import os
 import platform
 import shlex
@@ -15,7 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from .common import outputs
-from .messages import goes_on, in_flags, resumed
+from .messages import goes_on, in_flags, resumed, show_notices
 from .stopping import stoppable
 
 # A process of the command line starts here, before any library is loaded.
@@ -161,6 +160,8 @@ def _main(argv: list[str] | None) -> int:
         # Waiting threads sleep instead of spinning, unless the user has chosen. Beside other work on the same cores,
         # spinning makes small steps ten times slower. The thread library reads this once, when a verb loads torch.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if not sys.stderr.isatty():  # in a file a bar is a line each time it moves; tqdm reads this as it is loaded
+            os.environ.setdefault("TQDM_MININTERVAL", "30")
     argv = list(argv)
     if argv[:1] == ["--version"]:
         from .. import __version__
@@ -181,11 +182,7 @@ def _main(argv: list[str] | None) -> int:
         return 2
     parser, args = build_parser(verb), None
     verbose = "--verbose" in words
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    show_notices(parser, verbose)
     summary, said, status = None, "", 0
     with stoppable() as stop:
         try:

@@ -1,7 +1,10 @@
-"""What a verb says where it ends without a result."""
+"""What a verb says beside its result: notices, errors, how to go on."""
 
 import argparse
+import logging
 import re
+import shlex
+import sys
 from pathlib import Path
 
 _NAME = re.compile(r"""(?<![\w/.'"`-])([a-z]+(?:_[a-z0-9]+)+)(?:=('?)([\w.]+)\2)?(?![\w/'"`(=]|\.\w)""")
@@ -40,3 +43,58 @@ def resumed(verb: str, args: argparse.Namespace | None) -> str:
 def goes_on(message: str, verb: str, args: argparse.Namespace | None) -> str:
     """[`resumed`], for an error that is gone when there is space on the disk again."""
     return resumed(verb, args) if "Is the disk full" in message and "--resume" not in message else ""
+
+
+class _Notices(logging.Formatter):
+    """Notices of this package spelled for the command line; other libraries' lines with their level and name."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+        self.parser = parser
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno == logging.WARNING and record.name.startswith("macrec_hf."):
+            return f"notice: {in_flags(record.getMessage(), self.parser)}"
+        return super().format(record)
+
+
+class _Once(logging.Filter):
+    """Leaves out a warning that stands on the screen already: several stages of a verb read the same file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        new = record.getMessage() not in self.said
+        self.said.add(record.getMessage())
+        return new
+
+
+def show_notices(parser: argparse.ArgumentParser, verbose: bool) -> None:
+    """Sends what is logged to the screen, each warning once.
+
+    Args:
+        parser: of the verb, whose flags notices name.
+        verbose: whether other log lines are shown too.
+    """
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setFormatter(_Notices(parser))
+    screen.addFilter(_Once())
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[screen])
+
+
+def what_next(args: argparse.Namespace) -> str:
+    """The commands that follow a training, with the columns that it was given."""
+    columns = {"user_column": "user_id", "item_column": "item_id", "time_column": "timestamp"}
+    named = [
+        word
+        for name, usual in columns.items()
+        if getattr(args, name) != usual
+        for word in ("--" + name.replace("_", "-"), getattr(args, name))
+    ]
+    evaluate = ["macrec", "evaluate", "--model", args.output, "--interactions", args.interactions, *named]
+    recommend = ["macrec", "recommend", "--model", args.output, "--history"]
+    return f"Next: {shlex.join(map(str, evaluate))} says how good it is, {shlex.join(recommend)} ID,ID recommends."

@@ -25,6 +25,7 @@ from .inputs import (
     read_titles,
     table_and_quantizer,
 )
+from .messages import what_next
 from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, model_written, open_run, preparing
 from .seeds import seed_folder
@@ -230,7 +231,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
     return (
         f"{len(tasks['train'])} examples, {trainer.state.global_step} steps in {seconds_since(start)}{found}: {output}"
-        f"{blended}"
+        f"{blended}\n{what_next(args)}"
     )
 
 

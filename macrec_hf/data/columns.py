@@ -10,6 +10,10 @@ from .text_files import shortened
 _SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
 
 
+_READERS = {"user": "read_interactions", "time": "read_interactions", "title": "read_items", "image": "read_items",
+            "item": "read_items or read_interactions"}  # fmt: skip
+
+
 def missing_column(path: str | PathLike[str], columns: Sequence[str], names: Sequence[str], kind: str) -> str:
     """The message that a table lacks a column.
 
@@ -21,7 +25,7 @@ def missing_column(path: str | PathLike[str], columns: Sequence[str], names: Seq
     shown = f"{shortened(list(columns), 500)}"
     told = (
         f"{path}: expected a column {' or '.join(map(repr, names))}, got {shown}. Name the right one with "
-        f"--{kind}-column, or {kind}_column in Python."
+        f"--{kind}-column, or {kind}_column of {_READERS[kind]} in Python."
     )
     if len(columns) == 1:
         for mark, word in _SEPARATORS.items():

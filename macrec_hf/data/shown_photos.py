@@ -4,7 +4,10 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -12,6 +15,21 @@ logger = logging.getLogger(__name__)
 def is_address(photo: Any) -> TypeGuard[str]:
     """Whether a photo is a URL or a `data:` address, which a browser opens by itself."""
     return isinstance(photo, str) and photo.lower().startswith(("http://", "https://", "data:"))
+
+
+def note_no_photos(items: "pd.DataFrame", path: str | Path) -> None:
+    """A notice that a page will show no photos, where the file has none in a column that it names otherwise.
+
+    Args:
+        items: as `read_items` gives them.
+        path: of the file.
+    """
+    columns = items.attrs["columns"]
+    if "image" not in columns and not any(items["image"]):
+        logger.warning(
+            f"{path}: no photos to show: expected them in a column 'image', the table has {columns}. Name the right "
+            "one with --image-column, or image_column in Python."
+        )
 
 
 def only_inside(photos: Sequence[Any], folder: str | Path) -> list[Any]:

@@ -10,7 +10,7 @@ from sklearn.manifold import TSNE
 
 from ..catalogue.embedding_store import EmbeddingStore
 from ..data.readers import ITEM_COLUMN, read_items
-from ..data.shown_photos import only_inside
+from ..data.shown_photos import note_no_photos, only_inside
 from ..model.semantic_ids import SemanticIdTable, token_name
 from .figures import prefix_groups, store_rows
 from .photos import thumbnail_source
@@ -137,15 +137,22 @@ def _named_codes(table: SemanticIdTable, modality: str, rows: torch.Tensor) -> d
 
 
 def known_items(
-    path: str | Path, item_column: str = ITEM_COLUMN, allow_outside: bool = False, **columns: str
+    path: str | Path,
+    item_column: str = ITEM_COLUMN,
+    allow_outside: bool = False,
+    pictured: bool = False,
+    **columns: str,
 ) -> dict[str, dict]:
     """Of an items file: `{item id: {"title": str, "image": a photo or None}}`.
 
     Args:
         allow_outside: whether photos may lie outside the file's folder.
+        pictured: whether there must be photos: a notice says so where the file has none.
         columns: those of `read_items`.
     """
     items = read_items(path, item_column, **columns)
+    if pictured:
+        note_no_photos(items, path)
     photos = items["image"].tolist() if allow_outside else only_inside(items["image"].tolist(), Path(path).parent)
     rows = zip(items["item_id"], items["title"], photos, strict=True)
     return {str(item): {"title": title, "image": photo} for item, title, photo in rows}

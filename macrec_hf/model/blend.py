@@ -387,9 +387,9 @@ def _words(
         other = int(recent[user, int(alike[best[1]][user, column].argmax())])
         return f"like {called(other)} ({best[1]})" if other != shown[user, column] else None
 
-    def model(user: int, column: int) -> str:
-        logs = [candidates.terms[name][user, place[user, column]] for name in of_model]
-        return f"the model: {np.exp(np.mean(logs)):.1%}"
+    def model(user: int, column: int) -> str | None:
+        said = f"{np.exp(np.mean([candidates.terms[name][user, place[user, column]] for name in of_model])):.1%}"
+        return f"the model: {said}" if said != "0.0%" else None
 
     return {
         "near": bought,

@@ -185,8 +185,8 @@ def item_rows(row_of: Mapping[str, int], items: Iterable[str], where: str, skip_
     known = [item for item in items if item in row_of]
     if len(known) < len(items) and not skip_unknown:
         unknown = next(item for item in items if item not in row_of)
-        bare = str(unknown).strip().lstrip("0")
-        near = next((item for item in row_of if item.lstrip("0") == bare), None)
+        bare = str(unknown).strip().lstrip("0").casefold()
+        near = next((item for item in row_of if item.strip().lstrip("0").casefold() == bare), None)
         meant = "" if near is None else f" Did you mean {near!r}?"
         raise ValueError(
             f"Unknown item {unknown!r} in {where}: it is not among the {len(row_of)} items of the table. Ids are "

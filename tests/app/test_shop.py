@@ -101,3 +101,12 @@ def test_embeddings_of_another_training_are_told_of(tmp_path, monkeypatch):
     for name in ("item_ids.json", "text.npy", "image.npy"):
         (tmp_path / name).unlink()
     assert Shop.open(shop_folder() / "model", encoders=tmp_path).can_add and len(warnings) == 1
+
+
+def test_photos_in_a_column_of_another_name_are_asked_for(tmp_path, caplog):
+    (tmp_path / "items.csv").write_text("item_id,title,photo\np0001,Mug,a.jpg\n")
+    Shop.open(shop_folder() / "model", items=tmp_path / "items.csv")
+    assert "items.csv: no photos to show" in caplog.text
+    caplog.clear()
+    Shop.open(shop_folder() / "model", items=tmp_path / "items.csv", image_column="photo")
+    assert "no photos to show" not in caplog.text

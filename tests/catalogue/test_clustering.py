@@ -34,6 +34,15 @@ def test_large_catalogues_take_mini_batches(monkeypatch):
     assert len(set(labels[:30])) == 1  # a blob is never cut
 
 
+def test_photos_that_are_all_but_equal_leave_clusters_empty_without_a_word():
+    points = np.repeat(blobs(4, 1).astype(np.float64), 3, axis=0)
+    points[::3] += 1e-15  # other numbers, but no cluster of their own
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, labels = kmeans(points, 8)
+    assert same_partition(labels, np.repeat(np.arange(4), 3))
+
+
 def test_more_clusters_than_items_are_lowered_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         labels = pseudo_labels(blobs(2, 5), 512, name="image")

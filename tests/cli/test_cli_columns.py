@@ -58,11 +58,17 @@ def test_verbs_take_them(shop, capsys):
 
 
 def test_a_missing_column_names_the_flag(shop, capsys):
-    with pytest.raises(ValueError, match="expected a column 'user_id', got .*--user-column, or user_column in Python"):
+    with pytest.raises(
+        ValueError,
+        match="expected a column 'user_id', got .*--user-column, or user_column of read_interactions in Python",
+    ):
         read_interactions(shop / "orders.csv")
     with pytest.raises(ValueError, match="expected a column 'when'.*--time-column.*number the rows"):
         read_interactions(shop / "interactions.csv", time_column="when")
-    with pytest.raises(ValueError, match="expected a column 'ean', got .*--item-column, or item_column in Python"):
+    with pytest.raises(
+        ValueError,
+        match="expected a column 'ean', got .*--item-column, or item_column of read_items or .* in Python",
+    ):
         read_items(shop / "products.jsonl", item_column="ean")
     (shop / "X.inter.json").write_text('{"0": [0, 1, 2]}')
     with pytest.raises(ValueError, match="got an X.inter.json, which has no columns. Leave --user-column"):

@@ -161,3 +161,15 @@ def test_what_cannot_be_examined_is_said(words, message, shop, tmp_path, monkeyp
     err = capsys.readouterr().err.strip().splitlines()[-1]
     assert err.startswith("macrec doctor: error: ") and message.format(shop=shop) in err
     assert not list(tmp_path.iterdir())
+
+
+def test_photos_in_a_column_of_another_name_are_asked_for(shop, tmp_path, caplog):
+    lines = [json.dumps({"item_id": f"{row:03}", "title": "Shirt", "photo": "blue.jpg"}) for row in range(ITEMS)]
+    (shop / "other.jsonl").write_text("\n".join(lines))
+    words = ["doctor", shop / "ids", "--items", shop / "other.jsonl", "--output", tmp_path / "page.html"]
+    assert main(list(map(str, words))) == 0
+    assert "other.jsonl: no photos to show" in caplog.text and "--image-column" in caplog.text
+    caplog.clear()
+    assert main(list(map(str, [*words, "--image-column", "photo"]))) == 0 and "no photos" not in caplog.text
+    (shop / "other.jsonl").write_text("\n".join(lines).replace("photo", "image").replace("blue.jpg", ""))
+    assert main(list(map(str, words))) == 0 and "no photos" not in caplog.text  # a shop without photos knows it

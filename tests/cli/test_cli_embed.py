@@ -37,13 +37,40 @@ def test_offline_by_default(shop, capfd, caplog):
     assert embed(shop) == 0
     out = capfd.readouterr().out
     assert len(out.splitlines()) == 1
-    assert "4 items → text 2 by offline (1 missing), image 2 by offline (1 missing)" in out
+    assert "4 items → text 2 by offline from title (1 missing), image 2 by offline (1 missing)" in out
     assert "02: 2.png: no picture, or in none of the formats" in caplog.text
     store = EmbeddingStore.open(shop / "emb")
     assert store.modalities == {"text": 2, "image": 2}
     assert store.item_ids == ["00", "01", "02", "03"]
     assert store.present["text"].tolist() == [True, True, True, False]
     assert store.present["image"].tolist() == [True, True, False, True]
+
+
+def test_texts_in_columns_of_other_names_are_not_passed_over_in_silence(shop, capfd, caplog):
+    header, rows = "sku;name;category;photo", [f"{number};{title};mug;0.png" for number, title in enumerate(TITLES)]
+    (shop / "items.csv").write_text("\n".join([header, *rows]))
+    words = ["--item-column", "sku", "--image-column", "photo"]
+    assert embed(shop, *words, items="items.csv") == 0
+    assert "from category, image" in capfd.readouterr().out
+    assert "No item has a title or a text" in caplog.text and "--title-column" in caplog.text
+    caplog.clear()
+    assert embed(shop, *words, "--title-column", "name", "--overwrite", items="items.csv") == 0
+    assert "from title, category, image" in capfd.readouterr().out
+    assert embed(shop, *words, "--text-columns", "name", "--overwrite", items="items.csv") == 0
+    assert "from name, image" in capfd.readouterr().out and "No item has a title" not in caplog.text
+    assert embed(shop, *words, "--text-model", "none", "--overwrite", items="items.csv") == 0
+    assert "from" not in capfd.readouterr().out and "No item has a title" not in caplog.text
+
+
+def test_a_catalogue_of_one_word(shop):
+    (shop / "items.csv").write_text("item_id,title\n1,mug\n2,mug\n3,\n")
+    assert embed(shop, items="items.csv") == 0
+    store = EmbeddingStore.open(shop / "emb")
+    assert store.arrays["text"].tolist() == [[0], [0], [0]] and store.present["text"].tolist() == [True, True, False]
+    (shop / "items.csv").write_text("item_id,title\n1,mug\n2,\n")
+    assert embed(shop, "--overwrite", items="items.csv") == 0
+    (shop / "later.csv").write_text("item_id,title\n8,mug\n9,lamp\n")
+    assert embed(shop, "--like", shop / "emb", items="later.csv", output="later") == 0
 
 
 def test_models_by_path_with_flags(shop, capfd):

@@ -1,6 +1,7 @@
 """What the command line answers to words that are nearly right."""
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from hub_tools import quantize, tiny_shop, train
 
 from macrec_hf.cli.main import build_parser, main
-from macrec_hf.cli.messages import in_flags
+from macrec_hf.cli.messages import in_flags, what_next
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,42 @@ def shop(tmp_path_factory):
 )
 def test_errors_name_flags(said, expected):
     assert in_flags(said, build_parser("recommend")) == expected
+
+
+def test_a_notice_stands_once_on_the_screen_and_names_flags(tmp_path):
+    code = """if True:
+        import logging, sys
+        from macrec_hf.cli.main import build_parser
+        from macrec_hf.cli.messages import show_notices
+        show_notices(build_parser("recommend"), verbose=False)
+        for name in ("macrec_hf.data.x", "macrec_hf.data.x", "macrec_hf.model.y"):
+            logging.getLogger(name).warning("%s: raise top_k=20.", "a.csv")
+        logging.getLogger("macrec_hf.data.x").warning("another")
+        logging.getLogger("library").warning("top_k")
+        for _ in range(2):
+            logging.getLogger("library").error("broken")
+    """
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert said.splitlines() == [
+        "notice: a.csv: raise --top-k 20.",
+        "notice: another",
+        "WARNING library: top_k",
+        "ERROR library: broken",
+        "ERROR library: broken",
+    ]
+
+
+def test_a_training_says_what_follows_with_the_columns_that_it_was_given():
+    words = ["--interactions", "my orders.csv", "--semantic-ids", "ids", "--output", "model"]
+    plain = build_parser("train").parse_args(words)
+    assert what_next(plain).startswith("Next: macrec evaluate --model model --interactions 'my orders.csv' says")
+    named = build_parser("train").parse_args([*words, "--user-column", "customer", "--item-column", "sku"])
+    line = what_next(named)
+    assert "--user-column customer --item-column sku says" in line and "--time-column" not in line
+    told = line.removeprefix("Next: macrec ").partition(" says")[0]
+    evaluate = build_parser("evaluate").parse_args(shlex.split(told)[1:])
+    assert (evaluate.interactions, evaluate.user_column) == ("my orders.csv", "customer")
+    assert "macrec recommend --model model --history ID,ID" in line
 
 
 def test_a_field_is_named_by_the_flag_that_spells_it():

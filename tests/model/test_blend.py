@@ -167,6 +167,16 @@ def test_reasons_name_the_item_that_is_meant():
     assert told[0][2] == ()
 
 
+@pytest.mark.parametrize(("chance", "expected"), [(0.0004, ()), (0.0006, ("the model: 0.1%",))])
+def test_a_model_that_hardly_believes_in_an_item_is_no_reason(chance, expected):
+    inputs, histories = BlendInputs(count_purchases([np.array([0])] * 3, 4), {}), [np.array([0])]
+    found = find_candidates(
+        inputs, histories, {"text": RankedLists(np.array([[1, 3]]), np.log(np.array([[chance, 1e-9]])))}
+    )
+    told = reasons(inputs, histories, found, np.array([[1]]), {"model_text": 1.0}, "item {}".format)
+    assert told == [[expected]]
+
+
 def test_content_is_the_sum_of_codewords_of_length_one():
     books = {"text": np.array([[[1.0, 0], [0, 2]], [[0, 1], [3, 0]]])}
     found = content_vectors({"text": np.array([[0, 1], [1, 0], [-1, -1]])}, books)["text"]
