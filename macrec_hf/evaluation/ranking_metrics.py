@@ -144,7 +144,7 @@ def bootstrap_interval(
         (low, high): float64, `()` or `(num_metrics,)`.
 
     Raises:
-        ValueError: without users.
+        ValueError: without users, or a figure that is NaN or infinite.
     """
     tail = (1 - level) / 2
     low, high = np.quantile(resampled_means(values, num_resamples, seed), [tail, 1 - tail], axis=0)
@@ -187,7 +187,7 @@ def paired_bootstrap(
         interval, and the two-sided p-value of no difference.
 
     Raises:
-        ValueError: shapes that differ, or no users.
+        ValueError: shapes that differ, no users, or a figure that is NaN or infinite.
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -233,11 +233,17 @@ def resampled_means(
             purchases.
         weights: `(num_users,)`, each user's number of purchases: the means are then over the purchases of the users
             drawn, a ratio of sums. None: one each.
+
+    Raises:
+        ValueError: without users, or a figure that is NaN or infinite.
     """
     values = np.asarray(values, dtype=np.float64)
     num_users = len(values)
     if not num_users:
         raise ValueError("Expected the figures of at least one user, got none: the split holds no users.")
+    if not np.isfinite(values).all():  # compared with NaN nothing is far away: the p-value would be the smallest
+        user = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise ValueError(f"Expected a finite figure of every user, got {values[user]} of user {user}.")
     generator = np.random.default_rng(seed)
     chunk = max(1, 2_000_000 // num_users)  # resamples at a time: bounds the memory
     means = []
