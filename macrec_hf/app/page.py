@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from ..data.photos import read_photo
 from ..doctor.photos import thumbnail_source
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS
 from . import cards
 from .photos import THUMBNAIL, Thumbnails
 from .shop import Shop
-from .visit import Options, Visit
+from .visit import MAX_QUERY, MAX_TEXT, Options, Visit
 
 MAX_BEAMS = 100
 MAX_UPLOAD = "20mb"
@@ -49,7 +50,7 @@ class _Handlers:
 
     def search(self, visit: Visit | None, query: str | None) -> tuple[Visit, str]:
         visit = visit or self.arrive()[0]
-        visit.search(query or "")
+        visit.search(str(query or ""))
         return visit, self._catalogue(visit)
 
     def recommend(
@@ -63,13 +64,17 @@ class _Handlers:
             return cards.error_note(str(error))
 
     def add(
-        self, visit: Visit | None, photo: str | None, title: str | None, text: str | None
+        self, visit: Visit | None, upload: dict[str, Any] | None, title: str | None, text: str | None
     ) -> tuple[Visit, Any, str]:
+        """The form of a new item, as the browser sends it: Gradio's own reading ends with "Error" at an odd photo."""
         visit = visit or self.arrive()[0]
+        photo = (upload or {}).get("path")
         try:
             # A copy of the photo, because the uploaded file is deleted after a while.
             shown = None if photo is None else thumbnail_source(photo, THUMBNAIL)
-            landing = visit.add_item(title or "", photo, text or "", shown)
+            if photo is not None and shown is None:
+                raise ValueError(f"The photo cannot be read: {read_photo(photo)}. Choose another, or none.")
+            landing = visit.add_item(str(title or ""), photo, str(text or ""), shown)
         except (ValueError, OSError, RuntimeError) as error:
             return visit, gr.skip(), cards.error_note(str(error))
         item = visit.items[landing.item_id]
@@ -97,7 +102,12 @@ def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=6, min_width=330, elem_id="shelf"):
                 query = gr.Textbox(
-                    placeholder="Search by title", show_label=False, container=False, elem_id="search", max_lines=1
+                    placeholder="Search by title",
+                    show_label=False,
+                    container=False,
+                    elem_id="search",
+                    max_lines=1,
+                    max_length=MAX_QUERY,
                 )
                 catalogue = gr.HTML(elem_id="catalogue", js_on_load=CLICKS)
             with gr.Column(scale=7, min_width=330):
@@ -117,7 +127,7 @@ def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
         gr.on([modality.input, beams.change, exclude.input, stock.input], trigger_mode="always_last", **recommend)
         if new_item is not None:
             landing, submit, form = new_item
-            added = submit.click(handlers.add, [visit, *form], [visit, catalogue, landing], **_MODEL)
+            added = submit.click(handlers.add, [visit, *form], [visit, catalogue, landing], preprocess=False, **_MODEL)
             added.then(**recommend)
     return page
 
@@ -161,9 +171,13 @@ def _new_item(shop: Shop) -> tuple[gr.HTML, gr.Button, list[Any]] | None:
                 type="filepath", sources=["upload", "clipboard"], label="Photo", height=220, elem_id="new-photo",
                 image_mode=None,
             )  # fmt: skip
-            title = gr.Textbox(label="Title", elem_id="new-title", max_lines=1)
+            title = gr.Textbox(label="Title", elem_id="new-title", max_lines=1, max_length=MAX_TEXT)
             text = gr.Textbox(
-                label="Description", info="Optional; the text encoder reads it too", lines=2, elem_id="new-text"
+                label="Description",
+                info="Optional; the text encoder reads it too",
+                lines=2,
+                elem_id="new-text",
+                max_length=MAX_TEXT,
             )
             submit = gr.Button("Add and see where it lands", variant="primary", elem_id="add")
         with gr.Column(scale=9, min_width=300):

@@ -13,6 +13,8 @@ from .shop import Shop, ShownItem
 
 TOP_K = 10  # items of a list; paper, largest K
 PAGE_SIZE = 60  # items of the catalogue that are shown at first, and further ones on request
+MAX_QUERY = 200  # characters of a search; the rest is not read
+MAX_TEXT = 2000  # characters of a new item's title, and of its description
 MAX_NEW_ITEMS = 20  # of one visitor: each has a catalogue of its own from the first on
 
 
@@ -81,7 +83,7 @@ class Visit:
 
     def search(self, query: str) -> None:
         """Narrows the catalogue down to the items whose title or id holds all words."""
-        self.query, self.num_shown = query, PAGE_SIZE
+        self.query, self.num_shown = query[:MAX_QUERY], PAGE_SIZE
 
     def show_more(self) -> None:
         self.num_shown += PAGE_SIZE
@@ -148,7 +150,8 @@ class Visit:
             The `Landing`.
 
         Raises:
-            ValueError: no title, nothing that can be encoded, too many items, or a shop without encoders.
+            ValueError: no title or one of more than `MAX_TEXT` characters, nothing that can be encoded, too many
+                items, or a shop without encoders.
         """
         if not self.shop.can_add:
             raise ValueError("Items cannot be added: expected a quantizer and encoders, got none. Give --encoders.")
@@ -157,6 +160,11 @@ class Visit:
                 f"Expected at most {MAX_NEW_ITEMS} new items in one visit. Reload the page to begin anew."
             )
         title = title.strip()
+        for name, given in (("title", title), ("description", text)):
+            if len(given) > MAX_TEXT:
+                raise ValueError(
+                    f"The {name} has {len(given):,} characters: expected at most {MAX_TEXT:,}. Shorten it."
+                )
         if self.recommender is self.shop.recommender:
             self.recommender = self._own_recommender()
         known = self.recommender.table.row_of

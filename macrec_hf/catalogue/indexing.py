@@ -231,7 +231,11 @@ def _as_store(
 def _missing_ids(modality_mask: Mapping[str, np.ndarray | torch.Tensor], item_ids: list[str]) -> dict[str, list[str]]:
     missing = {}
     for modality, given in modality_mask.items():
-        mask = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given, dtype=bool)
+        values = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+        if not np.isin(values, (0, 1)).all():
+            odd = values[~np.isin(values, (0, 1))].ravel()[0]
+            raise ValueError(f"Expected modality_mask[{modality!r}] of true and false, or of 1 and 0, got {odd}.")
+        mask = values.astype(bool)
         if mask.shape != (len(item_ids),):
             raise ValueError(f"Expected modality_mask[{modality!r}] of shape ({len(item_ids)},), got {mask.shape}.")
         missing[modality] = [item_ids[row] for row in np.flatnonzero(~mask)]

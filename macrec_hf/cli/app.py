@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
-from .inputs import add_allow_outside, add_item_column, add_shown_columns, shown_columns
+from .inputs import add_allow_outside, add_item_column, add_model, add_shown_columns, shown_columns
 from .numbers import whole
 from .run_folder import check_finished
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder of `macrec train`, or a repository of the Hub")
+    add_model(parser, "folder of `macrec train`, or a repository of the Hub")
     parser.add_argument(
         "--items",
         metavar="ITEMS.jsonl",

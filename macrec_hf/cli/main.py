@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from .common import outputs
-from .messages import goes_on, in_flags, resumed, show_notices
+from .messages import for_terminal, goes_on, in_flags, resumed, show_notices
 from .stopping import stoppable
 
 # A process of the command line starts here, before any library is loaded.
@@ -203,7 +203,7 @@ def _main(argv: list[str] | None) -> int:
             if verbose:
                 traceback.print_exc()
             message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            said, status = f"error: {in_flags(message, parser)}{goes_on(message, verb, args)}", 1
+            said, status = f"error: {for_terminal(in_flags(message, parser))}{goes_on(message, verb, args)}", 1
         except KeyboardInterrupt:
             if stop is None:  # the verb that runs this one answers
                 raise

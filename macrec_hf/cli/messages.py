@@ -5,9 +5,26 @@ import logging
 import re
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 
 _NAME = re.compile(r"""(?<![\w/.'"`-])([a-z]+(?:_[a-z0-9]+)+)(?:=('?)([\w.]+)\2)?(?![\w/'"`(=]|\.\w)""")
+
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # what follows is shown from right to left
+
+
+def for_terminal(text: str) -> str:
+    """Text of somebody's data as a terminal shows it, on one line.
+
+    Escape sequences in a title could clear the screen or write what looks like an answer of ours: control characters,
+    changes of direction and halves of emoji are spelled as Python and JSON spell them, `\\u001b`.
+    """
+    return "".join(
+        f"\\u{ord(letter):04x}"
+        if letter in _TURNS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+        else letter
+        for letter in text
+    )
 
 
 def in_flags(message: str, parser: argparse.ArgumentParser) -> str:

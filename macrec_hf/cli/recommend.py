@@ -16,6 +16,7 @@ from .common import (
     seconds_since,
 )
 from .inputs import add_item_column, add_model, add_title_column, read_titles
+from .messages import for_terminal
 from .numbers import whole
 from .run_folder import check_finished
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> str:
         with replacing(args.output) as beside:
             beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     if args.json:
-        sys.stdout.write("".join(line + "\n" for line in lines))
+        sys.stdout.write("".join(for_terminal(line) + "\n" for line in lines))
     elif not args.output:
         sys.stdout.write("\n".join(_table(answer) for answer in answers) + "\n")
     items = sum(len(ranked) for ranked in found)
@@ -149,12 +150,12 @@ def _entry(recommendation: "Recommendation", titles: dict[str, str]) -> dict[str
 
 
 def _table(answer: dict) -> str:
-    lines = [f"user {answer['user_id']}"] if "user_id" in answer else []
-    width = max([len(entry["item_id"]) for entry in answer["recommendations"]] + [len("item_id")])
+    lines = [f"user {for_terminal(answer['user_id'])}"] if "user_id" in answer else []
+    ids = [for_terminal(entry["item_id"]) for entry in answer["recommendations"]]
+    width = max(map(len, [*ids, "item_id"]))
     lines.append(f"{'rank':>4}  {'item_id':<{width}}  {'score':>9}")
-    for rank, entry in enumerate(answer["recommendations"], start=1):
+    for rank, (item, entry) in enumerate(zip(ids, answer["recommendations"], strict=True), start=1):
         said = "; ".join(entry["reasons"])
-        row = f"{rank:>4}  {entry['item_id']:<{width}}  {entry['score']:>9.4f}  {entry.get('title', '')}"
-        row += f"  ({said})" if said else ""
-        lines.append(row.rstrip())
+        about = entry.get("title", "") + (f"  ({said})" if said else "")
+        lines.append(f"{rank:>4}  {item:<{width}}  {entry['score']:>9.4f}  {for_terminal(about)}".rstrip())
     return "\n".join(lines)

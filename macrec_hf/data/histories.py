@@ -54,9 +54,18 @@ def user_histories(
         first; `short_ids` and `short_items`, the same of the users with fewer.
 
     Raises:
-        ValueError: an interaction names an item that `row_of` lacks, or no user has enough interactions.
+        ValueError: a column or a cell of it that is missing, an interaction with an item that `row_of`
+            lacks, or no user has enough interactions.
     """
     where = f"{file}: " if (file := interactions.attrs.get("file")) else ""
+    if absent := {"user_id", "item_id", "timestamp"}.difference(interactions.columns):
+        raise ValueError(
+            f"{where}Expected the columns user_id, item_id and timestamp, which `read_interactions` gives, found no "
+            f"{', '.join(sorted(absent))}."
+        )
+    for column in ("user_id", "item_id", "timestamp"):  # no time would come first of all
+        if (gaps := interactions[column].isna()).any():
+            raise ValueError(f"{where}Expected a {column} in every row, found none in row {int(gaps.argmax())}.")
     rows = interactions["item_id"].map(row_of).to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isnan(rows).any():
         raise ValueError(where + unknown_items_message(interactions["item_id"][np.isnan(rows)], row_of))

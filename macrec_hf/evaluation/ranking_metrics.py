@@ -5,6 +5,7 @@ place, whose score is -inf. Exactly equal scores are ties.
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -91,8 +92,14 @@ def user_metrics(lists: RankedLists, targets: np.ndarray, ks: Sequence[int] = KS
         ks: the cut-offs. Default 1, 5, 10 (paper, "Metrics").
 
     Raises:
-        ValueError: another number of targets than of lists, or scores of another shape than the items.
+        ValueError: another number of targets than of lists, targets or cut-offs that are no whole numbers, or scores
+            of another shape than the items.
     """
+    if not len(ks) or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in ks):
+        raise ValueError(f"ks: expected cut-offs such as {KS}, whole numbers of at least 1, got {ks!r}.")
+    targets = np.asarray(targets)
+    if len(targets) and targets.dtype.kind not in "iu":  # NaN and None would count as missed by every list
+        raise ValueError(f"targets: expected rows of the catalogue, whole numbers, got {targets.dtype}.")
     ranks = tied_ranks(lists.items, targets, lists.scores)
     figures = {f"hr@{k}": hit_rate(ranks, k) for k in ks} | {f"ndcg@{k}": ndcg(ranks, k) for k in ks}
     if lists.leaf_ranks is not None:
@@ -144,11 +151,17 @@ def bootstrap_interval(
         (low, high): float64, `()` or `(num_metrics,)`.
 
     Raises:
-        ValueError: without users.
+        ValueError: without users, a figure that is NaN or infinite, or a level that is no share.
     """
-    tail = (1 - level) / 2
-    low, high = np.quantile(resampled_means(values, num_resamples, seed), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(resampled_means(values, num_resamples, seed), _tails(level), axis=0)
     return low, high
+
+
+def _tails(level: float) -> list[float]:
+    """The two quantiles between which a share `level` lies."""
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a share between 0 and 1, such as 0.95, got {level}.")
+    return [(1 - level) / 2, (1 + level) / 2]
 
 
 class PairedDifference(NamedTuple):
@@ -187,7 +200,7 @@ def paired_bootstrap(
         interval, and the two-sided p-value of no difference.
 
     Raises:
-        ValueError: shapes that differ, or no users.
+        ValueError: shapes that differ, no users, a figure that is NaN or infinite, or a level that is no share.
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -201,8 +214,7 @@ def paired_bootstrap(
 
 def paired_difference(difference: float, means: np.ndarray, level: float = 0.95) -> PairedDifference:
     """What `paired_bootstrap` says, from the difference found and that of every resample, float `(num_resamples,)`."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(means, _tails(level))
     hits = (np.abs(means - difference) >= abs(difference) - 1e-12).sum()  # rounding must not hide an exact tie
     return PairedDifference(difference, float(low), float(high), float((1 + hits) / (1 + len(means))))
 
@@ -233,11 +245,17 @@ def resampled_means(
             purchases.
         weights: `(num_users,)`, each user's number of purchases: the means are then over the purchases of the users
             drawn, a ratio of sums. None: one each.
+
+    Raises:
+        ValueError: without users, or a figure that is NaN or infinite.
     """
     values = np.asarray(values, dtype=np.float64)
     num_users = len(values)
     if not num_users:
         raise ValueError("Expected the figures of at least one user, got none: the split holds no users.")
+    if not np.isfinite(values).all():  # compared with NaN nothing is far away: the p-value would be the smallest
+        user = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise ValueError(f"Expected a finite figure of every user, got {values[user]} of user {user}.")
     generator = np.random.default_rng(seed)
     chunk = max(1, 2_000_000 // num_users)  # resamples at a time: bounds the memory
     means = []

@@ -1,5 +1,6 @@
 """The Gradio page without a browser: what its handlers answer, and that it offers only what the shop can do."""
 
+import asyncio
 import socket
 from types import SimpleNamespace
 
@@ -51,9 +52,32 @@ def test_errors_are_shown_as_one_message(handlers):
         _, catalogue, card = handlers.add(visit, None, f"lamp {number}", "")
     assert "Expected at most 20 new items" in card and 'role="alert"' in card
     assert "new-20" in handlers._catalogue(visit) and "new-21" not in handlers._catalogue(visit)
-    (shop_folder() / "broken.jpg").write_text("no photo")
-    _, _, card = handlers.add(handlers.arrive()[0], str(shop_folder() / "broken.jpg"), "mug", None)
-    assert 'role="alert"' in card and "expected at least one item that can be encoded" in card
+
+
+@pytest.mark.parametrize("name, content", [("broken.jpg", b"no photo"), ("vector.svg", b"<svg/>"), ("cut.png", None)])
+def test_an_upload_that_is_no_picture_says_so(handlers, tmp_path, name, content):
+    whole = next(shop_folder().rglob("*.jpg")).read_bytes()
+    (tmp_path / name).write_bytes(whole[:300] if content is None else content)
+    page = build_page(handlers.shop, Thumbnails(tmp_path))
+    (added,) = [fn for fn in page.fns.values() if fn.name == "add"]
+    upload = {"path": str(tmp_path / name), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+    title = components(page)["new-title"]._id
+    given = [upload if block.elem_id == "new-photo" else "mug" if block._id == title else "" for block in added.inputs]
+    read = asyncio.run(page.preprocess_data(added, given, None, explicit_call=True))  # what Gradio makes of it
+    _, _, card = handlers.add(handlers.arrive()[0], *read[1:])
+    assert 'role="alert"' in card and f"The photo cannot be read: {name}" in card and str(tmp_path) not in card
+
+
+def test_texts_have_a_limit(handlers):
+    visit = handlers.arrive()[0]
+    assert handlers.search(visit, "lamp " * 1000)[0].query == ("lamp " * 1000)[:200]
+    for title, text, which in (("x" * 2001, "", "title"), ("mug", "x" * 2001, "description")):
+        assert f"The {which} has 2,001 characters: expected at most 2,000" in handlers.add(visit, None, title, text)[2]
+    assert visit.new_items == []
+    handlers.add(visit, None, "mug " * 500, "x" * 2000)
+    assert visit.new_items == ["new-1"]
+    fields = components(build_page(handlers.shop, handlers.address.__self__))
+    assert [fields[name].max_length for name in ("search", "new-title", "new-text")] == [200, 2000, 2000]
 
 
 def test_the_page_offers_what_the_shop_can_do(tmp_path):

@@ -219,6 +219,9 @@ def test_wrong_input():
         build_semantic_ids(quantizer, embeddings | {"image": embeddings["image"][:, :4]}, ids(6))
     with pytest.raises(ValueError, match=r"modality_mask\['image'\] of shape \(6,\), got \(2,\)"):
         build_semantic_ids(quantizer, embeddings, ids(6), modality_mask={"image": torch.ones(2)})
+    for odd in (2, -1, np.nan):
+        with pytest.raises(ValueError, match=r"modality_mask\['image'\] of true and false, or of 1 and 0, got"):
+            build_semantic_ids(quantizer, embeddings, ids(6), modality_mask={"image": np.full(6, odd)})
     with pytest.raises(ValueError, match="batch_size of at least 1, got 0"):
         build_semantic_ids(quantizer, embeddings, ids(6), batch_size=0)
     store = EmbeddingStore(embeddings, ids(6))

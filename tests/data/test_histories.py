@@ -108,6 +108,15 @@ def test_leave_one_out():
     assert [row.tolist() for row in rows] == [[4, 2], [1], [6, 4]] and targets is None  # w only trains
 
 
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_gaps_in_a_table_made_by_hand_are_refused(column):
+    whole = pd.DataFrame({"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": [3.0, 1.0, 2.0]})
+    with pytest.raises(ValueError, match=f"Expected the columns user_id, .* found no {column}"):
+        user_histories(whole.drop(columns=column), {"a": 0})
+    with pytest.raises(ValueError, match=f"a {column} in every row, found none in row 1"):
+        user_histories(whole.assign(**{column: [whole[column][0], None, whole[column][2]]}), {"a": 0})
+
+
 def test_leave_one_out_refuses():
     histories = Histories(["u", "v"], [np.array([4, 2, 7]), np.array([1, 1])])
     with pytest.raises(ValueError, match="Expected split 'train', 'validation' or 'test', got 'dev'"):

@@ -137,8 +137,9 @@ def test_refusals(encoder):
         next(encoder.sequence_examples([[0]], "item_text_to_image"))
     with pytest.raises(ValueError, match="expected an item task, got 'text_to_image'"):
         encoder.item_examples("text_to_image")
-    with pytest.raises(ValueError, match="max_history: expected at least 1 item, got 0"):
-        TaskExampleEncoder(tokenizer, table, max_history=0)
+    for odd in (0, -1, True, 2.0, float("nan"), "3"):
+        with pytest.raises(ValueError, match=f"max_history: expected a whole number of at least 1 item, got {odd!r}"):
+            TaskExampleEncoder(tokenizer, table, max_history=odd)
     with pytest.raises(ValueError, match="expected the table's modalities .* got"):
         TaskExampleEncoder(SemanticIdTokenizer.from_vocabulary(["image", "text"], 2, 4), table)
     with pytest.raises(ValueError, match="with 2 levels, got .* with 3"):

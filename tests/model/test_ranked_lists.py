@@ -12,8 +12,9 @@ from macrec_hf.evaluation.ranking_metrics import (
     ndcg,
     paired_bootstrap,
     tied_ranks,
+    user_metrics,
 )
-from macrec_hf.model.ranked_lists import fuse, sort_lists, unique_rows
+from macrec_hf.model.ranked_lists import RankedLists, fuse, sort_lists, unique_rows
 
 
 def brute_force(scores, target, k):
@@ -135,6 +136,19 @@ def test_refusals():
         paired_bootstrap(np.zeros(3), np.zeros(4))
     with pytest.raises(ValueError, match="at least one user"):
         paired_bootstrap(np.zeros(0), np.zeros(0))
+    for odd in (np.nan, np.inf):  # a p-value of 0.0001 otherwise
+        with pytest.raises(ValueError, match=f"finite figure of every user, got {odd} of user 1"):
+            paired_bootstrap(np.array([1.0, odd]), np.zeros(2))
+    for level in (0, 1, -1, np.nan):
+        with pytest.raises(ValueError, match="level: expected a share between 0 and 1"):
+            bootstrap_interval(np.ones(3), level)
+    lists = RankedLists(np.array([[1, 0], [0, 1]]), np.array([[0.0, -1.0], [0.0, -1.0]]))
+    for targets in ([0.5, 1], [np.nan, 1], [None, 1], [True, False]):
+        with pytest.raises(ValueError, match="targets: expected rows of the catalogue"):
+            user_metrics(lists, targets)
+    for ks in ((), (0,), (-1,), (2.5,), ("5",), (True,)):
+        with pytest.raises(ValueError, match="ks: expected cut-offs such as"):
+            user_metrics(lists, [0, 1], ks)
 
 
 def test_paired_bootstrap_agrees_with_all_resamples_of_three_users():

@@ -101,6 +101,8 @@ def test_input_is_checked():
         SemanticIdTable(["a", float("nan")], {"text": [[1], [2]]})
     with pytest.raises(ValueError, match="item_ids: expected strings or whole numbers, got True in row 0"):
         SemanticIdTable([True], {"text": [[1]]})
+    with pytest.raises(ValueError, match="item_ids: expected a list of ids, got the one string 'ab'"):
+        SemanticIdTable("ab", {"text": [[1], [2]]})
     with pytest.raises(ValueError, match=r"codes\['text'\]: expected shape \(2, num_levels\), .* got \(1, 2\)"):
         SemanticIdTable(["a", "b"], {"text": [[1, 2]]})
     with pytest.raises(ValueError, match=r"codes\['text'\]: expected codes in \[0, 256\).* got \[0, 256\] in row 1"):
