@@ -202,7 +202,7 @@ class ServedCatalogue:
             candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=users, wanted=top_k)
             ranked = candidates.ranked(blend.serving_weights, top_k)
             why = reasons(inputs, some, candidates, ranked.items, blend.serving_weights, self.called)
-            found += self.named(ranked, True, why)
+            found += self.named(ranked, blend.serves == BLEND, why)  # a rule ranks, it knows no probability
         return found, []
 
     def called(self, row: int) -> str:

@@ -171,6 +171,10 @@ def test_few_customers_are_served_by_the_best_source(recommender, purchases):
     few = purchases[purchases["user_id"].isin([f"u{user}" for user in range(12)])]
     blend = fit_blend(recommender, few)
     assert not blend.weights and blend.serves == blend.about["best_source"]
+    served = tiny_recommender(NUM_ITEMS)
+    served.fit_blend(few)
+    assert served.blend.serves != "model"  # a rule, which ranks and knows no probabilities
+    assert {pair.probability for pair in served.recommend([["i3"]], top_k=3)[0]} == {None}
     assert "blend" not in blend.about["ndcg@10"]
 
 
