@@ -71,7 +71,7 @@ class _Notices(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if record.levelno == logging.WARNING and record.name.startswith("macrec_hf."):
-            return f"notice: {in_flags(record.getMessage(), self.parser)}"
+            return f"notice: {for_terminal(in_flags(record.getMessage(), self.parser))}"
         return super().format(record)
 
 

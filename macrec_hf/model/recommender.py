@@ -244,8 +244,8 @@ class MacRecRecommender:
         Returns:
             For each history a list of `Recommendation`, best first, no item twice. Each unpacks as `(item_id, score)`
             and has `probability` and `title`. The score is a log-probability, with `fusion="average"` the mean of the
-            modalities'; with `fusion="authors"`, and where a rule serves alone, it only ranks. A history without any item that
-            the model can read gets the most popular items.
+            modalities'; with `fusion="authors"`, and where a rule serves alone, it only ranks. A history without any
+            item that the model can read gets the most popular items.
 
         Raises:
             ValueError: an unknown item, argument or modality; a history that cannot be read and no `item_counts`.

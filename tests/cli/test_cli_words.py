@@ -1,5 +1,6 @@
 """What the command line answers to words that are nearly right."""
 
+import logging
 import re
 import shlex
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from hub_tools import quantize, tiny_shop, train
 
 from macrec_hf.cli.main import build_parser, main
-from macrec_hf.cli.messages import in_flags, what_next
+from macrec_hf.cli.messages import _Notices, in_flags, what_next
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +172,10 @@ def test_ctrl_c_names_resume_where_there_is_a_checkpoint(shop, capfd, monkeypatc
         monkeypatch.setattr("macrec_hf.cli.train.begin", interrupted)
         assert train(shop, "--output", str(shop / output), "--overwrite") == 130
         assert expected in capfd.readouterr().err
+
+
+def test_a_notice_cannot_write_to_the_terminal():
+    record = logging.makeLogRecord(
+        {"name": "macrec_hf.data.ids", "levelno": logging.WARNING, "msg": "users such as ['\x1b[2J', 'a']"}
+    )
+    assert _Notices(build_parser("train")).format(record) == "notice: users such as ['\\u001b[2J', 'a']"
