@@ -151,7 +151,8 @@ def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
     "words, message",
     [
         (["quantize", "--embeddings", "nowhere", "--output", "{out}"], "found no such folder"),
-        (["quantize", "--embeddings", "text=a.npy", "--output", "{out}"], "needs --item-ids"),
+        (["quantize", "--embeddings", "text=a.npy", "--output", "{out}"], "got 'text=a.npy', where nothing is"),
+        (["quantize", "--embeddings", "text={emb}/text.npy", "--output", "{out}"], "needs --item-ids"),
         (["quantize", "--embeddings", "{emb}", "--output", "{out}", "--modalities", "sound"], "expected some of"),
         (["quantize", "--embeddings", "{emb}", "--output", "{file}/below"], "expected a folder that can be written"),
         (["quantize", "--embeddings", "{emb}", "--output", "{out}", *SMALL], "4 IDs, and 26 of 30 items are left"),
