@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 
 from macrec_hf import Decoding, MacRecRecommender, history_sources, rank_catalogue, read_interactions, user_histories  # noqa: E402
 from macrec_hf.data.splits import split_users  # noqa: E402
-from macrec_hf.evaluation.blend_lists import blend_inputs  # noqa: E402
+from macrec_hf.evaluation.blend_lists import blend_inputs, candidates_of  # noqa: E402
 from macrec_hf.evaluation.ranking_metrics import paired_bootstrap  # noqa: E402
-from macrec_hf.model.blend import SOURCES, Candidates, find_candidates, log_softmax  # noqa: E402
+from macrec_hf.model.blend import SOURCES, Candidates, log_softmax  # noqa: E402
 from macrec_hf.model.ensemble import ENSEMBLE  # noqa: E402
 from macrec_hf.model.limits import Limits  # noqa: E402
 from macrec_hf.training.blend_fitting import fit_and_guard  # noqa: E402
@@ -111,15 +111,7 @@ class Test:
         return np.array_split(np.arange(self.num_users), max(1, self.num_users // USERS_AT_A_TIME))
 
     def candidates(self, block, limits, wanted=10):
-        return find_candidates(
-            self.inputs,
-            [self.users.histories[user] for user in block],
-            {name: ranked.rows(block) for name, ranked in self.lists.items()},
-            days=None if self.users.days is None else self.users.days[block],
-            limits=limits,
-            users=block,
-            wanted=wanted,
-        )
+        return candidates_of(self.inputs, self.users, block, self.lists, limits, wanted)
 
     def gains(self, weights):
         """HR@10 and NDCG@10 of each user, `(2, num_users)`."""

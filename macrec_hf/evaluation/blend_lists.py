@@ -1,32 +1,71 @@
 """The blend's lists in an evaluation: its weights as they were saved, its counts made anew."""
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import numpy as np
 
 from ..data.purchase_counting import count_purchases
 from ..data.splits import SplitUsers
 from ..data.time_split import FutureUsers
-from ..model.blend import Blend, BlendInputs, find_candidates
+from ..model.blend import Blend, BlendInputs, Candidates, find_candidates
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.served_catalogue import content_of
 from .ranking_metrics import KS
 
-_USERS_AT_A_TIME = 512
+USERS_AT_A_TIME = 512
 
 
-def blend_inputs(recommender: MacRecRecommender, users: SplitUsers | FutureUsers, window: int) -> BlendInputs:
-    """The counts of the purchases that may be counted for a split, never those of the model directory."""
+class Known(Protocol):
+    """What is known of users before a purchase: `SplitUsers`, `FutureUsers`, `training.blend_purchases.Explained`."""
+
+    histories: list[np.ndarray]
+    days: np.ndarray | None
+    counted: list[np.ndarray]
+    counted_days: list[np.ndarray] | None
+
+
+def blend_inputs(recommender: MacRecRecommender, users: Known, window: int) -> BlendInputs:
+    """The counts of the purchases that may be counted for these users, never those of the model directory."""
     num_items = recommender.table.num_items
     counts = count_purchases(users.counted, num_items, window=window, days=users.counted_days)
     return BlendInputs(counts, content_of(recommender.table, recommender.quantizer))
+
+
+def candidates_of(
+    inputs: BlendInputs,
+    users: Known,
+    block: np.ndarray,
+    lists: Mapping[str, RankedLists],
+    limits: Limits | None,
+    wanted: int = 10,
+) -> Candidates:
+    """The candidates of a block of users.
+
+    Args:
+        block: int, places of users; one may stand there several times.
+        lists: the model's, of all users, by modality.
+        limits: of all users; None: own items may appear.
+        wanted: as in [`~model.blend.find_candidates`].
+    """
+    return find_candidates(
+        inputs,
+        [users.histories[user] for user in block],
+        {name: ranked.rows(block) for name, ranked in lists.items()},
+        days=None if users.days is None else users.days[block],
+        limits=limits,
+        users=block,
+        wanted=wanted,
+    )
 
 
 def blend_lists(
     blend: Blend,
     inputs: BlendInputs,
     users: SplitUsers | FutureUsers,
-    lists: dict[str, RankedLists],
+    lists: Mapping[str, RankedLists],
     limits: Limits | None,
 ) -> RankedLists:
     """The ten best of each user.
@@ -36,16 +75,9 @@ def blend_lists(
         limits: of the users; None: own items may appear.
     """
     parts = []
-    for start in range(0, len(users), _USERS_AT_A_TIME):
-        block = np.arange(start, min(start + _USERS_AT_A_TIME, len(users)))
-        candidates = find_candidates(
-            inputs,
-            [users.histories[user] for user in block],
-            {name: ranked.rows(block) for name, ranked in lists.items()},
-            days=None if users.days is None else users.days[block],
-            limits=limits,
-            users=block,
-        )
+    for start in range(0, len(users), USERS_AT_A_TIME):
+        block = np.arange(start, min(start + USERS_AT_A_TIME, len(users)))
+        candidates = candidates_of(inputs, users, block, lists, limits)
         parts.append(candidates.ranked(blend.serving_weights, max(KS)))
     width = max((part.items.shape[1] for part in parts), default=0)
     pad = [((0, 0), (0, width - part.items.shape[1])) for part in parts]

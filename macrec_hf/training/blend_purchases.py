@@ -10,20 +10,18 @@ import numpy as np
 import pandas as pd
 
 from ..data.histories import user_histories
-from ..data.purchase_counting import count_purchases
 from ..data.splits import split_users, validation_halves
 from ..data.time_split import histories_until
 from ..evaluation.baselines import best_window
+from ..evaluation.blend_lists import USERS_AT_A_TIME, blend_inputs, candidates_of
 from ..evaluation.own_history import quoted, repeat_rate
-from ..model.blend import BlendInputs, Candidates, find_candidates
+from ..model.blend import Candidates
 from ..model.ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from ..model.served_catalogue import content_of
 
 FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
-_USERS_AT_A_TIME = 512
 _USERS = 10_000  # more say little more, and memory grows with them
 
 
@@ -133,9 +131,8 @@ def candidates_to_weigh(
     """
     table, users = recommender.table, known.histories
     window = best_window(known.counted, table.num_items)
-    counts = count_purchases(known.counted, table.num_items, window=window, days=known.counted_days)
-    inputs = BlendInputs(counts, content_of(table, recommender.quantizer))
-    limits = Limits(len(users), counts.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
+    inputs = blend_inputs(recommender, known, window)
+    limits = Limits(len(users), table.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
     sources = history_sources(recommender.task_encoder, users, table.modalities)
     lists = rank_catalogue(
         recommender.model,
@@ -146,14 +143,10 @@ def candidates_to_weigh(
         progress=progress,
         **(gather or {}),
     )
-    blocks = []
-    for start in range(0, len(known.owners), _USERS_AT_A_TIME):
-        block = slice(start, start + _USERS_AT_A_TIME)
-        owners = known.owners[block]
-        of_model = {name: lists[name].rows(owners) for name in table.modalities}
-        days = None if known.days is None else known.days[owners]
-        some = [users[user] for user in owners]
-        candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=owners)
-        blocks.append(Weighed(candidates, known.targets[block], owners))
+    of_model, blocks = {name: lists[name] for name in table.modalities}, []
+    for start in range(0, len(known.owners), USERS_AT_A_TIME):
+        block = slice(start, start + USERS_AT_A_TIME)
+        candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
+        blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
     about = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
     return blocks, lists[ENSEMBLE].rows(known.owners), about
