@@ -19,6 +19,7 @@ SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_heads": 4, "num_layers": 2
 PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}
 SMALL_UP_TO = 1_000_000  # examples
 SEEN_AT_MOST = 1_750_000  # examples, all epochs together
+EPOCHS_AT_MOST = 40
 
 
 class _Sizes:
@@ -79,7 +80,7 @@ def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes
     - `codebook_size`: eight items a code (the doctor's rule), between 8 and the paper's 256.
     - `num_levels`: the fewest with 50 IDs an item (the doctor's rule), at least 3: the paper's contrastive loss begins
       at the third level.
-    - `hidden_sizes`: powers of two down to 128, from the first that holds the largest embedding size, or the number of
+    - `hidden_sizes`: powers of two down to 128, from the one nearest to the largest embedding size, or to the number of
       items if that is less; at most the 2,048 of the authors' code (ours).
     - `num_pseudo_labels`: twice the codes, as the paper's 512 are of its 256.
     - `per_device_train_batch_size`: the paper's 1,024 items over all processes, or the whole catalogue.
@@ -131,8 +132,7 @@ def recommender_sizes(
       learned no better on small shops and take four times as long (ours).
     - `dropout_rate`: T5's 0.1.
     - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
-    - `num_train_epochs`: 30, or as many as 1.75 million examples make, at least 2. So many examples of the small model
-      are 36 minutes of one core; on the demo shop 28 epochs were 8 % better than 14 (ours, `benchmarks/sizes.py`).
+    - `num_train_epochs`: 40, or as many as 1.75 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
     - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
     - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
       start ten times as large as matrices (ours).
@@ -149,7 +149,7 @@ def recommender_sizes(
 
     ```python
     >>> recommender_sizes(num_users=300, num_purchases=3000).arguments["num_train_epochs"]
-    30.0
+    40.0
     ```
     """
     _check(num_users=num_users, num_purchases=num_purchases, num_tasks=num_tasks, num_processes=num_processes)
@@ -161,7 +161,7 @@ def recommender_sizes(
         **widths,
         dropout_rate=0.1,
         max_history=min(20, max(5, math.ceil(num_purchases / num_users))),
-        num_train_epochs=float(max(2, min(30, SEEN_AT_MOST // examples))),
+        num_train_epochs=float(max(2, min(EPOCHS_AT_MOST, SEEN_AT_MOST // examples))),
         per_device_train_batch_size=math.ceil(batch / num_processes),
         learning_rate=rate,
         embedding_learning_rate=10 * rate,
@@ -183,6 +183,6 @@ def _digits(count: int, base: int) -> int:
 
 
 def _widths(wanted: int, least: int = 128) -> tuple[int, ...]:
-    """Powers of two, falling: the first holds what is wanted, the last is the least."""
-    first, last = (max(wanted, least) - 1).bit_length(), (least - 1).bit_length()
+    """Powers of two, falling, from the one nearest to what is wanted to the least."""
+    first, last = round(math.log2(max(wanted, least))), round(math.log2(least))
     return tuple(2**power for power in range(first, last - 1, -1))

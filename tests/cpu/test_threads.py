@@ -4,7 +4,7 @@ import pytest
 import torch
 from decoding_tools import padded_batch, random_trie, tiny_model
 
-from macrec_hf.cpu.threads import map_parts
+from macrec_hf.cpu.threads import map_parts, one_thread
 from macrec_hf.model.beam_search import beam_search
 
 
@@ -28,6 +28,22 @@ def test_the_callers_number_of_threads_stays():
     with pytest.raises(ZeroDivisionError):
         map_parts(lambda part: 1 / part, [1, 0, 2])
     assert torch.get_num_threads() == 3
+
+
+def test_one_thread_inside_and_afterwards_as_many_as_before(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError), one_thread():
+        1 / 0  # noqa: B018
+    assert torch.get_num_threads() == 3
+
+
+def test_a_number_of_threads_that_the_user_chose_stays(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with one_thread():
+        assert torch.get_num_threads() == 3
 
 
 def test_grad_and_inference_modes_follow_the_caller():

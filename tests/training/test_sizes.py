@@ -43,6 +43,7 @@ def test_a_small_catalogue_is_one_batch_of_narrow_layers():
     sizes = quantizer_sizes(200, {"text": 199, "image": 128})
     assert sizes.hidden_sizes == (256, 128) and sizes.per_device_train_batch_size == 200
     assert sizes.num_train_epochs == 1000  # a step each
+    assert quantizer_sizes(3_000, {"text": 1_280}).hidden_sizes == (1024, 512, 256, 128)
     assert quantizer_sizes(30, {"text": 29}).hidden_sizes == (128,)
     assert quantizer_sizes(1, {"text": 1}).codebook_size == 8
 
@@ -51,9 +52,9 @@ def test_more_examples_are_seen_less_often_and_in_all_not_too_many():
     for users, purchases in ((60, 600), (300, 3_000), (917, 16_686), (1_000, 100_000), (100_000, 2_000_000)):
         sizes, examples = recommender_sizes(users, purchases), 6 * (purchases - 3 * users)
         epochs = sizes.num_train_epochs
-        assert epochs == 30 or epochs * examples <= 1_750_000 < (epochs + 1) * examples or epochs == 2
+        assert epochs == 40 or epochs * examples <= 1_750_000 < (epochs + 1) * examples or epochs == 2
         assert epochs * examples <= 1_750_000 or epochs == 2
-    assert recommender_sizes(300, 3_000).num_train_epochs == 30
+    assert recommender_sizes(300, 3_000).num_train_epochs == 40
     assert recommender_sizes(1_000, 100_000).num_train_epochs == 3
     assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 9
 
