@@ -37,7 +37,7 @@ def make_shop(folder):
     return table, SemanticIdTokenizer.from_table(table), builder.as_dataset()
 
 
-def make_trainer(shop, folder, callbacks=None, model_changes=None, trainer=MacRecTrainer, **changes):
+def make_trainer(shop, folder, callbacks=None, model_changes=None, **changes):
     table, tokenizer, tasks = shop
     torch.manual_seed(0)
     model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **(TINY | (model_changes or {}))))
@@ -56,7 +56,7 @@ def make_trainer(shop, folder, callbacks=None, model_changes=None, trainer=MacRe
         generation_num_beams=NUM_ITEMS,
         per_device_eval_batch_size=5,
     )
-    return trainer(
+    return MacRecTrainer(
         model,
         MacRecTrainingArguments(**(settings | changes)),
         train_dataset=tasks["train"],

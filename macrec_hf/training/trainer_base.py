@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..cpu import accelerate
 from ..cpu.memory import keep_freed_memory
+from ..cpu.threads import one_thread
 from ..model.files import follow_umask
 from .batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
 from .checkpoints import (
@@ -240,14 +241,20 @@ class MacRecTrainerBase(Trainer):
         """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
         if self._weights:
             self._weight, *self._weights = self._weights
+        on_cpu = self.args.use_cpu_kernels and self.args.device.type == "cpu"
         try:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            with one_thread() if on_cpu and self._small_steps() else nullcontext():
+                loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._weight = 1.0
         # Before the optimizer's step: the weights are still those of the step before. Trainer looks at it as well.
         if not torch.isfinite(loss):
             self._not_finite(f"the loss of step {self.state.global_step + 1} is {float(loss)}")
         return loss
+
+    def _small_steps(self) -> bool:
+        """Whether the operations of a step are so small that on a CPU one thread is faster than several."""
+        return False
 
     def _not_finite(self, what: str) -> None:
         raise RuntimeError(

@@ -1,7 +1,6 @@
 """Trains the recommender: Seq2SeqTrainer + HR and NDCG by constrained beams over the whole catalogue."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,7 +10,6 @@ from transformers import PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..cpu.threads import one_thread
 from ..data.data_collator import RecommendationCollator
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
@@ -166,17 +164,8 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         loss: Any = outputs.loss if outputs.loss is None else outputs.loss * self._weight  # None without labels
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor | Any],
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """The base class's step; a narrow model's runs on one thread of a CPU."""
-        narrow = self.accelerator.unwrap_model(model).config.d_model <= ONE_THREAD_UP_TO
-        on_cpu = self.args.use_cpu_kernels and self.args.device.type == "cpu"
-        with one_thread() if narrow and on_cpu else nullcontext():
-            return super().training_step(model, inputs, num_items_in_batch)
+    def _small_steps(self) -> bool:
+        return self.accelerator.unwrap_model(self.model).config.d_model <= ONE_THREAD_UP_TO
 
     def _size_of(self, batch: Mapping[str, Any]) -> int:
         return int((batch["labels"] != -100).sum())

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+ONE_THREAD_UP_TO = 256  # the width of the widest layer
+
 Result = TypeVar("Result")
 WITHOUT_PARTNER_WARNING = 0.3
 
@@ -225,6 +227,9 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         """The modalities, and every ordered pair of them, as `loss_parts` calls them."""
         names = list(self.accelerator.unwrap_model(self.model).config.embedding_sizes)
         return [*names, *map(", ".join, permutations(names, 2))]
+
+    def _small_steps(self) -> bool:
+        return max(self.accelerator.unwrap_model(self.model).config.hidden_sizes, default=0) <= ONE_THREAD_UP_TO
 
     def _size_of(self, batch: Mapping[str, Any]) -> list[int]:
         """Rows that have the modality, or both of the pair, for each part of the loss."""

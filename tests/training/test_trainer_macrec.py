@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from recommender_training import make_shop, make_trainer
+from thread_numbers import threads_of_steps
 from transformers import TrainerCallback
 
 from macrec_hf import (
@@ -52,24 +53,11 @@ def test_training_lowers_the_loss_logs_its_parts_and_keeps_the_best_checkpoint(s
     assert trainer.evaluate()["eval_ndcg@10"] == pytest.approx(max(evaluations))
 
 
-class ThreadsOfALoss(MacRecTrainer):
-    def compute_loss(self, *args, **kwargs):
-        self.seen = (*getattr(self, "seen", ()), torch.get_num_threads())
-        return super().compute_loss(*args, **kwargs)
-
-
 @pytest.mark.parametrize(("width", "kernels", "threads"), [(64, True, 1), (72, True, 2), (64, False, 2)])
 def test_a_narrow_model_takes_its_steps_on_one_thread(shop, tmp_path, monkeypatch, width, kernels, threads):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     changes = dict(max_steps=2, eval_strategy="no", save_strategy="no", use_cpu_kernels=kernels)
-    trainer = make_trainer(shop, tmp_path, model_changes={"d_model": width}, trainer=ThreadsOfALoss, **changes)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        trainer.train()
-        assert trainer.seen == (threads, threads) and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    trainer = make_trainer(shop, tmp_path, model_changes={"d_model": width}, **changes)
+    assert threads_of_steps(trainer, monkeypatch) == [threads, threads]
 
 
 class StopAfter(TrainerCallback):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from quantizer_training import make_store, make_trainer
+from thread_numbers import threads_of_steps
 from transformers import EarlyStoppingCallback
 
 from macrec_hf import MacRecQuantizer, MacRecQuantizerConfig
@@ -245,3 +246,10 @@ def test_a_warning_when_most_items_have_no_partner(tmp_path, caplog):
 def test_wrong_datasets_are_named(tmp_path, dataset, error, message):
     with pytest.raises(error, match=message):
         make_trainer(tmp_path, store=dataset)
+
+
+@pytest.mark.parametrize(("width", "threads"), [(256, 1), (264, 2)])
+def test_a_narrow_quantizer_takes_its_steps_on_one_thread(tmp_path, monkeypatch, width, threads):
+    changes = dict(max_steps=2, eval_strategy="no", save_strategy="no")
+    trainer = make_trainer(tmp_path, model_changes={"hidden_sizes": (width,)}, **changes)
+    assert threads_of_steps(trainer, monkeypatch) == [threads, threads]
