@@ -9,6 +9,7 @@ to `macrec train`, such as `-- --epochs 10 --dropout-rate 0`, to compare other s
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `macrec` does, before torch is loaded
 
 from macrec_hf import MacRecRecommender, evaluate, make_demo_shop  # noqa: E402
 from macrec_hf.cli.main import main as macrec  # noqa: E402

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from ..cpu import accelerate
 from ..cpu.memory import keep_freed_memory
-from ..cpu.threads import one_thread
+from ..cpu.threads import use_threads
 from ..model.files import follow_umask
 from .batches import EpochOrder, keep_to_one_gpu, micro_batch_weights, warn_of_accumulation
 from .checkpoints import (
@@ -67,6 +67,7 @@ class MacRecTrainerBase(Trainer):
 
     run_settings: Mapping[str, Any] | None = None  # what decides on the result, kept in each checkpoint
     _saving_to: Path | None = None
+    _threads: int | None = None  # that torch had when training began
     # Factors for the losses of this step's remaining micro-batches, and that of the current one, which compute_loss
     # multiplies by: a number, or a list of one for each part of the loss. 1 where a step has one micro-batch.
     _weights: Sequence[Any] = ()
@@ -222,12 +223,20 @@ class MacRecTrainerBase(Trainer):
                 "takes the newest one that is whole."
             )
         self._before_training(resuming=bool(resume_from_checkpoint))
+        self._threads, few = torch.get_num_threads(), False
         if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             keep_freed_memory()
+            few = self._small_steps()
         try:
-            return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+            with use_threads(1 if few else self._threads):
+                return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
         finally:
             cast(Any, self.model).gather_across_processes = False  # on since `_prepare_for_training`
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """[`~transformers.Trainer.evaluate`], on all threads, also amid a training whose steps take one."""
+        with use_threads(self._threads or torch.get_num_threads()):
+            return super().evaluate(*args, **kwargs)
 
     def _before_training(self, resuming: bool) -> None:
         """Called by `train` once the checkpoint is known to be whole; subclasses prepare their data and warn here."""
@@ -241,10 +250,8 @@ class MacRecTrainerBase(Trainer):
         """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
         if self._weights:
             self._weight, *self._weights = self._weights
-        on_cpu = self.args.use_cpu_kernels and self.args.device.type == "cpu"
         try:
-            with one_thread() if on_cpu and self._small_steps() else nullcontext():
-                loss = super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._weight = 1.0
         # Before the optimizer's step: the weights are still those of the step before. Trainer looks at it as well.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from decoding_tools import padded_batch, random_trie, tiny_model
 
-from macrec_hf.cpu.threads import map_parts, one_thread
+from macrec_hf.cpu.threads import map_parts, use_threads
 from macrec_hf.model.beam_search import beam_search
 
 
@@ -30,19 +30,19 @@ def test_the_callers_number_of_threads_stays():
     assert torch.get_num_threads() == 3
 
 
-def test_one_thread_inside_and_afterwards_as_many_as_before(monkeypatch):
+def test_another_number_of_threads_inside_and_afterwards_as_many_as_before(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with one_thread():
+    with use_threads(1):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
-    with pytest.raises(ZeroDivisionError), one_thread():
+    with pytest.raises(ZeroDivisionError), use_threads(1):
         1 / 0  # noqa: B018
     assert torch.get_num_threads() == 3
 
 
 def test_a_number_of_threads_that_the_user_chose_stays(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with one_thread():
+    with use_threads(1):
         assert torch.get_num_threads() == 3
 
 
