@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 
 from ..data.histories import user_histories
 from ..data.output_folder import locked, output_folder
-from ..data.purchase_counting import count_purchases
+from ..data.purchase_counting import count_purchases, save_counts
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
@@ -209,7 +209,7 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
         if accelerator.is_main_process:
             known = purchases_before(interactions, recommender.model.config.trained_until)
             with output_folder(directory, last=BLEND_NAME) as beside:
-                serving_counts(known, recommender.table, cast(Blend, told[0])).save(beside)
+                _save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
@@ -232,8 +232,11 @@ def blend_line(blend: Blend) -> str:
     return f"{blend.serves} serves alone, because the blend finds less on {users}: {compared}"
 
 
-def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCounts:
+def refresh_directory(directory: Path, interactions: pd.DataFrame) -> tuple[int, int]:
     """Counts purchases anew into a model directory that has a blend.
+
+    Returns:
+        How many purchases were counted, and how many items the catalogue has.
 
     Raises:
         ValueError: it has none.
@@ -246,10 +249,9 @@ def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCo
                 f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "
                 "--interactions …` fits one and counts the purchases too."
             )
-        counts = serving_counts(interactions, catalogue.table, catalogue.blend)
         with output_folder(directory, last=COUNTS_NAME) as beside:
-            counts.save(beside)
-    return counts
+            counted = _save_serving_counts(beside, interactions, catalogue.table, catalogue.blend)
+    return counted, catalogue.table.num_items
 
 
 def serving_counts(
@@ -260,6 +262,13 @@ def serving_counts(
         interactions = read_interactions(interactions)
     histories = user_histories(interactions, table.row_of, min_interactions=1)
     return count_purchases(histories.items, table.num_items, window=blend.about["window"], days=histories.days)
+
+
+def _save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
+    """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
+    histories = user_histories(interactions, table.row_of, min_interactions=1)
+    window = blend.about["window"]
+    return save_counts(directory, histories.items, table.num_items, window=window, days=histories.days)
 
 
 def fit_and_guard(blocks: Sequence[Weighed], model: RankedLists) -> Blend:
