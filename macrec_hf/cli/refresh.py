@@ -25,6 +25,5 @@ def run(args: argparse.Namespace) -> str:
 
     check_finished(args.model)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
-    counts = refresh_directory(Path(args.model), interactions)
-    purchases = f"{int(counts.popularity.sum()):,} purchases of {counts.num_items:,} items"
-    return f"{purchases} counted in {seconds_since(args.started)}: {args.model}"
+    purchases, items = refresh_directory(Path(args.model), interactions)
+    return f"{purchases:,} purchases of {items:,} items counted in {seconds_since(args.started)}: {args.model}"

@@ -19,6 +19,7 @@ from .text_files import LINE_LIMIT, open_text, shortened, text_lines
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 Columns = dict[str, list[str | None]]
 _ROWS_AT_A_TIME, _ROWS_TO_COMPARE = 1000, 200
+_MANY = 100_000  # different texts of a column that are looked up without asking whether they come again; ours
 _VARIED = 4  # kinds of first fields among those from which on their length alone tells them from text
 _NOTHING = " \t\r\n\x1a"  # the last ends files of DOS
 _NO_VALUES = frozenset(["", "\\N"])  # MySQL, PostgreSQL and Hive write the second for what is missing
@@ -219,11 +220,13 @@ def _columns(rows: _Rows) -> Columns:
     each = iter(rows)
     names = _names(next(each), rows.path)
     columns: list[list[str | None]] = [[] for _ in names]
+    known: list[dict[str | None, str | None]] = [dict.fromkeys(_NO_VALUES) for _ in names]
     while part := list(islice(each, _ROWS_AT_A_TIME)):
-        for column, values in zip(columns, zip(*part, strict=True), strict=True):
-            column.extend(
-                values if _NO_VALUES.isdisjoint(values) else [None if v in _NO_VALUES else v for v in values]
-            )
+        for column, once, values in zip(columns, known, zip(*part, strict=True), strict=True):
+            column.extend(map(once.setdefault, values, values))  # a text that stands often is in memory once
+            if len(once) > _MANY and 2 * len(once) > len(column):  # hardly any does
+                once.clear()
+                once.update(dict.fromkeys(_NO_VALUES))
     return dict(zip(names, columns, strict=True))
 
 

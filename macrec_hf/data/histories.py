@@ -70,7 +70,9 @@ def user_histories(
     if np.isnan(rows).any():
         raise ValueError(where + unknown_items_message(interactions["item_id"][np.isnan(rows)], row_of))
     users, user_ids = pd.factorize(interactions["user_id"])
-    times = pd.factorize(interactions["timestamp"], sort=True)[0]  # ranks: one dtype for numbers and for dates
+    times = interactions["timestamp"].to_numpy()
+    if times.dtype.kind not in "if":  # dates, and unsigned numbers, whose differences are never below 0
+        times = pd.factorize(interactions["timestamp"], sort=True)[0]  # ranks
     order = np.argsort(users, kind="stable")
     late = (np.diff(users[order]) == 0) & (np.diff(times[order]) < 0)
     if late.any():

@@ -1,12 +1,33 @@
-"""Counts purchases: `count_purchases` for one group of customers, `add_counts` for several groups."""
+"""Counts purchases: `count_purchases` for one group of customers, `add_counts` for several groups.
 
-from collections.abc import Sequence
-from dataclasses import replace
+Pairs are counted for some items at a time, so that besides the counts themselves no more than the pairs of these is in
+memory; `save_counts` does not even keep the counts.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from os import PathLike
+from tempfile import TemporaryFile
 
 import numpy as np
-from scipy import sparse
 
-from ..model.purchase_counts import MAX_WINDOW, TOGETHER_WINDOW, UNIT, PurchaseCounts
+from ..model.purchase_counts import MAX_WINDOW, PAIR_COLUMNS, TOGETHER_WINDOW, UNIT, PurchaseCounts, save_in_parts
+
+_AT_A_TIME = 4_000_000  # pairs of purchases that are sorted at once: some 200 MB; ours
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of some items that follow each other in the table.
+
+    Attributes:
+        lengths: int64, `(num_items of these,)`, pairs of each.
+        columns: `{name: (num_pairs,)}`, "others" as int32 and the columns of `PurchaseCounts` as int64.
+    """
+
+    lengths: np.ndarray
+    columns: dict[str, np.ndarray]
 
 
 def count_purchases(
@@ -27,36 +48,38 @@ def count_purchases(
     Raises:
         ValueError: a window outside 1 to 10, or days of other purchases.
     """
-    if not 1 <= window <= MAX_WINDOW:
-        raise ValueError(f"window: expected 1 to {MAX_WINDOW} purchases, got {window}.")
-    rows = np.concatenate([np.zeros(0, dtype=np.int64), *histories]).astype(np.int64)
-    users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    shape = (num_items, num_items)
-    before, together = sparse.csr_matrix(shape, dtype=np.int64), sparse.csr_matrix(shape, dtype=np.int64)
-    following = before
-    bought = [np.zeros(0, dtype=np.int64)]  # customer, item, other as one number: sorted many times faster than rows
-    for distance in range(1, window + 1):
-        first, second = rows[:-distance], rows[distance:]
-        pair = (users[:-distance] == users[distance:]) & (first != second)
-        counted = (np.ones(int(pair.sum()), dtype=np.int64), (first[pair], second[pair]))
-        found = sparse.coo_matrix(counted, shape=shape).tocsr()
-        before = before + found * (UNIT // distance)
-        low, high = np.sort([first[pair], second[pair]], axis=0)
-        bought.append((users[:-distance][pair] * num_items + low) * num_items + high)
-        following = found if distance == 1 else following
-        together = together + found if distance <= TOGETHER_WINDOW else together
-    of_customer = np.unique(np.concatenate(bought)) % num_items**2
-    one, other = of_customer // num_items, of_customer % num_items
-    customers = sparse.coo_matrix((np.ones(len(one), dtype=np.int64), (one, other)), shape=shape).tocsr()
-    columns = {"before": before, "after": before.T, "next": following, "together": together + together.T}
-    columns["customers"] = customers + customers.T
-    counts = _counts_of(np.bincount(rows, minlength=num_items), columns, window)
-    if days is None:
-        return counts
-    day = np.concatenate([np.zeros(0, dtype=np.int64), *days]).astype(np.int64)
-    if len(day) != len(rows):
-        raise ValueError(f"days: expected one for each of {len(rows):,} purchases, got {len(day):,}.")
-    return _with_sales(counts, rows, day, np.ones(len(rows), dtype=np.int64))
+    counts, pairs = _counted(histories, num_items, window, days)
+    return _with_pairs(counts, pairs)
+
+
+def save_counts(
+    directory: str | PathLike[str],
+    histories: Sequence[np.ndarray],
+    num_items: int,
+    *,
+    window: int = MAX_WINDOW,
+    days: Sequence[np.ndarray] | None = None,
+) -> int:
+    """Writes what `count_purchases(…).save(directory)` writes, byte for byte; its pairs are never all in memory.
+
+    Meanwhile they lie on the disk, so that twice the size of the file is needed there.
+
+    Args:
+        histories, num_items, window, days: as for `count_purchases`, with its errors.
+
+    Returns:
+        How many purchases were counted.
+    """
+    counts, pairs = _counted(histories, num_items, window, days)
+    with ExitStack() as open_files:
+        kept = {name: open_files.enter_context(TemporaryFile(dir=directory)) for name in ("others", *PAIR_COLUMNS)}
+        lengths = [np.zeros(1, dtype=np.int64)]
+        for some in pairs:
+            lengths.append(some.lengths)
+            for name, file in kept.items():
+                file.write(some.columns[name].data)
+        save_in_parts(replace(counts, starts=np.concatenate(lengths).cumsum()), kept, directory)
+    return int(counts.popularity.sum())
 
 
 def add_counts(parts: Sequence[PurchaseCounts]) -> PurchaseCounts:
@@ -70,46 +93,147 @@ def add_counts(parts: Sequence[PurchaseCounts]) -> PurchaseCounts:
             "counts: expected parts of one catalogue and window, all with dates or all without, got (items, window) "
             f"{[(part.num_items, part.window) for part in parts]}."
         )
-    shape = (parts[0].num_items, parts[0].num_items)
-    columns = {
-        name: sum(
-            (sparse.csr_matrix((getattr(part, name), part.others, part.starts), shape=shape) for part in parts[1:]),
-            start=sparse.csr_matrix((getattr(parts[0], name), parts[0].others, parts[0].starts), shape=shape),
-        )
-        for name in ("before", "after", "next", "together", "customers")
+    counts = _without_pairs(np.sum([part.popularity for part in parts], axis=0), parts[0].window)
+    if parts[0].sale_days is not None:
+        sales = [part.sales() for part in parts]
+        counts = _with_sales(counts, *(np.concatenate(column) for column in zip(*sales, strict=True)))
+    return _with_pairs(counts, _added(parts))
+
+
+def _counted(
+    histories: Sequence[np.ndarray], num_items: int, window: int, days: Sequence[np.ndarray] | None
+) -> tuple[PurchaseCounts, Iterator[_Pairs]]:
+    """Counts without pairs, and the pairs."""
+    if not 1 <= window <= MAX_WINDOW:
+        raise ValueError(f"window: expected 1 to {MAX_WINDOW} purchases, got {window}.")
+    rows = np.concatenate([np.zeros(0, dtype=np.int32), *histories]).astype(np.int32)
+    counts = _without_pairs(np.bincount(rows, minlength=num_items), window)
+    if days is not None:
+        day = np.concatenate([np.zeros(0, dtype=np.int32), *days])
+        if len(day) != len(rows):
+            raise ValueError(f"days: expected one for each of {len(rows):,} purchases, got {len(day):,}.")
+        counts = _with_sales(counts, rows, day.astype(np.int32))
+    users = np.repeat(np.arange(len(histories), dtype=np.int32), [len(history) for history in histories])
+    return counts, _counted_pairs(rows, users, counts.popularity, window)
+
+
+def _counted_pairs(rows: np.ndarray, users: np.ndarray, popularity: np.ndarray, window: int) -> Iterator[_Pairs]:
+    """The pairs of all items, of some at a time.
+
+    Args:
+        rows, users: int32, `(num_purchases,)`, the item and the customer of each, those of a customer together.
+    """
+    num_items, distances = len(popularity), [*range(-window, 0), *range(1, window + 1)]
+    order = np.argsort(rows, kind="stable").astype(np.int32)  # each item's purchases, customer by customer
+    ends = np.concatenate([[0], popularity.cumsum()])
+    ahead = np.array(distances) > 0
+    near = np.abs(distances)
+    worth = {  # of a pair at each distance, in the columns that are sums
+        "before": UNIT // near * ahead,
+        "after": UNIT // near * ~ahead,
+        "next": (np.array(distances) == 1).astype(np.int64),
+        "together": (near <= TOGETHER_WINDOW).astype(np.int64),
     }
-    counts = _counts_of(np.sum([part.popularity for part in parts], axis=0), columns, parts[0].window)
-    if parts[0].sale_days is None:
-        return counts
-    sales = [part.sales() for part in parts]
-    return _with_sales(counts, *(np.concatenate(column) for column in zip(*sales, strict=True)))
+    for first, last in _blocks(ends * len(distances), num_items):
+        places = order[ends[first] : ends[last]]
+        item = (rows[places] - np.int64(first)) * num_items
+        size = max(1, int(places.size * len(distances) - 1).bit_length())
+        packed = []  # the pair and, in its last bits, where it was found: sorted together, which is fastest
+        for column, distance in enumerate(distances):
+            other = places + distance
+            found = np.flatnonzero((other >= 0) & (other < len(rows)))
+            other = other[found]
+            found = found[(users[other] == users[places[found]]) & (rows[other] != rows[places[found]])]
+            pair = item[found] + rows[places[found] + distance]
+            packed.append((pair << size) | (found * len(distances) + column))
+        packed = np.sort(np.concatenate(packed))
+        pair, found = packed >> size, packed & ((1 << size) - 1)
+        begins = np.flatnonzero(np.diff(pair, prepend=-1))
+        column = found % len(distances)
+        columns = {name: _sums(of_pair[column], begins) for name, of_pair in worth.items()}
+        buyer = users[places[found // len(distances)]]
+        another = np.diff(buyer, prepend=-1) != 0
+        another[begins] = True
+        columns["customers"] = _sums(another.astype(np.int64), begins)
+        yield _of_keys(pair[begins], columns, last - first, num_items)
 
 
-def _counts_of(popularity: np.ndarray, columns: dict[str, sparse.csr_matrix], window: int) -> PurchaseCounts:
-    """One pattern of pairs for all columns: that of `before` and `after` together, which holds the others'."""
-    num_items = len(popularity)
-    pattern = (columns["before"] + columns["after"]).tocsr()
-    pattern.eliminate_zeros()
-    pattern.sort_indices()
-    rows = np.repeat(np.arange(num_items), np.diff(pattern.indptr))
-    keys = rows * num_items + pattern.indices
-    values = {}
-    for name, matrix in columns.items():
-        column = matrix.tocoo()
-        kept = column.data != 0
-        place = np.searchsorted(keys, column.row[kept].astype(np.int64) * num_items + column.col[kept])
-        values[name] = np.zeros(len(keys), dtype=np.int64)
-        values[name][place] = column.data[kept]
-    starts, others = pattern.indptr.astype(np.int64), pattern.indices.astype(np.int32)
-    return PurchaseCounts(popularity.astype(np.int64), starts, others, **values, window=window)
+def _added(parts: Sequence[PurchaseCounts]) -> Iterator[_Pairs]:
+    """The pairs of several counts, of some items at a time."""
+    num_items = parts[0].num_items
+    for first, last in _blocks(np.sum([part.starts for part in parts], axis=0), num_items):
+        blocks = [slice(part.starts[first], part.starts[last]) for part in parts]
+        keys = np.concatenate([
+            np.repeat(np.arange(last - first), np.diff(part.starts[first : last + 1])) * num_items + part.others[block]
+            for part, block in zip(parts, blocks, strict=True)
+        ])  # fmt: skip
+        order = np.argsort(keys, kind="stable")
+        begins = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        columns = {}
+        for name in PAIR_COLUMNS:
+            values = [getattr(part, name)[block] for part, block in zip(parts, blocks, strict=True)]
+            columns[name] = _sums(np.concatenate(values)[order], begins)
+        yield _of_keys(keys[order][begins], columns, last - first, num_items)
 
 
-def _with_sales(counts: PurchaseCounts, items: np.ndarray, days: np.ndarray, purchases: np.ndarray) -> PurchaseCounts:
-    """The counts with the days on which each item was bought."""
+def _blocks(ends: np.ndarray, num_items: int) -> Iterator[tuple[int, int]]:
+    """First and last rows of items that together have at most `_AT_A_TIME` pairs, or of one item that has more.
+
+    Args:
+        ends: int64, `(num_items + 1,)`, pairs of all items before each.
+    """
+    most = max(1, 2**61 // _AT_A_TIME // max(1, num_items))  # so that pair and place fit into 63 bits
+    first = 0
+    while first < num_items:
+        last = int(np.searchsorted(ends, ends[first] + _AT_A_TIME, side="right")) - 1
+        last = min(max(last, first + 1), first + most, num_items)
+        yield first, last
+        first = last
+
+
+def _of_keys(keys: np.ndarray, columns: dict[str, np.ndarray], rows: int, num_items: int) -> _Pairs:
+    """Pairs from `item * num_items + other`, ascending, items counted from 0 to `rows`."""
+    lengths = np.bincount(keys // num_items, minlength=rows)
+    return _Pairs(lengths, {"others": (keys % num_items).astype(np.int32)} | columns)
+
+
+def _sums(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(values, begins) if len(begins) else np.zeros(0, dtype=np.int64)
+
+
+def _without_pairs(popularity: np.ndarray, window: int) -> PurchaseCounts:
+    nothing = np.zeros(0, dtype=np.int64)
+    columns = dict.fromkeys(PAIR_COLUMNS, nothing)
+    starts = np.zeros(len(popularity) + 1, dtype=np.int64)
+    return PurchaseCounts(popularity.astype(np.int64), starts, nothing.astype(np.int32), **columns, window=window)
+
+
+def _with_pairs(counts: PurchaseCounts, pairs: Iterable[_Pairs]) -> PurchaseCounts:
+    found = list(pairs)
+    lengths = [np.zeros(1, dtype=np.int64), *(some.lengths for some in found)]
+    columns = {}
+    for name in ("others", *PAIR_COLUMNS):  # a column at a time, so that only one is there twice
+        parts = [some.columns.pop(name) for some in found]
+        columns[name] = np.concatenate([getattr(counts, name), *parts])
+    return replace(counts, starts=np.concatenate(lengths).cumsum(), **columns)
+
+
+def _with_sales(
+    counts: PurchaseCounts, items: np.ndarray, days: np.ndarray, purchases: np.ndarray | None = None
+) -> PurchaseCounts:
+    """The counts with the days on which each item was bought.
+
+    Args:
+        purchases: of each entry; None: one.
+    """
     first = int(days.min(initial=0))  # below 0 for days before 1970
     span = int(days.max(initial=0)) - first + 1
-    keys, where = np.unique(items * span + days - first, return_inverse=True)
-    summed = np.zeros(len(keys), dtype=np.int64)
-    np.add.at(summed, where, purchases)
-    starts = np.searchsorted(keys // span, np.arange(counts.num_items + 1)).astype(np.int64)
+    keys = items.astype(np.int64) * span + (days - first)
+    if purchases is None:
+        keys, summed = np.unique(keys, return_counts=True)
+    else:
+        order = np.argsort(keys, kind="stable")
+        begins = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        keys, summed = keys[order][begins], _sums(purchases[order], begins)
+    starts = np.searchsorted(keys, np.arange(counts.num_items + 1) * span).astype(np.int64)
     return replace(counts, sale_starts=starts, sale_days=(keys % span + first).astype(np.int32), sale_counts=summed)

@@ -108,11 +108,11 @@ def read_interactions(
             than the others.
     """
     path = Path(path)
-    columns = {"user": user_column, "item": item_column, "time": time_column}
+    named = {"user": user_column, "item": item_column, "time": time_column}
     if path.name.lower().endswith((".json", ".json.gz")):
-        if columns != _COLUMNS:
+        if named != _COLUMNS:
             raise ValueError(
-                f"{path}: expected a table with the columns {list(columns.values())}, got an X.inter.json, which has "
+                f"{path}: expected a table with the columns {list(named.values())}, got an X.inter.json, which has "
                 "no columns. Leave --user-column, --item-column and --time-column out."
             )
         table = read_inter_json(path)
@@ -120,19 +120,18 @@ def read_interactions(
         table = read_table(path)
     if not len(table):
         raise ValueError(f"{path}: expected at least one interaction, got none. Was the export cut off?")
-    for kind, column in columns.items():
+    for kind, column in named.items():
         if column not in table:
             why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
             raise ValueError(missing_column(path, table.columns.tolist(), [column], kind) + why)
-    interactions = pd.DataFrame(
-        {
-            "user_id": as_ids(table[user_column], user_column, path),
-            "item_id": as_ids(table[item_column], item_column, path),
-            "timestamp": as_timestamps(table[time_column], path),
-        }
-    )
+    users, items = (as_ids(table[column], column, path) for column in (user_column, item_column))
+    short = time_column in table.attrs.get(SHORT_FLOATS, ())
+    times = table[time_column]
+    del table  # of many purchases it is large, and reading times needs room
+    read = {"user_id": users, "item_id": items, "timestamp": as_timestamps(times, path)}
+    interactions = pd.DataFrame(read, copy=False)
     interactions.attrs["file"] = str(path)
-    if time_column in table.attrs.get(SHORT_FLOATS, ()):
+    if short:
         warn_once(
             logger,
             f"{path}: {time_column!r} holds floating point numbers of 32 bits or fewer, which keep seven digits: "

@@ -50,7 +50,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if name.endswith((".csv", ".tsv")):
         # Everything is read as text, so ids keep their zeros and an item called "NA" stays an item.
         columns = read_delimited(path)
-        return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+        return pd.DataFrame({name: pd.Series(columns.pop(name), dtype=object) for name in list(columns)}, copy=False)
     remedy = next((remedy for end, remedy in _REMEDIES.items() if name.endswith(end)), "")
     raise ValueError(
         f"{path}: unknown format. Expected a name that ends with one of {', '.join(TABLE_SUFFIXES)}. {remedy}".rstrip()

@@ -129,6 +129,7 @@ class HistoriesUntil(Histories):
         targets: int32, `(num_users,)`, the table row of the first purchase of each of them from `validates_from` on.
         short_ids, short_items: the others with a purchase before `validates_from`: they only train.
         later: all that each of them buys from `validates_from` on and before the date, oldest first.
+        newcomers: the same of those who had bought nothing before `validates_from`.
         counted: everybody's purchases before the date, a sequence a user.
         first_day: `validates_from` as days since 1970; None where the timestamps are no dates.
         until, validates_from: the two days, as people write them.
@@ -136,6 +137,7 @@ class HistoriesUntil(Histories):
 
     targets: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     later: list[np.ndarray] = field(default_factory=list)
+    newcomers: list[np.ndarray] = field(default_factory=list)
     counted: list[np.ndarray] = field(default_factory=list)
     first_day: int | None = None
     until: str = ""
@@ -243,6 +245,7 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
     before = user_histories(known[earlier < start], row_of, min_interactions=1)
     between = user_histories(known[earlier >= start], row_of, min_interactions=1)
     later_of = dict(zip(between.user_ids, between.items, strict=True))
+    known_ids = set(before.user_ids)
     validates = np.array([user in later_of for user in before.user_ids])
     if not validates.any():
         raise ValueError(
@@ -259,6 +262,7 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
         short_days=None if before.days is None else [before.days[user] for user in no],
         targets=np.array([later_of[before.user_ids[user]][0] for user in yes], dtype=np.int32),
         later=[later_of[before.user_ids[user]] for user in yes],
+        newcomers=[items for user, items in later_of.items() if user not in known_ids],
         counted=counted.items,
         first_day=int(start) if moments.are_days else None,
         until=moments.name(end),

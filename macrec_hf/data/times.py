@@ -118,8 +118,8 @@ def _check(times: pd.Series, values: pd.Series, path: Path) -> None:
         days = _days_of_dates(times).astype(np.float64)
     else:
         numbers = times.to_numpy(dtype=np.float64)
-        found = {name: np.flatnonzero(_are_dates(numbers / (size * 86_400))) for name, size in _UNITS.items()}
-        found = {name: rows for name, rows in found.items() if len(rows)}
+        found = {name: _are_dates(numbers / (size * 86_400)) for name, size in _UNITS.items()}
+        found = {name: rows for name, rows in found.items() if rows.any()}
         if len(found) > 1:
             raise ValueError(_two_units(found, values, path))
         if not found:  # numbers that give an order, no more
@@ -156,8 +156,8 @@ def _are_dates(days: np.ndarray) -> np.ndarray:
 
 
 def _two_units(found: dict[str, np.ndarray], values: pd.Series, path: Path) -> str:
-    examples = [f"{unit} since 1970 in {len(rows):,} rows, such as {_shown(values, rows[0])} in row {rows[0] + 1}"
-                for unit, rows in found.items()]  # fmt: skip
+    examples = [f"{unit} since 1970 in {rows.sum():,} rows, such as {_shown(values, int(rows.argmax()))} in row "
+                f"{rows.argmax() + 1}" for unit, rows in found.items()]  # fmt: skip
     return (
         f"{path}: expected timestamps of one unit, but they can only be {', and '.join(examples)}: sorted as they "
         "are, their order is wrong. Multiply or divide one part by 1,000 (a million, a thousand million)."
@@ -170,11 +170,11 @@ def _shown(values: pd.Series, row: int) -> str:
 
 
 def _tell_gap(days: np.ndarray, values: pd.Series, path: Path) -> None:
-    order = np.argsort(days, kind="stable")
-    gaps = np.diff(days[order])
+    ordered = np.sort(days)
+    gaps = np.diff(ordered)
     if len(gaps) and gaps.max() > _FAR:
         place = int(gaps.argmax())
-        before, after = int(order[place]), int(order[place + 1])
+        before, after = (int(np.flatnonzero(days == ordered[at])[0]) for at in (place, place + 1))
         warn_once(
             logger,
             f"{path}: no purchase for {gaps[place] / 365.25:.0f} years between {_shown(values, before)} (row "

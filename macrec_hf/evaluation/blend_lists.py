@@ -78,7 +78,7 @@ def blend_lists(
     for start in range(0, len(users), USERS_AT_A_TIME):
         block = np.arange(start, min(start + USERS_AT_A_TIME, len(users)))
         candidates = candidates_of(inputs, users, block, lists, limits)
-        parts.append(candidates.ranked(blend.serving_weights, max(KS)))
+        parts.append(blend.ranked(candidates, [users.histories[user] for user in block], max(KS)))
     width = max((part.items.shape[1] for part in parts), default=0)
     pad = [((0, 0), (0, width - part.items.shape[1])) for part in parts]
     items = [np.pad(part.items, by, constant_values=-1) for part, by in zip(parts, pad, strict=True)]

@@ -18,13 +18,14 @@ from .files import read_json, replacing
 from .inference import pad_rows
 from .limits import Limits
 from .purchase_counts import HISTORY, MAX_WINDOW, NeighbourScores, PurchaseCounts, values_at
-from .ranked_lists import RankedLists, log_softmax, sort_lists, unique_rows
+from .ranked_lists import RankedLists, best_columns, log_softmax, sort_lists, unique_rows
 
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
 BLEND_NAME = "blend.json"
 CANDIDATES = {"near": 100, "cosine": 50, "next": 30}  # of each count, so many items a user; ours
 POPULAR, RECENT, ALIKE, NEW = 100, 50, 50, 20  # bestsellers, those of the last month, alike in a modality, never sold
 WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
+POPULARITY = ("sold_log1p", *(f"sold_in_{days}_days" for days in WINDOWS))  # terms that rank for who has no history
 _OFFSETS = {
     "before": 0.1, "after": 0.1, "near": 0.1, "next": 0.1, "last_next": 0.1, "together": 0.1, "cosine": 0.003,
 }  # inside the logarithm, so that no neighbour is little and not minus infinity; ours  # fmt: skip
@@ -89,6 +90,17 @@ class Blend:
         """The weights by which lists are made."""
         return self.weights if self.serves == "blend" else SOURCES[self.serves]
 
+    def ranked(self, candidates: Candidates, histories: Sequence[np.ndarray], width: int | None = None) -> RankedLists:
+        """The lists that are served: who has no history gets what is popular, as `about["without_history"]` says.
+
+        The weights of what was sold when are those of what pairs of purchases leave to explain; here are no pairs.
+        """
+        scores, term = candidates.scores(self.serving_weights), self.about.get("without_history")
+        if term is not None:
+            new = np.array([len(history) == 0 for history in histories], dtype=bool)
+            scores[new] = candidates.scores(by_popularity(term))[new]
+        return RankedLists(*sort_lists(candidates.items, log_softmax(scores), width=width))
+
     def save(self, directory: str | Path) -> None:
         """Writes `blend.json` into a directory, beside and moved into place."""
         with replacing(Path(directory) / BLEND_NAME) as beside:
@@ -137,6 +149,15 @@ def _check_about(about: Any, path: Path) -> None:
             f"{path}: expected in about a window from 1 to {MAX_WINDOW}, and hides_history true or false, got "
             f"{str(window)[:40]} and {str(hides)[:40]}. {_ANEW}"
         )
+    if (term := about.get("without_history", POPULARITY[0])) not in POPULARITY:
+        raise ValueError(
+            f"{path}: expected without_history as one of {', '.join(POPULARITY)}, got {str(term)[:40]}. {_ANEW}"
+        )
+
+
+def by_popularity(term: str) -> dict[str, float]:
+    """Weights that rank by one of [`POPULARITY`], equal ones by all sales: the softmax gives shares of the sales."""
+    return {term: 1.0, "sold": 1e-12}
 
 
 # What the baselines of `evaluation/baselines.py` rank by, as weights of terms: equal values by popularity.
@@ -218,9 +239,9 @@ def _gather(
         parts.append(_recent_bestsellers(counts, days))
     unsold = np.flatnonzero(counts.popularity == 0)
     for values in likeness.values():
-        parts.append(_best_columns(values, ALIKE))
+        parts.append(best_columns(values, ALIKE))
         if len(unsold):
-            parts.append(unsold[_best_columns(values[:, unsold], NEW)])
+            parts.append(unsold[best_columns(values[:, unsold], NEW)])
     return unique_rows(np.concatenate(parts, axis=1).astype(np.int64))
 
 
@@ -237,7 +258,7 @@ def _terms(
     everyone = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
     terms: dict[str, np.ndarray] = {}
     for name, ranked in lists.items():
-        terms |= _model_terms(name, ranked, items)
+        terms[f"model_{name}"], terms[f"missed_{name}"] = ranked.log_probabilities_of(items)
     of_pairs = neighbours.of(everyone, items)
     for name, offset in _OFFSETS.items():
         terms[f"{name}_log"] = np.log(of_pairs[name] + offset)
@@ -255,21 +276,6 @@ def _terms(
     for name, values in likeness.items():
         terms[f"alike_{name}"] = np.take_along_axis(values, rows, axis=1).astype(np.float64)
     return terms
-
-
-def _model_terms(name: str, ranked: RankedLists, items: np.ndarray) -> dict[str, np.ndarray]:
-    """The list's log-probability of each item; what it lacks gets its worst score - 1, and says so in `missed_…`."""
-    width = max(int(items.max(initial=0)), int(ranked.items.max(initial=0))) + 1
-    offsets = np.arange(len(items))[:, None] * width
-    listed = np.greater_equal(ranked.items, 0)
-    keys, scores = (ranked.items + offsets)[listed], ranked.scores[listed].astype(np.float64)
-    order = np.argsort(keys)
-    found, (values,) = values_at(keys[order], np.where(items >= 0, items + offsets, -1), scores[order])
-    served = listed.any(axis=1)
-    worst = np.where(served, np.where(listed, ranked.scores, np.inf).min(axis=1, initial=np.inf), 0.0)
-    missed = ~found & served[:, None]  # a user without a list here: neither term tells items apart
-    log_probability = np.where(found, values, np.where(served, worst - 1, 0.0)[:, None])
-    return {f"model_{name}": log_probability, f"missed_{name}": missed.astype(np.float64)}
 
 
 def _own_terms(histories: Sequence[np.ndarray], items: np.ndarray) -> dict[str, np.ndarray]:
@@ -296,14 +302,8 @@ def _recent_bestsellers(counts: PurchaseCounts, days: np.ndarray) -> np.ndarray:
     """The items sold most in the month before each day, `(num_users, RECENT)`."""
     every = np.arange(counts.num_items)
     unique, place = np.unique(days, return_inverse=True)
-    best = [_best_columns(counts.sold(every, day, 30)[None], RECENT)[0] for day in unique]
+    best = [best_columns(counts.sold(every, day, 30)[None], RECENT)[0] for day in unique]
     return np.stack(best)[place] if len(best) else np.zeros((0, 0), dtype=np.int64)
-
-
-def _best_columns(values: np.ndarray, width: int) -> np.ndarray:
-    """The columns with the highest values of each row, in no order."""
-    width = min(width, values.shape[1])
-    return np.argpartition(-values, width - 1, axis=1)[:, :width] if width else np.zeros((len(values), 0), dtype=int)
 
 
 def reasons(

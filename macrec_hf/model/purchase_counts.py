@@ -6,17 +6,18 @@ groups of customers add up to those of both, to the last bit, in whatever order.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from shutil import copyfileobj
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from .checksums import renew_checksums
-from .files import follow_umask, replacing
+from .files import replacing
 from .inference import pad_rows
 
 COUNTS_NAME = "purchase_counts.safetensors"
@@ -27,7 +28,7 @@ HISTORY = 20  # the last items of a history that vote, as many as the recommende
 _FIRST_DAY = -719_162  # days from 1970 to the year 1
 _MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 bits
 _ANEW = "`macrec refresh` makes them anew from the purchases."
-_PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
+PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class PurchaseCounts:
         kept = np.flatnonzero((new_row[first] >= 0) & (new_row[self.others] >= 0))
         first, second = new_row[first[kept]], new_row[self.others[kept]]
         order = np.lexsort((second, first))
-        columns = {name: getattr(self, name)[kept][order] for name in _PAIR_COLUMNS}
+        columns = {name: getattr(self, name)[kept][order] for name in PAIR_COLUMNS}
         popularity = np.where(rows >= 0, self.popularity[np.maximum(rows, 0)], 0) if self.num_items else rows * 0
         counts = replace(
             self,
@@ -245,19 +246,13 @@ class PurchaseCounts:
         """Without pairs of fewer customers, and without days: what may be shown to strangers."""
         kept = self.customers >= customers
         first = np.repeat(np.arange(self.num_items), np.diff(self.starts))[kept]
-        columns = {name: getattr(self, name)[kept] for name in _PAIR_COLUMNS}
+        columns = {name: getattr(self, name)[kept] for name in PAIR_COLUMNS}
         without = replace(self, starts=_starts(first, self.num_items), others=self.others[kept], **columns)
         return replace(without, sale_starts=None, sale_days=None, sale_counts=None)
 
     def save(self, directory: str | Path) -> None:
         """Writes `purchase_counts.safetensors` into a directory, beside and moved into place."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        with replacing(Path(directory) / COUNTS_NAME) as beside:
-            # One entry: of several the order would be another in every process, and so would be the bytes.
-            save_file(arrays, beside, metadata={"about": json.dumps({"window": self.window, "unit": UNIT})})
-            follow_umask(beside)
-        renew_checksums(directory, COUNTS_NAME)
+        save_in_parts(self, {}, directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> "PurchaseCounts":
@@ -281,7 +276,7 @@ class PurchaseCounts:
             raise ValueError(
                 f"{path}: expected purchase counts, but they cannot be read: {error}. Was the file cut off? {_ANEW}"
             ) from error
-        lacking = [name for name in ("popularity", "starts", "others", *_PAIR_COLUMNS) if name not in arrays]
+        lacking = [name for name in ("popularity", "starts", "others", *PAIR_COLUMNS) if name not in arrays]
         if lacking or not isinstance(about, dict) or about.get("unit") != UNIT:
             raise ValueError(
                 f"{path}: expected purchase counts of this release, found no {lacking or 'unit of ' + str(UNIT)}. "
@@ -290,6 +285,36 @@ class PurchaseCounts:
         if wrong := _what_is_wrong(arrays, about.get("window")):
             raise ValueError(f"{path}: expected {wrong}. Was the file damaged? {_ANEW}")
         return cls(**arrays, window=about["window"])
+
+
+def save_in_parts(counts: PurchaseCounts, kept: Mapping[str, IO[bytes]], directory: str | Path) -> None:
+    """Writes counts of which some columns of pairs are kept in files, as safetensors writes them: no copy in memory.
+
+    Args:
+        kept: `{column: file}`, its numbers one after the other; these columns of `counts` itself are empty.
+    """
+    values = {field.name: getattr(counts, field.name) for field in fields(counts)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    num_pairs, place = int(counts.starts[-1]), 0
+    # One entry: of several the order would be another in every process, and so would be the bytes.
+    header: dict[str, Any] = {"__metadata__": {"about": json.dumps({"window": counts.window, "unit": UNIT})}}
+    for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name)):  # wide numbers first, so all lie even
+        length = num_pairs if name in kept else len(arrays[name])
+        end = place + length * arrays[name].itemsize
+        header[name] = {"dtype": f"I{8 * arrays[name].itemsize}", "shape": [length], "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(Path(directory) / COUNTS_NAME) as beside:
+        with beside.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in list(header)[1:]:
+                if name in kept:
+                    kept[name].seek(0)
+                    copyfileobj(kept[name], file, 2**20)
+                else:
+                    file.write(np.ascontiguousarray(arrays[name]).data)
+    renew_checksums(directory, COUNTS_NAME)
 
 
 def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
@@ -309,7 +334,7 @@ def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
         if len(array) and (array.min() < least or array.max() > _MOST):
             return f"numbers from {least:,} to {_MOST:,} in {name}, got {array.min():,} to {array.max():,}"
     num_items = len(arrays["popularity"])
-    for starts, columns in (("starts", ("others", *_PAIR_COLUMNS)), ("sale_starts", sales[1:])):
+    for starts, columns in (("starts", ("others", *PAIR_COLUMNS)), ("sale_starts", sales[1:])):
         if starts in arrays:
             begins, lengths = arrays[starts], {len(arrays[name]) for name in columns}
             good = len(begins) == num_items + 1 and begins[0] == 0 and (np.diff(begins) >= 0).all()

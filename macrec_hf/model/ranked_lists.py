@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .purchase_counts import values_at
+
 FUSIONS = ("average", "authors")
 
 
@@ -32,6 +34,22 @@ class RankedLists:
         """The lists of some users, in their order."""
         leaf_ranks = None if self.leaf_ranks is None else self.leaf_ranks[users]
         return RankedLists(self.items[users], self.scores[users], leaf_ranks)
+
+    def log_probabilities_of(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of other items of each user: float64, of the shape of `items`, and 1 where the list lacks them, else 0.
+
+        An item that the list lacks gets its worst score - 1; without a list neither tells items apart.
+        """
+        width = max(int(items.max(initial=0)), int(self.items.max(initial=0))) + 1
+        offsets = np.arange(len(items))[:, None] * width
+        listed = np.greater_equal(self.items, 0)
+        keys, scores = (self.items + offsets)[listed], self.scores[listed].astype(np.float64)
+        order = np.argsort(keys)
+        found, (values,) = values_at(keys[order], np.where(items >= 0, items + offsets, -1), scores[order])
+        served = listed.any(axis=1)
+        worst = np.where(served, np.where(listed, self.scores, np.inf).min(axis=1, initial=np.inf), 0.0)
+        missed = ~found & served[:, None]
+        return np.where(found, values, np.where(served, worst - 1, 0.0)[:, None]), missed.astype(np.float64)
 
 
 class Recommendation(tuple[str, float]):
@@ -162,3 +180,9 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
     shifted = scores - np.where(np.isfinite(best), best, 0.0)
     total = np.exp(shifted).sum(axis=1, keepdims=True)
     return shifted - np.log(np.where(total > 0, total, 1.0))
+
+
+def best_columns(values: np.ndarray, width: int) -> np.ndarray:
+    """The columns with the highest values of each row, in no order."""
+    width = min(width, values.shape[1])
+    return np.argpartition(-values, width - 1, axis=1)[:, :width] if width else np.zeros((len(values), 0), dtype=int)

@@ -200,8 +200,11 @@ class ServedCatalogue:
             of_model = {name: lists[name].rows(users) for name in self.table.modalities}
             days = None if last_day is None else np.full(len(users), last_day)
             candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=users, wanted=top_k)
-            ranked = candidates.ranked(blend.serving_weights, top_k)
+            ranked = blend.ranked(candidates, some, top_k)
             why = reasons(inputs, some, candidates, ranked.items, blend.serving_weights, self.called)
+            if "without_history" in blend.about:
+                popular = [("sells well",)] * ranked.items.shape[1]
+                why = [of_user if len(known) else popular for of_user, known in zip(why, some, strict=True)]
             found += self.named(ranked, blend.serves == BLEND, why)  # a rule ranks, it knows no probability
         return found, []
 

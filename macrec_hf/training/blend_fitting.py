@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 
 from ..data.histories import user_histories
 from ..data.output_folder import locked, output_folder
-from ..data.purchase_counting import count_purchases
+from ..data.purchase_counting import count_purchases, save_counts
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
@@ -32,12 +32,11 @@ from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.semantic_ids import SemanticIdTable
-from .blend_purchases import Weighed, candidates_to_weigh, purchases_to_explain
+from .blend_purchases import TOO_FEW_USERS, Weighed, candidates_to_weigh, ndcg, purchases_to_explain
 
 logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of standardised terms; ours
-TOO_FEW_USERS = 20  # with fewer no weights are fitted: the best single source serves; ours
 FOLDS = 5
 _ONLY_TO_RANK = ("sold", "near_count", "together_count")  # other terms hold the same, in a form that can be weighed
 _USERS_AT_A_TIME = 512
@@ -156,7 +155,8 @@ def fit_blend(
     Returns:
         The blend. `about` holds "num_users", "num_purchases", "target_among_candidates" (share of the purchases that
         could be explained), "ndcg@10" (`{source: value}`, the blend's cross-fitted), "difference" (blend less the best
-        source, its standard error), "penalty", "window", "log_loss", "repeat_rate", "hides_history" and "weights"
+        source, its standard error), "penalty", "window", "log_loss", "repeat_rate", "hides_history",
+        "without_history" (the term of what is popular that ranks for customers without a history) and "weights"
         (`{term: [standardised weight, its standard error]}`).
     """
     blocks, ranked, about = candidates_to_weigh(
@@ -209,7 +209,7 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
         if accelerator.is_main_process:
             known = purchases_before(interactions, recommender.model.config.trained_until)
             with output_folder(directory, last=BLEND_NAME) as beside:
-                serving_counts(known, recommender.table, cast(Blend, told[0])).save(beside)
+                _save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
@@ -232,8 +232,11 @@ def blend_line(blend: Blend) -> str:
     return f"{blend.serves} serves alone, because the blend finds less on {users}: {compared}"
 
 
-def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCounts:
+def refresh_directory(directory: Path, interactions: pd.DataFrame) -> tuple[int, int]:
     """Counts purchases anew into a model directory that has a blend.
+
+    Returns:
+        How many purchases were counted, and how many items the catalogue has.
 
     Raises:
         ValueError: it has none.
@@ -246,10 +249,9 @@ def refresh_directory(directory: Path, interactions: pd.DataFrame) -> PurchaseCo
                 f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "
                 "--interactions …` fits one and counts the purchases too."
             )
-        counts = serving_counts(interactions, catalogue.table, catalogue.blend)
         with output_folder(directory, last=COUNTS_NAME) as beside:
-            counts.save(beside)
-    return counts
+            counted = _save_serving_counts(beside, interactions, catalogue.table, catalogue.blend)
+    return counted, catalogue.table.num_items
 
 
 def serving_counts(
@@ -262,6 +264,13 @@ def serving_counts(
     return count_purchases(histories.items, table.num_items, window=blend.about["window"], days=histories.days)
 
 
+def _save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
+    """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
+    histories = user_histories(interactions, table.row_of, min_interactions=1)
+    window = blend.about["window"]
+    return save_counts(directory, histories.items, table.num_items, window=window, days=histories.days)
+
+
 def fit_and_guard(blocks: Sequence[Weighed], model: RankedLists) -> Blend:
     """The blend of the candidates of purchases.
 
@@ -271,10 +280,10 @@ def fit_and_guard(blocks: Sequence[Weighed], model: RankedLists) -> Blend:
     targets, owners = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("targets", "owners"))
     found = np.concatenate([_is_among(block) for block in blocks])
     gains = {
-        name: np.concatenate([_gains(block.candidates.ranked(of_source, 10), block.targets) for block in blocks])
+        name: np.concatenate([ndcg(block.candidates.ranked(of_source, 10), block.targets) for block in blocks])
         for name, of_source in SOURCES.items()
     }
-    gains[MODEL] = _gains(model, targets)
+    gains[MODEL] = ndcg(model, targets)
     best = max(gains, key=lambda name: gains[name].mean())
     about: dict[str, Any] = {"num_users": len(np.unique(owners)), "num_purchases": len(targets)}
     about |= {"target_among_candidates": float(found.mean()), "best_source": best}
@@ -343,12 +352,6 @@ def _gains_of_choices(choices: Choices, folds: np.ndarray, weights: list[np.ndar
         rank = ((probabilities >= target[:, None]) & some.inside).sum(axis=1)
         gains[users] = np.where(rank <= 10, 1 / np.log2(rank + 1.0), 0.0)
     return gains
-
-
-def _gains(lists: RankedLists, targets: np.ndarray) -> np.ndarray:
-    """NDCG@10 of each user from ranked items, `(num_users,)`."""
-    hit = lists.items[:, :10] == targets[:, None]
-    return np.where(hit, 1 / np.log2(np.arange(hit.shape[1]) + 2.0), 0.0).sum(axis=1)
 
 
 def _is_among(block: Weighed) -> np.ndarray:

@@ -3,7 +3,7 @@ them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from ..data.time_split import histories_until
 from ..evaluation.baselines import best_window
 from ..evaluation.blend_lists import USERS_AT_A_TIME, blend_inputs, candidates_of
 from ..evaluation.own_history import quoted, repeat_rate
-from ..model.blend import Candidates
+from ..model.blend import POPULARITY, BlendInputs, Candidates, by_popularity, find_candidates
 from ..model.ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 
+TOO_FEW_USERS = 20  # tell nothing: no weights are fitted, and newcomers' choice counts no more than others'; ours
 FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
 _USERS = 10_000  # more say little more, and memory grows with them
 
@@ -36,6 +37,7 @@ class Explained:
         days: int64, `(num_users,)`, as of which the terms are made; None where the purchases have no dates.
         counted, counted_days: the purchases that may be counted, a sequence a user, of everybody, and their days.
         repeat_rate: how many of the validation purchases, of all users, were bought before.
+        newcomers: by time, what customers bought who had bought nothing before; leave-one-out knows none.
     """
 
     histories: list[np.ndarray]
@@ -45,6 +47,7 @@ class Explained:
     counted: list[np.ndarray]
     counted_days: list[np.ndarray] | None
     repeat_rate: float
+    newcomers: list[np.ndarray] = field(default_factory=list)
 
 
 def purchases_to_explain(interactions: pd.DataFrame, row_of: dict[str, int], until: str | None) -> Explained:
@@ -92,6 +95,7 @@ def _by_time(interactions: pd.DataFrame, row_of: dict[str, int], until: str) -> 
         [*known.items, *known.short_items],
         None if known.days is None else [*known.days, *(known.short_days or [])],
         repeat_rate(everyone, np.concatenate(known.later)),
+        known.newcomers,
     )
 
 
@@ -149,4 +153,33 @@ def candidates_to_weigh(
         candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
         blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
     about = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
+    about["without_history"] = _best_popularity(_of_newcomers(inputs, known) or blocks)
     return blocks, lists[ENSEMBLE].rows(known.owners), about
+
+
+def _of_newcomers(inputs: BlendInputs, known: Explained) -> list[Weighed]:
+    """The purchases of customers without a history, where there are enough of them."""
+    if len(known.newcomers) < TOO_FEW_USERS:
+        return []
+    day = None if known.days is None else known.days[:1]  # by time one day for everybody
+    candidates = find_candidates(inputs, [np.zeros(0, dtype=np.int64)], {}, days=day)
+    targets = np.concatenate(known.newcomers)
+    every = np.zeros(len(targets), dtype=np.int64)
+    terms = {name: values[every] for name, values in candidates.terms.items()}
+    return [Weighed(Candidates(candidates.items[every], terms), targets, every)]
+
+
+def _best_popularity(blocks: list[Weighed]) -> str:
+    """The one of [`~model.blend.POPULARITY`] that ranks these purchases best, by NDCG@10; equal ones: the first."""
+    found = {
+        term: sum(ndcg(block.candidates.ranked(by_popularity(term), 10), block.targets).sum() for block in blocks)
+        for term in POPULARITY
+        if all(term in block.candidates.terms for block in blocks)
+    }
+    return max(found, key=lambda term: found[term])
+
+
+def ndcg(lists: RankedLists, targets: np.ndarray) -> np.ndarray:
+    """NDCG@10 of each purchase from ranked items, `(num_purchases,)`."""
+    hit = lists.items[:, :10] == targets[:, None]
+    return np.where(hit, 1 / np.log2(np.arange(hit.shape[1]) + 2.0), 0.0).sum(axis=1)

@@ -4,9 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from macrec_hf.data.purchase_counting import add_counts, count_purchases
-from macrec_hf.model.purchase_counts import UNIT, PurchaseCounts
+from macrec_hf.data import purchase_counting
+from macrec_hf.data.purchase_counting import add_counts, count_purchases, save_counts
+from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, PurchaseCounts
 
 
 @pytest.fixture
@@ -83,6 +85,35 @@ def test_groups_of_customers_add_up_to_all_of_them(shop, earlier):
         added = add_counts([parts[place] for place in order])
         for name, value in vars(whole).items():
             assert np.array_equal(getattr(added, name), value), name
+
+
+@pytest.mark.parametrize("at_a_time", [1, 30, 10**6])
+def test_counts_are_the_same_whatever_is_sorted_at_a_time(shop, tmp_path, monkeypatch, at_a_time):
+    """Counted in memory, through the disk, and added up from two groups: the bytes that safetensors itself writes."""
+    histories, days = shop
+    wanted = {
+        name: value for name, value in vars(count_purchases(histories, 9, days=days)).items() if name != "window"
+    }
+    save_file(wanted, tmp_path / "wanted", metadata={"about": '{"window": 10, "unit": 2520}'})
+    monkeypatch.setattr(purchase_counting, "_AT_A_TIME", at_a_time)
+    ways = [tmp_path / way for way in ("memory", "disk", "groups")]
+    for folder in ways:
+        folder.mkdir()
+    count_purchases(histories, 9, days=days).save(ways[0])
+    assert save_counts(ways[1], histories, 9, days=days) == sum(map(len, histories))
+    groups = [count_purchases(histories[a:b], 9, days=days[a:b]) for a, b in ((0, 25), (25, 40))]
+    add_counts(groups).save(ways[2])
+    for folder in ways:
+        assert [path.name for path in folder.iterdir()] == [COUNTS_NAME]
+        assert (folder / COUNTS_NAME).read_bytes() == (tmp_path / "wanted").read_bytes()
+
+
+@pytest.mark.parametrize("histories", [[], [np.array([1])], [np.array([1, 1])]])
+def test_nothing_to_pair_gives_no_pairs(histories, tmp_path):
+    counts = count_purchases(histories, 3)
+    assert not len(counts.others) and counts.starts.tolist() == [0] * 4
+    save_counts(tmp_path, histories, 3)
+    assert np.array_equal(PurchaseCounts.load(tmp_path).popularity, counts.popularity)
 
 
 @pytest.mark.parametrize("earlier", [0, 18_050])

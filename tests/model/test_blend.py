@@ -119,6 +119,23 @@ def test_without_days_the_terms_of_time_are_absent(shop):
     assert not [name for name in terms if "days" in name]
 
 
+def test_who_has_no_history_gets_what_is_popular(shop):
+    """The best of the month, equal ones by all sales, whatever the weights say; the others' lists stay."""
+    inputs, histories, lists, *_ = shop
+    days = np.full(NUM_USERS, 19_150)
+    found = find_candidates(inputs, histories, lists, days=days)
+    blend = Blend({"near_log": 1.0, "sold_log": -2.0}, "blend", {"without_history": "sold_in_30_days"})
+    ranked = blend.ranked(found, histories, 8)
+    every = np.arange(NUM_ITEMS)
+    month = inputs.counts.sold(every, np.full(NUM_ITEMS, 19_150), 30)
+    order = np.lexsort((every, -inputs.counts.popularity, -month))[:8]
+    assert not len(histories[0]) and ranked.items[0].tolist() == order.tolist()
+    assert np.allclose(np.exp(ranked.scores[0]), (month[order] + 1) / (month + 1).sum(), atol=1e-6)
+    weighed = found.ranked(blend.weights, 8)
+    assert np.array_equal(ranked.items[1:], weighed.items[1:])
+    assert np.array_equal(Blend(blend.weights).ranked(found, histories, 8).items, weighed.items)  # of an older release
+
+
 def test_limits_hold_and_leave_somebody_to_recommend(shop, monkeypatch):
     """Candidates are few; the one item that is allowed is not among them, and still it is found."""
     inputs, histories, lists, *_ = shop
@@ -207,6 +224,11 @@ WEIGHTS, ABOUT = '{"sold_log": 1.0}', '{"window": 5, "hides_history": false}'
             for bad in ("NaN", "Infinity", "1e300", "true", '"1"', "null", "[1]", "1" + "0" * 400)
         ],
         (f'{{"weights": {{"luck": 1}}, "serves": "blend", "about": {ABOUT}}}', "known terms, got one of 'luck'"),
+        *[
+            (f'{{"weights": {WEIGHTS}, "serves": "blend", "about": {{"without_history": {bad}}}}}',
+             "expected without_history as one of sold_log1p, ")
+            for bad in ('"near_log"', "null", "[]", "1")
+        ],
         *[
             (f'{{"weights": {WEIGHTS}, "serves": "blend", "about": {bad}}}', "expected in about a window from 1 to 10")
             for bad in ("[]", '{"window": 0}', '{"window": 11}', '{"window": "5"}', '{"window": true}',

@@ -56,6 +56,30 @@ def test_what_is_explained_by_hand(purchases, recommender):
     assert max(map(max, explained.counted_days)) < explained.days[0]
 
 
+def test_newcomers_are_served_what_sold_best_to_newcomers(purchases, recommender):
+    """Items 5, 6 and 7 are sold to the newcomers and in the last week before them; the bestsellers are others."""
+    row_of = recommender.table.row_of
+    start = pd.Timestamp(histories_until(purchases, row_of, UNTIL).validates_from)
+    late = [(f"n{n}", f"i{5 + n % 3}", start + pd.Timedelta(days=n % 20)) for n in range(30)]
+    before = [("w", f"i{5 + n % 3}", start - pd.Timedelta(days=1 + n % 6)) for n in range(60)]
+    more = pd.DataFrame(late, columns=purchases.columns)
+    more = pd.concat([purchases, more, pd.DataFrame(before, columns=purchases.columns)], ignore_index=True)
+    known = histories_until(more, row_of, UNTIL)
+    start = pd.Timestamp(known.validates_from)
+    early = set(more.loc[more["timestamp"] < start, "user_id"])
+    later = more[(more["timestamp"] >= start) & (more["timestamp"] < pd.Timestamp(UNTIL))]
+    wanted = later.loc[~later["user_id"].isin(early), "item_id"].map(row_of)
+    assert sorted(np.concatenate(known.newcomers)) == sorted(wanted) and len(known.newcomers) >= 30
+    made = copy.copy(recommender)
+    blend = made.fit_blend(more)
+    term = blend.about["without_history"]
+    assert term == "sold_in_7_days"
+    ((first, *_),) = made.recommend([[]], top_k=3)
+    sold, day = made.purchase_counts, np.full(NUM_ITEMS, made.purchase_counts.last_day)
+    week = sold.sold(np.arange(NUM_ITEMS), day, 7)
+    assert week[row_of[first[0]]] == week.max() and first.reasons == ("sells well",)
+
+
 def test_later_purchases_change_nothing(purchases, recommender):
     blend, counts = fit_and_count(recommender, purchases)
     changed = purchases.copy()
