@@ -1,6 +1,7 @@
 """What both trainers share: the same batches on any number of processes, and checkpoints that survive anything."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,7 +85,9 @@ class MacRecTrainerBase(Trainer):
         keep_to_one_gpu(args)
         # Parts of the loss since the last log line, of training and of evaluation: by name and modality or pair.
         self._parts: dict[str, Noted] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._unseen: list[tuple[int, torch.Tensor]] = []  # steps and their losses, not looked at yet
         super().__init__(model=model, args=args, **kwargs)
+        self.args.logging_nan_inf_filter = False  # it would ask the device in every step, as `_check_losses` need not
         if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             accelerate(cast(nn.Module, self.model))
         self.add_callback(EpochOrder())
@@ -110,7 +113,7 @@ class MacRecTrainerBase(Trainer):
         )
         # Not `accelerator.prepare`d, which would deal the batches out a second time.
         return DataLoader(
-            cast(Dataset, dataset),
+            cast(Dataset, self._rows_at_a_time(dataset)),
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -119,6 +122,10 @@ class MacRecTrainerBase(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
         )
+
+    def _rows_at_a_time(self, dataset: Any) -> Any:
+        """What the loader reads a batch from. Here the data set itself, row by row."""
+        return dataset
 
     def _row_lengths(self, dataset: Any) -> Sequence[int] | None:
         """Length of each row, for batches of rows of similar length; None if rows have no length."""
@@ -169,6 +176,7 @@ class MacRecTrainerBase(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
         """Adds the means of the loss parts since the last line of the same kind, training or evaluation."""
         kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        self._check_losses()
         if (kind == "eval" or "loss" in logs) and self._parts[kind]:
             means = self._means(self._parts[kind])
             self._parts[kind].clear()
@@ -224,8 +232,11 @@ class MacRecTrainerBase(Trainer):
         if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             keep_freed_memory()
         try:
-            return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+            output = super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+            self._check_losses()
+            return output
         finally:
+            self._unseen.clear()
             cast(Any, self.model).gather_across_processes = False  # on since `_prepare_for_training`
 
     def _before_training(self, resuming: bool) -> None:
@@ -237,17 +248,35 @@ class MacRecTrainerBase(Trainer):
         inputs: dict[str, torch.Tensor | Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
+        """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite.
+
+        On a CPU before the optimizer's step: the weights are still those of the step before. On other devices at the
+        next log line or checkpoint, since to ask for a loss is to wait for it.
+        """
         if self._weights:
             self._weight, *self._weights = self._weights
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._weight = 1.0
-        # Before the optimizer's step: the weights are still those of the step before. Trainer looks at it as well.
-        if not torch.isfinite(loss):
-            self._not_finite(f"the loss of step {self.state.global_step + 1} is {float(loss)}")
+        self._unseen.append((self.state.global_step + 1, loss.detach()))
+        if loss.device.type == "cpu":
+            self._check_losses()
         return loss
+
+    def _check_losses(self) -> None:
+        """RuntimeError where one of the losses since the last look was NaN or infinite."""
+        steps, losses = [step for step, _ in self._unseen], [loss for _, loss in self._unseen]
+        self._unseen.clear()
+        for step, loss in zip(steps, torch.stack(losses).tolist() if losses else [], strict=True):
+            if not math.isfinite(loss):
+                self._not_finite(f"the loss of step {step} is {loss}")
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Trainer's, but copies out of pinned memory are not waited for."""
+        if isinstance(data, torch.Tensor) and data.is_pinned() and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def _not_finite(self, what: str) -> None:
         raise RuntimeError(
@@ -312,6 +341,7 @@ class MacRecTrainerBase(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, written into `.saving/`, sealed and moved into place by the main process."""
+        self._check_losses()
         weights = cast(torch.nn.Module, self.model).named_parameters()
         bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
         if bad:
