@@ -279,6 +279,8 @@ def train(args, left):
                 if args.device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 chosen = {key: value for key, value in chosen.items() if args.device == "cuda" or key != "tf32"}
+                if args.rehearse and "torch_compile" in chosen:
+                    chosen["torch_compile_backend"] = "eager"  # traced, without a compiler
                 try:
                     ours = our_trainer(args, Path(folder), rows, **chosen)
                     took = seconds(ours.step, args, 5 * args.repeats)
