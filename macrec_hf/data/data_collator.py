@@ -82,9 +82,9 @@ class RecommendationCollator:
         read = rows if isinstance(rows, TaskBatch) else _joined(rows, align)
         input_ids, inside = np.where(read.inside, read.input_ids, self.pad_token_id), read.inside
         if self.in_buckets:
-            room = ((0, 0), (0, bucket_of(inside.shape[1]) - inside.shape[1]))
-            input_ids = np.pad(input_ids, room, constant_values=self.pad_token_id)
-            inside = np.pad(inside, room)
+            missing = bucket_of(inside.shape[1]) - inside.shape[1]
+            input_ids = np.pad(input_ids, ((0, 0), (0, missing)), constant_values=self.pad_token_id)
+            inside = np.pad(inside, ((0, 0), (0, missing)))
         batch = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(inside.astype(np.int64)),
@@ -94,8 +94,8 @@ class RecommendationCollator:
             items = read.item if self._first_alike is None else self._first_alike[read.item]
             tokens = self.item_token_ids[:, self._choose(np.unique(items))].astype(np.int64)
             if self.in_buckets:
-                room = ((0, 0), (0, bucket_of(tokens.shape[1]) - tokens.shape[1]), (0, 0))
-                tokens = np.pad(tokens, room, constant_values=self.pad_token_id)
+                missing = bucket_of(tokens.shape[1]) - tokens.shape[1]
+                tokens = np.pad(tokens, ((0, 0), (0, missing), (0, 0)), constant_values=self.pad_token_id)
             batch["alignment_input_ids"] = torch.from_numpy(tokens)
         return batch
 

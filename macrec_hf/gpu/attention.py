@@ -28,7 +28,7 @@ class JoinedAttention(T5Attention):
     worse.
     """
 
-    def forward(  # type: ignore[override]  # transformers types its keywords
+    def forward(
         self,
         hidden_states: torch.Tensor,
         mask: torch.Tensor | None = None,
@@ -117,13 +117,13 @@ _kept_buckets = lru_cache(maxsize=128)(_made_buckets)  # of a length each, a few
 
 
 def joined_mask(
-    *args: Any, attention_mask: torch.Tensor | None = None, allow_is_bidirectional_skip: bool = False, **kwargs: Any
+    attention_mask: torch.Tensor | None = None, allow_is_bidirectional_skip: bool = False, **kwargs: Any
 ) -> torch.Tensor | None:
     """transformers' mask for SDPA, `None` where nobody gave one; the device is never asked what the mask hides."""
     if attention_mask is None and allow_is_bidirectional_skip:
         return None
     kwargs["allow_is_causal_skip"] = attention_mask is None and kwargs.get("allow_is_causal_skip", True)
-    return sdpa_mask(*args, attention_mask=attention_mask, allow_is_bidirectional_skip=False, **kwargs)
+    return sdpa_mask(attention_mask=attention_mask, allow_is_bidirectional_skip=False, **kwargs)
 
 
 AttentionInterface.register(NAME, sdpa_attention_forward)

@@ -19,10 +19,10 @@ def nothing_compiled_before(monkeypatch):
     for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):  # which training arguments set for good
         monkeypatch.setenv(name, os.environ.get(name, "no"))
         monkeypatch.delenv(name)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     torch._dynamo.reset()
     counters.clear()
-    yield
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
     torch._dynamo.reset()
 
 
