@@ -71,6 +71,19 @@ def test_in_bfloat16_it_is_no_further_from_float32_than_the_plain_model():
     assert 0 < errors[1] < 1.5 * errors[0]
 
 
+def test_under_autocast_attention_is_in_half_precision_and_losses_are_in_float32():
+    plain, fast = two(torch.float32)
+    given, seen = batch(), []
+    attention = fast.encoder.block[1].layer[0].SelfAttention
+    attention.o.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted, found = plain(**given), fast(**given)
+    assert seen == [torch.bfloat16] * 2 and found.alignment_loss.dtype == torch.float32
+    assert found.loss.item() == pytest.approx(wanted.loss.item(), rel=0.02) and found.loss != wanted.loss
+    found.loss.backward()
+    assert all(weight.grad.isfinite().all() and weight.grad.dtype == torch.float32 for weight in fast.parameters())
+
+
 def test_its_parts_are_used_and_twice_is_once():
     _, model = two()
     names, kinds = list(model.state_dict()), [type(module) for module in model.modules()]
