@@ -4,19 +4,23 @@ Sections, each printed as it ends and written as JSON into `--output`; what the 
 with a word:
 
     card        its products and copies at best, as a measure for all that follows
+    loader      examples a second that `MacRecTrainer`'s loader delivers, with two workers and in this process
+    launches    kernels by kind, of transformers' layers and of `macrec_hf.gpu`'s; counted, so the same anywhere
     parity      lists of `beam_search` against `generate` in float32, and of bfloat16 and float16 against float32
-    decode      users a second by batch, of `beam_search` in four precisions, of `generate` with our processor, and of
-                the field's loop (a dict of prefixes asked by a Python function)
+    decode      users a second by batch, of `beam_search` in four precisions, of both modalities in one batch, of
+                `generate` with our processor, and of the field's loop (a dict of prefixes asked by a Python function)
     train       examples a second of `MacRecTrainer`'s step by batch and precision, compiled too, and of a plain T5
                 with 32,100 further tokens and no alignment
     kernels     kernels of a training step and of a decode, and the operations that take most of the device's time
     stage       `macrec train` for two minutes and `macrec evaluate` on all users, as a user runs them
 
-The model is of the paper's size and randomly initialised, but in the last section; IDs and histories are those of
-`../shared/data/instruments`, or of `--data`, or synthetic ones of the same size. Medians of ten calls.
+`--rehearse` goes through all of it on a CPU with tiny models in a minute or two, to find what is missing before a GPU
+is paid for. The model is of the paper's size and randomly initialised, but in the last section; IDs and histories are
+those of `../shared/data/instruments`, or synthetic ones of the same size. Medians of ten calls.
 """
 
 import argparse
+import atexit
 import json
 import statistics
 import subprocess
@@ -24,10 +28,12 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 import decoding
+import launches as counting
 import numpy as np
 import torch
 import training
@@ -44,6 +50,8 @@ from macrec_hf import (  # noqa: E402
     MacRecTrainingArguments,
     SemanticIdTokenizer,
 )
+from macrec_hf.gpu import accelerate  # noqa: E402
+from macrec_hf.model.beam_search import BeamRequest, joint_beam_search  # noqa: E402
 from macrec_hf.model.trie import SemanticIdTrie  # noqa: E402
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,15 +59,17 @@ STEPS = {
     "float32": {"tf32": False},
     "tf32": {"tf32": True},
     "bf16": {"tf32": True, "bf16": True},
+    "bf16, transformers' layers": {"tf32": True, "bf16": True, "use_gpu_kernels": False},
     "bf16 compiled": {"tf32": True, "bf16": True, "torch_compile": True},
 }
+TINY = dict(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=1, num_decoder_layers=1)
 OFFSETS = decoding.level_offsets(decoding.COMPACT_OFFSET)
 
 
 def main():
     args = parse_arguments()
     deadline, found = time.monotonic() + 60 * args.minutes, {"torch": torch.__version__}
-    sections = [card, parity, decode, train, kernels, stage]
+    sections = [card, loader, launches, parity, decode, train, kernels, stage]
     for section in sections:
         if section.__name__ not in args.sections.split(","):
             continue
@@ -84,9 +94,14 @@ def parse_arguments():
     parser.add_argument("--rows", default="256,1024,4096", help="rows of a training step (default 256,1024,4096)")
     parser.add_argument("--repeats", type=int, default=10, help="calls that a median is of (default 10)")
     parser.add_argument("--train-minutes", type=float, default=2, help="of `macrec train` (default 2)")
-    names = "card,parity,decode,train,kernels,stage"
+    names = "card,loader,launches,parity,decode,train,kernels,stage"
     parser.add_argument("--sections", default=names, help=f"which (default {names})")
-    return parser.parse_args()
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny models, everything once")
+    args = parser.parse_args()
+    if args.rehearse:
+        args.device, args.batches, args.rows, args.repeats, args.train_minutes = "cpu", "1,4", "16", 1, 0.1
+    args.sizes = TINY if args.rehearse else {}
+    return args
 
 
 def wait(device):
@@ -115,7 +130,7 @@ def say(name, value, unit):
 def card(args, _):
     """TFLOP/s of products of 8,192 rows and columns, GB/s of copies."""
     print(torch.cuda.get_device_name() if args.device == "cuda" else "a CPU", torch.__version__, flush=True)
-    size, found = 8192 if args.device == "cuda" else 512, {}
+    size, found = 8192 if args.device == "cuda" else 256, {}
     for name, dtype in PRECISIONS.items():
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         left, right = (torch.randn(size, size, device=args.device, dtype=dtype) for _ in range(2))
@@ -126,12 +141,13 @@ def card(args, _):
     return found
 
 
-def served(args, precision="float32"):
+def served(args, precision="float32", kernels=True):
     """A model, its trie and sources as tokens."""
     codes, histories, origin = decoding.load_data("text")
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    model = decoding.build_model(decoding.COMPACT_OFFSET + 2 * decoding.NUM_LEVELS * decoding.CODEBOOK_SIZE)
-    model = model.to(args.device, PRECISIONS[precision])
+    vocabulary = decoding.COMPACT_OFFSET + 2 * decoding.NUM_LEVELS * decoding.CODEBOOK_SIZE
+    model = decoding.build_model(vocabulary, **args.sizes).to(args.device, PRECISIONS[precision])
+    model = accelerate(model) if kernels else model
     trie = SemanticIdTrie(torch.from_numpy(codes).to(args.device), decoding.CODEBOOK_SIZE, OFFSETS)
     chosen = np.random.default_rng(0).permutation(len(histories))
     return model, trie, [(codes[histories[user]] + OFFSETS).ravel() for user in chosen], origin
@@ -145,7 +161,7 @@ def at(args, size):
 @torch.no_grad()
 def parity(args, _):
     """Shares of equal places, and of the first ten that stay."""
-    lists, found, users = {}, {}, 48
+    lists, found, users = {}, {}, 4 if args.rehearse else 48
     for precision in PRECISIONS:
         model, trie, sources, _ = served(args, precision)
         lists[precision] = decoding.fast_path(model, trie, at(args, users))(sources[:users]).cpu()
@@ -173,29 +189,69 @@ def decode(args, left):
             ways["generate"] = decoding.plain_generate
         for size in map(int, args.batches.split(",")):
             for name, way in ways.items():
-                if time.monotonic() - started < left / 2 and (name == "beam_search" or size in (64, 512)):
+                if time.monotonic() - started < left / 2 and (name == "beam_search" or size in (4, 64, 512)):
                     run, users = way(model, trie, at(args, size)), sources[:size]
                     took = seconds(lambda: run(users), args, None if name == "beam_search" else 3)  # noqa: B023
                     found[f"{name}, {precision}, {size} users"] = 1000 * took
                     say(f"{name}, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
+        for size in map(int, args.batches.split(",")):
+            if time.monotonic() - started < left / 2:
+                both = [BeamRequest(*next(decoding.batches(sources[:size], at(args, size))), trie)] * 2
+                took = seconds(lambda: joint_beam_search(model, both, 20), args)  # noqa: B023
+                found[f"both modalities, {precision}, {size} users"] = 1000 * took
+                say(f"both modalities, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
     codes, histories, _ = decoding.load_data("text")
     field = decoding.level_offsets(decoding.T5_VOCABULARY)
     size = decoding.T5_VOCABULARY + 2 * decoding.NUM_LEVELS * decoding.CODEBOOK_SIZE
-    model = decoding.build_model(size).to(args.device)
-    run = decoding.field_loop(model, codes + np.array(field), at(args, 64))
-    users = [(codes[histories[user]] + field).ravel() for user in range(64)]
+    model, few = decoding.build_model(size, **args.sizes).to(args.device), 4 if args.rehearse else 64
+    run = decoding.field_loop(model, codes + np.array(field), at(args, few))
+    users = [(codes[histories[user]] + field).ravel() for user in range(few)]
     took = seconds(lambda: run(users), args, 1)
-    found["the field's loop, 64 users"] = 1000 * took
-    say(f"the field's loop, 64 users: {1000 * took:.0f} ms", 64 / took, "users/s")
+    found[f"the field's loop, {few} users"] = 1000 * took
+    say(f"the field's loop, {few} users: {1000 * took:.0f} ms", few / took, "users/s")
     return found
 
 
+def loader(args, _):
+    """Examples a second that arrive, without a model to wait for."""
+    found, rows = {}, 64 if args.rehearse else 1024
+    with tempfile.TemporaryDirectory() as folder:
+        for workers in (2, 0):
+            trainer = our_trainer(args, Path(folder), rows, dataloader_num_workers=workers).trainer
+            batches = iter(trainer.get_train_dataloader())
+            next(batches)  # the workers' start is not the loader's speed
+            started, examples = time.perf_counter(), 0
+            for place, batch in enumerate(batches):
+                examples += len(batch["labels"])
+                if place == (3 if args.rehearse else 100):
+                    break
+            took = time.perf_counter() - started
+            found[f"{workers} workers"] = say(f"loader, {rows} rows, {workers} workers", examples / took, "examples/s")
+    return found
+
+
+def launches(args, _):
+    """Kernels by kind, before and after `accelerate`."""
+    found = counting.counts(**args.sizes)
+    for name, kinds in found.items():
+        print(f"{name}: {kinds.total()} launches: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(10)))
+    return {name: dict(kinds) for name, kinds in found.items()}
+
+
+@cache
+def examples():
+    """The table and the examples, made once for all sections."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return training.instruments(Path(folder.name))
+
+
 def our_trainer(args, folder, rows, **chosen):
-    table, tasks = training.instruments(folder)
+    table, tasks = examples()
     tokenizer = SemanticIdTokenizer.from_table(table)
     torch.manual_seed(0)
     trainer = MacRecTrainer(
-        MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer))),
+        MacRecForConditionalGeneration(MacRecConfig(vocab_size=len(tokenizer), **args.sizes)),
         MacRecTrainingArguments(
             str(folder / "trainer"),
             per_device_train_batch_size=rows,
@@ -223,6 +279,8 @@ def train(args, left):
                 if args.device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 chosen = {key: value for key, value in chosen.items() if args.device == "cuda" or key != "tf32"}
+                if args.rehearse and "torch_compile" in chosen:
+                    chosen["torch_compile_backend"] = "eager"  # traced, without a compiler
                 try:
                     ours = our_trainer(args, Path(folder), rows, **chosen)
                     took = seconds(ours.step, args, 5 * args.repeats)
@@ -240,7 +298,7 @@ def train(args, left):
 def plain_t5(args, rows, length=25):
     """A step of transformers' T5 with 32,100 further tokens in bfloat16: sources of six items, no alignment."""
     sizes = ("d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "dropout_rate")
-    config, vocabulary = MacRecConfig().to_dict(), decoding.T5_VOCABULARY + 2048
+    config, vocabulary = MacRecConfig(**args.sizes).to_dict(), decoding.T5_VOCABULARY + 2048
     plain = {name: config[name] for name in sizes}
     model = T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, decoder_start_token_id=0, **plain))
     model = model.to(args.device).train()
@@ -265,13 +323,14 @@ def plain_t5(args, rows, length=25):
 
 def kernels(args, _):
     """Kernels of a step of 1,024 rows and of a decode of 512 users."""
-    model, trie, sources, _ = served(args)
-    run = decoding.fast_path(model, trie, at(args, 512))
+    users, rows = (4, 16) if args.rehearse else (512, 1024)
+    model, trie, sources, _ = served(args, "bfloat16")
+    run = decoding.fast_path(model, trie, at(args, users))
     with tempfile.TemporaryDirectory() as folder:
-        step = our_trainer(args, Path(folder), 1024, bf16=True).step
+        step = our_trainer(args, Path(folder), rows, bf16=True).step
         with torch.no_grad():
-            first = profiled("decode of 512 users, float32", lambda: run(sources[:512]), args)
-        return {"decode": first, "step": profiled("step of 1,024 rows, bf16", step, args)}
+            first = profiled(f"decode of {users} users, bfloat16", lambda: run(sources[:users]), args)
+        return {"decode": first, "step": profiled(f"step of {rows:,} rows, bf16", step, args)}
 
 
 def profiled(name, call, args):
@@ -292,7 +351,7 @@ def stage(args, left):
     """`macrec train` for some minutes, then `macrec evaluate`."""
     data = ROOT.parent / "shared" / "data" / "instruments"
     minutes = min(args.train_minutes, (left - 60) / 60)
-    if not data.exists() or minutes < 0.5:
+    if not data.exists() or (minutes < 0.5 and not args.rehearse):
         print(f"stage: left out, {'no time is left' if data.exists() else f'{data} is not there'}")
         return None
     device, purchases = args.device, str(data / "Instruments.inter.json")
@@ -300,7 +359,12 @@ def stage(args, left):
     sizes = ["--size", "paper", "--batch-size", "1024", "--bf16", "--eval-users", "2000"]
     with tempfile.TemporaryDirectory() as folder:
         model, found = Path(folder) / "model", {}
-        steps = str(int(minutes * 60 / 0.045))
+        steps = "2" if args.rehearse else str(int(minutes * 60 / 0.045))
+        if args.rehearse:
+            users = dict(list(json.loads(Path(purchases).read_text()).items())[:60])
+            purchases = str(Path(folder) / "Instruments.inter.json")
+            Path(purchases).write_text(json.dumps(users))
+            sizes = ["--batch-size", "8", "--eval-users", "4", "--d-model", "16", "--num-layers", "1"]
         words = ["train", "--interactions", purchases, "--semantic-ids", index, "--output", str(model), *sizes]
         found["train"] = verb([*words, "--max-steps", steps, "--device", device])
         words = ["evaluate", "--model", str(model), "--interactions", purchases, "--split", "test", "--no-card"]

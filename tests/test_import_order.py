@@ -29,13 +29,14 @@ FLOORS = [
 FLOOR = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 TRAVELS_WITH = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
 # The recommender fetches these by name. Where they are absent, methods that write or change the catalogue say so, and
-# a CPU is slower.
+# the model's device is slower.
 FETCHED = {
     ("model/recommender.py", name)
     for name in (
         "macrec_hf.hub.saving",
         "macrec_hf.catalogue.indexing",
         "macrec_hf.cpu",
+        "macrec_hf.gpu",
         "macrec_hf.training.blend_fitting",
     )
 }

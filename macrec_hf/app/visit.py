@@ -192,6 +192,7 @@ class Visit:
             blend=shop.blend,
             max_history=shop.task_encoder.max_history,
             use_cpu_kernels=shop.use_cpu_kernels,
+            use_gpu_kernels=shop.use_gpu_kernels,
         )
 
     def _ranked(self, options: Options, allowed: list[str] | None) -> Recommendations:

@@ -1,6 +1,6 @@
 """Beam search over a catalogue's semantic IDs, with the lists of `generate` at a fraction of its time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,9 +13,9 @@ from transformers.utils import ModelOutput
 from .configuration_macrec import NUM_BEAMS
 from .inference import check_at_least_one, in_eval_mode
 from .limits import Limits, TrieLimits
-from .logits_process import SemanticIdLogitsProcessor
+from .logits_process import check_search_settings
 from .model_decoding import SearchPasses, Steps
-from .search_kernels import Part
+from .search_kernels import Part, all_at_once
 from .t5_decoding import score_dtype, start_token
 from .trie import SemanticIdTrie
 
@@ -125,39 +125,84 @@ def _decode(
     check_at_least_one("num_beams", num_beams)
     for request in requests:
         _check_trie(model, request.trie)
-    device, trie = model.device, requests[0].trie
+    passes = SearchPasses(model)
+    at_once = model.device.type != "cpu" or passes.run_parts is all_at_once
+    leaves, scores, hidden = (search_batch if at_once else _search_parts)(passes, requests, num_beams, states)
+    if model.device.type == "cpu":  # elsewhere by those who bring the lists to the host: here it would be a wait
+        check_scores(scores)
     sizes = [len(request.input_ids) for request in requests]
-    length = max(request.input_ids.shape[1] for request in requests)
-    input_ids, attention_mask = _stacked(requests, length)  # with `states` there is one request: nothing is copied
-    leaves = torch.full((sum(sizes), num_beams), -1, device=device)
-    scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=device)
-    passes, encode, hidden = SearchPasses(model), None, states
-    if hidden is None:
-        encode = passes.encoder()
-        hidden = torch.zeros(sum(sizes), length, model.config.d_model, dtype=model.dtype, device=device)
+    widths = [request.input_ids.shape[1] for request in requests]
+    each = zip(leaves.split(sizes), scores.split(sizes), hidden.split(sizes), widths, strict=True)
+    return [BeamResult(leaf, score, state[:, :width]) for leaf, score, state, width in each]
 
-    def search(part: Part) -> None:
-        users, columns = part
-        mask = None if attention_mask is None else attention_mask[users, columns]
-        encoded = hidden[users, columns] if encode is None else encode(input_ids[users, columns], mask)
-        steps = passes.decoder(encoded, mask)
-        groups = _groups(requests, sizes, users)
-        found, found_scores = _search(steps, groups, num_beams)
-        leaves[users, : found.shape[1]], scores[users, : found.shape[1]] = found, found_scores
-        if encode is not None:
-            hidden[users, columns] = encoded
 
-    rows = 1 + (trie.num_levels - 1) * num_beams
-    users = torch.arange(sum(sizes), device=device)
-    passes.run_parts(search, attention_mask, users, length, rows)
+def check_scores(scores: torch.Tensor) -> None:
+    """Raises ValueError where a score is NaN."""
     if scores.isnan().any():
         raise ValueError(
             "model: expected finite scores, got NaN: weights are NaN or infinite, or so large that their products "
             "are. Did the training diverge, or was the file of weights damaged? Take an earlier model."
         )
-    widths = [request.input_ids.shape[1] for request in requests]
-    each = zip(leaves.split(sizes), scores.split(sizes), hidden.split(sizes), widths, strict=True)
-    return [BeamResult(leaf, score, state[:, :width]) for leaf, score, state, width in each]
+
+
+def search_batch(
+    passes: SearchPasses, requests: Sequence[BeamRequest], num_beams: int, states: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All users at once, in shapes that follow from those of the arguments: nothing is read of what they hold.
+
+    So the function compiles in one piece, a kernel after the other is launched without a wait, and a recording of them
+    is right for every batch of the same shapes.
+
+    Args:
+        states: the encoder's, of a single request, where they exist already.
+
+    Returns:
+        `(leaves, scores, encoder_hidden_states)` of the users of all requests, shaped as in [`BeamResult`].
+    """
+    length = max(request.input_ids.shape[1] for request in requests)
+    input_ids, attention_mask = _stacked(requests, length)  # with `states` there is one request: nothing is copied
+    hidden = passes.encoder()(input_ids, attention_mask) if states is None else states
+    groups: list[Group] = []
+    place = 0
+    for request in requests:
+        users = slice(place, place + len(request.input_ids))
+        place = users.stop
+        if len(request.input_ids):
+            groups.append((users, request.trie, request.limits))
+    if not groups:
+        groups = [(slice(0, 0), requests[0].trie, None)]
+    leaves, scores = _search(passes.decoder(hidden, attention_mask), groups, num_beams)
+    missing = (0, num_beams - leaves.shape[1])
+    return nn.functional.pad(leaves, missing, value=-1), nn.functional.pad(scores, missing, value=-torch.inf), hidden
+
+
+def _search_parts(
+    passes: SearchPasses, requests: Sequence[BeamRequest], num_beams: int, states: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[`search_batch`] in the parts that the model's `SearchKernels` cut the users into."""
+    model, trie = passes.model, requests[0].trie
+    sizes = [len(request.input_ids) for request in requests]
+    length = max(request.input_ids.shape[1] for request in requests)
+    input_ids, attention_mask = _stacked(requests, length)
+    leaves = torch.full((sum(sizes), num_beams), -1, device=model.device)
+    scores = torch.full(leaves.shape, -torch.inf, dtype=score_dtype(model.dtype), device=model.device)
+    encode, hidden = None, states
+    if hidden is None:
+        encode = passes.encoder()
+        hidden = torch.zeros(sum(sizes), length, model.config.d_model, dtype=model.dtype, device=model.device)
+
+    def search(part: Part) -> None:
+        users, columns = part
+        mask = None if attention_mask is None else attention_mask[users, columns]
+        encoded = hidden[users, columns] if encode is None else encode(input_ids[users, columns], mask)
+        found, found_scores = _search(passes.decoder(encoded, mask), _groups(requests, sizes, users), num_beams)
+        leaves[users, : found.shape[1]], scores[users, : found.shape[1]] = found, found_scores
+        if encode is not None:
+            hidden[users, columns] = encoded
+
+    rows = 1 + (trie.num_levels - 1) * num_beams
+    passes.run_parts(search, attention_mask, torch.arange(sum(sizes), device=model.device), length, rows)
+    return leaves, scores, hidden
 
 
 def _stacked(requests: Sequence[BeamRequest], length: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -286,7 +331,7 @@ def semantic_id_beam_search(
         ValueError: settings that this search does not follow (sampling, other logits processors, too few new tokens),
             more return sequences than beams, unknown arguments, and what [`beam_search`] raises.
     """
-    return_dict = _check_settings(trie, generation_config, logits_processor, model_kwargs)
+    return_dict = check_search_settings(trie, generation_config, logits_processor, model_kwargs)
     if num_beams is not None:
         check_at_least_one("num_beams", num_beams)
     asked = getattr(generation_config, "num_beams", None)
@@ -342,38 +387,3 @@ def _check_trie(model: T5ForConditionalGeneration, trie: SemanticIdTrie) -> None
             f"trie: expected token ids below the model's vocab_size ({model.config.vocab_size}), got some up to "
             f"{last - 1}. Were the trie and the model made with the same tokenizer?"
         )
-
-
-def _check_settings(
-    trie: SemanticIdTrie,
-    generation_config: GenerationConfig | None,
-    logits_processor: Sequence[LogitsProcessor] | None,
-    model_kwargs: Mapping[str, Any],
-) -> bool:
-    """Refuses what would otherwise be ignored; returns whether a dict is wanted."""
-    if generation_config is not None and generation_config.do_sample:
-        raise ValueError(
-            "do_sample: expected False, got True. Beams are not drawn here; use plain generate to sample."
-        )
-    others = [
-        type(processor).__name__
-        for processor in logits_processor or []
-        if not (isinstance(processor, SemanticIdLogitsProcessor) and processor.tries == (trie,))
-    ]
-    if others:
-        raise ValueError(
-            f"logits_processor: expected none, or the SemanticIdLogitsProcessor of the same trie, got {others}. This "
-            "search scores the catalogue's codes alone; use plain generate for other processors."
-        )
-    if "encoder_outputs" not in model_kwargs:  # called directly; generate has checked the names itself
-        unknown = set(model_kwargs) - {"attention_mask", "return_dict_in_generate"}
-        if unknown:
-            raise ValueError(f"semantic_id_beam_search: got unknown arguments {sorted(unknown)}. Is there a typo?")
-    if generation_config is None:
-        return bool(model_kwargs.get("return_dict_in_generate"))
-    if generation_config.max_length is not None and generation_config.max_length < 1 + trie.num_levels:
-        raise ValueError(
-            f"max_new_tokens: expected at least the {trie.num_levels} codes of an ID, got "
-            f"{generation_config.max_length - 1}. Pass max_new_tokens={trie.num_levels}."
-        )
-    return bool(generation_config.return_dict_in_generate)

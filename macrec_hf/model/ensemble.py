@@ -16,7 +16,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .beam_search import BeamRequest, joint_beam_search
+from .beam_search import BeamRequest, check_scores, joint_beam_search
 from .configuration_macrec import NUM_BEAMS
 from .inference import check_at_least_one, eval_mode, pad_rows
 from .limits import Limits
@@ -82,9 +82,7 @@ class IndexedTrie:
     def __init__(self, trie: SemanticIdTrie):
         self.trie = trie
         self.num_leaves = trie.num_leaves
-        self.leaf_start = trie.leaf_start.cpu().numpy()
-        self.leaf_rows = trie.leaf_rows.cpu().numpy()
-        self.item_leaf = trie.item_leaf.cpu().numpy()
+        self.leaf_start, self.leaf_rows, self.item_leaf = trie.on_host
 
     def expand(self, leaves: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All items behind each user's leaves.
@@ -166,16 +164,18 @@ def _decode(
             read = [source for user in users[served] if (source := sources[name][user])]
             padded, inside = pad_rows(read, cast(int, model.config.pad_token_id))
             input_ids = torch.from_numpy(padded).to(model.device)
-            attention_mask = torch.from_numpy(inside).to(model.device, torch.long)
+            # Without padding no mask: who makes a batch on the host knows, and the device need not be asked.
+            attention_mask = None if inside.all() else torch.from_numpy(inside).to(model.device, torch.long)
             limited = limits.on_trie(catalogue.trie, users[served])
             requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, limited)
     # More beams than there are IDs would only be empty places.
     num_beams = min(num_beams, max((request.trie.num_leaves for request in requests.values()), default=num_beams))
     results = joint_beam_search(model, list(requests.values()), num_beams)
     for (name, request), result in zip(requests.items(), results, strict=True):
-        leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu().numpy()
+        leaves, scores = result.leaves.cpu().numpy(), result.scores.cpu()
+        check_scores(scores)
         decoded[name] = _Decoded(
-            decoded[name].served, leaves, scores, result.encoder_hidden_states, request.attention_mask
+            decoded[name].served, leaves, scores.numpy(), result.encoder_hidden_states, request.attention_mask
         )
     return decoded
 

@@ -1,6 +1,6 @@
 """Constrained decoding with plain `generate`: only IDs of the catalogue can be written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, cast
 
@@ -229,3 +229,38 @@ def _tries_of(table: SemanticIdTable, config: Any) -> dict[str, SemanticIdTrie]:
         if (codes >= 0).any():
             tries[name] = SemanticIdTrie(codes, table.codebook_size, offsets)
     return tries
+
+
+def check_search_settings(
+    trie: SemanticIdTrie,
+    generation_config: GenerationConfig | None,
+    logits_processor: Sequence[LogitsProcessor] | None,
+    model_kwargs: Mapping[str, Any],
+) -> bool:
+    """Refuses what `semantic_id_beam_search` would ignore; returns whether a dict is wanted."""
+    if generation_config is not None and generation_config.do_sample:
+        raise ValueError(
+            "do_sample: expected False, got True. Beams are not drawn here; use plain generate to sample."
+        )
+    others = [
+        type(processor).__name__
+        for processor in logits_processor or []
+        if not (isinstance(processor, SemanticIdLogitsProcessor) and processor.tries == (trie,))
+    ]
+    if others:
+        raise ValueError(
+            f"logits_processor: expected none, or the SemanticIdLogitsProcessor of the same trie, got {others}. This "
+            "search scores the catalogue's codes alone; use plain generate for other processors."
+        )
+    if "encoder_outputs" not in model_kwargs:  # called directly; generate has checked the names itself
+        unknown = set(model_kwargs) - {"attention_mask", "return_dict_in_generate"}
+        if unknown:
+            raise ValueError(f"semantic_id_beam_search: got unknown arguments {sorted(unknown)}. Is there a typo?")
+    if generation_config is None:
+        return bool(model_kwargs.get("return_dict_in_generate"))
+    if generation_config.max_length is not None and generation_config.max_length < 1 + trie.num_levels:
+        raise ValueError(
+            f"max_new_tokens: expected at least the {trie.num_levels} codes of an ID, got "
+            f"{generation_config.max_length - 1}. Pass max_new_tokens={trie.num_levels}."
+        )
+    return bool(generation_config.return_dict_in_generate)

@@ -19,8 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .inference import in_eval_mode
-from .search_kernels import RunParts, all_at_once, departure, search_kernels
-from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token, take_rows
+from .search_kernels import RunParts, all_at_once, departure, search_kernels, take_rows
+from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token
 from .trie import SemanticIdTrie
 
 logger = logging.get_logger(__name__)

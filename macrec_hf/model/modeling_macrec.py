@@ -268,8 +268,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
         tokens = items.reshape(-1, items.shape[-1])
         if not len(tokens):  # more processes than items
             tokens = tokens.new_full((1, items.shape[-1]), cast(int, self.config.pad_token_id))
-        # A padding row would leave its attention without any key; it is encoded like the rest and left out afterwards.
-        states = self.encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0].mean(dim=1)
+        # No mask: a padding row would be without any key; it is encoded like the rest and left out afterwards.
+        states = self.encoder(input_ids=tokens)[0].mean(dim=1)
         return states[: items.shape[0] * items.shape[1]].view(*items.shape[:2], -1)
 
     def _share_of_tokens(self, loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -15,12 +15,7 @@ from .ensemble import ENSEMBLE, NUM_BEAMS, Decoding
 from .files import check_hub_arguments, package_is_installed, package_part
 from .inference import chosen_device, chosen_dtype
 from .limits import ItemIds, Limits, check_histories, item_rows
-from .model_files import (
-    Catalogue,
-    check_item_counts,
-    check_parts,
-    load_model_directory,
-)
+from .model_files import Catalogue, check_item_counts, check_parts, load_model_directory
 from .modeling_macrec import MacRecForConditionalGeneration
 from .purchase_counts import PurchaseCounts
 from .ranked_lists import Recommendation
@@ -50,6 +45,7 @@ class MacRecRecommender:
         max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
         use_cpu_kernels: on a CPU, replace layers of the model by faster ones with the same weights, and on another
             device take them back (`macrec_hf.cpu.accelerate` and `restore`). False: the model stays as it is.
+        use_gpu_kernels: the same on a CUDA device (`macrec_hf.gpu`).
 
     Raises:
         ValueError: the parts do not belong together.
@@ -80,10 +76,11 @@ class MacRecRecommender:
         blend: Blend | None = None,
         max_history: int | None = None,
         use_cpu_kernels: bool = True,
+        use_gpu_kernels: bool = True,
     ):
         check_parts(model, tokenizer, table)
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.use_cpu_kernels = use_cpu_kernels
+        self.use_cpu_kernels, self.use_gpu_kernels = use_cpu_kernels, use_gpu_kernels
         self._fit_to_device()
         self._quantizer = quantizer
         self._load_quantizer: Callable[[], MacRecQuantizer | None] | None = None
@@ -103,6 +100,7 @@ class MacRecRecommender:
         dtype: str | torch.dtype = "auto",
         max_history: int | None = None,
         use_cpu_kernels: bool = True,
+        use_gpu_kernels: bool = True,
         **hub_kwargs: Any,
     ) -> "MacRecRecommender":
         """Loads a model directory or a repository of the Hub.
@@ -111,18 +109,19 @@ class MacRecRecommender:
             name_or_path: a directory that `save_pretrained` or `macrec train` wrote, or a repository id.
             device: where the model is put; "auto": on the accelerator if there is one, else on the CPU.
             dtype: of the weights, such as `torch.bfloat16` or `"bfloat16"`; "auto": as they were saved.
-            max_history, use_cpu_kernels: see the class.
+            max_history, use_cpu_kernels, use_gpu_kernels: see the class.
             **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, … of `snapshot_download`.
 
         Raises:
             TypeError: an argument that is neither one of these nor `snapshot_download`'s.
             FileNotFoundError, OSError, ValueError: see `model.model_files.load_model_directory`.
         """
-        check_hub_arguments(hub_kwargs, ("device", "dtype", "max_history", "use_cpu_kernels"))
+        check_hub_arguments(hub_kwargs, ("device", "dtype", "max_history", "use_cpu_kernels", "use_gpu_kernels"))
         place, dtype = chosen_device(device), chosen_dtype(dtype)
         parts = load_model_directory(name_or_path, dtype=dtype, **hub_kwargs)
         parts.model.to(place)  # type: ignore[arg-type]  # transformers types it by a decorator
-        return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history, use_cpu_kernels)
+        kernels = {"use_cpu_kernels": use_cpu_kernels, "use_gpu_kernels": use_gpu_kernels}
+        return cls._of_catalogue(parts.model, parts.tokenizer, parts, max_history=max_history, **kernels)
 
     @classmethod
     def _of_catalogue(
@@ -130,8 +129,7 @@ class MacRecRecommender:
         model: MacRecForConditionalGeneration,
         tokenizer: SemanticIdTokenizer,
         catalogue: Catalogue,
-        max_history: int | None = None,
-        use_cpu_kernels: bool = True,
+        **options: Any,
     ) -> "MacRecRecommender":
         """A model that was loaded already, with what stands beside it in its directory."""
         recommender = cls(
@@ -140,8 +138,7 @@ class MacRecRecommender:
             table=catalogue.table,
             item_counts=catalogue.item_counts,
             item_titles=catalogue.item_titles,
-            max_history=max_history,
-            use_cpu_kernels=use_cpu_kernels,
+            **options,
         )
         recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
         recommender._set_blend(catalogue.blend, catalogue.purchase_counts)
@@ -204,10 +201,13 @@ class MacRecRecommender:
         return self
 
     def _fit_to_device(self) -> None:
-        """`macrec_hf.cpu`'s parts where the model stands on a CPU, its own elsewhere; without the package its own."""
-        if self.use_cpu_kernels and package_is_installed():
-            cpu = import_module("macrec_hf.cpu")
-            (cpu.accelerate if self.model.device.type == "cpu" else cpu.restore)(self.model)
+        """The parts of `macrec_hf.cpu` or `macrec_hf.gpu` by where the model stands; without the package its own."""
+        if package_is_installed():
+            here, cpu, gpu = self.model.device.type, import_module("macrec_hf.cpu"), import_module("macrec_hf.gpu")
+            rooms = [("cpu", self.use_cpu_kernels, cpu), ("cuda", self.use_gpu_kernels, gpu)]
+            for kind, wanted, room in sorted(rooms, key=lambda each: each[0] == here):  # taken back before others come
+                if wanted:
+                    (room.accelerate if kind == here else room.restore)(self.model)
 
     def recommend(
         self,

@@ -54,13 +54,14 @@ def all_at_once(
 
 @dataclass(frozen=True)
 class SearchKernels:
-    """What the search multiplies with and how it cuts a batch. `macrec_hf.cpu.accelerate` sets others for a processor.
+    """What the search multiplies with and how it cuts a batch; `accelerate` of `cpu/` and `gpu/` sets others.
 
     Attributes:
         linear: `(hidden, weight)` → `hidden · weightᵀ`.
         add_linear: `(hidden, change, weight)` → `hidden + change · weightᵀ`, written to `hidden`.
         linear_classes: classes of which a call is one product with the weight.
         dropout_classes: classes of which a call in eval mode is nothing.
+        norm_classes, attention_classes: classes that compute what `T5LayerNorm` and `T5Attention` do.
         attention_names: attention implementations that are softmax attention with T5's position bias.
         run_parts: `(search, attention_mask, users, length, rows)`: calls `search` with parts of the users, long
             `(batch_size,)`, and the columns of `length` that each needs; `rows` are decoder rows for each user.
@@ -70,6 +71,8 @@ class SearchKernels:
     add_linear: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = _add_linear
     linear_classes: tuple[type[nn.Module], ...] = (nn.Linear,)
     dropout_classes: tuple[type[nn.Module], ...] = (nn.Dropout,)
+    norm_classes: tuple[type[nn.Module], ...] = (T5LayerNorm,)
+    attention_classes: tuple[type[nn.Module], ...] = (T5Attention,)
     attention_names: tuple[str | None, ...] = (None, "eager", "sdpa", "flex_attention")
     run_parts: RunParts = all_at_once
 
@@ -110,11 +113,11 @@ def _expected(config: T5Config, kernels: SearchKernels) -> dict[str, tuple[type,
         **dict.fromkeys(("block", "layer"), (nn.ModuleList,)),
         "block[]": (T5Block,),
         "layer[]": (T5LayerSelfAttention, T5LayerCrossAttention, T5LayerFF),
-        **dict.fromkeys(("SelfAttention", "EncDecAttention"), (T5Attention,)),
+        **dict.fromkeys(("SelfAttention", "EncDecAttention"), kernels.attention_classes),
         "DenseReluDense": (T5DenseActDense, T5DenseGatedActDense),
         "act": (type(ACT2FN[config.dense_act_fn]),),
         **dict.fromkeys(_EMBEDDINGS, (nn.Embedding,)),
-        **dict.fromkeys(("layer_norm", "final_layer_norm"), (T5LayerNorm,)),
+        **dict.fromkeys(("layer_norm", "final_layer_norm"), kernels.norm_classes),
         "dropout": kernels.dropout_classes,
         **dict.fromkeys(_LINEARS, kernels.linear_classes),
     }
@@ -136,9 +139,9 @@ def _departure(
         if cls not in classes:
             if not (cls.__module__.startswith(_ADAPTERS) and name in (*_LINEARS, *_EMBEDDINGS)):
                 found = f" is a {cls.__name__} where a {classes[0].__name__} was expected"
-        elif cls is T5Attention and module.config._attn_implementation not in kernels.attention_names:
+        elif issubclass(cls, T5Attention) and module.config._attn_implementation not in kernels.attention_names:
             found = f" attends by {module.config._attn_implementation!r}"
-        elif cls is T5Attention and module.scaling != 1.0:
+        elif issubclass(cls, T5Attention) and module.scaling != 1.0:
             found = f" scales its scores by {module.scaling}"
         elif cls is T5Block and len(module.layer) != 2 + module.is_decoder:
             found = f" has {len(module.layer)} layers"
@@ -177,3 +180,19 @@ def _plain_class(module: nn.Module) -> type[nn.Module]:
     if len(cls.__bases__) == 2 and cls.__bases__[0].__module__.startswith(_TRANSPARENT):
         return cast(type[nn.Module], cls.__bases__[1])
     return cls
+
+
+def may_look(values: torch.Tensor) -> bool:
+    """Whether the search may read values to save work: a GPU would be waited for, and a compiled search cannot."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def take_rows(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    """The rows `parents` (long `(batch_size, rows)`, or `(rows,)` for all users) of `(batch_size, rows or 1, …)`."""
+    if states.shape[1] == 1:
+        return states
+    if parents.dim() == 1:
+        return states.index_select(1, parents)
+    batch_size, rows = states.shape[:2]
+    offsets = torch.arange(batch_size, device=parents.device).unsqueeze(1) * rows
+    return states.flatten(0, 1).index_select(0, (parents + offsets).flatten()).view(*parents.shape, *states.shape[2:])

@@ -22,8 +22,9 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
-from .search_kernels import SearchKernels, search_kernels
+from .search_kernels import SearchKernels, may_look, search_kernels, take_rows
 
+_PLACES = 8  # of the decoder, whose position bias is made at once: the codes of an ID are fewer
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
 
@@ -109,7 +110,7 @@ def _folds(norm: nn.Module | None) -> TypeGuard[T5LayerNorm]:
     In float32 alone: narrower types would notice that the weight is rounded once more, and of a float64 model T5 takes
     the variance in float32, which is only followed by calling the norm.
     """
-    return type(norm) is T5LayerNorm and norm.weight.dtype == torch.float32
+    return isinstance(norm, T5LayerNorm) and norm.weight.dtype == torch.float32
 
 
 def _normed(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -213,6 +214,12 @@ class DecoderSteps:
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
         self.mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
         self.encoded = [cross.keys_and_values(encoder_hidden_states) for *_, cross, _ in self.layers]
+        self.bias = self._bias_of(_PLACES - 1)
+
+    def _bias_of(self, place: int) -> torch.Tensor:
+        """`(place + 1, 1, 1, num_heads)`, added to the scores of a row's past; of an earlier place its last."""
+        first = self.layers[0][1]  # its bias is that of all layers
+        return first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0].t()[:, None, None]
 
     def start(self) -> tuple[torch.Tensor, DecoderPast]:
         """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past."""
@@ -231,8 +238,9 @@ class DecoderSteps:
         """
         hidden = self.model.decoder.embed_tokens(tokens).flatten(0, 1)
         place = len(past.layers[0])
-        first = self.layers[0][1]  # its bias is that of all layers
-        bias = first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0].t()[:, None, None]
+        if place >= len(self.bias):
+            self.bias = self._bias_of(2 * place)
+        bias = self.bias[len(self.bias) - 1 - place :]
         layers: list[list[torch.Tensor]] = []
         for (norm, attention, to_queries, to_states, output, cross, dense), encoded, positions in zip(
             self.layers, self.encoded, past.layers, strict=True
@@ -254,7 +262,10 @@ class DecoderSteps:
     def _of_tokens(
         self, tokens: torch.Tensor, norm: nn.Module, to_queries: _Joined, to_states: _Joined
     ) -> list[torch.Tensor]:
-        """The first layer reads tokens alone: each distinct one is projected once."""
+        """The first layer reads tokens alone: each distinct one is projected once, where counting them is no wait."""
+        if not may_look(tokens):
+            normed = _normed(norm, self.model.decoder.embed_tokens(tokens).flatten(0, 1))
+            return [to(normed) for to in (to_queries, to_states)]
         distinct, places = tokens.unique(return_inverse=True)
         normed = _normed(norm, self.model.decoder.embed_tokens(distinct))
         return [to(normed).index_select(0, places.flatten()) for to in (to_queries, to_states)]
@@ -315,7 +326,7 @@ class _Dense:
 
 def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """`(batch_size, 1, 1, sequence_length)`: 0, or the lowest number where there is padding; None without padding."""
-    if attention_mask is None or attention_mask.all():
+    if attention_mask is None or (may_look(attention_mask) and attention_mask.all()):
         return None
     return added_mask(attention_mask[:, None, None, :] != 0, dtype)
 
@@ -354,6 +365,8 @@ def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bi
     Returns:
         `(batch_size * rows, inner)`.
     """
+    if not may_look(queries):
+        return _self_attention_at_once(queries, positions, bias)
     product = torch.empty_like(queries)
     scores = queries.new_empty(len(positions), *queries.shape[:-1])
     keys, values = zip(*(states.unbind(2) for states in positions), strict=True)
@@ -367,12 +380,15 @@ def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bi
     return attended.view(-1, queries.shape[2] * queries.shape[3])
 
 
-def take_rows(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-    """The rows `parents` (long `(batch_size, rows)`, or `(rows,)` for all users) of `(batch_size, rows or 1, …)`."""
-    if states.shape[1] == 1:
-        return states
-    if parents.dim() == 1:
-        return states.index_select(1, parents)
-    batch_size, rows = states.shape[:2]
-    offsets = torch.arange(batch_size, device=parents.device).unsqueeze(1) * rows
-    return states.flatten(0, 1).index_select(0, (parents + offsets).flatten()).view(*parents.shape, *states.shape[2:])
+def _self_attention_at_once(
+    queries: torch.Tensor, positions: Sequence[torch.Tensor], bias: torch.Tensor
+) -> torch.Tensor:
+    """[`_self_attention`] with as many kernels for four positions as for one."""
+    rows = queries.shape[:2]
+    past = torch.stack([states.expand(*rows, *states.shape[2:]) for states in positions], dim=2)
+    keys, values = past.unbind(3)
+    if len(positions) == 1:
+        return values.reshape(-1, queries.shape[2] * queries.shape[3])
+    scores = (queries.unsqueeze(2) * keys).sum(-1) + bias.squeeze(2).squeeze(1)
+    weights = torch.softmax(scores, 2, dtype=score_dtype(scores.dtype)).to(scores.dtype)
+    return (weights.unsqueeze(-1) * values).sum(2).view(-1, queries.shape[2] * queries.shape[3])

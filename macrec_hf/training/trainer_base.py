@@ -1,18 +1,18 @@
 """What both trainers share: the same batches on any number of processes, and checkpoints that survive anything."""
 
 import json
-from collections import defaultdict
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput, has_length, seed_worker
 from transformers.utils import logging
 
@@ -33,16 +33,14 @@ from .checkpoints import (
 )
 from .global_batches import GlobalBatches
 from .sharding import shard_tied_model
+from .trainer_losses import LossPartsTrainer
 from .trainer_state import best_whole_checkpoint, had_ended, metric_of_step, restore_callbacks
 from .training_args import MacRecQuantizerTrainingArguments, MacRecTrainingArguments, own_copy
 
 logger = logging.get_logger(__name__)
 
-# {(name, modality or pair): [(mean, how many rows it is over), …]}
-Noted: TypeAlias = dict[tuple[str, str], list[tuple[torch.Tensor, torch.Tensor | int]]]
 
-
-class MacRecTrainerBase(Trainer):
+class MacRecTrainerBase(LossPartsTrainer):
     """[`~transformers.Trainer`] with batches from [`GlobalBatches`], whole checkpoints and an error for a NaN loss.
 
     `train(resume_from_checkpoint=True)` takes the newest checkpoint that is whole.
@@ -84,9 +82,9 @@ class MacRecTrainerBase(Trainer):
                 raise ValueError(f"{name}: expected None, got {kwargs[name]!r}. {reason}")
         args = own_copy(self.arguments_class(self.default_output_dir) if args is None else args, self.arguments_class)
         keep_to_one_gpu(args)
-        # Parts of the loss since the last log line, of training and of evaluation: by name and modality or pair.
-        self._parts: dict[str, Noted] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._unseen: list[tuple[int, torch.Tensor]] = []  # steps and their losses, not looked at yet
         super().__init__(model=model, args=args, **kwargs)
+        self.args.logging_nan_inf_filter = False  # it would ask the device in every step, as `_check_losses` need not
         if self.args.use_cpu_kernels and self.args.device.type == "cpu":
             accelerate(cast(nn.Module, self.model))
         self.add_callback(EpochOrder())
@@ -112,7 +110,7 @@ class MacRecTrainerBase(Trainer):
         )
         # Not `accelerator.prepare`d, which would deal the batches out a second time.
         return DataLoader(
-            cast(Dataset, dataset),
+            cast(Dataset, self._rows_at_a_time(dataset)),
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
@@ -121,6 +119,10 @@ class MacRecTrainerBase(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
         )
+
+    def _rows_at_a_time(self, dataset: Any) -> Any:
+        """What the loader reads a batch from. Here the data set itself, row by row."""
+        return dataset
 
     def _row_lengths(self, dataset: Any) -> Sequence[int] | None:
         """Length of each row, for batches of rows of similar length; None if rows have no length."""
@@ -154,46 +156,6 @@ class MacRecTrainerBase(Trainer):
         Or a list: of each part of a loss whose parts are means over different items.
         """
         return 1
-
-    # ---- the parts of the loss ----
-
-    def _note(
-        self, name: str, value: torch.Tensor, kind: str = "train", of: str = "", rows: torch.Tensor | int = 1
-    ) -> None:
-        """Keeps a mean for the next log line.
-
-        Args:
-            of: modality or pair; the means of each are added up.
-            rows: that the value is a mean over, in all processes: its weight in the mean over batches.
-        """
-        self._parts[kind][name, of].append((value.detach(), rows))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None, **kwargs: Any) -> None:
-        """Adds the means of the loss parts since the last line of the same kind, training or evaluation."""
-        kind = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        if (kind == "eval" or "loss" in logs) and self._parts[kind]:
-            means = self._means(self._parts[kind])
-            self._parts[kind].clear()
-            self._look_at(means)
-            prefix = "eval_" if kind == "eval" else ""
-            logs = {**logs, **{prefix + name: round(value, 6) for name, value in means.items()}}
-        super().log(logs, start_time, **kwargs)
-
-    def _means(self, parts: Noted) -> dict[str, float]:
-        """Means over the rows of all batches and processes, those of one name added up. Every process has to call it.
-
-        A process's loss is its share of the loss of the whole batch, which is the mean over the processes.
-        """
-        values = torch.stack([_mean_over_rows(noted) for noted in parts.values()])
-        if self.args.world_size > 1:
-            values = self.accelerator.reduce(values, "mean")
-        means: dict[str, float] = defaultdict(float)
-        for (name, _), value in zip(parts, values.tolist(), strict=True):
-            means[name] += value
-        return dict(means)
-
-    def _look_at(self, means: Mapping[str, float]) -> None:
-        """Called with the means before they are logged; subclasses warn of bad ones."""
 
     # ---- nothing lost ----
 
@@ -229,8 +191,11 @@ class MacRecTrainerBase(Trainer):
             few = self._small_steps()
         try:
             with use_threads(1 if few else self._threads):
-                return super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+                output = super().train(str(resume_from_checkpoint or "") or None, trial, ignore_keys_for_eval)
+            self._check_losses()
+            return output
         finally:
+            self._unseen.clear()
             cast(Any, self.model).gather_across_processes = False  # on since `_prepare_for_training`
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -247,21 +212,44 @@ class MacRecTrainerBase(Trainer):
         inputs: dict[str, torch.Tensor | Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite."""
+        """Trainer's step, with the factor of the micro-batch; RuntimeError for a loss that is NaN or infinite.
+
+        On a CPU before the optimizer's step: the weights are still those of the step before. On other devices at the
+        next log line or checkpoint, since to ask for a loss is to wait for it.
+        """
         if self._weights:
             self._weight, *self._weights = self._weights
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._weight = 1.0
-        # Before the optimizer's step: the weights are still those of the step before. Trainer looks at it as well.
-        if not torch.isfinite(loss):
-            self._not_finite(f"the loss of step {self.state.global_step + 1} is {float(loss)}")
+        self._unseen.append((self.state.global_step + 1, loss.detach()))
+        if loss.device.type == "cpu":
+            self._check_losses()
         return loss
 
     def _small_steps(self) -> bool:
         """Whether the operations of a step are so small that on a CPU one thread is faster than several."""
         return False
+
+    def _check_losses(self) -> None:
+        """RuntimeError where one of the losses since the last look was NaN or infinite."""
+        steps, losses = [step for step, _ in self._unseen], [loss for _, loss in self._unseen]
+        self._unseen.clear()
+        for step, loss in zip(steps, torch.stack(losses).tolist() if losses else [], strict=True):
+            if not math.isfinite(loss):
+                self._not_finite(f"the loss of step {step} is {loss}")
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Trainer's, with the parts of the loss; first the look at the losses that no step on a GPU waited for."""
+        self._check_losses()
+        super().log(logs, *args, **kwargs)
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Trainer's, but copies out of pinned memory are not waited for."""
+        if isinstance(data, torch.Tensor) and data.is_pinned() and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def _not_finite(self, what: str) -> None:
         raise RuntimeError(
@@ -326,6 +314,7 @@ class MacRecTrainerBase(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, written into `.saving/`, sealed and moved into place by the main process."""
+        self._check_losses()
         weights = cast(torch.nn.Module, self.model).named_parameters()
         bad = [name for name, weight in weights if not torch.isfinite(weight).all()]
         if bad:
@@ -371,9 +360,3 @@ class MacRecTrainerBase(Trainer):
             yield
         finally:
             self.args.push_to_hub, self._saving_to = pushing, None
-
-
-def _mean_over_rows(noted: Sequence[tuple[torch.Tensor, torch.Tensor | int]]) -> torch.Tensor:
-    means = torch.stack([mean for mean, _ in noted]).double()
-    rows = torch.stack([torch.as_tensor(count, device=means.device) for _, count in noted])
-    return (means * rows).sum() / rows.sum().clamp(min=1)

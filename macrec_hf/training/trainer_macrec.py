@@ -11,8 +11,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from ..data.data_collator import RecommendationCollator
+from ..data.task_rows import TaskRows
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
+from ..gpu import accelerate
 from ..model.ensemble import Decoding, history_sources, rank_catalogue
 from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
@@ -94,20 +96,21 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
     ):
         self.table, self.quantizer, self.item_titles, self.tries = table, quantizer, item_titles, {}
         self.item_counts = None if table is None else check_item_counts(item_counts, table)
+        compiles = args is not None and args.torch_compile
         if table is not None:
             if processing_class is None:
                 raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
             self.tries = {name: SemanticIdTrie.from_table(table, processing_class, name) for name in table.modalities}
             if data_collator is None:
                 tokens = [processing_class.item_token_ids(table, name) for name in table.modalities]
-                data_collator = RecommendationCollator(np.stack(tokens))
+                data_collator = RecommendationCollator(np.stack(tokens), in_buckets=compiles)
         elif any(part is not None for part in (quantizer, item_counts, item_titles)):
             raise ValueError(
                 "table: expected the catalogue's SemanticIdTable beside quantizer, item_counts or item_titles, got "
                 "None. They are saved with the table alone; give it too, or leave them out."
             )
         elif data_collator is None:  # nothing can be aligned: one modality of no items
-            data_collator = RecommendationCollator(np.zeros((1, 0, 1), dtype=np.int32))
+            data_collator = RecommendationCollator(np.zeros((1, 0, 1), dtype=np.int32), in_buckets=compiles)
         super().__init__(
             model=model,
             args=args,
@@ -117,6 +120,8 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if self.args.use_gpu_kernels and self.args.device.type == "cuda":
+            accelerate(self.accelerator.unwrap_model(self.model))
         if table is not None:  # what `generate` may write, from now on and in every checkpoint
             self.accelerator.unwrap_model(self.model).semantic_ids = table
         metric = str(self.args.metric_for_best_model)
@@ -130,6 +135,10 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         model = self.accelerator.unwrap_model(self.model)
         aligned = model.config.implicit_alignment_weight and len(getattr(self.table, "modalities", ())) > 1
         self.warn_of_accumulation(["the implicit alignment"] if aligned else [])
+
+    def _rows_at_a_time(self, dataset: Any) -> Any:
+        ours = isinstance(self.data_collator, RecommendationCollator)  # another one may want rows
+        return (TaskRows.of(dataset) or dataset) if ours else dataset
 
     def _row_lengths(self, dataset: Any) -> Sequence[int]:
         name = self.args.length_column_name

@@ -190,6 +190,16 @@ def test_a_nan_loss_stops_at_once_and_names_the_last_good_checkpoint(make):
     assert all(torch.isfinite(weight).all() for weight in rest.model.parameters())
 
 
+def test_a_loss_that_was_not_looked_at_in_its_step_ends_the_training_at_the_next_log_line(make):
+    """As on a GPU, where a look in each step would be a wait."""
+    trainer = make("a", max_steps=4)
+    assert trainer.args.logging_nan_inf_filter is False  # nor does Trainer look
+    trainer._unseen = [(step, torch.tensor(loss)) for step, loss in enumerate((2.0, float("inf"), float("nan")), 1)]
+    with pytest.raises(RuntimeError, match="the loss of step 2 is inf.*No checkpoint was written before"):
+        trainer.log({"loss": 1.0})
+    trainer.log({"loss": 1.0})  # a loss is looked at once
+
+
 # ---- several micro-batches, several GPUs ----
 
 

@@ -187,6 +187,25 @@ def test_a_training_in_bf16_ends_near_the_one_in_float32(shop, tmp_path):
     assert half["eval_loss"] == pytest.approx(exact["eval_loss"], rel=0.1) and half["eval_loss"] != exact["eval_loss"]
 
 
+def test_a_quantizer_in_bf16_has_the_losses_and_the_ids_of_float32(tmp_path):
+    curves = {}
+    for half in (False, True):
+        changes = dict(num_train_epochs=15, bf16=half, eval_strategy="no", save_strategy="no")
+        trainer = quantizer_training.make_trainer(tmp_path / str(half), **changes)
+        trainer.train()
+        assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+        curves[half] = torch.tensor([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert not torch.equal(curves[True], curves[False])
+    assert curves[False][-5:].mean() < 0.8 * curves[False][:5].mean()
+    torch.testing.assert_close(curves[True], curves[False], rtol=0.05, atol=0.02)
+    embeddings = {name: torch.from_numpy(trainer.train_dataset.arrays[name][:]) for name in ("text", "image")}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = trainer.model.encode(embeddings)
+    exact = trainer.model.encode(embeddings)  # of the same weights
+    for name in embeddings:
+        assert (autocast[name] == exact[name]).all(dim=1).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_memory_is_pinned_for_an_accelerator_alone(tmp_path, kind):
     assert kind(str(tmp_path)).dataloader_pin_memory is torch.accelerator.is_available()
