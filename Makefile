@@ -14,11 +14,13 @@ help: ## list the targets
 
 # torch stands on the command itself as well as in the constraints: were it left to a dependency, pip could choose a newer CUDA build.
 $(READY): constraints.txt setup.py
+	@echo "First the package and what it needs are installed into $(VENV): 2 GB with torch for CPUs, minutes, once."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e ".[dev]"
 	touch $(READY)
 
 demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/index.html
+	@echo "The demo takes two to five minutes on two idle cores and ends with demo/index.html."
 	$(BIN)/macrec demo --output demo
 
 # Strict: a broken link or an unknown name ends it. The variable silences the theme's notice about its own future.

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from ..model.semantic_ids import SemanticIdTable
 
 HELP = """Examines semantic IDs: use of the codes, collisions, agreement of the modalities, whether items that share a
-prefix look alike; with advice. Writes one HTML page that needs nothing else. --embeddings and --items show more."""
+prefix look alike; with advice, and of a model what each source of its blend finds. Writes one HTML page that needs
+nothing else. --embeddings and --items show more."""
 DEFAULT_OUTPUT = "report.html"
 MAPS = ("tsne", "pca", "none")
 _PATTERNS = ["semantic_ids.*", "checksums.json", "item_titles.json", "quantizer/*.json", "quantizer/*.safetensors"]
+_PATTERNS += ["blend.json"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     from ..doctor.advice import findings
     from ..doctor.figures import codebook_report
+    from ..doctor.verdict import blend_verdict, verdict
+    from ..model.blend import BLEND_NAME
     from ..model.files import reading
 
     output = args.output or (None if args.json else DEFAULT_OUTPUT)
@@ -73,18 +77,31 @@ def run(args: argparse.Namespace) -> str:
     if folder is not None:
         check_finished(folder, "train` or `macrec quantize")
     store = open_embeddings(args) if args.embeddings else None
-    with nullcontext() if folder is None else reading(folder, "semantic_ids.*", "quantizer/*"):
+    with nullcontext() if folder is None else reading(folder, "semantic_ids.*", "quantizer/*", BLEND_NAME):
         table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
         before = table.report or _before(folder, table, store)
+        blend = _blend(folder)
     report = codebook_report(table, store, before=before)
     found = findings(report)
     if output:
-        _write_page(Path(output), args, report, table, store, _known_items(args, folder, "image" in table.modalities))
+        known = _known_items(args, folder, "image" in table.modalities)
+        _write_page(Path(output), args, report, table, store, known, blend)
     if args.json:
-        return json.dumps(report | {"checks": found}, indent=2, ensure_ascii=False)
+        return json.dumps(report | {"blend": blend, "checks": found}, indent=2, ensure_ascii=False)
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
     said = f"{len(problems)} to look at ({'; '.join(problems)})" if problems else "nothing to mend"
-    return f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(args.started)}: {output}"
+    figures = f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(args.started)}: {output}"
+    return "\n".join([verdict(report, found), *([blend_verdict(blend)] if blend else []), figures])
+
+
+def _blend(folder: Path | None) -> dict | None:
+    """The figures of a model directory's blend; None where there is none."""
+    from ..doctor.blend_figures import blend_figures
+    from ..model.blend import BLEND_NAME, Blend
+
+    if folder is None or not (folder / BLEND_NAME).is_file():
+        return None
+    return blend_figures(Blend.load(folder))
 
 
 def _local_folder(argument: str) -> Path | None:
@@ -150,6 +167,7 @@ def _write_page(
     table: "SemanticIdTable",
     store: "EmbeddingStore | None",
     known: dict[str, dict],
+    blend: dict | None,
 ) -> None:
     from ..doctor.page import report_page
     from ..doctor.pictures import embedding_maps, prefix_examples, shown_items
@@ -161,8 +179,7 @@ def _write_page(
         f"{args.semantic_ids}: {table.num_items:,} items, {' and '.join(table.modalities)}, {table.num_levels} levels "
         f"of {table.codebook_size} codes."
     ]
-    page = report_page(
-        report, facts=facts, examples=examples, items=shown_items(examples, known) if examples else None, maps=maps
-    )
+    shown = shown_items(examples, known) if examples else None
+    page = report_page(report, facts=facts, examples=examples, items=shown, maps=maps, blend=blend)
     with replacing(output) as beside:
         beside.write_text(page, encoding="utf-8")

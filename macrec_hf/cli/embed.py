@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from .common import add_device_flag, add_overwrite_flag, make_output, named_device, process_state, seconds_since
 from .inputs import add_interaction_columns, add_shown_columns, add_until, shown_columns, sold_before
+from .next_steps import after_embed
 from .numbers import SEED, whole
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def run(args: argparse.Namespace) -> str:
         + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
         for modality, size in embedded.modalities.items()
     ]
-    return f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
+    made = f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
+    return f"{made}\n{after_embed(args)}"
 
 
 def columns_read(embedded: "EmbeddedCatalogue", items: "pd.DataFrame") -> list[str]:
@@ -151,6 +153,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             "--like takes length, seed and standardising from the earlier folder: expected no --max-length, --seed or "
             "--no-standardize beside it. Leave them away."
+        )
+    if args.pooling and {args.text_model, args.image_model} <= {None, "offline", "none"}:
+        raise ValueError(
+            "--pooling says how a model's states become one vector: expected --text-model or --image-model with a "
+            "model beside it, got the offline encoders, which have no states. Leave it away."
         )
     if args.text_model == args.image_model == "none":
         raise ValueError("--text-model none --image-model none: expected at least one modality to embed.")

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from .common import outputs
 from .messages import for_terminal, goes_on, in_flags, resumed, show_notices
+from .next_steps import without_next
 from .stopping import stoppable
 
 # A process of the command line starts here, before any library is loaded.
@@ -199,6 +200,8 @@ def _main(argv: list[str] | None) -> int:
                 _be_quiet(everything=not is_main)
             with outputs():
                 summary = args.run(args)
+            if summary and stop is None:  # the verb that runs this one says what follows
+                summary = without_next(summary)
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             if verbose:
                 traceback.print_exc()

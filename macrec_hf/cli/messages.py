@@ -3,7 +3,6 @@
 import argparse
 import logging
 import re
-import shlex
 import sys
 import unicodedata
 from pathlib import Path
@@ -42,8 +41,12 @@ def in_flags(message: str, parser: argparse.ArgumentParser) -> str:
             return found[0]
         return flags[name] if value is None else f"{flags[name]} {value}"
 
+    def begun(found: re.Match) -> str:
+        flag, part = flags.get(found[1]), found[2][2:-2]
+        return found[0] if flag is None else f"{flag} {part}".rstrip()
+
     message = re.sub(r",? or [\w ]+ in Python\b", "", " ".join(message.split()))
-    message = re.sub(r"^(\w+)(?=: expected)", lambda found: flags.get(found[1], found[0]), message)
+    message = re.sub(r"^(\w+)((?:\['[^']*'\])?)(?=: expected)", begun, message)
     return _NAME.sub(flag, message)
 
 
@@ -101,17 +104,3 @@ def show_notices(parser: argparse.ArgumentParser, verbose: bool) -> None:
     screen.setFormatter(_Notices(parser))
     screen.addFilter(_Once())
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[screen])
-
-
-def what_next(args: argparse.Namespace) -> str:
-    """The commands that follow a training, with the columns that it was given."""
-    columns = {"user_column": "user_id", "item_column": "item_id", "time_column": "timestamp"}
-    named = [
-        word
-        for name, usual in columns.items()
-        if getattr(args, name) != usual
-        for word in ("--" + name.replace("_", "-"), getattr(args, name))
-    ]
-    evaluate = ["macrec", "evaluate", "--model", args.output, "--interactions", args.interactions, *named]
-    recommend = ["macrec", "recommend", "--model", args.output, "--history"]
-    return f"Next: {shlex.join(map(str, evaluate))} says how good it is, {shlex.join(recommend)} ID,ID recommends."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .common import add_overwrite_flag, make_output, seconds_since
+from .next_steps import after_prepare
 from .numbers import number, whole
 
 HELP = "Turns Amazon reviews, RecBole or MQL4GRec files into items.jsonl and interactions.csv."
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> str:
     return (
         f"{done.num_users:,} users, {done.num_items:,} items{photos}{bare}, {done.num_interactions:,} interactions"
         + (f" (left out: {found})" if found else "")
-        + f" in {seconds_since(args.started)}: {output}"
+        + f" in {seconds_since(args.started)}: {output}\n{after_prepare(output)}"
     )
 
 

@@ -18,6 +18,7 @@ from .common import (
     write_json,
 )
 from .inputs import add_interaction_columns, add_until, interaction_columns, open_embeddings, sold_part
+from .next_steps import after_quantize
 from .numbers import whole
 from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint, open_run
 from .sizing import add_size_flag, sizes_line, with_sizes
@@ -155,7 +156,7 @@ def train(args: argparse.Namespace) -> str:
         table = with_later_items(table, quantizer, whole)
         write_all(output, table, quantizer, whole, trainer.state.global_step)
     finish(output, trainer, settings, args.keep_checkpoints)
-    return "" if table is None else summary(table, output, start)
+    return "" if table is None else f"{summary(table, output, start)}\n{after_quantize(given)}"
 
 
 def cluster(args: argparse.Namespace) -> str:
@@ -179,7 +180,7 @@ def cluster(args: argparse.Namespace) -> str:
     settings = {name: getattr(config, name) for name in _UNTRAINED} | {"method": args.method, "seed": args.seed}
     settings |= settings_of_items(args, whole)
     write_json(output / FINISHED, [{"step": 0, "epoch": 0, "settings": settings, "keep_checkpoints": False}])
-    return summary(table, output, args.started)
+    return f"{summary(table, output, args.started)}\n{after_quantize(args)}"
 
 
 def refuse_training_flags(args: argparse.Namespace) -> None:

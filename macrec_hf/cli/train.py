@@ -25,7 +25,7 @@ from .inputs import (
     read_titles,
     table_and_quantizer,
 )
-from .messages import what_next
+from .next_steps import after_train, best_checkpoint
 from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, model_written, open_run, preparing
 from .seeds import seed_folder
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> str:
     if args.seeds is None:
         return trained[0]
     kept = f" ({args.seeds - len(trained)} were finished)" if len(trained) < args.seeds else ""
-    return f"{args.seeds} models{kept} in {seconds_since(start)}: {output}"
+    return f"{args.seeds} models{kept} in {seconds_since(start)}: {output}\n{after_train(args)}"
 
 
 def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str | None:
@@ -227,12 +227,8 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)
-    best = trainer.state.best_metric
-    found = "" if best is None else f", best validation NDCG@10 {best:.4f}"
-    return (
-        f"{len(tasks['train'])} examples, {trainer.state.global_step} steps in {seconds_since(start)}{found}: {output}"
-        f"{blended}\n{what_next(args)}"
-    )
+    trained = f"{len(tasks['train']):,} examples, {trainer.state.global_step:,} steps in {seconds_since(start)}"
+    return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{after_train(args)}"
 
 
 def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrainer", learned: str) -> str:
@@ -251,7 +247,7 @@ def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrain
             "the file that the model has learned."
         )
     interactions = read_interactions(args.interactions, **interaction_columns(args))
-    return "\n" + blend_line(blend_directory(output, interactions, trainer.accelerator))
+    return "\nVerdict: " + blend_line(blend_directory(output, interactions, trainer.accelerator))
 
 
 def sized(args: argparse.Namespace, histories: "Histories", table: "SemanticIdTable") -> argparse.Namespace:

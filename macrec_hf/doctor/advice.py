@@ -1,10 +1,16 @@
-"""What a codebook report means: one table of limits, each with its reason and what to do beyond it."""
+"""What a codebook report means: one table of limits, each with its reason, what it costs a shop and what to do."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from ..training.sizes import IDS_AN_ITEM, ITEMS_A_CODE, quantizer_sizes
 
 Values = list[tuple[str, float]]  # (where, value)
 MIN_CODES_FOR_SHARES = 20  # with fewer codes even use gives one code more than a twentieth of the items
+MIN_ITEMS_FOR_AGREEMENT = 100  # of fewer, chance alone moves the shared information by more than its limit; ours
+LEAST_CODES = quantizer_sizes(1, {"any": 1}).codebook_size  # `macrec quantize` chooses no fewer for any catalogue
 
 
 @dataclass(frozen=True)
@@ -17,9 +23,12 @@ class Check:
         figure: what the value is.
         limit: beyond it there is a problem.
         too: "low" or "high": on which side of the limit.
-        form: format of a value, such as ".0%".
+        form: format of a value, such as ".0%", or what writes it.
         reason: why the limit stands there.
-        advice: what to do.
+        advice: what to do; or report → what to do, where that depends on the size of the catalogue.
+        told: the problem and what it costs, for whoever has the shop: part of a sentence, in which `{shown}` is the
+            worst value and `{where}` where it is.
+        is_grave: whether it should be mended before a recommender is trained.
         needs: what the report needs for it, where it is more than the IDs.
     """
 
@@ -28,14 +37,25 @@ class Check:
     figure: str
     limit: float
     too: str
-    form: str
+    form: str | Callable[[float], str]
     reason: str
-    advice: str
+    advice: str | Callable[[Mapping], str]
+    told: str
+    is_grave: bool = False
     needs: str = ""
 
     def is_beyond(self, value: float) -> bool:
         """Whether the value is on the wrong side of the limit."""
         return value < self.limit if self.too == "low" else value > self.limit
+
+    def shown(self, value: float) -> str:
+        """A value as text."""
+        return f"{value:{self.form}}" if isinstance(self.form, str) else self.form(value)
+
+
+def shared_words(value: float) -> str:
+    """Shared information as text: what is no more than chance, and so 0 or a little below, is none."""
+    return f"{value:.2f}" if value >= 0.005 else "none"
 
 
 def _levels(report: Mapping, value: Callable[[Mapping, Mapping], float]) -> Values:
@@ -59,7 +79,8 @@ def _largest(report: Mapping) -> Values:
 
 
 def _dead(report: Mapping) -> Values:
-    return _levels(report, lambda level, _: level["dead"] / report["codebook_size"])
+    can_shrink = report["codebook_size"] > LEAST_CODES
+    return _levels(report, lambda level, _: level["dead"] / report["codebook_size"]) if can_shrink else []
 
 
 def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Values:
@@ -68,7 +89,8 @@ def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Va
 
 
 def _items_per_code(report: Mapping) -> Values:
-    return _modalities(report, lambda modality: modality["num_items"] / report["codebook_size"])
+    can_shrink = report["codebook_size"] > LEAST_CODES
+    return _modalities(report, lambda modality: modality["num_items"] / report["codebook_size"]) if can_shrink else []
 
 
 def _room(report: Mapping) -> Values:
@@ -110,129 +132,204 @@ def _own_beside_other(report: Mapping) -> Values:
 
 
 def _shared_information(report: Mapping) -> Values:
-    pairs = [(" and ".join(pair["modalities"]), pair["depths"][0]) for pair in report["agreement"]]
-    return [(names, d["mutual_information"]) for names, d in pairs if d["mutual_information"] is not None]
+    pairs = [pair for pair in report["agreement"] if pair["num_items"] >= MIN_ITEMS_FOR_AGREEMENT]
+    values = [(" and ".join(pair["modalities"]), pair["depths"][0]["mutual_information"]) for pair in pairs]
+    return [(names, value) for names, value in values if value is not None]
+
+
+# Every advice on sizes comes from these two, so that none contradicts another and none exceeds the catalogue.
+def _codes(report: Mapping) -> int:
+    """The codes of a level that suit the modality with the fewest items, by the rule of `macrec quantize`."""
+    fewest = min(value["num_items"] for value in report["modalities"].values() if value["num_items"])
+    return min(report["codebook_size"], quantizer_sizes(fewest, {"any": 1}).codebook_size, fewest)
+
+
+def _num_levels(report: Mapping) -> int:
+    """The levels that leave room enough with so many codes, by the same rule; never fewer than there are."""
+    codes, needed = max(2, _codes(report)), IDS_AN_ITEM * report["num_items"]
+    return next(number for number in count(report["num_levels"]) if codes**number >= needed)
+
+
+def _flags_of_sizes(report: Mapping) -> str:
+    chosen = {"codebook-size": _codes(report), "num-levels": _num_levels(report)}
+    flags = [f"--{name} {size}" for name, size in chosen.items() if size != report[name.replace("-", "_")]]
+    return " ".join(["macrec quantize", *flags])
+
+
+def _fewer_codes(report: Mapping) -> str:
+    if _codes(report) < report["codebook_size"]:
+        return f"`{_flags_of_sizes(report)}`: as many as it chooses by itself for so many items."
+    return (
+        "The codebook is not too large for the catalogue: it has collapsed in part. Train longer (--epochs), with a "
+        "lower --learning-rate. It costs little to go on as it is."
+    )
+
+
+def _more_ids(report: Mapping) -> str:
+    return f"`{_flags_of_sizes(report)}`: further levels make room and leave each code its items."
+
+
+def _tell_apart(report: Mapping) -> str:
+    more = max(_num_levels(report), report["num_levels"] + 1)
+    return (
+        f"A further level (`macrec quantize --num-levels {more}`) tells alike items apart. Equal embeddings collide "
+        "whatever the levels: look for variants of one product with the same text or photo."
+    )
 
 
 CHECKS = (
     Check(
+        "Items that share an ID", lambda report: _modalities(report, lambda m: m["collisions"]["after"]),
+        "collision rate now", 0.0, "high", ".2%",
+        "Items with the same ID cannot be told apart: the recommender ranks them in a tie.",
+        "`macrec quantize` resolves collisions. Imported IDs can be used as they are, too: metrics count ties fairly.",
+        "{shown} of the items have the same {where} ID as another one, so that recommendations cannot tell them apart",
+        needs="IDs after resolution",
+    ),
+    Check(
+        "Modalities agree by chance only", _shared_information, "first codes' shared information", 0.02, "low",
+        shared_words,
+        "A photo and a title of the same item share something, if only the kind of product; chance is 0.",
+        "Check that row i of every embedding is the same item: shuffled rows look exactly like this.",
+        "{where} have nothing in common, as if texts and photos of different items had been mixed up; recommendations "
+        "would be little better than chance for one of the two",
+        is_grave=True,
+        needs=f"two modalities with {MIN_ITEMS_FOR_AGREEMENT} items",
+    ),
+    Check(
         "Collapsed codebook", _spread, "perplexity / codes that could be used", 0.10, "low", ".0%",
         "Below a tenth, a level of 256 codes says less than 5 of its 8 bits: the other codes are trained for nothing.",
-        "Train longer, with a lower learning rate, or let the trainer seed the codebooks anew (k-means); a larger "
-        "commitment weight keeps latents near their codes.",
+        "Train longer (--epochs), with a lower --learning-rate; a larger --commitment-weight keeps latents near their "
+        "codes.",
+        "nearly all the work is done by {shown} of the codes ({where}), so that items are hardly told apart there and "
+        "recommendations are less exact than they could be",
+        is_grave=True,
+    ),
+    Check(
+        "One modality drowned: codes say nothing", _own_gain, "likeness gained by the same first code", 0.05, "low",
+        "z.2f",
+        "At 0.05, two items with the same first code are hardly more alike than any two items.",
+        "Were the IDs made from these embeddings? If so, train longer (--epochs) with a lower --alignment-weight.",
+        "items with the same {where} code are hardly more alike than any two, so that the recommender learns nothing "
+        "from this kind of data",
+        is_grave=True,
+        needs="--embeddings",
+    ),
+    Check(
+        "One modality drowned: the other writes its codes", _own_beside_other, "own likeness − that by other's codes",
+        0.0, "low", "z.2f",
+        "Below zero, the other modality's first code tells more about these embeddings than their own first code.",
+        "Keep the first two levels free of the contrastive loss, as they are without --contrastive-weights: from the "
+        "first level on it erases what only one modality knows.",
+        "the {where} codes follow the other kind of data, so that what only this one shows is lost",
+        needs="--embeddings and two modalities",
     ),
     Check(
         "One code swallows the catalogue", _largest, "items in the most used code", 0.20, "high", ".0%",
         "With a fifth of the items behind one code, that code says almost nothing, and it tops every beam.",
         "Look at those items: empty texts or one placeholder photo embed alike. List them as missing, or embed again.",
+        "one code holds {shown} of the items ({where}), so that these are told apart late and come up too often",
+        needs=f"{MIN_CODES_FOR_SHARES} codes a level",
     ),
     Check(
-        "Codebook too large: dead codes", _dead, "codes that nobody uses", 0.25, "high", ".0%",
-        "A quarter of the tokens is never trained and yet takes part in every softmax. Large codebooks thin out what "
-        "each token sees (paper, parameter analysis).",
-        "If every level has them: halve --codebook-size. If only the first, it has collapsed in part: train longer, "
-        "with a lower learning rate.",
+        "Modality missing from much of the catalogue", _coverage, "items with an ID", 0.50, "low", ".0%",
+        "Below half, most histories have gaps in this modality, and the ensemble rests on the other one.",
+        "Find the missing texts or photos, or train on the other modality alone (--modalities).",
+        "only {shown} of the items have a {where} ID, so that recommendations rest on the other kind of data",
+        needs="two modalities",
     ),
     Check(
-        "Codebook too large: few items a code", _items_per_code, "items / codes of a level", 8, "low", ".1f",
-        "The paper's smallest data set has 24 items a code; below a third of that a token is seen in too few items.",
-        "Halve --codebook-size until there are eight items a code.",
+        "One modality drowned: few codes", _weakest, "first code's perplexity / best modality's", 1 / 3, "low", ".0%",
+        "With less than a third of the other's codes in use, its first code says 1.6 bits less.",
+        "Check that its embeddings differ between items: a dead encoder or placeholder photos embed alike.",
+        "{where} tells items apart much worse than the other kind of data, so that it adds little to recommendations",
+        needs="two modalities",
     ),
     Check(
-        "Codebook too small", _room, "possible IDs / items", 50, "low", ",.0f",
-        "Even codes drawn evenly at random would make one item in a hundred share its ID at 50 IDs an item.",
-        "Add a level (--num-levels), or double --codebook-size.",
+        "Modalities say the same", _shared_information, "first codes' shared information", 0.80, "high", shared_words,
+        "At 1 the groups are the same. Two modalities pay off by what they do not share (paper, Figure 1).",
+        "Start the contrastive loss at a later level, or lower its weight; or go on with one modality.",
+        "{where} say the same, so that the second costs time and adds nothing",
+        needs=f"two modalities with {MIN_ITEMS_FOR_AGREEMENT} items",
     ),
     Check(
         "Many collisions before resolution", lambda report: _modalities(report, lambda m: m["collisions"]["before"]),
         "collision rate before", 0.10, "high", ".1%",
         "Twice the worst text figure of the paper's Table 4 (5.2%). What shares an ID gets a code that is not its "
         "nearest, and so a less telling ID.",
-        "Train the quantizer longer, add a level, or double --codebook-size. Equal embeddings collide whatever the "
-        "codebook: look for variants of one product with the same text or photo.",
-        "a table of `macrec quantize`, or its quantizer and --embeddings",
+        _tell_apart,
+        "{shown} of the items got the same ID as another one at first ({where}) and had to give way, so that their "
+        "IDs say less about them",
+        needs="a table of `macrec quantize`, or its quantizer and --embeddings",
     ),
     Check(
-        "Items that share an ID", lambda report: _modalities(report, lambda m: m["collisions"]["after"]),
-        "collision rate now", 0.0, "high", ".2%",
-        "Items with the same ID cannot be told apart: the recommender ranks them in a tie.",
-        "`macrec quantize` resolves collisions. Imported IDs can be used as they are, too: metrics count ties fairly.",
-        "IDs after resolution",
+        "Codebook too small", _room, "possible IDs / items", IDS_AN_ITEM, "low", ",.0f",
+        f"Even codes drawn evenly at random make one item in a hundred share its ID at {IDS_AN_ITEM} IDs an item.",
+        _more_ids,
+        "there are only {shown} possible IDs for each item, so that items that come later get IDs that say little",
     ),
     Check(
-        "Modality missing from much of the catalogue", _coverage, "items with an ID", 0.50, "low", ".0%",
-        "Below half, most histories have gaps in this modality, and the ensemble rests on the other one.",
-        "Find the missing texts or photos, or train on the other modality alone (--modalities).",
-        "two modalities",
+        "Codebook too large: few items a code", _items_per_code, "items / codes of a level", ITEMS_A_CODE, "low",
+        ".1f",
+        "The paper's smallest data set has 24 items a code; below a third of that a token is seen in too few items.",
+        _fewer_codes,
+        "there are only {shown} items for each code ({where}), so that little is learned from one item about another",
+        needs=f"more than {LEAST_CODES} codes a level",
     ),
     Check(
-        "One modality drowned: few codes", _weakest, "first code's perplexity / best modality's", 1 / 3, "low", ".0%",
-        "With less than a third of the other's codes in use, its first code says 1.6 bits less.",
-        "Check that its embeddings differ between items (dead encoder, placeholder photos), and standardize them.",
-        "two modalities",
-    ),
-    Check(
-        "One modality drowned: codes say nothing", _own_gain, "likeness gained by the same first code", 0.05, "low",
-        ".2f",
-        "At 0.05, two items with the same first code are hardly more alike than any two items.",
-        "Were the IDs made from these embeddings? If so, train longer with lower contrastive and alignment weights.",
-        "--embeddings",
-    ),
-    Check(
-        "One modality drowned: the other writes its codes", _own_beside_other, "own likeness − that by other's codes",
-        0.0, "low", ".2f",
-        "Below zero, the other modality's first code tells more about these embeddings than their own first code.",
-        "Keep the first levels free of the contrastive loss (--contrastive-weights 0,0,0.1,0.1 is the paper's choice: "
-        "from the first level on it erases what only one modality knows).",
-        "--embeddings and two modalities",
-    ),
-    Check(
-        "Modalities agree by chance only", _shared_information, "first codes' adjusted mutual information", 0.02,
-        "low", ".3f",
-        "A photo and a title of the same item share something, if only the kind of product; chance is 0.",
-        "Check that row i of every embedding is the same item: shuffled rows look exactly like this.",
-        "two modalities",
-    ),
-    Check(
-        "Modalities say the same", _shared_information, "first codes' adjusted mutual information", 0.80, "high",
-        ".3f",
-        "At 1 the groups are the same. Two modalities pay off by what they do not share (paper, Figure 1).",
-        "Start the contrastive loss at a later level, or lower its weight; or go on with one modality.",
-        "two modalities",
+        "Codebook too large: dead codes", _dead, "codes that nobody uses", 0.25, "high", ".0%",
+        "A quarter of the tokens is never trained and yet takes part in every softmax. Large codebooks thin out what "
+        "each token sees (paper, parameter analysis).",
+        _fewer_codes,
+        "{shown} of the codes are never used ({where}), so that the model is larger than it has to be and learns a "
+        "little more slowly",
+        needs=f"more than {LEAST_CODES} codes a level",
     ),
 )  # fmt: skip
 
 
 def findings(report: Mapping) -> list[dict]:
-    """Every check, problems first.
+    """Every check, problems first, and of these the most costly first.
 
     Args:
         report: of [`codebook_report`].
 
     Returns:
-        dicts with `title`, `status` ("warning", "ok", or "unknown" where the report cannot tell), `figure`, `worst`
-        (value; None if unknown), `limit`, `too`, `where` (places beyond the limit, each with its value), `shown` (the
-        worst value as text), `shown_limit`, `reason`, `advice` and `needs`.
+        dicts with `title`, `status` ("warning", "ok", or "unknown" where the report cannot tell), `is_grave`, `told`
+        (a problem and what it costs, in a shop's words), `figure`, `worst` (value; None if unknown), `limit`, `too`,
+        `where` (places beyond the limit, each with its value), `shown` (the worst value as text), `shown_limit`,
+        `reason`, `advice` and `needs`.
     """
-    found = [_finding(check, check.measure(report)) for check in CHECKS]
-    return sorted(found, key=lambda finding: ("warning", "ok", "unknown").index(finding["status"]))
+    found = [_finding(check, report) for check in CHECKS]
+    return sorted(found, key=_place)
 
 
-def _finding(check: Check, values: list[tuple[str, float]]) -> dict:
-    numbers = [value for _, value in values]
-    worst = (min(numbers) if check.too == "low" else max(numbers)) if numbers else None
-    beyond = [f"{where}: {value:{check.form}}" for where, value in values if check.is_beyond(value)]
+def _place(finding: Mapping) -> int:
+    """Grave problems, other problems, what is fine, what is not known."""
+    if finding["status"] == "warning":
+        return 0 if finding["is_grave"] else 1
+    return 2 if finding["status"] == "ok" else 3
+
+
+def _finding(check: Check, report: Mapping) -> dict[str, Any]:
+    values = check.measure(report)
+    worst_first = sorted(values, key=lambda pair: pair[1], reverse=check.too == "high")
+    place, worst = worst_first[0] if worst_first else ("", None)
+    beyond = [f"{where}: {check.shown(value)}" for where, value in values if check.is_beyond(value)]
+    shown = "" if worst is None else check.shown(worst)
     return {
         "title": check.title,
         "status": "unknown" if worst is None else "warning" if beyond else "ok",
+        "is_grave": check.is_grave,
+        "told": check.told.format(shown=shown, where=place) if beyond else "",
         "figure": check.figure,
         "worst": worst,
         "limit": check.limit,
         "too": check.too,
         "where": beyond,
-        "shown": "" if worst is None else f"{worst:{check.form}}",
-        "shown_limit": f"{'at least' if check.too == 'low' else 'at most'} {check.limit:{check.form}}",
+        "shown": shown,
+        "shown_limit": f"{'at least' if check.too == 'low' else 'at most'} {check.shown(check.limit)}",
         "reason": check.reason,
-        "advice": check.advice,
+        "advice": (check.advice if isinstance(check.advice, str) else check.advice(report)) if beyond else "",
         "needs": check.needs,
     }

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LINE_COLOURS = ("#2f6fde", "#e0772f", "#1a7f4b")
+# Names of `page.css`, which has them for light and for dark pages.
+LINE_COLOURS = ("var(--ours)", "var(--second)", "var(--third)")
+REST_COLOUR = "var(--rest)"
 # Ten colours that stay apart side by side (Tableau's), for the groups of a scatter chart.
 GROUP_COLOURS = (
-    "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f", "#2b3a55",
+    "#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f", "var(--ink)",
 )  # fmt: skip
-REST_COLOUR = "#d5dbe2"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def round_scale(highest: float) -> tuple[float, float]:
     return math.ceil(highest / step - 1e-9) * step, step
 
 
-def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 480, height: int = 230) -> dict | None:
+def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 420, height: int = 230) -> dict | None:
     """Lines over steps, y from 0; the legend names each with its last value. None where there are no points.
 
     Args:
@@ -52,7 +53,7 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 
     points = [point for line in lines.values() for point in line]
     if not points:
         return None
-    plot = Plot(left=44, right=width - 12, top=12, bottom=height - 44, highest=max(y for _, y in points))
+    plot = Plot(left=46, right=width - 12, top=12, bottom=height - 46, highest=max(y for _, y in points))
     last = max(x for x, _ in points) or 1
 
     def x(step: float) -> float:
@@ -71,29 +72,31 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], width: int = 
                 "name": f"{name} {line[-1][1]:.3g}" if line else name,
                 "colour": LINE_COLOURS[place % len(LINE_COLOURS)],
                 "path": " ".join(f"{x(step):.1f},{plot.y(max(0.0, value)):.1f}" for step, value in line),
-                "start": plot.left + place * 150,
+                "start": plot.left + place * (plot.right - plot.left) / max(2, len(lines)),
             }
             for place, (name, line) in enumerate(lines.items())
         ],
     }
 
 
-def bar_chart(bars: Mapping[str, Sequence[float]], even: float, width: int = 480, height: int = 190) -> dict:
+def bar_chart(bars: Mapping[str, Sequence[float]], even: float, width: int = 380, height: int = 230) -> dict:
     """Grouped bars from 0, a colour per name, with a dashed line at the height of even use.
+
+    Above the plot there is room for the name of its upright axis, below it for that of the other one and a legend.
 
     Args:
         bars: `{name: heights}`, as many of each.
         even: the height that all would have if they were alike.
     """
     highest = max([even, *(max(heights, default=0) for heights in bars.values())])
-    plot = Plot(left=40, right=width - 8, top=10, bottom=height - 34, highest=highest)
+    plot = Plot(left=46, right=width - 8, top=26, bottom=height - 46, highest=highest)
     slot = (plot.right - plot.left) / max(1, max((len(heights) for heights in bars.values()), default=1))
     wide = slot * 0.86 / max(1, len(bars))
     groups: list[dict[str, Any]] = [
         {
             "name": name,
             "colour": LINE_COLOURS[place % len(LINE_COLOURS)],
-            "start": plot.left + place * 130,
+            "start": plot.left + place * (plot.right - plot.left) / max(2, len(bars)),
             "bars": [
                 (plot.left + index * slot + slot * 0.07 + place * wide, plot.y(value), value)
                 for index, value in enumerate(heights)

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from .advice import findings
-from .html_page import number, render
+from .advice import findings, shared_words
+from .blend_figures import source_words
+from .glossary import glossary
+from .html_page import render
+from .verdict import blend_verdict, is_healthy, verdict
 
 ORDINALS = ("first code", "first two codes", "first three codes", "first four codes")
 
@@ -17,6 +20,7 @@ def report_page(
     items: Mapping[str, Mapping] | None = None,
     maps: Mapping | None = None,
     curves: Mapping | None = None,
+    blend: Mapping | None = None,
 ) -> str:
     """The page as text.
 
@@ -26,14 +30,24 @@ def report_page(
         examples: of [`prefix_examples`], with `items`: `{item id: {"title": str, "photo": data address or None}}`.
         maps: of [`embedding_maps`].
         curves: `{title of a chart: {name of a line: [(step, value), ...]}}`.
+        blend: of [`blend_figures`].
     """
+    found = findings(report)
     return render(
         "doctor/templates/report.html.jinja",
         report=report,
         title=title,
         facts=facts,
         tiles=tiles(report),
-        found=findings(report),
+        found=found,
+        healthy=is_healthy(found),
+        verdict=verdict(report, found),
+        blend=blend,
+        blend_verdict=blend_verdict(blend) if blend else None,
+        heaviest=heaviest(blend) if blend else None,
+        source_words=source_words,
+        glossary=glossary(),
+        shared_words=shared_words,
         usage=usage(report),
         likeness=likeness_rows(report),
         prefix_words=prefix_words,
@@ -65,8 +79,16 @@ def tiles(report: Mapping) -> list[tuple[str, str]]:
             shown.append((f"{max(rates):.1%}", f"{words}{', the worse modality' if len(rates) > 1 else ''}"))
     for pair in report["agreement"][:1]:
         shared = pair["depths"][0]["mutual_information"]
-        shown.append((number(shared, ".2f"), "shared information of the first codes: 0 = by chance, 1 = the same"))
+        if shared is not None:
+            shown.append(
+                (shared_words(shared), "shared information of the first codes: none = by chance, 1 = the same")
+            )
     return shown
+
+
+def heaviest(blend: Mapping) -> float:
+    """The largest of the weights either way, for the lengths of bars."""
+    return max((abs(weight) for terms in blend["weights"].values() for weight, _ in terms.values()), default=0) or 1.0
 
 
 def usage(report: Mapping) -> dict:

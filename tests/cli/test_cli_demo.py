@@ -7,7 +7,7 @@ from folder_listings import check_modes, check_names, documented
 
 from macrec_hf.cli import main
 from macrec_hf.cli.demo import choose_customers, evaluated_lists, run_verb, stages
-from macrec_hf.demo.page import ranked_results, write_page
+from macrec_hf.demo.page import headline, ranked_results, repeats, write_page
 from macrec_hf.demo.shop import make_demo_shop
 
 METRICS = {
@@ -18,6 +18,9 @@ METRICS = {
     "popularity": {"hr@1": 0.0, "hr@5": 0.05, "hr@10": 0.06, "ndcg@10": 0.03},
     "intervals": {"text": {"hr@10": [0.2, 0.4]}},
     "coverage": {"text": 0.5},
+    "quoted": "shown",
+    "repeat_rate": 0.25,
+    "verdict": {"row": "ensemble", "best": "popularity", "outcome": "better", "text": "Verdict: <ensemble>."},
 }
 
 
@@ -111,20 +114,26 @@ def test_page_marks_the_purchase_that_was_found(shop, tmp_path):
     ).read_text()
     assert page.count('<figure class="hit">') == 1 and page.count("<figure>") == 6 + 2
     assert "text: <code>&lt;a_1&gt;&lt;b_2&gt;</code>" in page and "No other product begins with" in page
-    assert "macrec app model    # look &amp; see" in page
+    assert "<span>macrec</span> <span>app</span> <span>model</span> </code>" in page and "# look &amp; see" in page
+    assert "ten by the best count (popularity) 6%" in page and "Verdict: &lt;ensemble&gt;." in page
+    assert "25% of the next purchases are of a product that the customer has" in page
     assert "<b>Cap</b>" not in page and "&lt;b&gt;Cap&lt;/b&gt; &amp; co" in page and "One &amp; two" in page
-    assert page.count("data:image/jpeg;base64,") == 7 + 2 and "macrec embed    # 3 s" in page
+    assert page.count("data:image/jpeg;base64,") == 7 + 2 and "# 3 s" in page
 
 
 def test_results_are_sorted_and_hold_only_rows_of_figures(shop, tmp_path):
-    assert [row["name"] for row in ranked_results(METRICS)] == ["ensemble", "text", "popularity"]
+    assert [row["name"] for row in ranked_results(METRICS)] == [
+        "the model, by text and photo",
+        "the model, by text alone",
+        "best sellers",
+    ]
     told = {"customers": [], "curves": {}, "facts": [], "commands": [], "next_steps": []}
     told["example"] = {"product": {"title": "Mug", "image": shop.images / "p0001.jpg"}, "ids": []}
     table = write_page(tmp_path / "a.html", metrics=METRICS, **told).read_text().split("<table>")[1]
-    assert re.findall(r"<td>(\w+)</td>", table) == ["ensemble", "text", "popularity"]
+    assert re.findall(r"<td>([^<]+)</td>", table) == [row["name"] for row in ranked_results(METRICS)]
     assert re.findall(r"width:([\d.]+)%", table) == ["100.0", "50.0", "10.0"]
     hidden = METRICS | {"quoted": "hidden", "hidden": {"popularity": METRICS["text"], "text": METRICS["popularity"]}}
-    assert [row["name"] for row in ranked_results(hidden)] == ["popularity", "text"]
+    assert [row["name"] for row in ranked_results(hidden)] == ["best sellers", "the model, by text alone"]
     assert table.count('class="ours"') == 2 and "7 customers" in table and ">0.600<" in table
 
 
@@ -133,3 +142,27 @@ def test_lists_of_the_page_are_those_that_were_judged(tmp_path):
     (tmp_path / "lists.jsonl").write_text(json.dumps(line) + "\n\n")
     assert evaluated_lists(tmp_path / "lists.jsonl", "blend", "shown") == {"u": ["b", "a"]}
     assert evaluated_lists(tmp_path / "lists.jsonl", "blend", "hidden") == {"u": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "won"),
+    [
+        ("better", "Ten recommendations hold a customer's next purchase 60% of the time, ten by the best count", True),
+        ("worse", "Counting wins here: ten products by the best count (co-occurrence) hold a customer's next ", False),
+        ("undecided", "Nobody wins here: ten products by the best count (co-occurrence) hold", False),
+    ],
+)
+def test_the_page_says_what_came_out(outcome, said, won, shop, tmp_path):
+    verdict = METRICS["verdict"] | {"outcome": outcome, "best": "co_occurrence"}
+    metrics = METRICS | {"verdict": verdict, "co_occurrence": METRICS["text"]}
+    text, is_won = headline(metrics)
+    assert text.startswith(said) and is_won is won
+    assert all(figure in text for figure in ("60%", "30%", "6%"))
+    told = {"customers": [], "curves": {}, "facts": [], "commands": [], "next_steps": []}
+    told["example"] = {"product": {"title": "Mug", "image": shop.images / "p0001.jpg"}, "ids": []}
+    page = write_page(tmp_path / "a.html", metrics=metrics, **told).read_text()
+    assert f'<div class="verdict{"" if won else " warn"}">' in page
+
+
+def test_where_nobody_buys_twice_the_page_says_so():
+    assert "lists leave out what the customer has" in repeats(METRICS | {"quoted": "hidden", "repeat_rate": 0.0})

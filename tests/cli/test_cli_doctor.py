@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from macrec_hf import (
 )
 from macrec_hf.cli import main
 from macrec_hf.hub.saving import save_model_directory
+from macrec_hf.model.blend import Blend
 
 INSTRUMENTS = Path(__file__).parents[2].parent / "shared" / "data" / "instruments"
 ITEMS = 60
@@ -69,7 +71,9 @@ def test_a_folder_of_ids_with_embeddings_and_items(shop, tmp_path, capsys):
     words = ["--embeddings", shop / "emb", "--items", shop / "items.jsonl", "--map", "pca"]
     assert doctor(shop / "ids", *words, "--output", page) == 0
     out = capsys.readouterr().out
-    assert re.match(r"60 items, 13 checks: \d+ to look at \(.*\) in .* s: .*report\.html\n$", out)
+    said, figures = out.splitlines()
+    assert re.match(r"(Usable, but not as good as it could be|Worth mending before training): .*, so that .*\.$", said)
+    assert re.match(r"60 items, 13 checks: \d+ to look at \(.*\) in .* s: .*report\.html$", figures)
     text = page.read_text()
     assert "Shirt 0" in text and text.count("data:image/jpeg;base64,") >= 16 and "<h2>Maps" in text
     assert not re.search(r"https?:|<script|<link", re.sub(r'src="data:[^"]*"', "", text))
@@ -108,6 +112,23 @@ def test_a_model_directory_knows_titles_and_collisions(shop, tmp_path, capsys):
     figures, page = json.loads(capsys.readouterr().out), (tmp_path / "page.html").read_text()
     assert figures["modalities"]["text"]["collisions"]["before"] > 0
     assert "Thing 0" in page and "data:image" not in page
+
+
+def test_a_model_with_a_blend_is_told_with_its_sources(shop, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(shop / "model", folder)
+    about = {
+        "num_users": 30, "num_purchases": 30, "target_among_candidates": 0.9, "best_source": "model",
+        "ndcg@10": {"model": 0.25, "popularity": 0.1, "blend": 0.5}, "weights": {"model_text": [0.3, 0.1]},
+    }  # fmt: skip
+    Blend({"model_text": 1.0}, "blend", about).save(folder)
+    assert doctor(folder, "--output", tmp_path / "page.html") == 0
+    second = capsys.readouterr().out.splitlines()[1]
+    assert second.startswith("Recommendations are made by the blend of model and purchases, which scores 0.500; the")
+    assert "What recommendations rest on" in (tmp_path / "page.html").read_text()
+    assert doctor(folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["blend"]["ndcg@10"] == {"blend": 0.5, "model": 0.25, "popularity": 0.1}
+    assert doctor(shop / "model", "--json") == 0 and json.loads(capsys.readouterr().out)["blend"] is None
 
 
 def test_collisions_that_nobody_recorded_are_counted_again(shop, tmp_path, capsys):

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 from hub_tools import quantize, tiny_shop, train
+from transformers import TrainerState
 
 from macrec_hf.cli.main import build_parser, main
-from macrec_hf.cli.messages import _Notices, in_flags, what_next
+from macrec_hf.cli.messages import _Notices, in_flags
+from macrec_hf.cli.next_steps import after_embed, after_quantize, after_train, best_checkpoint, without_next
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,11 @@ def test_errors_name_flags(said, expected):
     assert in_flags(said, build_parser("recommend")) == expected
 
 
+def test_a_part_of_an_argument_is_named_after_its_flag():
+    said = "embeddings['text']: expected one row for each of the 2 item ids, got 3 rows."
+    assert in_flags(said, build_parser("quantize")) == said.replace("embeddings['text']", "--embeddings text")
+
+
 def test_a_notice_stands_once_on_the_screen_and_names_flags(tmp_path):
     code = """if True:
         import logging, sys
@@ -65,14 +72,63 @@ def test_a_notice_stands_once_on_the_screen_and_names_flags(tmp_path):
 def test_a_training_says_what_follows_with_the_columns_that_it_was_given():
     words = ["--interactions", "my orders.csv", "--semantic-ids", "ids", "--output", "model"]
     plain = build_parser("train").parse_args(words)
-    assert what_next(plain).startswith("Next: macrec evaluate --model model --interactions 'my orders.csv' says")
+    assert after_train(plain).startswith("Next: macrec evaluate --model model --interactions 'my orders.csv' says")
     named = build_parser("train").parse_args([*words, "--user-column", "customer", "--item-column", "sku"])
-    line = what_next(named)
+    line = after_train(named)
     assert "--user-column customer --item-column sku says" in line and "--time-column" not in line
     told = line.removeprefix("Next: macrec ").partition(" says")[0]
     evaluate = build_parser("evaluate").parse_args(shlex.split(told)[1:])
     assert (evaluate.interactions, evaluate.user_column) == ("my orders.csv", "customer")
     assert "macrec recommend --model model --history ID,ID" in line
+
+
+def test_each_stage_says_what_follows(tmp_path):
+    embed = build_parser("embed").parse_args(["--items", "items.jsonl", "--output", "my shop/emb"])
+    assert "macrec quantize --embeddings 'my shop/emb' --output 'my shop/ids' gives" in after_embed(embed)
+    words = ["--embeddings", "text=a.npy", "--item-ids", "ids.json", "--output", "ids"]
+    line = after_quantize(build_parser("quantize").parse_args(words))
+    assert "macrec doctor ids --embeddings text=a.npy --item-ids ids.json says" in line
+    told = re.search(r"macrec train (.*) trains", line)[1]
+    train_args = build_parser("train").parse_args(shlex.split(told))
+    assert (train_args.interactions, train_args.semantic_ids, train_args.output) == (
+        "interactions.csv",
+        "ids",
+        "model",
+    )
+
+
+def test_several_seeds_are_evaluated_together_and_one_of_them_recommends():
+    words = [
+        "--interactions",
+        "i.csv",
+        "--semantic-ids",
+        "ids",
+        "--output",
+        "m",
+        "--seeds",
+        "2",
+        "--until",
+        "2024-05-01",
+    ]
+    line = after_train(build_parser("train").parse_args([*words, "--seed", "3"]))
+    assert "macrec evaluate --model m --interactions i.csv --split time --cut 2024-05-01 says" in line
+    assert "macrec recommend --model m/seed-3 --history ID,ID" in line
+
+
+def test_a_verb_inside_another_leaves_to_it_what_follows():
+    assert without_next("300 items in 3 s: emb\nNext: macrec quantize …") == "300 items in 3 s: emb"
+
+
+@pytest.mark.parametrize(
+    ("best", "step", "said"),
+    [
+        (0.25, 900, ", best checkpoint step 900 of 1,200 with validation NDCG@10 0.2500"),
+        (0.25, None, ", best checkpoint with validation NDCG@10 0.2500"),
+        (None, None, ""),
+    ],
+)
+def test_the_checkpoint_that_is_kept_is_named(best, step, said):
+    assert best_checkpoint(TrainerState(best_metric=best, best_global_step=step, max_steps=1200)) == said
 
 
 def test_a_field_is_named_by_the_flag_that_spells_it():

@@ -1,8 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from macrec_hf import EmbeddingStore, SemanticIdTable, codebook_report
-from macrec_hf.doctor.advice import CHECKS, findings
+from macrec_hf.doctor.advice import CHECKS, LEAST_CODES, findings, shared_words
 
 HEALTHY = 4000  # items
 
@@ -49,7 +51,7 @@ def test_what_the_report_cannot_tell_is_unknown_and_says_what_it_needs():
     found = {finding["title"]: finding for finding in findings(codebook_report(table_of(healthy_codes())))}
     drowned = found["One modality drowned: codes say nothing"]
     assert drowned["status"] == "unknown" and drowned["needs"] == "--embeddings" and drowned["worst"] is None
-    assert found["Modalities agree by chance only"]["needs"] == "two modalities"
+    assert found["Modalities agree by chance only"]["needs"] == "two modalities with 100 items"
     assert found["Many collisions before resolution"]["status"] == "unknown"
 
 
@@ -142,6 +144,58 @@ def test_a_drowned_modality_is_found_through_its_embeddings():
     nothing = warnings(codebook_report(table_of(text, random), store))
     assert {"One modality drowned: codes say nothing", "One modality drowned: the other writes its codes"} <= nothing
     assert not any("drowned" in title for title in warnings(codebook_report(table_of(text, image), store)))
+
+
+@pytest.mark.parametrize("num_items", [6, 30, 63, 100, 300, 5000])
+@pytest.mark.parametrize(("size", "num_levels"), [(4, 1), (8, 2), (16, 3), (64, 2), (256, 4)])
+def test_advice_on_sizes_is_one_and_within_the_catalogue(num_items, size, num_levels):
+    random = np.random.default_rng(0)
+    for used in (size, max(1, size // 3)):  # all codes, or two thirds of them dead
+        table = table_of(random.integers(used, size=(num_items, num_levels)), size=size)
+        report = codebook_report(table, before={"text": {"collision_rate_before": 0.3}})
+        advice = [finding["advice"] for finding in findings(report) if finding["status"] == "warning"]
+        codes = {int(number) for text in advice for number in re.findall(r"--codebook-size (\d+)", text)}
+        levels = {int(number) for text in advice for number in re.findall(r"--num-levels (\d+)", text)}
+        assert len(codes) <= 1 and all(number <= min(size, max(num_items, 1)) for number in codes)
+        assert all(num_levels < number <= num_levels + 20 for number in levels)
+        assert not any(word in text for text in advice for word in ("double", "halve", "Halve"))
+        room = {min(size, *codes) ** number >= 50 * num_items for number in levels} if codes else set()
+        assert room <= {True}, "what is advised is enough"
+
+
+def test_the_smallest_codebook_is_not_called_too_large():
+    codes = np.random.default_rng(0).integers(3, size=(30, 4))
+    found = {finding["title"]: finding for finding in findings(codebook_report(table_of(codes, size=LEAST_CODES)))}
+    for title in ("Codebook too large: dead codes", "Codebook too large: few items a code"):
+        assert found[title]["status"] == "unknown" and found[title]["needs"] == "more than 8 codes a level"
+
+
+def test_agreement_of_few_items_is_not_judged():
+    text = healthy_codes()[:60]
+    found = {finding["title"]: finding for finding in findings(codebook_report(table_of(text, related(text))))}
+    assert found["Modalities agree by chance only"]["status"] == "unknown"
+
+
+def test_shared_information_below_chance_is_none():
+    assert [shared_words(value) for value in (-0.2, -0.001, 0.0, 0.004, 0.005, 0.32)] == [
+        "none", "none", "none", "none", "0.01", "0.32",
+    ]  # fmt: skip
+
+
+def test_grave_problems_stand_before_others():
+    text, image = collapse(*shared(healthy_codes(), related(healthy_codes())))
+    problems = [one for one in findings(codebook_report(table_of(text, image))) if one["status"] == "warning"]
+    graves = [problem["is_grave"] for problem in problems]
+    assert len(set(graves)) == 2 and graves == sorted(graves, reverse=True)
+
+
+def test_each_problem_is_told_in_a_shops_words():
+    text = healthy_codes()
+    for finding in findings(codebook_report(table_of(*shared(text, related(text))))):
+        assert bool(finding["told"]) == (finding["status"] == "warning") == bool(finding["advice"])
+        assert "{" not in finding["told"]
+    (first,) = [one for one in findings(codebook_report(table_of(*shared(text, related(text))))) if one["told"]]
+    assert re.match(r"0\.\d\d% of the items have the same \w+ ID as another one, so that", first["told"])
 
 
 def test_shares_of_a_code_are_not_judged_in_a_tiny_codebook():

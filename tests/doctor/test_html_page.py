@@ -6,13 +6,14 @@ from macrec_hf.doctor.charts import round_scale, scatter_chart
 from macrec_hf.doctor.html_page import environment, render
 from macrec_hf.doctor.photos import thumbnail_source
 
+SIZE = re.compile(r"svg text \{ font: ([\d.]+)px")
 charts = environment.get_template("doctor/templates/charts.html.jinja").module
 
 
 def test_line_chart_puts_points_where_they_belong():
     chart = charts.lines({"a": [(0, 0.0), (10, 4.0)], "b": [(5, 2.0)]})
-    # The plot spans x 44 … 468 and y 12 … 186; the axis ends at 4.
-    assert re.findall(r'points="([^"]*)"', chart) == ["44.0,186.0 468.0,12.0", "256.0,99.0"]
+    # The plot spans x 46 … 408 and y 12 … 184; the axis ends at 4.
+    assert re.findall(r'points="([^"]*)"', chart) == ["46.0,184.0 408.0,12.0", "227.0,98.0"]
     assert ">a 4<" in chart and ">b 2<" in chart and ">10 steps<" in chart
     assert "Nothing was logged" in charts.lines({})
 
@@ -27,12 +28,21 @@ def test_axes_end_at_round_numbers(highest, scale):
 
 def test_bars_have_their_heights_and_large_numbers_are_written_out():
     chart = charts.bars({"text": [3000, 1000], "<b>": [0, 500]}, 1500)
-    # The plot spans y 10 … 156; the axis ends at 3,000.
-    heights = [float(value) for value in re.findall(r'height="([\d.]+)" fill="#\w+"><title>', chart)]
-    assert heights == pytest.approx([146, 48.7, 0, 24.3])
+    # The plot spans y 26 … 184; the axis ends at 3,000.
+    heights = [float(value) for value in re.findall(r'height="([\d.]+)" fill="[^"]+"><title>', chart)]
+    assert heights == pytest.approx([158, 52.7, 0, 26.3])
     assert ">3,000<" in chart and "e+0" not in chart and "&lt;b&gt;" in chart and "<b>" not in chart
-    (even,) = re.findall(r'y1="([\d.]+)" y2="[\d.]+" stroke="#64707d"', chart)
-    assert float(even) == 83
+    (even,) = re.findall(r'y1="([\d.]+)" y2="[\d.]+" class="even"', chart)
+    assert float(even) == 105
+    assert ">items<" in chart and ">most used codes<" in chart and ">least used<" in chart
+
+
+def test_text_of_charts_can_be_read_on_a_phone():
+    """Charts are drawn at the width of their card: 390 pixels less margins and paddings, 334."""
+    written = float(SIZE.search(render("doctor/templates/page.html.jinja", title="x"))[1])
+    for chart in (charts.lines({"a": [(0, 0.0), (10, 4.0)]}), charts.bars({"text": [3, 1]}, 1.5)):
+        width = float(re.search(r'viewBox="0 0 (\d+)', chart)[1])
+        assert written * 334 / width >= 9.5
 
 
 def test_dots_are_placed_at_one_scale_in_both_directions():

@@ -27,7 +27,8 @@ def test_a_page_of_ids_alone_holds_their_figures_and_needs_nothing_else():
         assert f'<td class="number">{cell}</td>' in page
     collisions = report["modalities"]["text"]["collisions"]["after"]
     assert f'<td class="number">–</td><td class="number">{collisions:.2%}</td>' in page
-    assert f"{report['agreement'][0]['depths'][0]['mutual_information']:.3f}" in page
+    assert report["agreement"][0]["depths"][0]["mutual_information"] < 0
+    assert '<td>first code</td>\n<td class="number">none</td>' in page and "-0.00" not in page
     assert "--embeddings gives the numbers, --items the pictures" in page and "<h2>Maps" not in page
     assert not re.search(r"https?:|<script|<link", page), "the page must not load anything"
 
@@ -36,7 +37,9 @@ def test_problems_stand_first_with_what_to_do():
     page = report_page(codebook_report(parts()[0]))
     problem = page.index("Items that share an ID</h3>")
     assert "things to look at" in page and problem < page.index("How the codes are used")
-    assert "<b>What to do:</b> `macrec quantize` resolves collisions." in page
+    assert "<b>What to do:</b> <code>macrec quantize</code> resolves <a" in page
+    first = page.index('<div class="verdict warn">')
+    assert page.index("<h1>") < first < page.index('<div class="tiles">') < problem
     assert page.count('class="warning"') == page.count('class="problem"') > 0
 
 
@@ -65,6 +68,27 @@ def test_items_maps_and_curves_are_shown():
     )
     assert "During training" in page and ">text 0.25<" in page
     assert "any two items" in page and "text embeddings</td><td>image codes" in page
+
+
+def test_a_blend_is_told_with_its_sources_and_weights():
+    blend = {
+        "serves": "blend", "best": "popularity", "num_users": 30, "num_purchases": 31, "target_among_candidates": 0.5,
+        "ndcg@10": {"blend": 0.4, "popularity": 0.1},
+        "weights": {"what the model says": {"model_text": [0.5, 0.1], "missed_text": [-0.25, 0.1]}},
+    }  # fmt: skip
+    page = report_page(codebook_report(parts()[0]), blend=blend)
+    assert page.index("Recommendations are made by the") < page.index('<div class="tiles">')
+    rows = re.findall(r"<td>([^<]*)</td>\s*<td class=\"number\">([-+.\d]+)</td>", page)
+    assert ("the blend of model and purchases, which serves", "0.400") in rows and ("bestsellers", "0.100") in rows
+    assert ("model_text", "+0.50") in rows and ("missed_text", "-0.25") in rows and "50% of these" in page
+    assert 'class="bar more" style="width:100.0%"' in page and 'class="bar less" style="width:50.0%"' in page
+    assert "What recommendations rest on" not in report_page(codebook_report(parts()[0]))
+
+
+def test_every_link_leads_to_a_place_on_the_page():
+    page = report_page(codebook_report(*parts()))
+    targets = set(re.findall(r'href="([^"]*)"', page))
+    assert targets and all(f'id="{target.removeprefix("#")}"' in page for target in targets)
 
 
 def test_prefix_words():

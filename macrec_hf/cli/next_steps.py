@@ -1,0 +1,69 @@
+"""What a verb ends with: the command that follows, ready to be copied; and what a training has come to."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .seeds import seed_folder
+
+_NEXT = "Next: "
+_COLUMNS = {"user_column": "user_id", "item_column": "item_id", "time_column": "timestamp"}
+_USUAL = "interactions.csv"  # as `macrec prepare` names it
+
+
+def after_prepare(output: Path) -> str:
+    embed = _command("embed", "--items", output / "items.jsonl", "--output", "emb")
+    return f"{_NEXT}{embed} turns texts and photos into embeddings."
+
+
+def after_embed(args: argparse.Namespace) -> str:
+    """Args of `macrec embed`."""
+    quantize = _command("quantize", "--embeddings", args.output, "--output", _beside(args.output, "ids"))
+    return f"{_NEXT}{quantize} gives every item its semantic IDs."
+
+
+def after_quantize(args: argparse.Namespace) -> str:
+    """Args of `macrec quantize`."""
+    embeddings = ["--embeddings", args.embeddings, *(["--item-ids", args.item_ids] if args.item_ids else [])]
+    doctor = _command("doctor", args.output, *embeddings)
+    ids, model = ["--semantic-ids", args.output], ["--output", _beside(args.output, "model")]
+    train = _command("train", "--interactions", args.interactions or _USUAL, *_named_columns(args), *ids, *model)
+    return f"{_NEXT}{doctor} says whether they are any good, {train} trains a recommender."
+
+
+def after_train(args: argparse.Namespace) -> str:
+    """Args of `macrec train`, with the columns that it was given."""
+    bought = ["--interactions", args.interactions, *_named_columns(args)]
+    time = [] if args.until is None else ["--split", "time", "--cut", args.until]
+    evaluate = _command("evaluate", "--model", args.output, *bought, *time)
+    model = args.output if args.seeds is None else seed_folder(Path(args.output), args.seed)
+    recommend = _command("recommend", "--model", model, "--history")
+    return f"{_NEXT}{evaluate} says how good it is, {recommend} ID,ID recommends."
+
+
+def without_next(summary: str) -> str:
+    """A summary of a verb that another one runs, which knows itself what follows."""
+    return "\n".join(line for line in summary.split("\n") if not line.startswith(_NEXT))
+
+
+def best_checkpoint(state: Any) -> str:
+    """Which of a training's checkpoints is kept, of its `TrainerState`; empty where none was compared."""
+    if state.best_metric is None:
+        return ""
+    at = f" step {state.best_global_step:,} of {state.max_steps:,}" if state.best_global_step else ""
+    return f", best checkpoint{at} with validation NDCG@10 {state.best_metric:.4f}"
+
+
+def _named_columns(args: argparse.Namespace) -> list[str]:
+    """The flags of columns that have other names than the usual ones."""
+    given = {name: getattr(args, name) for name, usual in _COLUMNS.items() if getattr(args, name) not in (usual, None)}
+    return [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
+
+
+def _beside(folder: str, name: str) -> Path:
+    return Path(folder).parent / name
+
+
+def _command(*words: str | Path) -> str:
+    return shlex.join(["macrec", *map(str, words)])
