@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from ..doctor.html_page import environment
 from .new_item import Landing, Place
 from .shop import ShownItem
-from .visit import RankedPage
 
 Address = Callable[[ShownItem], str | None]  # where the browser finds an item's photo
 
@@ -48,6 +47,8 @@ def _company(place: Place) -> str:
     """How many items share how much of the ID."""
     counts = [(length, number) for length, number in enumerate(place.num_sharing, start=1) if number]
     if not counts:
-        return "No item of the catalogue begins with its first code: it stands alone."
-    parts = [f"{number:,} its first {'code' if length == 1 else f'{length} codes'}" for length, number in counts[::-1]]
-    return f"Of the catalogue share {', '.join(parts)}."
+        return "It is like nothing in the catalogue: no other ID begins with its first code."
+    parts = [
+        f"{'the first code' if length == 1 else f'{length} codes'} with {number:,}" for length, number in counts[::-1]
+    ]
+    return f"Of the catalogue it shares {', '.join(parts)}."

@@ -114,9 +114,7 @@ def _options(shop: Shop) -> list[Any]:
         )  # fmt: skip
         with gr.Row():
             exclude = gr.Checkbox(value=hides, label="Leave out the history", elem_id="exclude-history", min_width=150)
-            stock = gr.Checkbox(
-                label="Only in stock", elem_id="in-stock", visible=shop.knows_stock, min_width=150
-            )
+            stock = gr.Checkbox(label="Only in stock", elem_id="in-stock", visible=shop.knows_stock, min_width=150)
         beams = gr.Slider(
             10, MAX_BEAMS, value=NUM_BEAMS, step=5, label="Beam width", elem_id="beams", buttons=[],
         )  # fmt: skip

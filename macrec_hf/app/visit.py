@@ -226,7 +226,8 @@ class Visit:
         That is what the model reads of a history: nothing but its items' codes.
         """
         table = self.recommender.table
-        best, said = 0, ()
+        best = 0
+        said: tuple[str, ...] = ()
         for name in modalities:
             codes = table.codes[name]
             for other in (item for item in reversed(self.history) if item != item_id):
@@ -249,5 +250,5 @@ class Visit:
 
     def _popularity_note(self, modality: str) -> str:
         if not self.history:
-            return "Nothing is picked yet: these items are popular with everybody, with their share of purchases."
+            return "Nothing is picked yet: these items are popular with everybody."
         return f"No picked item has an ID of {modality}: these items are popular with everybody."
