@@ -49,7 +49,7 @@ def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
                 history = gr.HTML(elem_id="history", js_on_load=CLICKS)
                 options = _options(shop)
                 with gr.Row(elem_id="list-head"):
-                    gr.Markdown("**Recommended**, and how likely next")
+                    gr.Markdown("**Most likely next**")
                     gr.Checkbox(label="Details", container=False, scale=0, min_width=100, elem_id="details")
                 ranked = gr.HTML(elem_id="ranked", js_on_load=CLICKS)
         recommend = {"fn": handlers.recommend, "inputs": [visit, *options], "outputs": ranked, **_MODEL, **_QUIET}

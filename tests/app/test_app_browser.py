@@ -340,7 +340,7 @@ def test_it_fits_the_screen_and_can_be_read(chromium, address, scheme, width):
             "#ranked .title",
             "#ranked .why",
             "#ranked b",
-            "#history .name",
+            "#history h2",
             "h1",
             "#head a",
         ):

@@ -25,23 +25,19 @@ def test_without_purchases_each_example_is_what_is_popular_of_one_kind():
     assert histories[0][0] == table.item_ids[0]
 
 
-def test_with_purchases_an_example_goes_on_with_what_was_bought_near():
+def test_with_purchases_an_example_goes_on_with_what_most_customers_bought_near():
     old = open_shop().recommender
-    table = old.table
-    other = next(row for row, item in enumerate(table.item_ids) if kind(table, item) != kind(table, table.item_ids[0]))
-    bought = [[0, 38, 39], [0, 38], [39, 38], [other, 36], [37, 36], [0, 39]]
+    table, kinds = old.table, [kind(old.table, item) for item in old.table.item_ids]
+    other = next(row for row in range(len(kinds)) if kinds[row] != kinds[0])
+    bought = [*[[0, 38, 39]] * 3, [0, 38], *[[other, 36]] * 3, *[[37, other]] * 2]
     counts = count_purchases([np.array(rows) for rows in bought], table.num_items)
-    parts = {
-        "model": old.model,
-        "tokenizer": old.tokenizer,
-        "quantizer": old.quantizer,
-        "item_counts": old.item_counts,
-    }
-    recommender = MacRecRecommender(table=table, purchase_counts=counts, blend=Blend({}, "co_occurrence"), **parts)
-    # 0 was bought twice right before 38, and once right before 39 and once at two steps.
-    expected = [[0, 38, 39], [other, 36, 37]]
-    assert example_histories(recommender) == [[table.item_ids[row] for row in rows] for rows in expected]
-    assert LENGTH == 3
+    parts = {"model": old.model, "tokenizer": old.tokenizer, "quantizer": old.quantizer, "table": table}
+    blend = Blend({}, "co_occurrence")
+    recommender = MacRecRecommender(item_counts=old.item_counts, purchase_counts=counts, blend=blend, **parts)
+    # 36 was bought near nothing else by three customers: the most popular of its kind follows.
+    same = next(row for row in range(len(kinds)) if kinds[row] == kinds[36] and row not in (0, 38, 39, other, 36))
+    expected = [[0, 38, 39], [other, 36, same]]
+    assert example_histories(recommender)[:2] == [[table.item_ids[row] for row in rows] for rows in expected]
 
 
 def test_a_catalogue_too_small_has_none():
