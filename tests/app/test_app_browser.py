@@ -357,6 +357,8 @@ def test_it_fits_the_screen_and_can_be_read(chromium, address, scheme, width):
         assert page.evaluate("scrollY") > 100 and 0 <= top < 400
         page.locator("#details input").check()
         assert page.evaluate(CONTRAST, "#ranked code") >= 4.5
+        page.locator("#options button").first.click()
+        page.locator("#beams").wait_for()
         # Nothing bright in the dark but photos: no track of a slider, no ground behind a photo.
         track = page.evaluate("getComputedStyle(document.querySelector('#beams')).getPropertyValue('--neutral-200')")
         grounds = page.evaluate("getComputedStyle(document.querySelector('#catalogue .photo')).backgroundColor")

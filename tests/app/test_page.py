@@ -9,8 +9,9 @@ import pytest
 from app_tools import NUM_ITEMS, open_shop, shop_folder
 
 from macrec_hf import MacRecRecommender
+from macrec_hf.app import page as page_module
 from macrec_hf.app.handlers import Handlers
-from macrec_hf.app.page import _head, build_page, launch_page
+from macrec_hf.app.page import MOST_VISITS, _head, build_page, launch_page
 from macrec_hf.app.photos import Thumbnails
 from macrec_hf.app.shop import Shop
 from macrec_hf.app.visit import MAX_NEW_ITEMS
@@ -153,3 +154,18 @@ def test_a_port_in_use_is_an_error():
         taken.listen()
         with pytest.raises(OSError, match=r"--port: expected port \d+ of 127.0.0.1 to be free"):
             launch_page(open_shop(), port=taken.getsockname()[1])
+
+
+def test_only_so_many_visits_are_remembered(monkeypatch):
+    built = []
+    monkeypatch.setattr(page_module, "build_page", lambda *parts: built.append(build_page(*parts)) or built[0])
+
+    def leave(address):
+        raise InterruptedError(address)
+
+    with pytest.raises(InterruptedError, match="http://127.0.0.1"):
+        launch_page(open_shop(), on_ready=leave)
+    sessions = built[0].state_holder
+    for number in range(MOST_VISITS + 3):
+        assert sessions[f"visitor {number}"].blocks_config is not None
+    assert len(sessions.session_data) == MOST_VISITS and "visitor 2" not in sessions and "visitor 3" in sessions
