@@ -5,9 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from ..doctor.html_page import environment
 from .new_item import Landing, Place
 from .shop import ShownItem
-from .visit import RankedPage
 
 Address = Callable[[ShownItem], str | None]  # where the browser finds an item's photo
+
+
+def percent(probability: float) -> str:
+    """A probability as people read it: "12%", "3.4%", "<0.1%"."""
+    if probability < 0.0005:
+        return "<0.1%"
+    return f"{probability:.0%}" if probability >= 0.0995 else f"{probability:.1%}"
+
+
+environment.filters["percent"] = percent
 
 
 def piece(name: str, *values: object) -> str:
@@ -16,25 +25,10 @@ def piece(name: str, *values: object) -> str:
     return str(getattr(macros, name)(*values))
 
 
-def head(name: str, num_items: int, modalities: Sequence[str], num_levels: int, codebook_size: int) -> str:
-    """Title and facts of the model."""
-    return piece("head", name, num_items, modalities, num_levels, codebook_size)
-
-
 def catalogue(items: Sequence[ShownItem], num_found: int, query: str, history: Sequence[str], address: Address) -> str:
     """Tiles to pick from; picked ones carry their place in the history."""
     places = {item: place for place, item in enumerate(history, start=1)}
     return piece("catalogue", items, num_found, query, places, address)
-
-
-def history_strip(items: Sequence[ShownItem], address: Address) -> str:
-    """What was picked, oldest first."""
-    return piece("history", items, address)
-
-
-def ranked_list(page: RankedPage, history: Sequence[str], address: Address) -> str:
-    """The recommendations as cards, then the visitor's own items that are not among them."""
-    return piece("ranked", page, history, address)
 
 
 def landing_card(
@@ -53,10 +47,8 @@ def _company(place: Place) -> str:
     """How many items share how much of the ID."""
     counts = [(length, number) for length, number in enumerate(place.num_sharing, start=1) if number]
     if not counts:
-        return "No item of the catalogue begins with its first code: it stands alone."
-    parts = [f"{number:,} its first {'code' if length == 1 else f'{length} codes'}" for length, number in counts[::-1]]
-    return f"Of the catalogue share {', '.join(parts)}. The nearest:"
-
-
-def error_note(message: str) -> str:
-    return piece("error", message)
+        return "It is like nothing in the catalogue: no other ID begins with its first code."
+    parts = [
+        f"{'the first code' if length == 1 else f'{length} codes'} with {number:,}" for length, number in counts[::-1]
+    ]
+    return f"Of the catalogue it shares {', '.join(parts)}."

@@ -1,5 +1,6 @@
-"""The page of `macrec app`: Gradio components around `app.visit.Visit`. The one file that imports Gradio."""
+"""The page of `macrec app`: Gradio components around `app.visit.Visit`, with the pages beside it."""
 
+import re
 import threading
 from collections.abc import Callable
 from importlib.resources import files
@@ -8,13 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..data.photos import read_photo
-from ..doctor.photos import thumbnail_source
+from ..data.shown_photos import is_address
+from ..doctor.html_page import render
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS
 from . import cards
-from .photos import THUMBNAIL, Thumbnails
+from .handlers import Handlers
+from .photos import Thumbnails
 from .shop import Shop
-from .visit import MAX_QUERY, MAX_TEXT, Options, Visit
+from .visit import MAX_QUERY, MAX_TEXT
 
 MAX_BEAMS = 100
 MAX_UPLOAD = "20mb"
@@ -24,97 +26,32 @@ MODEL_QUEUE = "model"  # the model answers one visitor at a time
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _MODEL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": MODEL_QUEUE, "api_visibility": "private"}
 FORGET_AFTER = 3600  # seconds after which uploaded files, and visits that were left, are deleted
-
-
-class _Handlers:
-    """What the page's events call. The first input and output of each is the visit."""
-
-    def __init__(self, shop: Shop, thumbnails: Thumbnails):
-        self.shop, self.address = shop, thumbnails.address
-
-    def arrive(self) -> tuple[Visit, str, str]:
-        """A visit of its own for whoever opens the page."""
-        visit = Visit(self.shop)
-        return visit, self._catalogue(visit), self._history(visit)
-
-    def act(self, visit: Visit | None, event: gr.EventData) -> tuple[Visit, str, str]:
-        """A button in one of the pieces."""
-        visit = visit or self.arrive()[0]
-        if event.action == "toggle":
-            visit.toggle(event.item)
-        elif event.action == "clear":
-            visit.clear()
-        elif event.action == "more":
-            visit.show_more()
-        return visit, self._catalogue(visit), self._history(visit)
-
-    def search(self, visit: Visit | None, query: str | None) -> tuple[Visit, str]:
-        visit = visit or self.arrive()[0]
-        visit.search(str(query or ""))
-        return visit, self._catalogue(visit)
-
-    def recommend(
-        self, visit: Visit | None, modality: str, num_beams: float, exclude_history: bool, only_in_stock: bool
-    ) -> str:
-        visit = visit or self.arrive()[0]
-        options = Options(modality, int(num_beams), exclude_history, only_in_stock)
-        try:
-            return cards.ranked_list(visit.recommend(options), visit.history, self.address)
-        except (ValueError, RuntimeError) as error:
-            return cards.error_note(str(error))
-
-    def add(
-        self, visit: Visit | None, upload: dict[str, Any] | None, title: str | None, text: str | None
-    ) -> tuple[Visit, Any, str]:
-        """The form of a new item, as the browser sends it: Gradio's own reading ends with "Error" at an odd photo."""
-        visit = visit or self.arrive()[0]
-        photo = (upload or {}).get("path")
-        try:
-            # A copy of the photo, because the uploaded file is deleted after a while.
-            shown = None if photo is None else thumbnail_source(photo, THUMBNAIL)
-            if photo is not None and shown is None:
-                raise ValueError(f"The photo cannot be read: {read_photo(photo)}. Choose another, or none.")
-            landing = visit.add_item(str(title or ""), photo, str(text or ""), shown)
-        except (ValueError, OSError, RuntimeError) as error:
-            return visit, gr.skip(), cards.error_note(str(error))
-        item = visit.items[landing.item_id]
-        table = visit.recommender.table
-        card = cards.landing_card(landing, item, visit.items, table.tokens, self.address)
-        return visit, self._catalogue(visit), card
-
-    def _catalogue(self, visit: Visit) -> str:
-        items, num_found = visit.catalogue()
-        return cards.catalogue(items, num_found, visit.query, visit.history, self.address)
-
-    def _history(self, visit: Visit) -> str:
-        return cards.history_strip([visit.items[item] for item in visit.history], self.address)
+# Gradio keeps what each visitor was shown last, some 0.1 MB, until so many others have come; its own choice is 10,000.
+MOST_VISITS = 300
 
 
 def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
     """The page as `gr.Blocks`; `launch_page` serves it with its style."""
-    handlers, table = _Handlers(shop, thumbnails), shop.recommender.table
+    handlers = Handlers(shop, thumbnails)
     with gr.Blocks(title=shop.name, analytics_enabled=False, delete_cache=(FORGET_AFTER, FORGET_AFTER)) as page:
         visit = gr.State(None, time_to_live=FORGET_AFTER)
-        gr.HTML(
-            cards.head(shop.name, table.num_items, shop.modalities, table.num_levels, table.codebook_size),
-            js_on_load=None,
-        )
-        with gr.Row():
+        gr.Markdown(_head(shop), elem_id="head", latex_delimiters=[])
+        examples = _examples(shop, thumbnails)
+        with gr.Row(elem_id="shop"):
             with gr.Column(scale=6, min_width=330, elem_id="shelf"):
+                new_item = _new_item(shop)
                 query = gr.Textbox(
-                    placeholder="Search by title",
-                    show_label=False,
-                    container=False,
-                    elem_id="search",
-                    max_lines=1,
-                    max_length=MAX_QUERY,
-                )
+                    placeholder="Search by title", show_label=False, container=False, elem_id="search",
+                    max_lines=1, max_length=MAX_QUERY,
+                )  # fmt: skip
                 catalogue = gr.HTML(elem_id="catalogue", js_on_load=CLICKS)
-            with gr.Column(scale=7, min_width=330):
+            with gr.Column(scale=7, min_width=330, elem_id="side"):
                 history = gr.HTML(elem_id="history", js_on_load=CLICKS)
                 options = _options(shop)
+                with gr.Row(elem_id="list-head"):
+                    gr.Markdown("**Most likely next**")
+                    gr.Checkbox(label="Details", container=False, scale=0, min_width=100, elem_id="details")
                 ranked = gr.HTML(elem_id="ranked", js_on_load=CLICKS)
-        new_item = _new_item(shop)
         recommend = {"fn": handlers.recommend, "inputs": [visit, *options], "outputs": ranked, **_MODEL, **_QUIET}
         picked = [visit, catalogue, history]
         page.load(handlers.arrive, None, picked, **_QUIET).then(**recommend)
@@ -122,6 +59,7 @@ def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
             # "multiple": a click must not be lost because the one before is still at work.
             clicked = piece.click(handlers.act, visit, picked, trigger_mode="multiple", **_QUIET)
             clicked.then(**recommend)
+        examples.click(handlers.example, [visit, examples], picked, **_QUIET).then(**recommend)
         query.change(handlers.search, [visit, query], [visit, catalogue], trigger_mode="always_last", **_QUIET)
         modality, beams, exclude, stock = options
         gr.on([modality.input, beams.change, exclude.input, stock.input], trigger_mode="always_last", **recommend)
@@ -129,59 +67,79 @@ def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
             landing, submit, form = new_item
             added = submit.click(handlers.add, [visit, *form], [visit, catalogue, landing], preprocess=False, **_MODEL)
             added.then(**recommend)
+    _pages_beside(page, shop)
     return page
 
 
+def _head(shop: Shop) -> str:
+    """Name, size and links, in Markdown."""
+    # A backslash before punctuation makes it plain text, whatever it would have meant to Markdown or HTML.
+    name = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(shop.name.split()))
+    parts = [f"{shop.recommender.table.num_items:,} items", "[Help](help)"]
+    if shop.card is not None:
+        parts.append(f"[Model card]({shop.card if is_address(shop.card) else 'card'})")
+    return f"# {name}\n\n{' · '.join(parts)}"
+
+
+def _pages_beside(page: gr.Blocks, shop: Shop) -> None:
+    """How to read the page, and the model card where it is not on the Hub."""
+    table = shop.recommender.table
+    sizes = {"num_levels": table.num_levels, "codebook_size": table.codebook_size, "modalities": shop.modalities}
+    texts = {"help": ("How to read this page", render("app/templates/help.md.jinja", **sizes))}
+    if shop.card is not None and not is_address(shop.card):
+        texts["card"] = ("Model card", shop.card)
+    for path, (name, text) in texts.items():
+        with page.route(name, path, show_in_navbar=False):
+            gr.Markdown(text, elem_id=path)
+
+
+def _examples(shop: Shop, thumbnails: Thumbnails) -> gr.Dataset:
+    """Histories to click on."""
+    shown = [[shop.items[item] for item in history] for history in shop.examples]
+    samples = [[cards.piece("example", items, thumbnails.address)] for items in shown]
+    return gr.Dataset(
+        components=[gr.HTML(visible=False)], samples=samples, type="index", label="Example histories",
+        elem_id="examples", visible=bool(samples),
+    )  # fmt: skip
+
+
 def _options(shop: Shop) -> list[Any]:
-    """Modality, beams, history, stock, in the order of `_Handlers.recommend`."""
-    with gr.Group(elem_id="options"):
+    """Modality, beams, history, stock, in the order of `Handlers.recommend`."""
+    ways = [("everything", ENSEMBLE), *((f"{name} alone", name) for name in shop.modalities)]
+    blend = shop.recommender.blend  # fitted with or without own items
+    hides = blend is not None and bool(blend.about.get("hides_history"))
+    with gr.Accordion("How the list is made", open=False, elem_id="options"):
+        modality = gr.Radio(
+            ways, value=ENSEMBLE, label="Rank by", elem_id="modality", visible=len(shop.modalities) > 1,
+        )  # fmt: skip
         with gr.Row():
-            modality = gr.Radio(
-                [ENSEMBLE, *shop.modalities], value=ENSEMBLE, label="Rank by", elem_id="modality",
-                min_width=260, scale=3, visible=len(shop.modalities) > 1,
-            )  # fmt: skip
-            beams = gr.Slider(
-                10,
-                MAX_BEAMS,
-                value=NUM_BEAMS,
-                step=5,
-                label="Beam width",
-                elem_id="beams",
-                buttons=[],
-                min_width=180,
-                scale=2,
-            )
-        with gr.Row():
-            blend = shop.recommender.blend  # fitted with or without own items
-            hides = blend is not None and bool(blend.about.get("hides_history"))
-            exclude = gr.Checkbox(value=hides, label="Leave out the history", elem_id="exclude-history")
-            stock = gr.Checkbox(label="Only in stock", elem_id="in-stock", visible=shop.knows_stock)
+            exclude = gr.Checkbox(value=hides, label="Leave out the history", elem_id="exclude-history", min_width=150)
+            stock = gr.Checkbox(label="Only in stock", elem_id="in-stock", visible=shop.knows_stock, min_width=150)
+        beams = gr.Slider(
+            10, MAX_BEAMS, value=NUM_BEAMS, step=5, label="Beam width", elem_id="beams", buttons=[],
+        )  # fmt: skip
     return [modality, beams, exclude, stock]
 
 
 def _new_item(shop: Shop) -> tuple[gr.HTML, gr.Button, list[Any]] | None:
     """The form for a new item, or why there is none."""
-    gr.HTML(cards.piece("new_item_head"), js_on_load=None)
-    if not shop.can_add:
-        gr.HTML(cards.piece("no_new_items"), js_on_load=None, elem_id="new-item")
-        return None
-    with gr.Row():
-        with gr.Column(scale=4, min_width=300):
-            photo = gr.Image(
-                type="filepath", sources=["upload", "clipboard"], label="Photo", height=220, elem_id="new-photo",
-                image_mode=None,
+    with gr.Accordion("Add a new item", open=False, elem_id="new-item"):
+        if not shop.can_add:
+            gr.Markdown(
+                "Start with `--encoders EMB`, the folder of `macrec embed`, and a model directory that holds its "
+                "quantizer.", elem_id="no-new-items",
             )  # fmt: skip
-            title = gr.Textbox(label="Title", elem_id="new-title", max_lines=1, max_length=MAX_TEXT)
-            text = gr.Textbox(
-                label="Description",
-                info="Optional; the text encoder reads it too",
-                lines=2,
-                elem_id="new-text",
-                max_length=MAX_TEXT,
-            )
-            submit = gr.Button("Add and see where it lands", variant="primary", elem_id="add")
-        with gr.Column(scale=9, min_width=300):
-            landing = gr.HTML(cards.piece("no_landing_yet"), elem_id="landing")
+            return None
+        with gr.Row():
+            photo = gr.Image(
+                type="filepath", sources=["upload", "clipboard"], label="Photo", height=190, elem_id="new-photo",
+                image_mode=None, min_width=200,
+            )  # fmt: skip
+            with gr.Column(min_width=200):
+                title = gr.Textbox(label="Title", elem_id="new-title", max_lines=1, max_length=MAX_TEXT)
+                text = gr.Textbox(label="Description, optional", lines=2, elem_id="new-text", max_length=MAX_TEXT)
+        submit = gr.Button("Add and see what it is like", variant="primary", elem_id="add")
+        landing = gr.HTML(elem_id="landing", js_on_load=None)
     return landing, submit, [photo, title, text]
 
 
@@ -221,6 +179,7 @@ def launch_page(
                 css=STYLE,
                 ssr_mode=False,
                 max_file_size=MAX_UPLOAD,
+                state_session_capacity=MOST_VISITS,
             )
         except OSError as error:
             where = "a port from 7860 on" if port is None else f"port {port}"

@@ -15,6 +15,8 @@ from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, read_items
 from ..data.shown_photos import note_no_photos, only_inside
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.recommender import MacRecRecommender
+from .example_histories import example_histories
+from .model_page import card_text, shop_name
 
 logger = logging.get_logger(__name__)
 
@@ -46,10 +48,12 @@ class Shop:
         items: a table as `read_items` gives it: titles, photos and, if it has such a column, `in_stock`. None: the
             titles that the model directory keeps. Items that the recommender lacks are left out.
         encoders: `{"text": …, "image": …}` of `load_encoders`; None: no items can be added.
-        name: of the model, for the head of the page.
+        name: of the shop, for the head of the page.
+        card: the model card in Markdown, or its address; None: there is none.
 
     Attributes:
         items: `{item_id: ShownItem}` in the catalogue's order.
+        examples: histories to click on, item ids, oldest first.
         knows_stock: whether any item is known to be in stock or not.
 
     Raises:
@@ -62,8 +66,9 @@ class Shop:
         items: pd.DataFrame | None = None,
         encoders: Mapping[str, Any] | None = None,
         name: str = "",
+        card: str | None = None,
     ):
-        self.recommender, self.name = recommender, name
+        self.recommender, self.name, self.card = recommender, name, card
         self.encoders = dict(encoders or {})
         titles = recommender.item_titles
         self.items = {item: ShownItem(item, titles.get(item) or item) for item in recommender.table.item_ids}
@@ -74,6 +79,7 @@ class Shop:
         counts = recommender.item_counts
         order = range(len(self.items)) if counts is None else counts.argsort(descending=True, stable=True).tolist()
         self._order = [recommender.table.item_ids[row] for row in order]
+        self.examples = example_histories(recommender)
 
     @classmethod
     def open(
@@ -93,7 +99,7 @@ class Shop:
 
         Args:
             encoders: the folder whose encoders made the semantic IDs; `meta.json` and `*_encoder.safetensors` suffice.
-            title: of the page. Default: the folder's name, or the repository.
+            title: of the page. Default: see `model_page.shop_name`.
             item_column, title_column, image_column: the columns of ids, titles and photos in the items file.
             allow_outside: whether photos may lie outside the items file's folder.
 
@@ -108,11 +114,12 @@ class Shop:
                 note_no_photos(table, items)
             if not allow_outside:
                 table["image"] = pd.Series(only_inside(table["image"].tolist(), Path(items).parent), dtype=object)
-        name = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
+        name = title or shop_name(model)
+        card = card_text(model) if Path(model).is_dir() else f"https://huggingface.co/{model}"
         if encoders is None:
-            return cls(recommender, table, name=name)
+            return cls(recommender, table, name=name, card=card)
         _check_encoders(Path(encoders), recommender.quantizer, model)
-        return cls(recommender, table, load_encoders(encoders, device=str(device)), name=name)
+        return cls(recommender, table, load_encoders(encoders, device=str(device)), name=name, card=card)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -146,6 +153,8 @@ class Shop:
             if not isinstance(photo, bytes):
                 photo = str(photo) if isinstance(photo, str | Path) else None  # pandas may have made NaN of None
             self.items[item] = ShownItem(item, title, photo, _in_stock(in_stock, item))
+        # Reasons name items by the recommender's titles.
+        self.recommender.item_titles.update({item: self.items[item].title for item in known["item_id"]})
 
 
 def _in_stock(value: Any, item_id: str) -> bool | None:

@@ -2,11 +2,12 @@
 
 import math
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS
+from ..model.ranked_lists import Recommendation
 from ..model.recommender import MacRecRecommender, Recommendations
 from .new_item import Landing, place_item
 from .shop import Shop, ShownItem
@@ -34,15 +35,19 @@ class RankedItem:
 
     Attributes:
         rank: from 1; None: the item is not among the first, but its score is known.
-        likelihood: `exp(score - best score)`, in (0, 1].
+        probability: as `Recommendation` has it; None where the score only ranks.
+        bar: the probability, relative to that of the first item, in (0, 1]; 0 where there is none.
         semantic_ids: `{modality: tokens}`, no tokens where the item has no ID.
+        reasons: why it is listed, in words, the strongest first; may be empty.
     """
 
     rank: int | None
     item: ShownItem
     score: float
-    likelihood: float
+    probability: float | None
+    bar: float
     semantic_ids: Mapping[str, list[str]]
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,11 @@ class Visit:
         elif item_id in self.items:
             self.history.append(item_id)
 
+    def take(self, item_ids: Sequence[str]) -> list[str]:
+        """Replaces the history, each item once; returns the ids that are not in the catalogue, which are left out."""
+        self.history = [item for item in dict.fromkeys(item_ids) if item in self.items]
+        return [item for item in dict.fromkeys(item_ids) if item not in self.items]
+
     def clear(self) -> None:
         self.history.clear()
 
@@ -126,14 +136,14 @@ class Visit:
         (found,) = self._ranked(options, allowed)
         if not found:
             return RankedPage(note="Nothing is left to recommend: every item is excluded.")
-        best = found[0][1]
-        rows = [self._row(rank, item, score, best) for rank, (item, score) in enumerate(found, start=1)]
-        shown = {item for item, _ in found} | set(self.history if options.exclude_history else ())
+        best, read = found[0].score, self._names(options.modality) if readable else ()
+        rows = [self._row(rank, entry, best, read) for rank, entry in enumerate(found, start=1)]
+        shown = {entry.item_id for entry in found} | set(self.history if options.exclude_history else ())
         outside = [
-            self._row(None, item, score, best)
+            self._row(None, entry, best, read)
             for item in self.new_items
             if item not in shown and readable
-            for _, score in self._ranked(options, [item])[0]
+            for entry in self._ranked(options, [item])[0]
         ]
         return RankedPage(rows, outside, None if readable else self._popularity_note(options.modality))
 
@@ -205,9 +215,27 @@ class Visit:
             exclude_history=options.exclude_history,
         )
 
-    def _row(self, rank: int | None, item_id: str, score: float, best: float) -> RankedItem:
-        likelihood = min(1.0, math.exp(score - best))
-        return RankedItem(rank, self.items[item_id], score, likelihood, self.semantic_ids(item_id))
+    def _row(self, rank: int | None, entry: Recommendation, best: float, read: Sequence[str]) -> RankedItem:
+        item, score, probability = entry.item_id, entry.score, entry.probability
+        bar = 0.0 if probability is None else min(1.0, math.exp(score - best))
+        reasons = entry.reasons or self._alike(item, read)
+        return RankedItem(rank, self.items[item], score, probability, bar, self.semantic_ids(item), reasons)
+
+    def _alike(self, item_id: str, modalities: Sequence[str]) -> tuple[str, ...]:
+        """For lists without a blend's reasons: the item of the history whose semantic ID begins most like this one's.
+
+        That is what the model reads of a history: nothing but its items' codes.
+        """
+        table = self.recommender.table
+        best = 0
+        said: tuple[str, ...] = ()
+        for name in modalities:
+            codes = table.codes[name]
+            for other in (item for item in reversed(self.history) if item != item_id):
+                same = (codes[table.row_of[item_id]] == codes[table.row_of[other]]) & (codes[table.row_of[other]] >= 0)
+                if (shared := int(same.long().cumprod(0).sum())) > best:
+                    best, said = shared, (f"like {self.items[other].title} ({name})",)
+        return said
 
     def _in_stock(self) -> list[str]:
         return [item for item in self.recommender.table.item_ids if self.items[item].in_stock is not False]
@@ -215,11 +243,13 @@ class Visit:
     def _readable(self, modality: str) -> bool:
         """Whether any item of the history has an ID in what the list is made from."""
         table = self.recommender.table
-        names = table.modalities if modality == ENSEMBLE else (modality,)
         rows = [table.row_of[item] for item in self.history]
-        return any(bool((table.codes[name][rows, 0] >= 0).any()) for name in names)
+        return any(bool((table.codes[name][rows, 0] >= 0).any()) for name in self._names(modality))
+
+    def _names(self, modality: str) -> tuple[str, ...]:
+        return self.recommender.table.modalities if modality == ENSEMBLE else (modality,)
 
     def _popularity_note(self, modality: str) -> str:
         if not self.history:
-            return "Nothing is picked yet: these items are popular with everybody. The score is their log-share."
+            return "Nothing is picked yet: these items are popular with everybody."
         return f"No picked item has an ID of {modality}: these items are popular with everybody."

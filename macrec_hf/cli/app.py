@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cannot)",
     )
     add_device_flag(parser, "auto, a GPU of CUDA if there is one")
-    parser.add_argument("--title", help="head of the page (default: MODEL)")
+    parser.add_argument("--title", help="head of the page (default: heading of the model card, or name of the folder)")
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -4,6 +4,7 @@ Run with `python -m pytest -m browser`. Without Chromium or Playwright the tests
 MACREC_REQUIRE_BROWSER is 1.
 """
 
+import math
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ import pytest
 from app_tools import NO_PHOTO, NUM_ITEMS, ODD, ODD_TITLE, SOLD_OUT, open_shop, shop_folder
 
 from macrec_hf import add_items
+from macrec_hf.app.cards import percent
 from macrec_hf.app.visit import TOP_K
 from macrec_hf.catalogue.item_encoders import embed_items
 
@@ -135,14 +137,15 @@ def pick(page, items):
 
 SHOWN = """
 () => [...document.querySelector('#ranked .list').querySelectorAll('.hit')].map(hit => [
-  hit.querySelector('.rank').innerText, hit.dataset.item, hit.querySelector('.score').innerText.trim(),
+  hit.querySelector('.rank').innerText, hit.dataset.item, hit.querySelector('.score').textContent.trim(),
+  hit.querySelector('.chance b').innerText,
   Object.fromEntries([...hit.querySelectorAll('.id:has(code)')].map(
-    id => [id.dataset.modality, id.querySelector('code').innerText]))])
+    id => [id.dataset.modality, id.querySelector('code').textContent]))])
 """
 
 
 def shown(page):
-    """`[(item id, score as it is written, {modality: ID})]` of the list; its ranks count from one."""
+    """`[(item id, score and percentage as they are written, {modality: ID})]` of the list; ranks count from one."""
     rows = page.evaluate(SHOWN)
     assert [row[0] for row in rows] == [str(rank) for rank in range(1, len(rows) + 1)]
     return [tuple(row[1:]) for row in rows]
@@ -155,7 +158,7 @@ def expected(recommender, history, **options):
     def ids(item):
         return {name: "".join(table.tokens(item, name)) for name in table.modalities if table.tokens(item, name)}
 
-    return [(item, f"{score:.3f}", ids(item)) for item, score in found]
+    return [(item, f"{score:.3f}", percent(math.exp(score)), ids(item)) for item, score in found]
 
 
 def settles(page, wanted):
@@ -174,6 +177,7 @@ def photos_are_whole(page, where):
 
 def test_the_page_as_it_opens(page):
     assert page.locator("h1").inner_text() == "The <test> shop" == page.title()
+    assert page.locator("#examples .gallery-item").count() == len(open_shop().examples)
     assert page.locator("#catalogue .tile").count() == NUM_ITEMS
     assert "Nothing picked yet" in page.locator("#history").inner_text()
     assert "popular with everybody" in page.locator("#ranked .note").inner_text()
@@ -196,10 +200,11 @@ def test_a_history_is_picked_and_every_option_does_what_it_says(page):
     assert tile(page, "p0004").get_attribute("aria-pressed") == "true"
     settles(page, expected(recommender, HISTORY))
     assert page.locator("#ranked .note").count() == 0
+    page.locator("#options button").first.click()
     for modality in ("text", "image"):
-        page.locator("#modality").get_by_label(modality, exact=True).check()
+        page.locator("#modality").get_by_label(f"{modality} alone").check()
         settles(page, expected(recommender, HISTORY, modality=modality))
-    page.locator("#modality").get_by_label("ensemble", exact=True).check()
+    page.locator("#modality").get_by_label("everything").check()
     page.locator("#exclude-history input").check()
     settles(page, expected(recommender, HISTORY, exclude_history=True))
     page.locator("#in-stock input").check()
@@ -247,6 +252,7 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
     shop, photo = open_shop(), shop_folder() / "shop/images/p0011.jpg"
     files = sorted(path.name for path in (shop_folder() / "model").iterdir())
     pick(page, HISTORY)
+    page.locator("#new-item button").first.click()
     page.locator("#add").click()
     page.locator("#landing [role=alert]").wait_for()
     assert "has no title" in page.locator("#landing [role=alert]").inner_text()
@@ -256,12 +262,14 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
     page.locator("#new-text textarea").fill("A mug with stripes.")
     page.locator("#add").click()
     page.locator("#landing .place").first.wait_for()
+    assert "<a_" not in page.locator("#landing").inner_text()
+    page.locator("#details input").check()
     items = {"item_id": ["new-1"], "title": ["Estrella <mug> Nova"], "text": ["A mug with stripes."], "image": [photo]}
     store = embed_items(pd.DataFrame(items), shop.encoders, progress=False)
     table = add_items(shop.recommender.table, shop.recommender.quantizer, store)
     for name in table.modalities:
         place = page.locator(f'#landing .place[data-modality="{name}"]')
-        assert place.locator("> code").inner_text() == "".join(table.tokens("new-1", name))
+        assert place.locator(".detail > code").first.inner_text() == "".join(table.tokens("new-1", name))
         assert place.locator(".kin > div").count() > 0
         own, near = table.tokens("new-1", name), place.locator(".kin > div").first
         first = table.tokens(near.get_attribute("data-item"), name)
@@ -269,7 +277,7 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
         assert near.locator(".shared").inner_text() == "".join(own[:alike])
     # The photo is one of the catalogue, so that its natural ID was taken.
     assert "which “" in page.locator('#landing .place[data-modality="image"]').inner_text()
-    assert "is in the catalogue as new-1" in page.locator("#landing .note").inner_text()
+    assert "is in the catalogue as new-1:" in page.locator("#landing .note").inner_text()
     page.locator('#ranked .hit[data-item="new-1"] .tag.new').wait_for()  # the list is made after the card
     tile(page, "new-1").click()
     page.locator("#history .step:nth-child(4)").wait_for()
@@ -279,6 +287,46 @@ def test_a_new_item_is_added_and_recommended_but_only_here(page, chromium, addre
     assert sorted(path.name for path in (shop_folder() / "model").iterdir()) == files and page.failures == []
 
 
+def test_an_example_and_an_address_fill_the_history(page, chromium, address):
+    shop = open_shop()
+    page.locator("#examples .gallery-item").nth(1).click()
+    settles(page, expected(shop.recommender, shop.examples[1]))
+    link = page.locator("#history a").get_attribute("href")
+    assert page.locator("#history .step").count() == 3
+    with chromium.new_context() as other:
+        again = opened(other, address + link)
+        assert [step.get_attribute("data-item") for step in again.locator("#history .step").all()] == shop.examples[1]
+        settles(again, expected(shop.recommender, shop.examples[1]))
+        gone = opened(other, address + "?items=p0003,gone")
+        gone.get_by_text("left out of the history: gone").wait_for()
+        assert gone.locator("#history .step").count() == 1
+
+
+def test_codes_and_scores_are_behind_the_switch(page):
+    pick(page, HISTORY)
+    settles(page, expected(open_shop().recommender, HISTORY))
+    row = page.locator("#ranked .hit").first
+    assert not row.locator("code").first.is_visible() and not row.locator(".score").is_visible()
+    assert row.locator(".chance b").is_visible() and page.locator("#ranked .why").first.is_visible()
+    page.locator("#details input").check()
+    assert row.locator("code").first.is_visible() and row.locator(".score").is_visible()
+    tile(page, "p0001").click()  # also in the next list
+    page.locator("#history .step:nth-child(4)").wait_for()
+    assert page.locator("#ranked code").first.is_visible()
+
+
+def test_card_and_help_are_pages_of_their_own(page):
+    for name, heading in (
+        ("Help", "How to read this page"),
+        ("Model card", "Generative recommender over semantic IDs"),
+    ):
+        with page.context.expect_page() as opening:
+            page.get_by_role("link", name=name).click()
+        assert opening.value.get_by_role("heading", name=heading, level=1).inner_text() == heading
+        opening.value.close()
+    assert page.failures == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_fits_the_screen_and_can_be_read(chromium, address, scheme, width):
@@ -286,21 +334,38 @@ def test_it_fits_the_screen_and_can_be_read(chromium, address, scheme, width):
         page = opened(context, address)
         pick(page, HISTORY)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        first = page.locator("#catalogue .tile").first.bounding_box()
         for part in (
             "#catalogue .name",
             "#ranked .title",
-            "#ranked code",
-            "#history .name",
+            "#ranked .why",
+            "#ranked b",
+            "#history h2",
             "h1",
-            "#ranked .soft",
-            "#ranked .id b",
+            "#head a",
         ):
             assert page.evaluate(CONTRAST, part) >= 4.5, part  # WCAG 2.2, 1.4.3
+        # List and first row of the catalogue are on the screen together; the page scrolls, not a box in it.
+        assert page.locator("#ranked .hit").first.bounding_box()["y"] < first["y"] + first["height"] <= 844
+        assert page.evaluate("getComputedStyle(document.querySelector('#catalogue')).maxHeight") == "none"
         left, right = (page.locator(part).bounding_box() for part in ("#catalogue", "#ranked"))
         beside = right["x"] > left["x"] + left["width"] - 1
         assert beside == (width == 1280)
+        # However far down, the list stays in view.
+        page.evaluate("scrollTo(0, 900)")
+        top = page.locator("#ranked .hit").first.bounding_box()["y"]
+        assert page.evaluate("scrollY") > 100 and 0 <= top < 400
+        page.locator("#details input").check()
+        assert page.evaluate(CONTRAST, "#ranked code") >= 4.5
+        page.locator("#options button").first.click()
+        page.locator("#beams").wait_for()
+        # Nothing bright in the dark but photos: no track of a slider, no ground behind a photo.
+        track = page.evaluate("getComputedStyle(document.querySelector('#beams')).getPropertyValue('--neutral-200')")
+        grounds = page.evaluate("getComputedStyle(document.querySelector('#catalogue .photo')).backgroundColor")
+        assert grounds == "rgba(0, 0, 0, 0)" and (track == DARK_TRACK) == (scheme == "dark")
 
 
+DARK_TRACK = "#334155"
 CONTRAST = """
 selector => {
   const parse = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };

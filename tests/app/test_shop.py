@@ -18,13 +18,22 @@ def test_items_have_titles_photos_and_stock():
     assert shop.items[NO_PHOTO].photo is None and shop.items["p0001"].photo.endswith("shop/images/p0001.jpg")
     sold_out = [item for item, shown in shop.items.items() if shown.in_stock is False]
     assert shop.knows_stock and sold_out == shop.recommender.table.item_ids[::SOLD_OUT]
-    assert shop.can_add and shop.modalities == ("text", "image") and shop.name == "model"
+    assert shop.can_add and shop.modalities == ("text", "image")
+    # Reasons call an item as the page does.
+    assert shop.recommender.item_titles[ODD] == ODD_TITLE
 
 
 def test_without_an_items_file_the_models_titles_are_shown():
     shop = Shop.open(shop_folder() / "model", title="Mine")
     assert shop.items["p0007"].title == "Model's title of p0007" and shop.items["p0007"].photo is None
     assert not shop.knows_stock and not shop.can_add and shop.name == "Mine"
+
+
+def test_a_shop_is_called_by_its_folder_and_has_the_models_card(tmp_path):
+    shop = Shop.open(shop_folder() / "model")
+    assert shop.name.casefold() == shop_folder().name.replace("-", " ").replace("_", " ").casefold()
+    assert shop.card.startswith("# Generative recommender") and len(shop.examples) > 1
+    assert Shop(open_shop().recommender).card is None
 
 
 def test_search_finds_all_words_in_title_or_id_most_popular_first():

@@ -63,7 +63,7 @@ def test_a_repository_of_the_hub_is_named_and_a_folder_of_this_machine_is_no_enc
     assert "encoders" not in write_space(tmp_path / "b", shop, "user/x", shop_folder() / "emb")
     assert len(warnings) == 1 and "is a folder of this machine" in warnings[0]
     rows = [json.loads(line) for line in (tmp_path / "b" / "items.jsonl").read_text().splitlines()]
-    assert rows[0] == {"item_id": "p0000", "title": "Model's title of p0000"}
+    assert rows[0] == {"item_id": "p0000", "title": shop.recommender.item_titles["p0000"]}
 
 
 def with_photos(folder, rows):

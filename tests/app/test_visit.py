@@ -1,5 +1,6 @@
 """What a visitor does: history, lists, new items. Lists are compared with the recommender's own."""
 
+import itertools
 import math
 
 import pytest
@@ -45,7 +46,34 @@ def test_lists_are_the_recommenders(modality, exclude, num_beams):
     assert [row.rank for row in page.rows] == list(range(1, TOP_K + 1))
     for row in page.rows:
         assert row.semantic_ids == {m: shop.recommender.table.tokens(row.item.item_id, m) for m in ("text", "image")}
-        assert row.likelihood == pytest.approx(math.exp(row.score - page.rows[0].score))
+        assert row.probability == pytest.approx(math.exp(row.score))
+        assert row.bar == pytest.approx(math.exp(row.score - page.rows[0].score))
+
+
+@pytest.mark.parametrize("modality", ["ensemble", "text", "image"])
+def test_without_a_blend_the_reason_is_the_picked_item_with_the_most_codes_in_common(modality):
+    table, mine = open_shop().recommender.table, visit(HISTORY)
+    names = ("text", "image") if modality == "ensemble" else (modality,)
+
+    def common(item, other, name):
+        pairs = zip(table.tokens(item, name), table.tokens(other, name), strict=False)  # one may have no ID
+        return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    rows = mine.recommend(Options(modality)).rows
+    for row in rows:
+        item = row.item.item_id
+        pairs = [
+            (common(item, o, n), f"like {mine.items[o].title} ({n})") for o in HISTORY for n in names if o != item
+        ]
+        best = max(length for length, _ in pairs)
+        assert row.reasons == () if best == 0 else (best, row.reasons[0]) in pairs
+    assert any(row.reasons for row in rows) and all(not row.reasons for row in visit().recommend(Options()).rows)
+
+
+def test_a_history_is_taken_whole():
+    mine = visit(["p0001"])
+    assert mine.take(["p0003", "nothing", "p0003", "p0002", "nothing"]) == ["nothing"]
+    assert mine.history == ["p0003", "p0002"]
 
 
 def test_only_what_is_in_stock():
