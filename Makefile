@@ -25,6 +25,9 @@ demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/i
 docs: $(READY) ## the documentation as a site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+docs-serve: $(READY) ## the documentation on http://127.0.0.1:8000, built again whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 # Needs Chromium (apt-get install chromium).
 pictures: demo ## the picture of the README, taken of the demo's page
 	$(BIN)/python docs/pictures/make_pictures.py demo/index.html

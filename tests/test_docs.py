@@ -156,8 +156,8 @@ PAPER_INDEX = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
 
 
 def test_the_paper_index_has_every_equation_once_and_in_order():
-    formulas = "".join(re.findall(r"^```text\n(.*?)^```$", PAPER_INDEX, re.M | re.S))
-    assert re.findall(r"^\((\d+)\)  +\S.* = ", formulas, re.M) == [str(number) for number in range(1, 20)]
+    formulas = "".join(re.findall(r"^```math\n(.*?)^```$", PAPER_INDEX, re.M | re.S))
+    assert re.findall(r"^\S.* = .* \\tag\{(\d+)\}$", formulas, re.M) == [str(number) for number in range(1, 20)]
 
 
 def test_the_paper_index_names_symbols_that_are_there():
