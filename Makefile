@@ -28,9 +28,9 @@ docs: $(READY) ## the documentation as a site: open site/index.html
 docs-serve: $(READY) ## the documentation on http://127.0.0.1:8000, built again whenever a page changes
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-# Needs Chromium (apt-get install chromium).
-pictures: demo ## the picture of the README, taken of the demo's page
-	$(BIN)/python docs/pictures/make_pictures.py demo/index.html
+# Needs Chromium (apt-get install chromium). DEMO names a folder that `make demo` left elsewhere: then nothing is trained.
+pictures: $(or $(DEMO:%=$(READY)),demo) ## the pictures of README and docs: the demo's page, macrec app, macrec doctor
+	$(BIN)/python docs/pictures/make_pictures.py $(or $(DEMO),demo)
 
 # `macrec train --help` and `macrec quantize --help` read it instead of loading transformers.
 flags: $(READY) ## macrec_hf/cli/fields.json, after transformers or a field of our arguments or configurations has changed

@@ -2,7 +2,7 @@
 
 On GitHub, `docs/` links to the README, the examples and the licence by their relative paths. The site has these files
 as pages of its own, so such links are bent to them; a link to any other file outside `docs/` stays as it is, and
-strict mode refuses it. Formulas are written as GitHub reads them, and become MathML, which browsers show by themselves.
+strict mode refuses it. Formulas are written as GitHub reads them and become MathML, which browsers show by themselves.
 """
 
 import posixpath
@@ -74,7 +74,7 @@ def equation(match: re.Match) -> str:
 
 
 def boost_of(page: str) -> float:
-    """How much a page counts in the search: first what explains, then what lists names, last the listings of examples."""
+    """What a page counts in the search: most what explains, less what lists names, least the listings of examples."""
     if page.endswith((".py.md", ".yaml.md", "LICENSE.md")):
         return 0.01
     return 0.2 if page.startswith("reference/") or page in ("api.md", "overview.md", "results.md") else 1.0
