@@ -100,7 +100,7 @@ def test_a_customer_of_whom_a_model_without_counts_knows_nothing_is_refused(fold
     shutil.rmtree(folder / "model")
     tiny_recommender(NUM_ITEMS).save_pretrained(folder / "model")
     with service() as client:
-        assert "history 0" in refusal(client, histories=[["gone"]])
+        assert "History 0" in refusal(client, histories=[["gone"]])
         assert len(answer(client)) == len(HISTORIES)
 
 
@@ -155,7 +155,7 @@ def test_two_processes_answer_on_one_port(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_lists_of_all_customers(folder, monkeypatch):
+def test_two_processes_make_the_lists_of_all_customers(folder):
     customers = [{"user_id": f"u{user}", "history": [f"i{user}", f"i{user + 2}"]} for user in range(7)]
     (folder / "customers.jsonl").write_text("".join(json.dumps(customer) + "\n" for customer in customers))
     (folder / "recommend_all.py").write_text(RECOMMEND_ALL)

@@ -16,7 +16,6 @@ from macrec_hf.cli.main import VERBS
 pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["docs", "examples", "README.md", "LICENSE", "mkdocs.yml", "mkdocs_hooks.py", "mkdocs_docstrings.py"]
 
 
 def build(root: Path, site: Path) -> subprocess.CompletedProcess:
@@ -131,17 +130,31 @@ def test_links_out_of_docs_lead_to_pages(site):
     assert (site / "examples" / "1_semantic_ids.py.html").is_file()
 
 
-def build_with(line: str, tmp_path: Path) -> str:
-    """What a build says that has to fail, because the quickstart ends with `line`."""
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+def build_of(line: str, tmp_path: Path) -> subprocess.CompletedProcess:
+    """The build of a site by our rules that has one page of ours, with `line`."""
+    for name in ("mkdocs_hooks.py", "mkdocs_docstrings.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    rules = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[0]
+    (tmp_path / "mkdocs.yml").write_text(rules, encoding="utf-8")
     (tmp_path / "macrec_hf").symlink_to(ROOT / "macrec_hf")
-    with (tmp_path / "docs" / "quickstart.md").open("a") as page:
-        page.write(f"\n{line}\n")
-    done = build(tmp_path, tmp_path / "site")
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "LICENSE", "docs/iframe-worker.js", "docs/site.css"):
+        (tmp_path / name).touch()
+    (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n{line}\n", encoding="utf-8")
+    return build(tmp_path, tmp_path / "site")
+
+
+def build_with(line: str, tmp_path: Path) -> str:
+    """What a build says that has to fail, because its page has `line`."""
+    done = build_of(line, tmp_path)
     assert done.returncode != 0
     return done.stdout + done.stderr
+
+
+def test_a_page_without_faults_builds(tmp_path):
+    done = build_of("[a](index.md#page) $`x`$", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<math" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
 
 
 def test_links_that_lead_nowhere_end_the_build(tmp_path):

@@ -1,7 +1,7 @@
 """Takes the pictures of README and docs in Chromium: the demo's page, `macrec app` and the report of `macrec doctor`.
 
-`make pictures` runs it over the folder that `make demo` leaves, and `make pictures DEMO=folder` over another one: nothing is trained
-then. Needs Chromium (apt-get install chromium) and the extra [dev].
+`make pictures` runs it over the folder that `make demo` leaves, and `make pictures DEMO=folder` over another one: nothing
+is trained then. Needs Chromium (apt-get install chromium) and the extra [dev].
 """
 
 import io
@@ -25,6 +25,8 @@ SHOWN_CUSTOMERS = 3
 APP_HEIGHT, REPORT_HEIGHT = 860, 1000  # of the pages' upper parts
 MOST_BYTES = 250_000  # a clone carries every version of it
 WAIT = 120_000  # milliseconds; a busy machine is slow
+MACREC = [sys.executable, "-m", "macrec_hf.cli"]  # in the demo's folder: pages name the paths that they were given
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 NEEDED = ("index.html", "shop/items.jsonl", "emb", "model")
 
 
@@ -58,8 +60,8 @@ def picture_of_report(browser: Browser, demo: Path) -> bytes:
     """The upper part of the report about the demo's semantic IDs."""
     with TemporaryDirectory() as folder:
         report = Path(folder, "report.html")
-        words = ("doctor", demo / "model", "--embeddings", demo / "emb", "--items", demo / "shop/items.jsonl")
-        subprocess.run(macrec(*words, "--output", report), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        words = ["doctor", "model", "--embeddings", "emb", "--items", "shop/items.jsonl", "--output", str(report)]
+        subprocess.run([*MACREC, *words], cwd=demo, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
         return upper_part(opened(browser, report.as_uri()), REPORT_HEIGHT)
 
 
@@ -81,9 +83,9 @@ def picture_of_app(browser: Browser, demo: Path) -> bytes:
 
 @contextmanager
 def served_app(demo: Path) -> Iterator[str]:
-    """The address of a `macrec app` over the demo's model, on a free port, while the picture is taken."""
-    words = ("app", demo / "model", "--items", demo / "shop/items.jsonl", "--encoders", demo / "emb", "--port", 0)
-    server = subprocess.Popen(macrec(*words, "--title", "Demo shop"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    """The address of a `macrec app` over the demo's model, while the picture is taken."""
+    words = ["app", "model", "--items", "shop/items.jsonl", "--encoders", "emb", "--title", "The demo shop"]
+    server = subprocess.Popen([*MACREC, *words], cwd=demo, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     try:
         address = re.search(r"http://\S+", server.stdout.readline())
         if address is None:
@@ -92,10 +94,6 @@ def served_app(demo: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(60)
-
-
-def macrec(*words: object) -> list[str]:
-    return [sys.executable, "-m", "macrec_hf.cli", *(os.path.abspath(w) if isinstance(w, Path) else str(w) for w in words)]
 
 
 def opened(browser: Browser, address: str) -> Page:
