@@ -1,4 +1,4 @@
-"""Every code block of the quickstart, the recipes and the page about serving runs, in order, as a reader would type it."""
+"""Every code block of the quickstart, the recipes and docs/serving.md runs, in order, as a reader would type it."""
 
 import functools
 import gzip

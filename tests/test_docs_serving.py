@@ -71,7 +71,8 @@ def answer(client, **request):
 def expected(folder, **arguments):
     recommender = MacRecRecommender.from_pretrained(folder / "model")
     arguments = {"histories": HISTORIES, "top_k": 3} | arguments
-    return json.loads(json.dumps([[item.as_dict() for item in ranked] for ranked in recommender.recommend(**arguments)]))
+    lists = [[item.as_dict() for item in ranked] for ranked in recommender.recommend(**arguments)]
+    return json.loads(json.dumps(lists))
 
 
 def test_it_answers_as_the_recommender_does(client, folder):

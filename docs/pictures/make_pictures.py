@@ -1,7 +1,7 @@
 """Takes the pictures of README and docs in Chromium: the demo's page, `macrec app` and the report of `macrec doctor`.
 
-`make pictures` runs it over the folder that `make demo` leaves, and `make pictures DEMO=folder` over another one: nothing
-is trained then. Needs Chromium (apt-get install chromium) and the extra [dev].
+`make pictures` runs it over the folder that `make demo` leaves, and `make pictures DEMO=folder` over another one:
+nothing is trained then. Needs Chromium (apt-get install chromium) and the extra [dev].
 """
 
 import io
@@ -25,6 +25,8 @@ SHOWN_CUSTOMERS = 3
 APP_HEIGHT, REPORT_HEIGHT = 860, 1000  # of the pages' upper parts
 MOST_BYTES = 250_000  # a clone carries every version of it
 WAIT = 120_000  # milliseconds; a busy machine is slow
+PHOTOS_ARE_THERE = """() => [...document.images].every(
+    (photo) => photo.getBoundingClientRect().top > innerHeight || (photo.complete && photo.naturalWidth))"""
 MACREC = [sys.executable, "-m", "macrec_hf.cli"]  # in the demo's folder: pages name the paths that they were given
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 NEEDED = ("index.html", "shop/items.jsonl", "emb", "model")
@@ -76,7 +78,7 @@ def picture_of_app(browser: Browser, demo: Path) -> bytes:
             place.click(timeout=WAIT)
             tab.locator("#history [data-item]").first.wait_for(timeout=WAIT)
         tab.locator("#ranked [data-rank='1'] img").wait_for(timeout=WAIT)
-        tab.wait_for_load_state("networkidle", timeout=WAIT)
+        tab.wait_for_function(PHOTOS_ARE_THERE, timeout=WAIT)
         tab.mouse.move(0, 0)  # nothing is shown as if the mouse were on it
         return upper_part(tab, APP_HEIGHT)
 
@@ -93,7 +95,7 @@ def served_app(demo: Path) -> Iterator[str]:
         yield address[0]
     finally:
         server.terminate()
-        server.wait(60)
+        server.wait()
 
 
 def opened(browser: Browser, address: str) -> Page:
