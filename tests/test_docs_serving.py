@@ -22,7 +22,9 @@ pytest.importorskip("fastapi", reason="the service needs FastAPI: pip install -e
 testclient = pytest.importorskip("fastapi.testclient", reason="the test's client needs httpx")
 
 NUM_ITEMS = 12
-SERVE, RECOMMEND_ALL = (block.code for block in blocks_of(ROOT / "docs" / "serving.md") if block.language == "python")
+SERVE, _, RECOMMEND_ALL = (
+    block.code for block in blocks_of(ROOT / "docs" / "serving.md") if block.language == "python"
+)
 HISTORIES = [["i1", "i2"], ["i5"]]
 
 

@@ -25,6 +25,7 @@ SHOWN_CUSTOMERS = 3
 APP_HEIGHT, REPORT_HEIGHT = 860, 1000  # of the pages' upper parts
 MOST_BYTES = 250_000  # a clone carries every version of it
 WAIT = 120_000  # milliseconds; a busy machine is slow
+SETTLED = 5_000  # a list that stays so long is the last one
 PHOTOS_ARE_THERE = """() => [...document.images].every(
     (photo) => photo.getBoundingClientRect().top > innerHeight || (photo.complete && photo.naturalWidth))"""
 MACREC = [sys.executable, "-m", "macrec_hf.cli"]  # in the demo's folder: pages name the paths that they were given
@@ -74,12 +75,16 @@ def picture_of_app(browser: Browser, demo: Path) -> bytes:
         items = tab.locator("#catalogue [data-action=toggle]")
         items.first.wait_for(timeout=WAIT)
         examples = tab.locator("#examples img")
-        for place in [examples.first] if examples.count() else [items.nth(0), items.nth(1)]:
+        for number, place in enumerate([examples.first] if examples.count() else [items.nth(0), items.nth(1)]):
             place.click(timeout=WAIT)
-            tab.locator("#history [data-item]").first.wait_for(timeout=WAIT)
+            tab.locator("#history [data-item]").nth(number).wait_for(timeout=WAIT)
         tab.locator("#ranked [data-rank='1'] img").wait_for(timeout=WAIT)
-        tab.wait_for_function(PHOTOS_ARE_THERE, timeout=WAIT)
         tab.mouse.move(0, 0)  # nothing is shown as if the mouse were on it
+        before, now = "", tab.inner_html("#ranked")
+        while before != now:  # an earlier list may still be there
+            tab.wait_for_timeout(SETTLED)
+            before, now = now, tab.inner_html("#ranked")
+        tab.wait_for_function(PHOTOS_ARE_THERE, timeout=WAIT)
         return upper_part(tab, APP_HEIGHT)
 
 
