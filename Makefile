@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := macrec_hf examples tests benchmarks docs/pictures setup.py mkdocs_hooks.py mkdocs_docstrings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs pictures flags test test-slow quality style
+.PHONY: help demo docs docs-serve pictures flags test test-slow test-next quality style
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -27,20 +27,41 @@ demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/i
 docs: $(READY) ## the documentation as a site: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Needs Chromium (apt-get install chromium).
-pictures: demo ## the picture of the README, taken of the demo's page
-	$(BIN)/python docs/pictures/make_pictures.py demo/index.html
+docs-serve: $(READY) ## the documentation on http://127.0.0.1:8000, built again whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# Needs Chromium (apt-get install chromium). DEMO names a folder that `make demo` left elsewhere: then nothing is trained.
+pictures: $(or $(DEMO:%=$(READY)),demo) ## the pictures of README and docs: the demo's page, macrec app, macrec doctor
+	$(BIN)/python docs/pictures/make_pictures.py $(or $(DEMO),demo)
 
 # `macrec train --help` and `macrec quantize --help` read it instead of loading transformers.
 flags: $(READY) ## macrec_hf/cli/fields.json, after transformers or a field of our arguments or configurations has changed
 	$(BIN)/python -m macrec_hf.cli.fields
 
 # The models of the tests are tiny: one thread each and two workers are several times faster than threads of their own.
-test: $(READY) ## the fast lane of the tests: minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+# worksteal: each worker takes one half in its order, so that what a file's tests share is made by one worker, not by both.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
+test: $(READY) ## the fast lane of the tests: five minutes on two idle cores; the last line says how long it took
+	$(TEST)
 
 test-slow: $(READY) ## the rest of the tests: killed and launched processes, several seeds, a browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "slow or browser"
+	$(TEST) -m "slow or browser"
+
+# transformers and torch are the newest that pip finds, with whatever they ask for; everything else is as pinned. Of torch
+# it takes the newest build for CPUs, because pip by itself takes the one for CUDA, several GB; NEXT_TORCH names another.
+NEXT := .venv-next
+NEWEST_TORCH := $(NEXT)/bin/python -m pip index versions torch 2>/dev/null | grep -o '[0-9.]*+cpu' | head -n 1
+test-next: ## the fast lane with the newest transformers and torch, in an environment of its own; may fail
+	$(PYTHON) -m venv --clear $(NEXT)
+	grep -viE '^(torch|transformers|tokenizers|huggingface_hub|safetensors)==' constraints.txt >$(NEXT)/constraints.txt
+	torch="$(NEXT_TORCH)"; torch=$${torch:-$$($(NEWEST_TORCH))}; \
+	test -n "$$torch" || { echo "pip finds no build of torch for CPUs: name one, NEXT_TORCH=2.13.0"; exit 2; }; \
+	$(NEXT)/bin/python -m pip install -qq --disable-pip-version-check -c $(NEXT)/constraints.txt \
+		"torch==$$torch" transformers -e ".[dev]"
+	$(TEST:$(BIN)%=$(NEXT)/bin%) >$(NEXT)/tests.txt; status=$$?; tail -n 60 $(NEXT)/tests.txt; \
+	$(NEXT)/bin/python -c 'import sys, torch, transformers as t; \
+		print(f"transformers {t.__version__}, torch {torch.__version__}:", sys.argv[1])' "$$(tail -n 1 $(NEXT)/tests.txt)"; \
+	exit $$status
 
 quality: $(READY) ## lint, formatting and types, changing nothing
 	$(BIN)/ruff check $(SOURCES)

@@ -36,7 +36,13 @@ QUALITY = [
     "types-PyYAML>=6.0.12.20261113",
     "types-tqdm>=4.70.0.20261106",
 ]
-DOCS = ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.8.1,<10", "mkdocstrings>=1.0.8", "mkdocstrings-python>=2.0.11"]
+DOCS = [
+    "mkdocs>=1.6.1,<2",
+    "mkdocs-material>=9.8.1,<10",
+    "mkdocstrings>=1.0.8",
+    "mkdocstrings-python>=2.0.11",
+    "latex2mathml>=3.81.1",
+]
 
 setup(
     name="macrec-hf",

@@ -122,11 +122,22 @@ def test_the_readme_is_short_and_its_commands_are_read():
     assert set(re.findall(r"make ([a-z-]+)", README.read_text(encoding="utf-8"))) <= {*targets, "test-slow"}
 
 
-def test_the_picture_of_the_readme_is_small_and_there():
-    (picture,) = re.findall(r"!\[[^]]+\]\((\S+)\)", README.read_text(encoding="utf-8"))
-    assert (ROOT / picture).stat().st_size <= 250_000
-    with Image.open(ROOT / picture) as opened:
+PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.stem)
+def test_pictures_are_small_and_shown(picture):
+    assert picture.stat().st_size <= 250_000
+    with Image.open(picture) as opened:
         assert opened.format == "PNG" and opened.width == 900
+    shown = re.compile(rf"!\[[^]]+\]\((\S*pictures/{picture.name})\)")
+    assert any(shown.search(page.read_text(encoding="utf-8")) for page in PAGES)
+
+
+def test_the_readme_shows_the_stages_the_demo_the_app_and_the_doctor():
+    shown = re.findall(r"!\[[^]]+\]\((\S+)\)", README.read_text(encoding="utf-8"))
+    assert [Path(picture).name for picture in shown] == ["stages.svg", "demo.png", "app.png", "doctor.png"]
+    assert all((ROOT / picture).is_file() for picture in shown)
 
 
 PATHS = re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|css|js|jinja|md))`", ARCHITECTURE.read_text(encoding="utf-8"))
@@ -156,8 +167,8 @@ PAPER_INDEX = (ROOT / "docs" / "paper_index.md").read_text(encoding="utf-8")
 
 
 def test_the_paper_index_has_every_equation_once_and_in_order():
-    formulas = "".join(re.findall(r"^```text\n(.*?)^```$", PAPER_INDEX, re.M | re.S))
-    assert re.findall(r"^\((\d+)\)  +\S.* = ", formulas, re.M) == [str(number) for number in range(1, 20)]
+    formulas = "".join(re.findall(r"^```math\n(.*?)^```$", PAPER_INDEX, re.M | re.S))
+    assert re.findall(r"^\S.* = .* \\tag\{(\d+)\}$", formulas, re.M) == [str(number) for number in range(1, 20)]
 
 
 def test_the_paper_index_names_symbols_that_are_there():

@@ -1,4 +1,4 @@
-"""Every code block of the quickstart and of the recipes runs, in the page's order, as a reader would type it."""
+"""Every code block of the quickstart, the recipes and docs/serving.md runs, in order, as a reader would type it."""
 
 import functools
 import gzip
@@ -18,8 +18,8 @@ from macrec_hf.demo.shop import make_demo_shop
 
 RECIPES = ROOT / "docs" / "recipes"
 QUICKSTART = ROOT / "docs" / "quickstart.md"
-PAGES = [QUICKSTART, *sorted(RECIPES.glob("*.md"))]
-MOST_SKIPPED = 5
+PAGES = [QUICKSTART, *sorted(RECIPES.glob("*.md")), ROOT / "docs" / "serving.md"]
+MOST_SKIPPED = 7  # the two of docs/serving.md are run in test_docs_serving.py
 # What is no program, and so is not run: excerpts of files and of what a program says.
 EXCERPTS = {"text", "json", "yaml", "csv"}
 
@@ -91,8 +91,8 @@ def prepare(page, folder, request):
         published_ids(folder)
     if page.stem == "amazon":
         request.getfixturevalue("amazon_dump")(folder)
-    if page.stem == "space":
-        pytest.importorskip("gradio", reason="the recipe of a Space needs the extra [app]")
+    if page.stem in ("space", "serving"):
+        pytest.importorskip("gradio", reason="a page and a service need the extra [app]")
 
 
 SLOW = {"several_gpus"}  # two processes

@@ -16,7 +16,6 @@ from macrec_hf.cli.main import VERBS
 pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["docs", "examples", "README.md", "LICENSE", "mkdocs.yml", "mkdocs_hooks.py", "mkdocs_docstrings.py"]
 
 
 def build(root: Path, site: Path) -> subprocess.CompletedProcess:
@@ -81,6 +80,47 @@ def test_docstrings_are_read_as_they_are_meant(site):
     assert not any(re.search(r"\[<code>[\w.~]+</code>\]", page) for page in pages)
 
 
+def test_formulas_are_part_of_the_page(site):
+    index = (site / "paper_index.html").read_text(encoding="utf-8")
+    numbers = re.findall(r'<div class="equation"><math .*?</math><span>\((\d+)\)</span></div>', index)
+    assert numbers == [str(number) for number in range(1, 20)]
+    for page in site.rglob("*.html"):  # neither a formula that was not converted, nor a word of TeX that was not known
+        text = page.read_text(encoding="utf-8")
+        assert "language-math" not in text and "$<code>" not in text, page
+        assert not any("\\" in formula for formula in re.findall(r"<math .*?</math>", text)), page
+
+
+# What a stranger types first, and the pages one of which has to come first.
+STRANGERS = {
+    "cold start": {"recipes/own_shop.html", "concepts/semantic_ids.html", "concepts/blend.html"},
+    "new item": {"recipes/own_shop.html", "concepts/semantic_ids.html"},
+    "collision": {"concepts/semantic_ids.html"},
+    "counting": {"concepts/blend.html"},
+    "beam": {"decoding.html"},
+    "batch size": {"training.html"},
+    "GPU": {"recipes/several_gpus.html", "training.html"},
+    "serve": {"serving.html"},
+    "csv": {"recipes/own_shop.html", "data_formats.html"},
+}
+
+
+@pytest.mark.browser
+def test_the_search_of_a_page_that_is_opened_as_a_file_finds_what_a_stranger_looks_for(site):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
+    chromium = shutil.which("chromium") or pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto((site / "index.html").as_uri())
+        for words, wanted in STRANGERS.items():
+            page.locator("input.md-search__input").fill("")
+            page.locator(".md-search-result__item").first.wait_for(state="detached")
+            page.keyboard.type(words)
+            first = page.locator(".md-search-result__item a").first.get_attribute("href")
+            assert first.removeprefix(f"{site.as_uri()}/").split("?")[0] in wanted, (words, first)
+        browser.close()
+
+
 def test_links_out_of_docs_lead_to_pages(site):
     home = (site / "index.html").read_text(encoding="utf-8")
     assert 'href="overview.html"' in home and 'href="examples/index.html"' in home
@@ -90,17 +130,31 @@ def test_links_out_of_docs_lead_to_pages(site):
     assert (site / "examples" / "1_semantic_ids.py.html").is_file()
 
 
-def build_with(line: str, tmp_path: Path) -> str:
-    """What a build says that has to fail, because the quickstart ends with `line`."""
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+def build_of(line: str, tmp_path: Path) -> subprocess.CompletedProcess:
+    """The build of a site by our rules that has one page of ours, with `line`."""
+    for name in ("mkdocs_hooks.py", "mkdocs_docstrings.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    rules = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[0]
+    (tmp_path / "mkdocs.yml").write_text(rules, encoding="utf-8")
     (tmp_path / "macrec_hf").symlink_to(ROOT / "macrec_hf")
-    with (tmp_path / "docs" / "quickstart.md").open("a") as page:
-        page.write(f"\n{line}\n")
-    done = build(tmp_path, tmp_path / "site")
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "LICENSE", "docs/iframe-worker.js", "docs/site.css"):
+        (tmp_path / name).touch()
+    (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n{line}\n", encoding="utf-8")
+    return build(tmp_path, tmp_path / "site")
+
+
+def build_with(line: str, tmp_path: Path) -> str:
+    """What a build says that has to fail, because its page has `line`."""
+    done = build_of(line, tmp_path)
     assert done.returncode != 0
     return done.stdout + done.stderr
+
+
+def test_a_page_without_faults_builds(tmp_path):
+    done = build_of("[a](index.md#page) $`x`$", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<math" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
 
 
 def test_links_that_lead_nowhere_end_the_build(tmp_path):
