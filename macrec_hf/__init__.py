@@ -48,6 +48,7 @@ _HOMES = {
     "bootstrap_interval": "evaluation.ranking_metrics",
     "build_semantic_ids": "catalogue.indexing",
     "codebook_report": "doctor.figures",
+    "cornac_baseline": "evaluation.cornac_baselines",
     "embed_items": "catalogue.item_encoders",
     "evaluate": "evaluation.evaluate",
     "evaluation_report": "evaluation.report",
@@ -71,6 +72,7 @@ _HOMES = {
     "user_histories": "data.histories",
     "user_metrics": "evaluation.ranking_metrics",
     "validation_halves": "data.splits",
+    "write_lists": "evaluation.outside_lists",
 }
 
 __all__ = [
@@ -107,6 +109,7 @@ __all__ = [
     "bootstrap_interval",
     "build_semantic_ids",
     "codebook_report",
+    "cornac_baseline",
     "embed_items",
     "evaluate",
     "evaluation_report",
@@ -130,6 +133,7 @@ __all__ = [
     "user_histories",
     "user_metrics",
     "validation_halves",
+    "write_lists",
 ]
 
 
@@ -158,8 +162,10 @@ if TYPE_CHECKING:
     from .doctor.figures import codebook_report
     from .doctor.health_callback import CodebookHealthCallback
     from .evaluation.baselines import baseline_lists
+    from .evaluation.cornac_baselines import cornac_baseline
     from .evaluation.evaluate import evaluate
     from .evaluation.evaluate_metric import RankingMetrics
+    from .evaluation.outside_lists import write_lists
     from .evaluation.ranking_metrics import bootstrap_interval, paired_bootstrap, ranking_metrics, user_metrics
     from .evaluation.report import evaluation_report
     from .model.beam_search import semantic_id_beam_search
