@@ -43,10 +43,12 @@ _HOMES = {
     "SemanticIdTable": "model.semantic_ids",
     "SemanticIdTokenizer": "model.tokenization_macrec",
     "SemanticIdTrie": "model.trie",
+    "add_co_purchases": "catalogue.co_purchases",
     "add_items": "catalogue.indexing",
     "baseline_lists": "evaluation.baselines",
     "bootstrap_interval": "evaluation.ranking_metrics",
     "build_semantic_ids": "catalogue.indexing",
+    "co_purchase_ids": "catalogue.co_purchase_ids",
     "codebook_report": "doctor.figures",
     "cornac_baseline": "evaluation.cornac_baselines",
     "embed_items": "catalogue.item_encoders",
@@ -104,10 +106,12 @@ __all__ = [
     "SemanticIdTable",
     "SemanticIdTokenizer",
     "SemanticIdTrie",
+    "add_co_purchases",
     "add_items",
     "baseline_lists",
     "bootstrap_interval",
     "build_semantic_ids",
+    "co_purchase_ids",
     "codebook_report",
     "cornac_baseline",
     "embed_items",
@@ -148,6 +152,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .catalogue.co_purchase_ids import co_purchase_ids
+    from .catalogue.co_purchases import add_co_purchases
     from .catalogue.embedding_store import EmbeddingStore
     from .catalogue.encoders import load_encoders, make_encoders
     from .catalogue.indexing import add_items, build_semantic_ids, remove_items
