@@ -1,6 +1,7 @@
 """Six configurations of a system, equal CPU minutes for each, the best chosen on validation, three seeds of it."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from purchases import Purchases, hit_rate, ndcg, without_own, write_lists
 
-PATIENCE = 3  # evaluations without a better NDCG@10 until a training is over
+PATIENCE = 5  # evaluations without a better NDCG@10 until a training is over
+STEPS = 100  # between two evaluations, at least: a small shop's pass is over before the weights have moved
 QUOTES_SHOWN = 0.01  # repeat rate from which on own items may count, as for `macrec evaluate`
 
 
@@ -43,7 +45,13 @@ class Trained:
 
 
 class System(Protocol):
-    """What a program has to offer: made of a configuration and a seed, it trains and answers."""
+    """What a program has to offer: made of a configuration and a seed, it trains and answers.
+
+    Attributes:
+        steps: of one pass.
+    """
+
+    steps: int
 
     def epoch(self) -> None:
         """One pass over what may be learned."""
@@ -62,7 +70,7 @@ Maker = Callable[[dict[str, Any], int], System]
 
 
 def train(make: Maker, purchases: Purchases, configuration: dict, seed: int, minutes: float) -> Trained:
-    """Trains until validation has not risen for three evaluations, or the CPU minutes are over.
+    """Trains until validation has not risen for five evaluations, or the CPU minutes are over.
 
     The column that chooses is the one that `macrec evaluate` quotes: without the user's own items where fewer than
     one in a hundred buys again.
@@ -74,7 +82,8 @@ def train(make: Maker, purchases: Purchases, configuration: dict, seed: int, min
     start, curve, best, early = time.process_time(), [], None, False
     system = make(configuration, seed)
     while not early and (not curve or time.process_time() - start < 60 * minutes):
-        system.epoch()
+        for _ in range(math.ceil(STEPS / system.steps)):
+            system.epoch()
         lists = system.rank(histories)
         curve.append(ndcg(without_own(lists, histories) if hide else lists, targets))
         if curve[-1] == max(curve) and curve.count(curve[-1]) == 1:

@@ -15,6 +15,7 @@ one training; there are six configurations and the further seeds of the best one
 import argparse
 import copy
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel, SASRecModel
 
 SESSION = 20  # purchases that are read, as the recommender's `max_history`
+BATCH = 128
 CONFIGURATIONS = [
     {"n_factors": width, "n_blocks": blocks, "dropout_rate": dropout}
     for width in (64, 128)
@@ -50,10 +52,14 @@ class RecTools:
             use_key_padding_mask=True,
             loss="softmax",
             lr=1e-3,
-            batch_size=128,
+            batch_size=BATCH,
         )
         longest = SESSION + self.model.data_preparator_type.train_session_max_len_addition
         self.data = as_dataset([piece for history in purchases.training() for piece in in_pieces(history, longest)])
+
+    @property
+    def steps(self):
+        return math.ceil(self.data.user_id_map.size / BATCH)
 
     def epoch(self):
         self.model.fit_partial(self.data, min_epochs=1, max_epochs=1)

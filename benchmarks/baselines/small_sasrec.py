@@ -7,6 +7,7 @@ RecSys 2023). FDSA: Zhang et al., "Feature-level Deeper Self-Attention Network f
 where FDSA attends over a list of categories, and the streams share no weights.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,6 +100,7 @@ class OwnSystem:
         torch.manual_seed(seed)
         self.order = np.random.default_rng(seed)
         self.pieces = [piece for history in training for piece in in_pieces(history, LENGTH + 1)]
+        self.steps = math.ceil(len(self.pieces) / BATCH)
         self.num_items = num_items
         dense = None if features is None else torch.from_numpy(np.asarray(features, dtype=np.float32))
         self.model = SASRec(num_items, dense, **configuration)

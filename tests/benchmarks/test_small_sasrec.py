@@ -89,6 +89,8 @@ def test_fdsa_finds_by_features_what_ids_cannot_tell(own):
 class Scripted:
     """A system whose validation lists are right for as many users as its script says."""
 
+    steps = 50  # of an epoch: an evaluation comes after two of them
+
     def __init__(self, purchases, script):
         self.purchases, self.script, self.done = purchases, script, 0
 
@@ -98,7 +100,7 @@ class Scripted:
     def rank(self, histories):
         users = len(histories)
         _, targets = self.purchases.asked("validation")
-        right = int(self.script[self.done - 1] * users)
+        right = int(self.script[self.done // 2 - 1] * users)
         first = np.where(np.arange(users) < right, targets[0], 0)
         return np.stack([first, np.ones_like(first)], axis=1)
 
@@ -114,11 +116,11 @@ def scripted_purchases(budget):
     return budget.Purchases([f"i{row}" for row in range(9)], [str(user) for user in range(40)], histories, [])
 
 
-def test_training_ends_three_evaluations_after_the_best_and_keeps_its_weights(budget):
+def test_training_ends_five_evaluations_after_the_best_and_keeps_its_weights(budget):
     purchases = scripted_purchases(budget)
-    script = [0.25, 0.5, 0.4, 0.5, 0.5, 0.9]
+    script = [0.25, 0.5, 0.4, 0.5, 0.5, 0.1, 0.3, 0.9]
     trained = budget.train(lambda configuration, seed: Scripted(purchases, script), purchases, {}, 0, minutes=60)
-    assert trained.stopped_early and trained.curve == pytest.approx(script[:5], abs=0.05)
+    assert trained.stopped_early and trained.curve == pytest.approx(script[:7], abs=0.05)
     assert trained.best == max(trained.curve) == trained.curve[1]
     assert (trained.test[:20, 0] == 5).all() and (trained.test[20:, 0] == 0).all()  # the weights of evaluation 2
 
