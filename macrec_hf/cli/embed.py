@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> str:
     from ..catalogue.co_purchases import add_co_purchases
     from ..catalogue.encoders import TABLE_COLUMNS, load_encoders, make_encoders
     from ..catalogue.item_encoders import embed_items
+    from ..data.learned_purchases import training_purchases
     from ..data.readers import read_interactions, read_items
 
     _check(args)
@@ -113,6 +114,9 @@ def run(args: argparse.Namespace) -> str:
     together = _co_purchases(args)
     sold = None if together and args.until is None else sold_before(args)
     items = read_items(args.items, args.item_column, **shown_columns(args))
+    if together:  # refused before the work
+        interactions = read_interactions(args.interactions, **interaction_columns(args))
+        training_purchases(interactions, {item: row for row, item in enumerate(items["item_id"])}, args.until)
     columns = args.text_columns.split(",") if args.text_columns else None
     embedded = embed_items(
         items, encoders, text_columns=columns, batch_size=args.batch_size, accelerator=state, learned_from=sold
@@ -120,7 +124,6 @@ def run(args: argparse.Namespace) -> str:
     if embedded is None:  # not the main process
         return ""
     if together:
-        interactions = read_interactions(args.interactions, **interaction_columns(args))
         embedded = add_co_purchases(embedded, interactions, args.until, seed=args.seed)
     names = {name: getattr(args, name) for name in TABLE_COLUMNS}
     embedded.save(output, dict.fromkeys(embedded.modalities, names))

@@ -17,7 +17,7 @@ from macrec_hf import (
     remove_items,
 )
 from macrec_hf.catalogue.co_purchases import co_purchase_embeddings
-from macrec_hf.data.learned_purchases import check_unseen, training_purchases
+from macrec_hf.data.learned_purchases import training_purchases
 
 ITEMS = [f"i{item}" for item in range(12)]
 ROW_OF = {item: row for row, item in enumerate(ITEMS)}
@@ -115,35 +115,6 @@ def test_what_was_learned_goes_along_to_every_table(tmp_path):
     for one in (SemanticIdTable.from_pretrained(tmp_path / "ids"), add_items(table, quantizer, later)):
         assert one.report["purchases"]["learned_from"] == store.learned_from["purchases"]
         assert remove_items(one, ["i3"]).report == {"purchases": {"learned_from": store.learned_from["purchases"]}}
-
-
-def reports(interactions, until=None):
-    _, about = training_purchases(interactions, ROW_OF, until)
-    return {"text": {"num_items": 3}, "purchases": {"learned_from": about}}
-
-
-def test_ids_that_know_what_is_predicted_are_refused():
-    plain, dated = purchases(), purchases(days=True)
-    check_unseen(reports(plain), plain, ROW_OF, None)
-    check_unseen(reports(plain), plain.sample(frac=1, random_state=0), ROW_OF, None)
-    check_unseen(reports(dated, "2020-02-02"), dated, ROW_OF, "2020-02-02")
-    check_unseen(reports(dated, "2020-02-02"), dated, ROW_OF, "2020-03-01")
-    check_unseen({"text": {}}, dated, ROW_OF, "2020-02-02")
-    with pytest.raises(
-        ValueError, match="purchases: expected semantic IDs made from purchases before 2020-02-01.*--until"
-    ):
-        check_unseen(reports(dated, "2020-02-02"), dated, ROW_OF, "2020-02-01")
-    with pytest.raises(
-        ValueError, match="made from purchases before 2020-02-02.*got IDs made from all but each user's"
-    ):
-        check_unseen(reports(dated), dated, ROW_OF, "2020-02-02")
-    with pytest.raises(
-        ValueError, match="made from all but each user's last two.*got IDs made from --until 2020-02-02"
-    ):
-        check_unseen(reports(dated, "2020-02-02"), dated, ROW_OF, None)
-    grown = pd.concat([plain, pd.DataFrame({"user_id": ["u0"], "item_id": ["i1"], "timestamp": [9]})])
-    with pytest.raises(ValueError, match="the purchases that train here.*Was the file exchanged, or did it grow"):
-        check_unseen(reports(plain), grown, ROW_OF, None)
 
 
 def test_refusals():
