@@ -58,6 +58,7 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "app": APP,
+        "baselines": ["cornac>=3.0.1,<4"],
         "test": TEST,
         "tensorboard": ["tensorboard>=2.21.0"],
         "trackio": ["trackio>=0.43.0"],

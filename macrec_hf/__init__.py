@@ -43,11 +43,14 @@ _HOMES = {
     "SemanticIdTable": "model.semantic_ids",
     "SemanticIdTokenizer": "model.tokenization_macrec",
     "SemanticIdTrie": "model.trie",
+    "add_co_purchases": "catalogue.co_purchases",
     "add_items": "catalogue.indexing",
     "baseline_lists": "evaluation.baselines",
     "bootstrap_interval": "evaluation.ranking_metrics",
     "build_semantic_ids": "catalogue.indexing",
+    "co_purchase_ids": "catalogue.co_purchase_ids",
     "codebook_report": "doctor.figures",
+    "cornac_baseline": "evaluation.cornac_baselines",
     "embed_items": "catalogue.item_encoders",
     "evaluate": "evaluation.evaluate",
     "evaluation_report": "evaluation.report",
@@ -71,6 +74,7 @@ _HOMES = {
     "user_histories": "data.histories",
     "user_metrics": "evaluation.ranking_metrics",
     "validation_halves": "data.splits",
+    "write_lists": "evaluation.outside_lists",
 }
 
 __all__ = [
@@ -102,11 +106,14 @@ __all__ = [
     "SemanticIdTable",
     "SemanticIdTokenizer",
     "SemanticIdTrie",
+    "add_co_purchases",
     "add_items",
     "baseline_lists",
     "bootstrap_interval",
     "build_semantic_ids",
+    "co_purchase_ids",
     "codebook_report",
+    "cornac_baseline",
     "embed_items",
     "evaluate",
     "evaluation_report",
@@ -130,6 +137,7 @@ __all__ = [
     "user_histories",
     "user_metrics",
     "validation_halves",
+    "write_lists",
 ]
 
 
@@ -144,6 +152,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .catalogue.co_purchase_ids import co_purchase_ids
+    from .catalogue.co_purchases import add_co_purchases
     from .catalogue.embedding_store import EmbeddingStore
     from .catalogue.encoders import load_encoders, make_encoders
     from .catalogue.indexing import add_items, build_semantic_ids, remove_items
@@ -158,8 +168,10 @@ if TYPE_CHECKING:
     from .doctor.figures import codebook_report
     from .doctor.health_callback import CodebookHealthCallback
     from .evaluation.baselines import baseline_lists
+    from .evaluation.cornac_baselines import cornac_baseline
     from .evaluation.evaluate import evaluate
     from .evaluation.evaluate_metric import RankingMetrics
+    from .evaluation.outside_lists import write_lists
     from .evaluation.ranking_metrics import bootstrap_interval, paired_bootstrap, ranking_metrics, user_metrics
     from .evaluation.report import evaluation_report
     from .model.beam_search import semantic_id_beam_search

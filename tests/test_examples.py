@@ -19,10 +19,12 @@ SMALL = {
     "6_living_catalogue.py": ["--epochs", "0.2"],
 }
 ALONE = ["5_ablations.py"]
+FURTHER = {"7_other_libraries.py": ["--epochs", "1"]}  # needs a library that is no part of the package
 SHOWN = {
     "1_semantic_ids.py": r"after training: [\d.]+\ntext: \d+ of 30 items[\s\S]*<a_\d+><b_\d+><c_\d+><d_\d+> <A_",
     "2_train_recommender.py": r"saved to .*model",
     "3_recommend_and_evaluate.py": r"ensemble: HR@10 [\d.]+[\s\S]*difference of scores (0\.0e\+00|\d\.\de-0[4-9])",
+    "7_other_libraries.py": r"sasrec: trained[\s\S]*cornac_tiger: HR@10 [\d.]+ \([\s\S]*Verdict",
     "6_living_catalogue.py": r"before: {[\s\S]*at once: {.*new items reached[\s\S]*fine-tuned: {.*cosine to",
     "4_tiger_and_mql4grec.py": r"TIGER: \d+ examples, HR@10[\s\S]*MQL4GRec: \d+ examples[\s\S]*MACRec: \d+ examples",
 }
@@ -38,9 +40,13 @@ def test_the_examples_run_in_order(tmp_path, monkeypatch, capsys):
     for name, arguments in SMALL.items():
         run(name, ["--output", str(tmp_path), *arguments], monkeypatch)
         assert re.search(SHOWN[name], capsys.readouterr().out), f"{name} did not print what it should"
+    pytest.importorskip("cornac", reason="the other examples ran; 7_other_libraries.py needs macrec-hf[baselines]")
+    for name, arguments in FURTHER.items():
+        run(name, ["--output", str(tmp_path), *arguments], monkeypatch)
+        assert re.search(SHOWN[name], capsys.readouterr().out), f"{name} did not print what it should"
 
 
-@pytest.mark.parametrize("name", list(SMALL)[1:])
+@pytest.mark.parametrize("name", [*list(SMALL)[1:], *FURTHER])
 def test_an_example_says_which_one_comes_before_it(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     with pytest.raises(SystemExit, match=r"run examples/\d_\w+\.py first"):
@@ -50,7 +56,7 @@ def test_an_example_says_which_one_comes_before_it(name, tmp_path, monkeypatch):
 def test_every_example_is_short_and_in_the_table():
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     scripts = sorted(EXAMPLES.glob("[0-9]_*.py"))
-    assert [script.name for script in scripts] == sorted([*SMALL, *ALONE])
+    assert [script.name for script in scripts] == sorted([*SMALL, *ALONE, *FURTHER])
     for script in scripts:
         text = script.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 90

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..data import text_files
+from ..data.learned_purchases import LEARNED_FROM
 from ..data.output_folder import output_folder
 from ..model.files import read_json, reading
 from ..model.semantic_ids import check_item_ids
@@ -30,6 +31,10 @@ class EmbeddingStore:
         missing: `{modality: ids of the items that have no such embedding}`; their rows are ignored.
         encoders: `{modality: name of the encoder}`, for the record.
 
+    Attributes:
+        learned_from: `{modality: which purchases its embeddings were made from}`; empty but for embeddings of
+            purchases. Read from `meta.json`.
+
     Raises:
         ValueError: arrays and ids that disagree in number, a repeated id, not two dimensions, NaN or infinite values.
     """
@@ -47,6 +52,7 @@ class EmbeddingStore:
         num_rows = len(next(iter(self.arrays.values())))
         self.item_ids = [str(row) for row in range(num_rows)] if item_ids is None else check_item_ids(item_ids)
         self.encoders = dict(encoders or {})
+        self.learned_from: dict[str, dict] = {}
         self._check_rows()
         self.present = {name: np.ones(len(self), dtype=bool) for name in self.arrays}
         self._mark_missing(missing or {})
@@ -117,14 +123,20 @@ class EmbeddingStore:
             raise ValueError(f"modalities: expected some of {list(self.arrays)}, got {unknown}.")
         missing = {name: [self.item_ids[row] for row in np.flatnonzero(~self.present[name])] for name in modalities}
         encoders = {name: self.encoders[name] for name in modalities if name in self.encoders}
-        return EmbeddingStore({name: self.arrays[name] for name in modalities}, self.item_ids, missing, encoders)
+        arrays = {name: self.arrays[name] for name in modalities}
+        return self._keeping(EmbeddingStore(arrays, self.item_ids, missing, encoders))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "EmbeddingStore":
         """A store of some of the items, in this order; their rows are copied into memory."""
         ids = [self.item_ids[row] for row in rows]
         missing = {name: [self.item_ids[row] for row in rows if not self.present[name][row]] for name in self.arrays}
         arrays = {name: np.asarray(array[np.asarray(rows)]) for name, array in self.arrays.items()}
-        return EmbeddingStore(arrays, ids, missing, self.encoders)
+        return self._keeping(EmbeddingStore(arrays, ids, missing, self.encoders))
+
+    def _keeping(self, part: "EmbeddingStore") -> "EmbeddingStore":
+        """A part of this store, which was made from the same purchases."""
+        part.learned_from = {name: about for name, about in self.learned_from.items() if name in part.arrays}
+        return part
 
     def fingerprint(self, every_row: bool = False) -> str:
         """A short hash of ids, shapes and up to 4,096 evenly spaced rows: equal for equal catalogues.
@@ -227,12 +239,15 @@ class EmbeddingStore:
         about = about or {}
         ids = _read_ids(Path(item_ids)) if isinstance(item_ids, str | Path) else item_ids
         arrays = {name: _open_array(name, path) for name, path in paths.items()}
-        return cls(
+        store = cls(
             arrays,
             ids,
             missing={name: entry.get("missing", []) for name, entry in about.items() if name in arrays},
             encoders={name: entry["encoder"] for name, entry in about.items() if entry.get("encoder")},
         )
+        said = {name: entry["settings"] for name, entry in about.items() if isinstance(entry.get("settings"), dict)}
+        store.learned_from = {name: kept[LEARNED_FROM] for name, kept in said.items() if LEARNED_FROM in kept}
+        return store
 
 
 def read_meta(path: Path) -> tuple[list[str], dict[str, dict]]:

@@ -13,6 +13,7 @@ from .offline_encoders import OfflineImageEncoder, OfflineTextEncoder
 from .transformer_encoders import TransformerImageEncoder, TransformerTextEncoder
 
 OFFLINE = "offline"
+CO_PURCHASES = "co-purchases"  # made of purchases (co_purchases.py): no encoder of items
 SETTINGS = ("pooling", "max_length", "seed", "standardize")  # what make_encoders takes back from meta.json
 TABLE_COLUMNS = ("item_column", "title_column", "image_column")
 TextEncoder = OfflineTextEncoder | TransformerTextEncoder
@@ -79,7 +80,7 @@ def load_encoders(directory: str | Path, device: str | None = None) -> Encoders:
         device: as in [`make_encoders`].
 
     Returns:
-        `{modality: encoder}`, for [`embed_items`].
+        `{modality: encoder}`, for [`embed_items`]; none for embeddings of purchases, which later items do not have.
 
     Raises:
         FileNotFoundError: no `meta.json` there, or an offline encoder without its state.
@@ -96,6 +97,8 @@ def _load_encoders(directory: str | Path, device: str | None) -> Encoders:
     _, entries = read_meta(meta_file)
     encoders: Encoders = {}
     for modality, entry in entries.items():
+        if entry.get("encoder") == CO_PURCHASES:
+            continue
         if modality not in ("text", "image") or not entry.get("encoder"):
             raise ValueError(
                 f"{meta_file}: expected modalities 'text' and 'image' with their encoders, got {modality!r} by "

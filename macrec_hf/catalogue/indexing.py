@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers.utils import logging
 
 from ..cpu import accelerated
+from ..data.learned_purchases import LEARNED_FROM
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable, check_item_ids
 from ..model.vector_quantization import check_not_collapsed, code_keys, collision_rate
@@ -102,7 +103,7 @@ def build_semantic_ids(
         return None
     codes, report = new
     table = SemanticIdTable(store.item_ids, codes, quantizer.config.codebook_size)
-    table.report = report
+    table.report = {name: part | _kept({LEARNED_FROM: store.learned_from.get(name)}) for name, part in report.items()}
     return table
 
 
@@ -150,7 +151,7 @@ def add_items(
         {m: torch.cat([table.codes[m], codes[m]]) for m in table.modalities},
         table.codebook_size,
     )
-    grown.report = report
+    grown.report = {name: part | _kept(table.report.get(name, {})) for name, part in report.items()}
     return grown
 
 
@@ -172,7 +173,14 @@ def remove_items(table: SemanticIdTable, item_ids: Iterable[str]) -> SemanticIdT
         raise ValueError(f"Expected items of the table, got {len(unknown)} that it does not have, e.g. {unknown[:3]}.")
     rows = torch.tensor([row for row, item in enumerate(table.item_ids) if item not in leaving], dtype=torch.long)
     codes = {m: table.codes[m][rows] for m in table.modalities}
-    return SemanticIdTable([table.item_ids[row] for row in rows.tolist()], codes, table.codebook_size)
+    smaller = SemanticIdTable([table.item_ids[row] for row in rows.tolist()], codes, table.codebook_size)
+    smaller.report = {name: kept for name, part in table.report.items() if (kept := _kept(part))}
+    return smaller
+
+
+def _kept(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a modality's report stays true of every later table: which purchases its IDs were made from."""
+    return {LEARNED_FROM: report[LEARNED_FROM]} if report.get(LEARNED_FROM) else {}
 
 
 def encode_catalogue(

@@ -19,6 +19,7 @@ import scipy.sparse
 from transformers.utils import logging
 
 from ..data.cells import plain_text
+from ..data.learned_purchases import LEARNED_FROM
 from ..data.photos import read_photo
 from ..data.text_files import shortened
 from .catalogue_batches import Processes, in_batches
@@ -160,12 +161,14 @@ class EmbeddedCatalogue(EmbeddingStore):
         self,
         arrays: Mapping[str, np.ndarray],
         item_ids: Sequence[str],
-        item_encoders: Encoders,
+        item_encoders: Mapping[str, Any],
         reasons: Mapping[str, Mapping[str, str]],
     ):
         names = {modality: encoder.name for modality, encoder in item_encoders.items()}
         super().__init__(arrays, item_ids, {modality: list(missing) for modality, missing in reasons.items()}, names)
         self.item_encoders, self.reasons = item_encoders, reasons
+        kept = {modality: encoder.settings for modality, encoder in item_encoders.items()}
+        self.learned_from = {name: said[LEARNED_FROM] for name, said in kept.items() if LEARNED_FROM in said}
 
     def _write(self, directory: Path, settings: Mapping[str, dict] | None) -> None:
         """What each encoder has learned goes into `<modality>_encoder.safetensors`."""

@@ -4,7 +4,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, add_overwrite_flag, make_output, named_device, process_state, seconds_since
-from .inputs import add_interaction_columns, add_shown_columns, add_until, shown_columns, sold_before
+from .inputs import (
+    add_interaction_columns,
+    add_shown_columns,
+    add_until,
+    interaction_columns,
+    shown_columns,
+    sold_before,
+)
 from .next_steps import after_embed
 from .numbers import SEED, whole
 
@@ -13,7 +20,8 @@ if TYPE_CHECKING:
 
     from ..catalogue.item_encoders import EmbeddedCatalogue
 
-HELP = "Turns item texts and photos into embeddings, through any AutoModel or offline without weights."
+HELP = """Turns item texts and photos into embeddings, through any AutoModel or offline without weights; with
+--interactions also what customers buy together."""
 
 WORK = ("item_ids.json", "meta.json")
 
@@ -24,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shown_columns(parser)
     parser.set_defaults(item_column=None, title_column=None, image_column=None)  # as --like has them
     add_until(parser, "words, components, mean and scale")
+    parser.add_argument(
+        "--co-purchases",
+        action=argparse.BooleanOptionalAction,
+        help="a further modality, purchases: embeddings of what customers bought near each other, of training "
+        "purchases alone, all but each user's last two, or with --until those that macrec train --until learns from "
+        "(default: yes where --interactions stands without --until; ours)",
+    )
     parser.add_argument("--output", required=True, help="folder for the embeddings")
     add_overwrite_flag(parser)
     parser.add_argument(
@@ -73,9 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Embeds and writes; returns the summary line."""
+    from ..catalogue.co_purchases import add_co_purchases
     from ..catalogue.encoders import TABLE_COLUMNS, load_encoders, make_encoders
     from ..catalogue.item_encoders import embed_items
-    from ..data.readers import read_items
+    from ..data.learned_purchases import training_purchases
+    from ..data.readers import read_interactions, read_items
 
     _check(args)
     device, output = named_device(args), make_output(args.output, WORK, args.overwrite)
@@ -95,13 +112,20 @@ def run(args: argparse.Namespace) -> str:
             args.standardize,
         )
     _fill_columns(args)
-    items, sold = read_items(args.items, args.item_column, **shown_columns(args)), sold_before(args)
+    together = _co_purchases(args)
+    sold = None if together and args.until is None else sold_before(args)
+    items = read_items(args.items, args.item_column, **shown_columns(args))
+    if together:  # refused before the work
+        interactions = read_interactions(args.interactions, **interaction_columns(args))
+        training_purchases(interactions, {item: row for row, item in enumerate(items["item_id"])}, args.until)
     columns = args.text_columns.split(",") if args.text_columns else None
     embedded = embed_items(
         items, encoders, text_columns=columns, batch_size=args.batch_size, accelerator=state, learned_from=sold
     )
     if embedded is None:  # not the main process
         return ""
+    if together:
+        embedded = add_co_purchases(embedded, interactions, args.until, seed=args.seed)
     names = {name: getattr(args, name) for name in TABLE_COLUMNS}
     embedded.save(output, dict.fromkeys(embedded.modalities, names))
     texts = columns_read(embedded, items)
@@ -113,6 +137,13 @@ def run(args: argparse.Namespace) -> str:
     ]
     made = f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
     return f"{made}\n{after_embed(args)}"
+
+
+def _co_purchases(args: argparse.Namespace) -> bool:
+    """Whether there are embeddings of purchases."""
+    if args.co_purchases and args.interactions is None:
+        raise ValueError("--co-purchases: expected purchases to learn from, got no --interactions FILE.")
+    return (args.interactions is not None and args.until is None) if args.co_purchases is None else args.co_purchases
 
 
 def columns_read(embedded: "EmbeddedCatalogue", items: "pd.DataFrame") -> list[str]:
@@ -140,6 +171,11 @@ def _model(name: str | None) -> str | None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.like and (args.co_purchases or (args.interactions and not args.until)):
+        raise ValueError(
+            "--like embeds items that arrive later, which nobody has bought: expected neither --interactions nor "
+            "--co-purchases beside it. Leave them away; these items get no ID in the modality purchases."
+        )
     if args.like and args.until:
         raise ValueError(
             "--like takes encoders that have learned already: expected no --until beside it. Leave one of them away."

@@ -326,11 +326,13 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
     import numpy as np
 
     from ..data.histories import user_histories
+    from ..data.learned_purchases import check_unseen
     from ..data.readers import read_interactions
     from ..data.splits import leave_one_out
     from ..data.time_split import histories_until
 
     interactions = read_interactions(args.interactions, **interaction_columns(args))
+    check_unseen(table.report, interactions, table.row_of, args.until)
     if args.until is not None:
         until = histories_until(interactions, table.row_of, args.until)
         return until, np.bincount(np.concatenate(until.counted), minlength=table.num_items)

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
 from ..data.histories import user_histories
+from ..data.learned_purchases import check_unseen
 from ..data.readers import read_interactions
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
@@ -95,7 +96,8 @@ def evaluate(
     Raises:
         FileNotFoundError: no such file of interactions or lists.
         ValueError: another split, a cut without `split="time"` or this without a cut, a cut before the day until which
-            the model was trained (`macrec train --until`) or another split of such a model, no purchases on one side
+            the model was trained (`macrec train --until`) or another split of such a model, semantic IDs that were
+            made from purchases which the split predicts, no purchases on one side
             of the cut, items that the recommender's table lacks, no user with three interactions, a number below 1,
             whatever [`read_interactions`] finds wrong, and lists of other users or items.
 
@@ -269,6 +271,7 @@ def _users(
             f"cut: expected none with the split {split!r}, which tests a user's own last items, got {cut!r}. Is the "
             "split 'time' meant?"
         )
+    check_unseen(recommender.table.report, interactions, row_of, cut)
     if cut is None:
         if until is not None:
             raise ValueError(

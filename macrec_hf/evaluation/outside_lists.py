@@ -1,11 +1,14 @@
-"""Lists that any other library has made, read from a file to stand in the same table."""
+"""Lists that any other library has made, in a file, to stand in the same table."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 
 from ..data.text_files import parse_json, shortened, text_lines
+from ..model.files import replacing
 from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
 
@@ -53,6 +56,31 @@ def read_lists(
     rows, _ = pad_rows([found[user] for user in users])
     falling = -np.arange(rows.shape[1], dtype=np.float32)
     return RankedLists(rows, np.where(rows >= 0, falling, -np.inf))
+
+
+def write_lists(
+    path: str | PathLike[str], user_ids: Sequence[str], lists: np.ndarray, item_ids: Sequence[str]
+) -> None:
+    """Writes one list a user, in the form that [`evaluate`] takes as `lists` and the command as `--lists`.
+
+    Args:
+        path: of the file, one `{"user_id": …, "items": [best first]}` a line. What stood there goes.
+        user_ids: one a list.
+        lists: int `(num_users, width)`, rows of the catalogue, best first, negative where a list is shorter. With 50
+            places or more the hidden column can be filled too.
+        item_ids: of the catalogue's rows.
+
+    Raises:
+        ValueError: another number of lists than of users, or a row that the catalogue lacks.
+    """
+    if len(user_ids) != len(lists):
+        raise ValueError(f"lists: expected one for each of {len(user_ids):,} users, got {len(lists):,}.")
+    if np.max(lists, initial=-1) >= len(item_ids):
+        raise ValueError(f"lists: expected rows of {len(item_ids):,} items, got {np.max(lists)}.")
+    with replacing(Path(path)) as beside, beside.open("w", encoding="utf-8") as file:
+        for user, rows in zip(user_ids, np.asarray(lists), strict=True):
+            line = {"user_id": user, "items": [item_ids[row] for row in rows if row >= 0]}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def is_long_enough(lists: RankedLists, num_items: int) -> bool:

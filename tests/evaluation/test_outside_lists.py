@@ -3,9 +3,10 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
-from macrec_hf.evaluation.outside_lists import is_long_enough, read_lists
+from macrec_hf.evaluation.outside_lists import is_long_enough, read_lists, write_lists
 
 ROW_OF = {"a": 0, "b": 1, "01": 2, "c": 3}
 USERS, OTHERS = ["u", "7"], ["u", "7", "v"]
@@ -52,3 +53,20 @@ def test_refusals(tmp_path, text, message):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.jsonl: no such file. Expected lists, one"):
         read_lists(tmp_path / "none.jsonl", USERS, OTHERS, ROW_OF)
+
+
+def test_lists_that_were_written_are_read_as_they_were(tmp_path):
+    path, ids = tmp_path / "lists.jsonl", ["é", "02", "2"]
+    write_lists(path, ["u1", "7", "u3"], np.array([[2, 0, -1], [1, 2, 0], [-1, -1, -1]]), ids)
+    found = read_lists(path, ["7", "u3", "u1"], [], {item: row for row, item in enumerate(ids)})
+    assert found.items.tolist() == [[1, 2, 0], [-1, -1, -1], [2, 0, -1]]
+
+
+def test_lists_of_others_are_not_written(tmp_path):
+    path = tmp_path / "lists.jsonl"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="expected one for each of 2 users, got 1"):
+        write_lists(path, ["u1", "u2"], np.array([[0]]), ["i1"])
+    with pytest.raises(ValueError, match="expected rows of 1 items, got 3"):
+        write_lists(path, ["u1"], np.array([[0, 3]]), ["i1"])
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
