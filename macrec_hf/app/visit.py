@@ -38,7 +38,7 @@ class RankedItem:
         probability: as `Recommendation` has it; None where the score only ranks.
         bar: the probability, relative to that of the first item, in (0, 1]; 0 where there is none.
         semantic_ids: `{modality: tokens}`, no tokens where the item has no ID.
-        reasons: why it is listed, in words, the strongest first; may be empty.
+        reasons: why it is listed, in words, the strongest first.
     """
 
     rank: int | None
@@ -225,10 +225,14 @@ class Visit:
         """For lists without a blend's reasons: the item of the history whose semantic ID begins most like this one's.
 
         That is what the model reads of a history: nothing but its items' codes.
+
+        Args:
+            modalities: those that the list was made from; none: it is what is popular.
         """
+        if not modalities:
+            return ("sells well",)
         table = self.recommender.table
-        best = 0
-        said: tuple[str, ...] = ()
+        best, said = 0, ("the model's own choice",)
         for name in modalities:
             codes = table.codes[name]
             for other in (item for item in reversed(self.history) if item != item_id):
