@@ -195,7 +195,7 @@ def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> lis
     """
     unknown = [column for column in columns or () if column not in items]
     if unknown:
-        raise ValueError(f"text columns: {unknown} are not in the items table, which has {list(items.columns)}.")
+        raise ValueError(f"text_columns: expected columns of the items, {list(items.columns)}, got also {unknown}.")
     chosen = columns or [column for column in TEXT_COLUMNS if column in items]
     parts = [[plain_text(cell).strip() for cell in items[column]] for column in chosen]
     if not parts:
@@ -207,16 +207,16 @@ def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEnco
     """The columns that become an item's text; those of the first time stay with the encoder."""
     known = None if encoder is None else encoder.columns
     if known and given and list(given) != known:
-        logger.warning(f"text columns: {list(given)} are read, the earlier items were embedded by {known}.")
+        logger.warning(f"text_columns: {list(given)} are read, the earlier items were embedded by {known}.")
     columns = list(given or known or [column for column in TEXT_COLUMNS if column in items])
     if not given and (lacking := [column for column in columns if column not in items]):
         columns = [column for column in columns if column not in lacking]
         if not columns:
             raise ValueError(
-                f"text columns: expected {known}, by which the earlier items were embedded, got "
+                f"text_columns: expected {known}, by which the earlier items were embedded, got "
                 f"{list(items.columns)}. Name the columns with --text-columns, or text_columns in Python."
             )
-        logger.warning(f"text columns: the table has no {lacking}, by which the earlier items were embedded too.")
+        logger.warning(f"text_columns: the table has no {lacking}, by which the earlier items were embedded too.")
     if encoder is not None and encoder.columns is None:
         encoder.columns = columns
     return columns

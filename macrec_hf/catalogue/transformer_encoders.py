@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ..cpu.linear import use_cpu_linear
@@ -14,6 +15,16 @@ from .encoder_base import centre_and_scale, text_columns_setting
 
 POOLINGS = ("mean", "cls", "pooler")
 WRONG_CHECKPOINT = "Probably the checkpoint is of another architecture than its config.json says: use another one."
+
+
+def _configuration(name: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, HFValidationError) as error:
+        raise OSError(
+            f"{name}: expected a folder, or the name of a model of the Hub that can be reached, found neither. Is the "
+            "name spelled right? A private model needs `hf auth login`. The offline encoders need no model."
+        ) from error
 
 
 class _TransformerEncoder:
@@ -38,7 +49,7 @@ class _TransformerEncoder:
         self.name, self.standardize = str(model_name), standardize
         self.state: dict[str, np.ndarray] = {}
         self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        self.two_towers = "vision_config" in AutoConfig.from_pretrained(model_name).sub_configs
+        self.two_towers = "vision_config" in _configuration(self.name).sub_configs
         self.pooling = pooling or ("pooler" if self.two_towers else "mean")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}.")

@@ -36,8 +36,11 @@ class Moments:
             return cls(days.astype(np.float64), True)
         return cls(timestamps.to_numpy(dtype=np.float64), False)
 
-    def at(self, cut: Cut) -> float:
+    def at(self, cut: Cut, called: str = "cut") -> float:
         """The number of a cut: a day that begins at midnight UTC, or a timestamp where these are no dates.
+
+        Args:
+            called: the argument that names it, for the error.
 
         Raises:
             ValueError: no date where the timestamps are dates, no number where they are numbers.
@@ -48,7 +51,9 @@ class Moments:
             return float((date.fromisoformat(str(cut)) - date(1970, 1, 1)).days)
         except (TypeError, ValueError) as error:
             expected = "a date such as 2020-03-01" if self.are_days else "a number, as the timestamps are"
-            raise ValueError(f"Expected {expected}, got {cut!r}. The purchases are of {self.span}.") from error
+            raise ValueError(
+                f"{called}: expected {expected}, got {cut!r}. The purchases are of {self.span}."
+            ) from error
 
     def name(self, moment: float) -> str:
         """The number as people write it: "2020-03-01", or "17"."""
@@ -216,7 +221,7 @@ def purchases_before(interactions: pd.DataFrame, until: Cut | None) -> pd.DataFr
     if until is None:
         return interactions
     moments = Moments.of(interactions["timestamp"])
-    return _parted(interactions, moments, moments.at(until), "until", nothing_later=True)[0]
+    return _parted(interactions, moments, moments.at(until, "until"), "until", nothing_later=True)[0]
 
 
 def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until: Cut) -> HistoriesUntil:
@@ -235,7 +240,7 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
             nobody who buys both before validation begins and after.
     """
     moments = Moments.of(interactions["timestamp"])
-    end = moments.at(until)
+    end = moments.at(until, "until")
     earlier = moments.values[moments.values < end]
     start = _validation_start(earlier, moments, end)
     known, _ = _parted(interactions, moments, end, "until", nothing_later=True)

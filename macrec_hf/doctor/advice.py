@@ -313,7 +313,8 @@ def _place(finding: Mapping) -> int:
 
 def _finding(check: Check, report: Mapping) -> dict[str, Any]:
     values = check.measure(report)
-    place, worst = (min if check.too == "low" else max)(values, key=lambda pair: pair[1], default=("", None))
+    worst_first = sorted(values, key=lambda pair: pair[1], reverse=check.too == "high")
+    place, worst = worst_first[0] if worst_first else ("", None)
     beyond = [f"{where}: {check.shown(value)}" for where, value in values if check.is_beyond(value)]
     shown = "" if worst is None else check.shown(worst)
     return {

@@ -262,8 +262,13 @@ def _users(
 ) -> SplitUsers | FutureUsers:
     """Whom a split evaluates; refuses a split of which the model has seen what is to be predicted."""
     until, row_of = _trained_until(recommender), recommender.table.row_of
-    if (split == "time") != (cut is not None):
-        raise ValueError(f"Expected a cut with split 'time' and with no other, got split {split!r} and cut {cut!r}.")
+    if split == "time" and cut is None:
+        raise ValueError("cut: expected a date with a split by time, from which on purchases test, got none.")
+    if split != "time" and cut is not None:
+        raise ValueError(
+            f"cut: expected none with the split {split!r}, which tests a user's own last items, got {cut!r}. Is the "
+            "split 'time' meant?"
+        )
     if cut is None:
         if until is not None:
             raise ValueError(

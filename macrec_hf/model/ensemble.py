@@ -337,7 +337,7 @@ def rank_catalogue(
 def _chosen_tries(tries: Mapping, sources: Mapping, modality: str) -> dict[str, SemanticIdTrie]:
     """The tries to decode; refuses what does not fit together."""
     if modality != ENSEMBLE and modality not in tries:
-        raise ValueError(f"modality must be 'ensemble' or one of {', '.join(map(repr, tries))}, got {modality!r}.")
+        raise ValueError(f"modality: expected 'ensemble' or one of {', '.join(map(repr, tries))}, got {modality!r}.")
     chosen = dict(tries) if modality == ENSEMBLE else {modality: tries[modality]}
     missing = [name for name in chosen if name not in sources]
     if missing:

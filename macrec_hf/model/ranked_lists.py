@@ -104,7 +104,7 @@ class Recommendation(tuple[str, float]):
 def check_fusion(fusion: str) -> None:
     """Raises ValueError for anything but the names in `FUSIONS`."""
     if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}.")
+        raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, got {fusion!r}.")
 
 
 def fuse(scores: np.ndarray, fusion: str = "average") -> np.ndarray:

@@ -118,12 +118,13 @@ class ServedCatalogue:
         """
         if fusion is None:
             fusion = "average" if self.blend is None or modality != ENSEMBLE else BLEND
-        elif fusion == BLEND and (self.blend is None or modality != ENSEMBLE):
+        elif fusion == BLEND and self.blend is None:
             raise ValueError(
-                "fusion: 'blend' weighs all modalities by weights that the recommender has, got modality "
-                f"{modality!r} and {'no' if self.blend is None else 'a'} blend. fit_blend(interactions) or "
-                "`macrec blend` fits one."
+                "fusion: expected a recommender with a blend for 'blend', got one without. `macrec blend`, or "
+                "fit_blend in Python, fits one."
             )
+        elif fusion == BLEND and modality != ENSEMBLE:
+            raise ValueError(f"fusion: expected another than 'blend', which weighs all modalities, for {modality!r}.")
         return "average" if fusion == BLEND and self.blend is not None and self.blend.serves == MODEL else fusion
 
     def hides_history(self, exclude_history: bool | None) -> bool:

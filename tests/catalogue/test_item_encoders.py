@@ -451,7 +451,7 @@ def test_item_texts_join_what_exists():
     )
     assert item_texts(items) == ["Scarf. Fox. Home Cups. Warm.", "Mug"]
     assert item_texts(items, ["brand", "title"]) == ["Fox. Scarf", "Mug"]
-    with pytest.raises(ValueError, match=r"text columns: \['colour'\] are not in the items table"):
+    with pytest.raises(ValueError, match=r"text_columns: expected columns of the items, .* got also \['colour'\]"):
         item_texts(items, ["title", "colour"])
 
 

@@ -36,7 +36,7 @@ def embed(shop, *flags, items="items.jsonl", output="emb"):
 def test_offline_by_default(shop, capfd, caplog):
     assert embed(shop) == 0
     out = capfd.readouterr().out
-    assert len(out.splitlines()) == 1
+    assert [line.split(" ")[0] for line in out.splitlines()] == ["4", "Next:"]
     assert "4 items → text 2 by offline from title (1 missing), image 2 by offline (1 missing)" in out
     assert "02: 2.png: no picture, or in none of the formats" in caplog.text
     store = EmbeddingStore.open(shop / "emb")
@@ -192,7 +192,9 @@ def test_flags_from_yaml(shop):
         (["--like", "x", "--text-model", "offline"], "--like takes models and pooling from the earlier folder"),
         (["--like", "x", "--max-length", "9"], "--like takes length, seed and standardising from the earlier folder"),
         (["--like", "nowhere"], "expected a folder that `macrec embed` wrote"),
-        (["--text-columns", "colour"], "text columns: .'colour'. are not in the items table"),
+        (["--pooling", "cls"], "--pooling says how a model's states become one vector: expected --text-model"),
+        (["--text-model", "no/such/model"], "no/such/model: expected a folder, or the name of a model of the Hub"),
+        (["--text-columns", "colour"], r"--text-columns: expected columns of the items, .*, got also \['colour'\]"),
     ],
 )
 def test_refusals(shop, capfd, flags, message):

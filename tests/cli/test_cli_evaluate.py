@@ -228,7 +228,7 @@ def test_what_cannot_work_is_said_at_once(shop, capsys, tmp_path):
         (("recommend", "--model", model, "--history", "01", "--output", "/proc/r.jsonl"), "can be written"),
         (("recommend", "--model", model, "--histories", tmp_path / "no.jsonl"), "one user a line, found none"),
         (("recommend", "--model", model, "--histories", tmp_path / "empty.jsonl"), "got an empty file"),
-        (("recommend", "--model", model, "--history", "01", "--modality", "sound"), "modality must be"),
+        (("recommend", "--model", model, "--history", "01", "--modality", "sound"), "--modality: expected"),
     ):
         status, _, err = run(capsys, *words)
         assert status == 1 and message in err, (words, err)

@@ -92,8 +92,8 @@ def test_purchases_after_the_cut_exchanged_leave_every_list(shop, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Expected a cut with split 'time' and with no other"),
-        (["--cut", "soon"], "Expected a date such as 2020-03-01, got 'soon'. The purchases are of 2020-01-"),
+        ([], "--cut: expected a date with a split by time"),
+        (["--cut", "soon"], "--cut: expected a date such as 2020-03-01, got 'soon'. The purchases are of 2020-01-"),
         (["--cut", "2020-01-15"], "cut: expected 2020-02-01 or later, until which the model has learned"),
         (["--cut", "2021-01-15"], "cut: expected purchases from 2021-01-15 on, got none"),
     ],

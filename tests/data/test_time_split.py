@@ -132,8 +132,8 @@ def test_numbers_that_are_no_dates_are_compared_as_they_are():
 def test_what_is_refused():
     frame = purchases()
     for cut, message in (
-        ("2020-13-01", "Expected a date such as 2020-03-01, got '2020-13-01'. The purchases are of 2020-01-01"),
-        ("1581292800", "Expected a date such as 2020-03-01"),
+        ("2020-13-01", "cut: expected a date such as 2020-03-01, got '2020-13-01'. The purchases are of 2020-01-01"),
+        ("1581292800", "cut: expected a date such as 2020-03-01"),
         ("2019-01-01", "cut: expected purchases before 2019-01-01, got none: those of the file are of 2020-01-01 to"),
         ("2021-01-01", "cut: expected purchases from 2021-01-01 on, got none"),
     ):
@@ -145,5 +145,5 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="until: expected a customer who buys before .* and again before 2020-02-20"):
         histories_until(alone, ROW_OF, "2020-02-20")
     frame["timestamp"] = np.arange(len(frame))
-    with pytest.raises(ValueError, match="Expected a number, as the timestamps are, got '2020-03-01'"):
+    with pytest.raises(ValueError, match="cut: expected a number, as the timestamps are, got '2020-03-01'"):
         split_at(frame, ROW_OF, "2020-03-01")

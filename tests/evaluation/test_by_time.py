@@ -179,11 +179,9 @@ def test_lists_of_other_libraries_may_be_of_everybody(shop, tmp_path):
 
 def test_what_it_refuses(shop):
     frame, _, _, recommender = shop
-    with pytest.raises(
-        ValueError, match="Expected a cut with split 'time' and with no other, got split 'time' and cut N"
-    ):
+    with pytest.raises(ValueError, match="cut: expected a date with a split by time, .* got none"):
         evaluate(recommender, frame, "time")
-    with pytest.raises(ValueError, match="got split 'test' and cut '2020-02-01'"):
+    with pytest.raises(ValueError, match="cut: expected none with the split 'test', .* got '2020-02-01'"):
         evaluate(recommender, frame, "test", cut=CUT)
     with pytest.raises(
         ValueError, match="cut: expected 2020-01-20 or later, until which the model has learned, got 2020-01-19"

@@ -293,9 +293,9 @@ def test_two_processes_rank_every_user_once(shop, tmp_path):
 
 
 def test_refusals(shop):
-    with pytest.raises(ValueError, match="modality must be 'ensemble' or one of 'text', 'image', got 'sound'"):
+    with pytest.raises(ValueError, match="modality: expected 'ensemble' or one of 'text', 'image', got 'sound'"):
         rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(modality="sound"))
-    with pytest.raises(ValueError, match="fusion must be one of average, authors"):
+    with pytest.raises(ValueError, match="fusion: expected one of average, authors"):
         Decoding(fusion="sum")
     with pytest.raises(ValueError, match="pass those of .*image"):
         rank_catalogue(shop.model, shop.tries, {"text": shop.sources["text"]})

@@ -128,7 +128,7 @@ def test_refusals():
         tied_ranks(np.zeros((2, 3), dtype=int), np.zeros(3, dtype=int))
     with pytest.raises(ValueError, match="one score an item"):
         tied_ranks(np.zeros((2, 3), dtype=int), np.zeros(2, dtype=int), np.zeros((2, 4)))
-    with pytest.raises(ValueError, match="fusion must be one of average, authors"):
+    with pytest.raises(ValueError, match="fusion: expected one of average, authors"):
         fuse(np.zeros((2, 3)), "borda")
     with pytest.raises(ValueError, match="at least one user"):
         bootstrap_interval(np.zeros(0))

@@ -245,7 +245,7 @@ def test_refusals(recommender):
         recommender.recommend(HISTORIES, num_beams=2.5)
     with pytest.raises(ValueError, match="on_unknown: expected 'raise' or 'skip', got 'ignore'"):
         recommender.recommend(HISTORIES, on_unknown="ignore")
-    with pytest.raises(ValueError, match="modality must be 'ensemble' or one of 'text', 'image', got 'sound'"):
+    with pytest.raises(ValueError, match="modality: expected 'ensemble' or one of 'text', 'image', got 'sound'"):
         recommender.recommend(HISTORIES, modality="sound")
     with pytest.raises(ValueError, match="one list of item ids for each of the 3 histories, got 2"):
         recommender.recommend(HISTORIES, excluded_items=[["i1"], ["i2"]])

@@ -305,7 +305,7 @@ def test_from_the_cache_of_the_hub(tmp_path):
 
 
 def test_damaged_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Expected semantic_ids.json in .* a saved SemanticIdTable"):
+    with pytest.raises(FileNotFoundError, match="Expected semantic_ids.json in .* a folder of `macrec quantize`"):
         SemanticIdTable.from_pretrained(tmp_path)
     table = make_table()
     table.save_pretrained(tmp_path)

@@ -180,7 +180,7 @@ def test_few_customers_are_served_by_the_best_source(recommender, purchases):
 
 def test_a_blend_that_is_not_there_is_asked_for(recommender, blended):
     alone = MacRecRecommender(model=recommender.model, tokenizer=recommender.tokenizer, table=recommender.table)
-    with pytest.raises(ValueError, match="fusion: 'blend' weighs all modalities.*no blend"):
+    with pytest.raises(ValueError, match="fusion: expected a recommender with a blend.*got one without"):
         alone.recommend([["i1"]], fusion="blend")
     with pytest.raises(ValueError, match="blend: expected one, got None"):
         alone.refresh(pd.DataFrame())
