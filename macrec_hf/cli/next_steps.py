@@ -27,8 +27,9 @@ def after_quantize(args: argparse.Namespace) -> str:
     """Args of `macrec quantize`."""
     embeddings = ["--embeddings", args.embeddings, *(["--item-ids", args.item_ids] if args.item_ids else [])]
     doctor = _command("doctor", args.output, *embeddings)
-    ids, model = ["--semantic-ids", args.output], ["--output", _beside(args.output, "model")]
-    train = _command("train", "--interactions", args.interactions or _USUAL, *_named_columns(args), *ids, *model)
+    bought = ["--interactions", args.interactions or _USUAL, *_named_columns(args)]
+    model = _beside(args.output, "model")
+    train = _command("train", *bought, "--semantic-ids", args.output, "--output", model)
     return f"{_NEXT}{doctor} says whether they are any good, {train} trains a recommender."
 
 

@@ -48,7 +48,10 @@ def test_from_files_to_tables(tmp_path, photos, capfd, layout):
     words = ["prepare", "--format", layout, "--input", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
     assert main([*words, "--k-core", "2", "--allow-private-addresses"]) == 0
     out = capfd.readouterr().out.splitlines()
-    assert len(out) == 1 and out[0].startswith(
+    assert len(out) == 2 and out[1].startswith(
+        f"Next: macrec embed --items {tmp_path / 'out' / 'items.jsonl'} --output"
+    )
+    assert out[0].startswith(
         "2 users, 2 items (1 photos), 1 of them name no photo, 6 interactions (left out: 1 items without"
     )
     items = read_items(tmp_path / "out" / "items.jsonl")
