@@ -62,8 +62,10 @@ def two(folder: Path, gathers: bool) -> None:
 
 
 if __name__ == "__main__":
-    out, gathers = Path(sys.argv[1]), sys.argv[2] == "1"
-    wait_for(fork(lambda: torch.save(losses(slice(None), gathers), out / "one.pt")))
-    fork_two(lambda: two(out, gathers), free_port())
+    for gathers in (False, True):
+        out = Path(sys.argv[1]) / str(gathers)
+        out.mkdir()
+        wait_for(fork(lambda: torch.save(losses(slice(None), gathers), out / "one.pt")))  # noqa: B023, runs at once
+        fork_two(lambda: two(out, gathers), free_port())  # noqa: B023
     sys.stdout.flush()
     os._exit(0)
