@@ -1,7 +1,7 @@
 """Losses of one batch of both models: by one process, and by two of which each has half of it.
 
-`python tests/one_of_two.py OUT GATHERS`: OUT/one.pt holds the losses of one process, OUT/two.pt the means of two, or,
-with GATHERS 0, those of the first of two while the other does nothing.
+`python tests/one_of_two.py OUT`: OUT/True/one.pt holds the losses of one process, OUT/True/two.pt the means of two that
+gather, and OUT/False/two.pt those of the first of two that do not, while the other does nothing.
 """
 
 import os
@@ -62,8 +62,10 @@ def two(folder: Path, gathers: bool) -> None:
 
 
 if __name__ == "__main__":
-    out, gathers = Path(sys.argv[1]), sys.argv[2] == "1"
-    wait_for(fork(lambda: torch.save(losses(slice(None), gathers), out / "one.pt")))
-    fork_two(lambda: two(out, gathers), free_port())
+    for gathers in (False, True):
+        out = Path(sys.argv[1]) / str(gathers)
+        out.mkdir()
+        wait_for(fork(lambda: torch.save(losses(slice(None), gathers), out / "one.pt")))  # noqa: B023, runs at once
+        fork_two(lambda: two(out, gathers), free_port())  # noqa: B023
     sys.stdout.flush()
     os._exit(0)

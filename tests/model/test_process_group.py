@@ -62,15 +62,15 @@ def test_evaluation_counts_every_item_and_every_user_once(runs):
         assert float(alone[name]) == pytest.approx(float(together[name]), abs=1e-6), name
 
 
-@pytest.mark.parametrize("gathers", [False, True])
-def test_one_of_two_processes_may_train_alone_unless_it_gathers(gathers, tmp_path):
-    done = launch("tests/one_of_two.py", str(tmp_path), str(int(gathers)), processes=1)
+def test_one_of_two_processes_may_train_alone_unless_it_gathers(tmp_path):
+    done = launch("tests/one_of_two.py", str(tmp_path), processes=1)
     assert done.returncode == 0, done.stderr[-3000:]
-    alone = {name: torch.load(tmp_path / f"{name}.pt") for name in ("one", "two")}
-    assert alone["one"].keys() == alone["two"].keys() == {"quantizer", "recommender"}
-    for name, loss in alone["one"].items():
-        # Half of the batch in each process: shares of the whole where it is gathered, else losses of the half.
-        assert (float(alone["two"][name]) == pytest.approx(float(loss), abs=1e-5)) == gathers, name
+    for gathers in (False, True):
+        alone = {name: torch.load(tmp_path / str(gathers) / f"{name}.pt") for name in ("one", "two")}
+        assert alone["one"].keys() == alone["two"].keys() == {"quantizer", "recommender"}
+        for name, loss in alone["one"].items():
+            # Half of the batch in each process: shares of the whole where it is gathered, else losses of the half.
+            assert (float(alone["two"][name]) == pytest.approx(float(loss), abs=1e-5)) == gathers, name
 
 
 def test_the_switch_is_off_by_default_and_is_not_saved(tmp_path):
