@@ -7,8 +7,9 @@ memory; `save_counts` does not even keep the counts.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from os import PathLike
+from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def count_purchases(
 
 
 def save_counts(
-    directory: str | PathLike[str],
+    directory: str | Path,
     histories: Sequence[np.ndarray],
     num_items: int,
     *,
@@ -146,16 +147,15 @@ def _counted_pairs(rows: np.ndarray, users: np.ndarray, popularity: np.ndarray, 
             found = found[(users[other] == users[places[found]]) & (rows[other] != rows[places[found]])]
             pair = item[found] + rows[places[found] + distance]
             packed.append((pair << size) | (found * len(distances) + column))
-        packed = np.sort(np.concatenate(packed))
-        pair, found = packed >> size, packed & ((1 << size) - 1)
-        begins = np.flatnonzero(np.diff(pair, prepend=-1))
-        column = found % len(distances)
-        columns = {name: _sums(of_pair[column], begins) for name, of_pair in worth.items()}
-        buyer = users[places[found // len(distances)]]
+        ordered = np.sort(np.concatenate(packed))
+        pairs, places_of = ordered >> size, ordered & ((1 << size) - 1)
+        begins = np.flatnonzero(np.diff(pairs, prepend=-1))
+        columns = {name: _sums(of_pair[places_of % len(distances)], begins) for name, of_pair in worth.items()}
+        buyer = users[places[places_of // len(distances)]]
         another = np.diff(buyer, prepend=-1) != 0
         another[begins] = True
         columns["customers"] = _sums(another.astype(np.int64), begins)
-        yield _of_keys(pair[begins], columns, last - first, num_items)
+        yield _of_keys(pairs[begins], columns, last - first, num_items)
 
 
 def _added(parts: Sequence[PurchaseCounts]) -> Iterator[_Pairs]:
@@ -211,7 +211,7 @@ def _without_pairs(popularity: np.ndarray, window: int) -> PurchaseCounts:
 def _with_pairs(counts: PurchaseCounts, pairs: Iterable[_Pairs]) -> PurchaseCounts:
     found = list(pairs)
     lengths = [np.zeros(1, dtype=np.int64), *(some.lengths for some in found)]
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in ("others", *PAIR_COLUMNS):  # a column at a time, so that only one is there twice
         parts = [some.columns.pop(name) for some in found]
         columns[name] = np.concatenate([getattr(counts, name), *parts])

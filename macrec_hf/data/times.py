@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_DAY, _LAST_DAY = 3_652, 47_482  # 1980 to 2100: numbers outside are no dates
 _UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_AT_A_TIME = 1_000_000  # timestamps that are made numbers at once; ours
 _HUGE = 10**300  # no float holds much larger integers
 # As Excel and C write numbers; other programs write all digits of a float, and `e` or no `+`.
 _SHORTENED, _LONG = re.compile(r"\d(?:[.,]\d{1,6})?E\+(\d\d)"), 8  # seconds since 1970 have ten digits
@@ -64,7 +65,9 @@ def _read(values: pd.Series, path: Path) -> pd.Series:
         for row, value in enumerate(listed):
             if isinstance(value, (bool, list, dict)) or (isinstance(value, int) and abs(value) >= _HUGE):
                 raise _no_time(values, row, path)
-    numbers = pd.to_numeric(values, errors="coerce")
+    del listed
+    some = [values.iloc[start : start + _AT_A_TIME] for start in range(0, len(values), _AT_A_TIME)]
+    numbers = pd.concat([pd.to_numeric(part, errors="coerce") for part in some])  # several times what it is given
     no_number = ~np.isfinite(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
     if not no_number.any():
         _refuse_shortened(values, numbers, path)

@@ -204,7 +204,7 @@ class ServedCatalogue:
             ranked = blend.ranked(candidates, some, top_k)
             why = reasons(inputs, some, candidates, ranked.items, blend.serving_weights, self.called)
             if "without_history" in blend.about:
-                popular = [("sells well",)] * ranked.items.shape[1]
+                popular: list[tuple[str, ...]] = [("sells well",)] * ranked.items.shape[1]
                 why = [of_user if len(known) else popular for of_user, known in zip(why, some, strict=True)]
             found += self.named(ranked, blend.serves == BLEND, why)  # a rule ranks, it knows no probability
         return found, []

@@ -152,7 +152,7 @@ def candidates_to_weigh(
         block = slice(start, start + USERS_AT_A_TIME)
         candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
         blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
-    about = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
+    about: dict[str, Any] = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
     about["without_history"] = _best_popularity(_of_newcomers(inputs, known) or blocks)
     return blocks, lists[ENSEMBLE].rows(known.owners), about
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from macrec_hf.data import times
 from macrec_hf.data.times import as_timestamps, days_of
 
 PATH = Path("t.csv")
@@ -35,6 +36,16 @@ def test_numbers_that_are_no_dates_stay_numbers():
         times = read(*values)
         assert times.tolist() == [float(value) for value in values] and days_of(times) is None
     assert read(10**30, 5).tolist() == [1e30, 5.0]
+
+
+def test_many_numbers_are_read_as_few_are(monkeypatch):
+    columns = [["3", "4", "2.5", "7", "1"], [3, "4", 5, "6", 7], [10**30, 5, 6, 7, "8"], ["1e3", "2", "3"]]
+    whole = [read(*values) for values in columns]
+    monkeypatch.setattr(times, "_AT_A_TIME", 2)
+    for values, wanted in zip(columns, whole, strict=True):
+        pd.testing.assert_series_equal(read(*values), wanted)
+    with pytest.raises(ValueError, match="got 'x' in row 3"):
+        read("1", "2", "x")
 
 
 def test_dates_as_other_programs_write_them():
