@@ -1,6 +1,7 @@
 """What is bought together as a further modality: embeddings of co-occurrences, made from training purchases alone."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..data.learned_purchases import LEARNED_FROM, training_purchases
 from ..data.purchase_counting import count_purchases
 from ..data.time_split import Cut
 from ..model.purchase_counts import UNIT, PurchaseCounts
+from .embedding_store import META_NAME, read_meta
 from .encoder_base import centre_and_scale
 from .encoders import CO_PURCHASES
 from .item_encoders import EmbeddedCatalogue
@@ -126,6 +128,38 @@ def add_co_purchases(
     rows, present = co_purchase_embeddings(sequences, len(embedded), size, seed)
     settings = {"size": rows.shape[1], "seed": seed, LEARNED_FROM: about}
     absent = {embedded.item_ids[row]: "bought beside no other item" for row in np.flatnonzero(~present)}
+    return _joined(embedded, rows, settings, absent)
+
+
+def nobody_bought(arrived: EmbeddedCatalogue, directory: str | Path) -> EmbeddedCatalogue:
+    """Items that arrive later, with the modality where an earlier folder of embeddings has it: all of them lack it.
+
+    Args:
+        arrived: what [`embed_items`] made of them with that folder's encoders.
+        directory: the folder, which `macrec embed` wrote.
+
+    Raises:
+        ValueError: its `meta.json` does not say how many numbers an item had.
+    """
+    _, about = read_meta(Path(directory) / META_NAME)
+    entry = about.get(MODALITY, {})
+    if entry.get("encoder") != CO_PURCHASES:
+        return arrived
+    size = entry.get("dimension")
+    if type(size) is not int or size < 1:
+        raise ValueError(
+            f"{Path(directory) / META_NAME}: expected of {MODALITY} its dimension, a whole number above 0, got "
+            f"{str(size)[:40]}. Was the file edited? Embed the catalogue again."
+        )
+    rows = np.zeros((len(arrived), size), dtype=np.float32)
+    return _joined(
+        arrived, rows, dict(entry.get("settings", {})), dict.fromkeys(arrived.item_ids, "bought by nobody yet")
+    )
+
+
+def _joined(
+    embedded: EmbeddedCatalogue, rows: np.ndarray, settings: dict[str, Any], absent: dict[str, str]
+) -> EmbeddedCatalogue:
     return EmbeddedCatalogue(
         {**embedded.arrays, MODALITY: rows},
         embedded.item_ids,

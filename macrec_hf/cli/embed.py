@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     """Embeds and writes; returns the summary line."""
-    from ..catalogue.co_purchases import add_co_purchases
+    from ..catalogue.co_purchases import add_co_purchases, nobody_bought
     from ..catalogue.encoders import TABLE_COLUMNS, load_encoders, make_encoders
     from ..catalogue.item_encoders import embed_items
     from ..data.learned_purchases import training_purchases
@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> str:
         return ""
     if together:
         embedded = add_co_purchases(embedded, interactions, args.until, seed=args.seed)
+    if args.like:
+        embedded = nobody_bought(embedded, args.like)
     names = {name: getattr(args, name) for name in TABLE_COLUMNS}
     embedded.save(output, dict.fromkeys(embedded.modalities, names))
     texts = columns_read(embedded, items)

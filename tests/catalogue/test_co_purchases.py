@@ -16,7 +16,7 @@ from macrec_hf import (
     make_encoders,
     remove_items,
 )
-from macrec_hf.catalogue.co_purchases import co_purchase_embeddings
+from macrec_hf.catalogue.co_purchases import co_purchase_embeddings, nobody_bought
 from macrec_hf.data.learned_purchases import training_purchases
 
 ITEMS = [f"i{item}" for item in range(12)]
@@ -127,3 +127,13 @@ def test_refusals():
     with pytest.raises(ValueError, match="i11"):
         items = pd.DataFrame({"item_id": ITEMS[:11], "title": ITEMS[:11]})
         add_co_purchases(embed_items(items, make_encoders(image_model=None)), purchases())
+
+
+def test_a_folder_that_was_edited_is_refused(tmp_path):
+    embedded = add_co_purchases(catalogue(), purchases())
+    embedded.save(tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta["modalities"]["purchases"]["dimension"] = "64"
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="expected of purchases its dimension.*Was the file edited"):
+        nobody_bought(catalogue(), tmp_path)

@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from macrec_hf import EmbeddingStore, SemanticIdTable, co_purchase_ids, read_interactions
+from macrec_hf import (
+    EmbeddingStore,
+    MacRecQuantizer,
+    SemanticIdTable,
+    add_items,
+    co_purchase_ids,
+    read_interactions,
+)
 from macrec_hf.cli.main import main
 
 QUANTIZER = "--hidden-sizes 16 --codebook-size 8 --codebook-dim 4 --num-levels 2 --num-pseudo-labels 4 --max-steps 2"
@@ -94,5 +101,17 @@ def test_refusals_of_embed(shop, tmp_path, capsys):
     ):
         assert call("embed", *words) == 1
         assert message in capsys.readouterr().err
-    assert call("embed", *items, "--like", shop / "emb") == 0
-    assert list(EmbeddingStore.open(tmp_path / "x").modalities) == ["text"]
+
+
+def test_items_that_arrive_later_get_ids_without_purchases(shop, tmp_path):
+    arrived = [{"item_id": f"new{item}", "title": f"word{item} thing{item}"} for item in range(3)]
+    (tmp_path / "arrived.jsonl").write_text("\n".join(map(json.dumps, arrived)))
+    assert (
+        call("embed", "--items", tmp_path / "arrived.jsonl", "--output", tmp_path / "x", "--like", shop / "emb") == 0
+    )
+    later, store = EmbeddingStore.open(tmp_path / "x"), EmbeddingStore.open(shop / "emb")
+    assert later.modalities == store.modalities and not later.present["purchases"].any()
+    quantizer = MacRecQuantizer.from_pretrained(shop / "ids" / "quantizer")
+    grown = add_items(SemanticIdTable.from_pretrained(shop / "ids"), quantizer, later)
+    assert (grown.codes["purchases"][-3:] == -1).all() and (grown.codes["text"][-3:] >= 0).all()
+    assert grown.report["purchases"]["learned_from"] == store.learned_from["purchases"]
