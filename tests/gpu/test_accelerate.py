@@ -79,7 +79,7 @@ def test_under_autocast_attention_is_in_half_precision_and_losses_are_in_float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         wanted, found = plain(**given), fast(**given)
     assert seen == [torch.bfloat16] * 2 and found.alignment_loss.dtype == torch.float32
-    assert found.loss.item() == pytest.approx(wanted.loss.item(), rel=0.02) and found.loss != wanted.loss
+    assert found.loss.item() == pytest.approx(wanted.loss.item(), rel=0.02)
     found.loss.backward()
     assert all(weight.grad.isfinite().all() and weight.grad.dtype == torch.float32 for weight in fast.parameters())
 
