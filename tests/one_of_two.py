@@ -1,7 +1,7 @@
 """Losses of one batch of both models: by one process, and by two of which each has half of it.
 
-`python tests/one_of_two.py OUT`: OUT/True/one.pt holds the losses of one process, OUT/True/two.pt the means of two that
-gather, and OUT/False/two.pt those of the first of two that do not, while the other does nothing.
+`python tests/one_of_two.py OUT`: OUT/True/one.pt holds the losses of one process, OUT/True/two.pt the means of two
+that gather, and OUT/False/two.pt those of the first of two that do not, while the other does nothing.
 """
 
 import os
