@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=whole(0, 65535),
+        type=whole(1, 65535),
         help="port that is listened on (default: 7860, or the next that is free; Gradio's)",
     )
     parser.add_argument("--browser", action="store_true", help="open it in the browser (default: say where it is)")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..demo.shop import DemoShop
 
 HELP = "Makes a small shop, runs every verb on it with reduced widths, and writes a page that shows the result."
-# Not what `--size auto` chooses, whose 30 epochs take six times as long: the demo is to end in five minutes.
+# Not what `--size auto` chooses, whose 40 epochs take eight times as long: the demo is to end in five minutes.
 # Three levels of 64 codes name 300 products well; short histories hold the tastes of the shop's customers.
 QUANTIZE_WIDTHS = [
     "--num-levels",

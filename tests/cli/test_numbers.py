@@ -72,6 +72,7 @@ WRONG = [
     ("prepare", "--retries -1"),
     ("prepare", "--timeout 0"),
     ("app", "--port 70000"),
+    ("app", "--port 0"),
     ("demo", "--num-items 3"),
     ("demo", "--num-customers 0"),
 ]
