@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -18,6 +19,9 @@ from .files import folder_beside, read_json
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+# While transformers loads a model it changes its own classes, for all threads: no weight is tied meanwhile. Two loads
+# at once would leave it so.
+_LOADING = threading.RLock()
 
 
 @contextmanager
@@ -139,7 +143,8 @@ def load_weights(
     library = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
     library.addFilter(_is_error)  # at a level of its own the library would tell of layers that are not sharded
     try:
-        model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
+        with _LOADING:
+            model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
     except torch.OutOfMemoryError:
         raise
     except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -212,7 +217,7 @@ def _check_heads(model_class: Any, config: Any, folder: Path) -> None:
             "Copy it again."
         ) from error
     try:
-        with torch.device("meta"):  # no memory
+        with _LOADING, torch.device("meta"):  # no memory
             model = model_class(config)
     except Exception as error:  # such as an activation that there is none of
         raise ValueError(

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hub_tools import NUM_ITEMS, drawn_histories, tiny_recommender
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.catalogue.ids_folder import write_ids
@@ -314,3 +316,14 @@ def test_a_model_with_numbers_that_are_none_is_neither_saved_nor_served(tmp_path
 def test_sizes_of_a_recommender_are_checked_where_it_is_made(changes):
     with pytest.raises(Exception, match=next(iter(changes))):
         MacRecConfig(**changes)
+
+
+def test_models_that_are_loaded_at_once_are_whole_and_so_are_later_ones(tmp_path):
+    tiny_recommender(0).save_pretrained(tmp_path / "model")
+    before = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(3) as pool:
+        loads = [pool.submit(MacRecForConditionalGeneration.from_pretrained, tmp_path / "model") for _ in range(6)]
+    models = [load.result() for load in loads]
+    assert PreTrainedModel.tie_weights is before
+    for model in (*models, MacRecForConditionalGeneration(models[0].config)):
+        assert model.encoder.embed_tokens.weight is model.shared.weight
