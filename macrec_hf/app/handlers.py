@@ -12,7 +12,7 @@ from .photos import THUMBNAIL, Thumbnails
 from .shop import Shop
 from .visit import Options, Visit
 
-MAX_ADDRESS = 2000  # characters of a history in the page's address; the rest is not read
+MAX_ADDRESS = 200  # items of a history in the page's address; the rest is not read
 
 
 class Handlers:
@@ -22,10 +22,16 @@ class Handlers:
         self.shop, self.address = shop, thumbnails.address
 
     def arrive(self, request: gr.Request | None = None) -> tuple[Visit, str, str]:
-        """A visit of its own for whoever opens the page, with the history of the address: `?items=i1,i7`."""
+        """A visit of its own for whoever opens the page, with the history of the address: `?items=i1,i7`.
+
+        Or `?items=i1&items=i7`, as the page writes it, for ids with commas.
+        """
         visit = Visit(self.shop)
-        wanted = "" if request is None else str(request.query_params.get("items", ""))[:MAX_ADDRESS]
-        unknown = visit.take([item for item in wanted.split(",") if item])
+        words = [] if request is None else request.query_params.getlist("items")
+        wanted = [item for word in words for item in ([word] if word in visit.items else word.split(",")) if item]
+        if len(wanted) > MAX_ADDRESS:
+            gr.Warning(f"Of the {len(wanted):,} items in the address the first {MAX_ADDRESS} are the history.")
+        unknown = visit.take(wanted[:MAX_ADDRESS])
         if unknown:
             gr.Warning(f"Not in this catalogue, and left out of the history: {escape(', '.join(unknown)[:200])}")
         return self._picked(visit)

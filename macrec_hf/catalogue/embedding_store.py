@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -230,7 +231,8 @@ class EmbeddingStore:
 
         Args:
             item_ids: one string per row, or a JSON file with a list of them.
-            about: `{modality: {"missing": [item ids], "encoder": name}}`, as in `meta.json`.
+            about: `{modality: {"missing": [item ids], "encoder": name}}`, as in `meta.json`. Of a file in a folder of
+                `macrec embed` the folder says at least which purchases it was made from.
 
         Raises:
             FileNotFoundError: a file that is not there.
@@ -246,8 +248,16 @@ class EmbeddingStore:
             encoders={name: entry["encoder"] for name, entry in about.items() if entry.get("encoder")},
         )
         said = {name: entry["settings"] for name, entry in about.items() if isinstance(entry.get("settings"), dict)}
+        said = {name: _settings_beside(Path(path)) for name, path in paths.items()} | said
         store.learned_from = {name: kept[LEARNED_FROM] for name, kept in said.items() if LEARNED_FROM in kept}
         return store
+
+
+def _settings_beside(path: Path) -> dict:
+    """What a `meta.json` beside says of the encoder of `name.npy`; nothing where it is not ours."""
+    with suppress(OSError, ValueError):
+        return read_meta(path.parent / "meta.json")[1].get(path.stem, {}).get("settings") or {}
+    return {}
 
 
 def read_meta(path: Path) -> tuple[list[str], dict[str, dict]]:

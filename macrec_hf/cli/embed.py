@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> str:
         for modality, size in embedded.modalities.items()
     ]
     made = f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
-    return f"{made}\n{after_embed(args)}"
+    return made if args.like else f"{made}\n{after_embed(args)}"  # later items get their IDs by `add_items`
 
 
 def _co_purchases(args: argparse.Namespace) -> bool:

@@ -19,7 +19,8 @@ def after_prepare(output: Path) -> str:
 
 def after_embed(args: argparse.Namespace) -> str:
     """Args of `macrec embed`."""
-    quantize = _command("quantize", "--embeddings", args.output, "--output", _beside(args.output, "ids"))
+    until = [] if args.until is None else ["--interactions", args.interactions, *_named_columns(args), *_until(args)]
+    quantize = _command("quantize", "--embeddings", args.output, "--output", _beside(args.output, "ids"), *until)
     return f"{_NEXT}{quantize} gives every item its semantic IDs."
 
 
@@ -29,7 +30,7 @@ def after_quantize(args: argparse.Namespace) -> str:
     doctor = _command("doctor", args.output, *embeddings)
     bought = ["--interactions", args.interactions or _USUAL, *_named_columns(args)]
     model = _beside(args.output, "model")
-    train = _command("train", *bought, "--semantic-ids", args.output, "--output", model)
+    train = _command("train", *bought, *_until(args), "--semantic-ids", args.output, "--output", model)
     return f"{_NEXT}{doctor} says whether they are any good, {train} trains a recommender."
 
 
@@ -60,6 +61,10 @@ def _named_columns(args: argparse.Namespace) -> list[str]:
     """The flags of columns that have other names than the usual ones."""
     given = {name: getattr(args, name) for name, usual in _COLUMNS.items() if getattr(args, name) not in (usual, None)}
     return [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
+
+
+def _until(args: argparse.Namespace) -> list[str]:
+    return [] if args.until is None else ["--until", args.until]
 
 
 def _beside(folder: str, name: str) -> Path:

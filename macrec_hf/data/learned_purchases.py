@@ -71,7 +71,9 @@ def check_unseen(
             wanted = "all but each user's last two purchases" if until is None else f"purchases before {until}"
             raise ValueError(
                 f"{modality}: expected semantic IDs made from {wanted}, the others being what is predicted, got IDs "
-                f"made from {made}. Make them anew: macrec embed --interactions FILE --co-purchases"
+                f"made from {made}. "
+                + (f"Is --until {about['until']} missing, or --split time? Else make" if until is None else "Make")
+                + " them anew: macrec embed --interactions FILE --co-purchases"
                 + ("" if until is None else f" --until {until}")
                 + ", then macrec quantize."
             )

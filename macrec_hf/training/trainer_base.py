@@ -195,6 +195,7 @@ class MacRecTrainerBase(LossPartsTrainer):
             self._check_losses()
             return output
         finally:
+            self._threads = None
             self._unseen.clear()
             cast(Any, self.model).gather_across_processes = False  # on since `_prepare_for_training`
 

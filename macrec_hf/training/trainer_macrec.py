@@ -137,7 +137,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         self.warn_of_accumulation(["the implicit alignment"] if aligned else [])
 
     def _rows_at_a_time(self, dataset: Any) -> Any:
-        ours = isinstance(self.data_collator, RecommendationCollator)  # another one may want rows
+        ours = type(self.data_collator) is RecommendationCollator  # another one may want rows
         return (TaskRows.of(dataset) or dataset) if ours else dataset
 
     def _row_lengths(self, dataset: Any) -> Sequence[int]:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from app_tools import NUM_ITEMS, open_shop, shop_folder
+from starlette.datastructures import QueryParams
 
 from macrec_hf import MacRecRecommender
 from macrec_hf.app import page as page_module
@@ -61,16 +62,23 @@ def test_an_example_becomes_the_history(handlers):
 
 
 def test_a_history_stands_in_the_address(handlers):
-    def address(items):
-        return SimpleNamespace(query_params={} if items is None else {"items": items})
+    def address(*items):
+        return SimpleNamespace(query_params=QueryParams([("items", item) for item in items]))
 
-    assert handlers.arrive(address(None))[0].history == [] == handlers.arrive(address(""))[0].history
+    assert handlers.arrive(address())[0].history == [] == handlers.arrive(address(""))[0].history
+    assert handlers.arrive(address("p0003", "p0001"))[0].history == ["p0003", "p0001"]
     assert handlers.arrive(address("p0003,p0001,p0003"))[0].history == ["p0003", "p0001"]
     with pytest.warns(UserWarning, match="left out of the history: &lt;b&gt;x, p9999$"):
         visit, _, history = handlers.arrive(address("p0003,<b>x,p9999"))
     assert visit.history == ["p0003"] and history.count('class="step"') == 1
-    with pytest.warns(UserWarning, match="Not in this catalogue"):
-        assert handlers.arrive(address("," * 1999 + "p0001"))[0].history == []  # only so much is read
+    with pytest.warns(UserWarning, match="Of the 201 items in the address the first 200 are the history"):
+        assert handlers.arrive(address("p0003," * 200 + "p0001"))[0].history == ["p0003"]
+
+
+def test_an_id_with_a_comma_in_the_address_is_one_item(handlers, monkeypatch):
+    monkeypatch.setitem(handlers.shop.items, "p0003,p0001", handlers.shop.items["p0003"])
+    request = SimpleNamespace(query_params=QueryParams("items=p0003%2Cp0001&items=p0002"))
+    assert handlers.arrive(request)[0].history == ["p0003,p0001", "p0002"]
 
 
 def test_the_head_is_text_whatever_the_shop_is_called():

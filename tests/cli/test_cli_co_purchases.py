@@ -46,6 +46,14 @@ def shop(tmp_path_factory):
     return folder
 
 
+def test_files_of_the_folder_are_known_to_be_of_purchases(shop):
+    files = {name: shop / "emb" / f"{name}.npy" for name in ("text", "purchases")}
+    learned = EmbeddingStore.from_files(files, shop / "emb" / "item_ids.json").learned_from
+    assert learned == EmbeddingStore.open(shop / "emb").learned_from and list(learned) == ["purchases"]
+    renamed = EmbeddingStore.from_files({"other": files["purchases"]}, shop / "emb" / "item_ids.json")
+    assert list(renamed.learned_from) == ["other"]
+
+
 def test_train_and_evaluate_take_ids_of_training_purchases_and_no_others(shop, tmp_path, capsys):
     assert EmbeddingStore.open(shop / "emb").learned_from["purchases"]["split"] == "leave-one-out"
     words = ["--semantic-ids", shop / "ids", "--output", tmp_path / "model", RECOMMENDER]

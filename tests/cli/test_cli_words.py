@@ -97,6 +97,17 @@ def test_each_stage_says_what_follows(tmp_path):
     )
 
 
+def test_a_day_goes_from_stage_to_stage():
+    bought = ["--interactions", "i.csv", "--user-column", "who", "--until", "2024-05-01"]
+    embed = build_parser("embed").parse_args(["--items", "items.jsonl", "--output", "emb", *bought])
+    line = after_embed(embed).removeprefix("Next: macrec quantize ").partition(" gives")[0]
+    quantize = build_parser("quantize").parse_args(shlex.split(line))
+    told = re.search(r"macrec train (.*) trains", after_quantize(quantize))[1]
+    train = build_parser("train").parse_args(shlex.split(told))
+    for args in (quantize, train):
+        assert (args.interactions, args.user_column, args.until) == ("i.csv", "who", "2024-05-01")
+
+
 def test_several_seeds_are_evaluated_together_and_one_of_them_recommends():
     words = [
         "--interactions",
