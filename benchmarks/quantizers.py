@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from macrec_hf import EmbeddingStore, MacRecQuantizer, build_semantic_ids  # noqa: E402
 from macrec_hf.catalogue.ids_folder import write_ids  # noqa: E402
 from macrec_hf.catalogue.indexing import encode_catalogue  # noqa: E402
-from macrec_hf.cli.demo import QUANTIZE_WIDTHS, TRAIN_WIDTHS  # noqa: E402
+from macrec_hf.cli.demo import TRAIN  # noqa: E402
 from macrec_hf.doctor.figures import likeness  # noqa: E402
 from macrec_hf.evaluation.ranking_metrics import TiedRanks, hit_rate, ndcg, paired_bootstrap  # noqa: E402
 
@@ -78,8 +78,8 @@ def parse_arguments():
     parser.add_argument("--interactions", required=True, help="as for `macrec train`")
     parser.add_argument("--output", default="quantizers", help="folder for all of it (default quantizers)")
     parser.add_argument("--seeds", default="0,1,2", help="of quantizer and recommender (default 0,1,2)")
-    parser.add_argument("--quantize", default=shlex.join(QUANTIZE_WIDTHS), help="flags of the quantizer")
-    parser.add_argument("--train", default=shlex.join(TRAIN_WIDTHS), help="flags of the recommender")
+    parser.add_argument("--quantize", default="", help="flags of the quantizer")
+    parser.add_argument("--train", default=shlex.join(TRAIN), help="flags of the recommender")
     parser.add_argument("--evaluate", default="", help="flags of `macrec evaluate`, such as --limit-users 2000")
     return parser.parse_args()
 

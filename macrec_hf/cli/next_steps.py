@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,14 @@ def after_quantize(args: argparse.Namespace) -> str:
     return f"{_NEXT}{doctor} says whether they are any good, {train} trains a recommender."
 
 
-def after_train(args: argparse.Namespace) -> str:
-    """Args of `macrec train`, with the columns that it was given."""
+def after_train(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID")) -> str:
+    """Args of `macrec train`, with the columns that it was given, and two items for a history."""
     bought = ["--interactions", args.interactions, *_named_columns(args)]
     time = [] if args.until is None else ["--split", "time", "--cut", args.until]
     evaluate = _command("evaluate", "--model", args.output, *bought, *time)
     model = args.output if args.seeds is None else seed_folder(Path(args.output), args.seed)
-    recommend = _command("recommend", "--model", model, "--history")
-    return f"{_NEXT}{evaluate} says how good it is, {recommend} ID,ID recommends."
+    recommend = _command("recommend", "--model", model, "--history", ",".join(items))
+    return f"{_NEXT}{evaluate} says how good it is, {recommend} recommends."
 
 
 def without_next(summary: str) -> str:

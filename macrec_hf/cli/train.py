@@ -228,7 +228,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)
     trained = f"{len(tasks['train']):,} examples, {trainer.state.global_step:,} steps in {seconds_since(start)}"
-    return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{after_train(args)}"
+    return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{after_train(args, table.item_ids[:2])}"
 
 
 def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrainer", learned: str) -> str:

@@ -26,7 +26,7 @@ def verdict(report: Mapping[str, Any], summary_row: str, model_rows: list[str]) 
     advice = [] if outcome == "better" else _advice(report, summary_row, model_rows, best)
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
-    return found | {"outcome": outcome, "advice": advice, "text": _text(report, found, outcome, advice)}
+    return found | {"outcome": outcome, "advice": advice, "text": _text(report, found, model_rows, outcome, advice)}
 
 
 def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], best: str) -> list[str]:
@@ -55,12 +55,17 @@ def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], 
     return advice
 
 
-def _text(report: Mapping[str, Any], found: Mapping[str, Any], outcome: str, advice: list[str]) -> str:
+def _text(
+    report: Mapping[str, Any], found: Mapping[str, Any], model_rows: list[str], outcome: str, advice: list[str]
+) -> str:
     ours, best, coverage = found["row"], found["best"], found["coverage"]
     words = {"better": "is better than", "worse": "is worse than", "undecided": "cannot be told apart from"}
     text = (
-        f"Verdict: {ours} {words[outcome]} {best}, the best of the others, by NDCG@10: {report[ours][METRIC]:.4f} "
+        f"Verdict: {ours} {words[outcome]} {best}, the best baseline, by NDCG@10: {report[ours][METRIC]:.4f} "
         f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
     )
+    better = [name for name in model_rows if report[name][METRIC] > report[ours][METRIC]]
+    if outcome == "better" and better:  # else it is among the advice
+        text += f" {better[0]} alone finds more here: {report[better[0]][METRIC]:.4f}."
     return text + (f" To try: {'; '.join(advice)}." if advice else "")

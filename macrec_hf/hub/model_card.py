@@ -28,6 +28,16 @@ _BASELINES = (
     "co_visitation_new_items",
 )
 _START, _END = "<!-- results: `macrec evaluate` writes what stands here -->", "<!-- end of results -->"
+_COUNTS_START, _COUNTS_END = "<!-- what customers bought -->", "<!-- end of what customers bought -->"
+_COUNTS = {
+    "none": 'No counts of purchases are in here: lists are the model\'s own (`fusion="average"`).',
+    "rounded": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, without days and "
+    "without pairs of fewer than five customers; `blend.json` holds the weights of these counts beside the model's. "
+    "No customer is named.",
+    "all": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, and on which days items"
+    " were; `blend.json` holds the weights of these counts beside the model's. No customer is named, but a pair that "
+    "one customer bought says what that customer bought.",
+}
 _TAGS = ["recommender-system", "generative-recommendation", "semantic-ids", "macrec", "multimodal", _TASK]
 
 
@@ -128,6 +138,20 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
     else:
         body = f"{body}\n\n{section}"
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
+
+
+def with_counts(card: str, counts: str) -> str:
+    """The card with a section on what its directory holds of customers' purchases, in place of any before.
+
+    Args:
+        card: text of a `README.md`, also one that people wrote.
+        counts: "all", "rounded" or "none", as `hub.saving.save_model_directory` takes it.
+    """
+    section = f"{_COUNTS_START}\n## Customers' data\n\n{_COUNTS[counts]}\n{_COUNTS_END}"
+    if _COUNTS_START in card and _COUNTS_END in card:
+        return re.sub(re.escape(_COUNTS_START) + ".*?" + re.escape(_COUNTS_END), lambda _: section, card, flags=re.S)
+    head, limits, rest = card.partition("\n## Limits\n")
+    return f"{head}\n{section}\n{limits}{rest}" if limits else f"{card.rstrip()}\n\n{section}\n"
 
 
 def _quoted(metrics: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
+from transformers.utils import logging
 
 from ..data.output_folder import output_folder
 from ..model.blend import BLEND_NAME, Blend
@@ -32,7 +33,7 @@ from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import SemanticIdTokenizer
 from .code_usage_picture import code_usage_picture
-from .model_card import PICTURE_NAME, model_card, with_results
+from .model_card import PICTURE_NAME, model_card, with_counts, with_results
 from .remote_code import IncludeCode, code_files, write_code
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 
 COUNTS = ("all", "rounded", "none")
+
+logger = logging.get_logger(__name__)
 
 
 def save_model_directory(
@@ -111,7 +114,14 @@ def save_model_directory(
         if quantizer is not None:
             quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
         write_code(beside, include_code)
-        kept_back = purchase_counts is not None and blend is not None and counts == "none"
+        has_counts = purchase_counts is not None and blend is not None
+        kept_back = has_counts and counts == "none"
+        if kept_back:
+            logger.warning(
+                "%s: counts of purchases and their weights are left out, since they are customers' data; lists are "
+                'the model\'s own there. counts="rounded" or counts="all" takes them along.',
+                directory,
+            )
         write_checksums(beside, left_out=["purchase_counts"] if kept_back else [])
         picture = code_usage_picture(table)
         if picture:
@@ -127,6 +137,7 @@ def save_model_directory(
                 picture=shown,
                 code=include_code,
             )
+        card = with_counts(card, counts) if has_counts else card
         (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
     return Path(directory)
 

@@ -78,7 +78,7 @@ class Blend:
     Attributes:
         weights: `{term: weight}` of the blend itself, of terms as they are computed (not standardised).
         serves: "blend", or the source that serves in its place: "model", the paper's ensemble, or one of `SOURCES`.
-        about: what was fitted on what: figures of every source, intervals, dates, the fingerprint of the purchases.
+        about: what was fitted on what: figures of every source, their intervals, users, purchases and settings.
     """
 
     weights: dict[str, float]
@@ -162,11 +162,10 @@ def by_popularity(term: str) -> dict[str, float]:
 
 # What the baselines of `evaluation/baselines.py` rank by, as weights of terms: equal values by popularity.
 SOURCES: dict[str, dict[str, float]] = {
-    "popularity": {"sold": 1.0},
-    "recent_then_popularity": {"own_recency": 1e6, "sold": 1e-3},
-    "co_visitation": {"together_count": 1.0, "sold": 1e-9},
-    "co_occurrence": {"near_count": 1.0, "sold": 1e-9},
-}
+    "popularity": {"sold": 1.0}, "recent_then_popularity": {"own_recency": 1e6, "sold": 1e-3},
+    "co_visitation": {"together_count": 1.0, "sold": 1e-9}, "co_occurrence": {"near_count": 1.0, "sold": 1e-9},
+    "co_visitation_new_items": {"together_count": 1.0, "sold": 1e-9, "own": -1e12},
+}  # fmt: skip
 
 
 TERMS = {

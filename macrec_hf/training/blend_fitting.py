@@ -26,8 +26,9 @@ from ..data.purchase_counting import count_purchases, save_counts
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
+from ..hub.model_card import with_counts
 from ..model.blend import BLEND_NAME, MODEL, SOURCES, Blend, Candidates
-from ..model.model_files import load_catalogue, load_model_directory
+from ..model.model_files import CARD_NAME, load_catalogue, load_model_directory
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
@@ -211,6 +212,9 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
             with output_folder(directory, last=BLEND_NAME) as beside:
                 _save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
+                if (directory / CARD_NAME).is_file():
+                    card = (directory / CARD_NAME).read_text(encoding="utf-8")
+                    (beside / CARD_NAME).write_text(with_counts(card, "all"), encoding="utf-8")
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         broadcast_object_list(told)
@@ -226,9 +230,13 @@ def blend_line(blend: Blend) -> str:
     if "blend" not in figures:
         return f"too few users to weigh sources by: {blend.serves} serves, NDCG@10 {figures[best]:.4f} on {users}"
     difference, error = blend.about["difference"]
-    compared = f"NDCG@10 {figures['blend']:.4f} against {figures[best]:.4f} of {best}, {difference:+.4f} ± {error:.4f}"
+    compared = (
+        f"NDCG@10 {figures['blend']:.4f} against {figures[best]:.4f} of {best}, the best single source, "
+        f"{difference:+.4f} ± {error:.4f}"
+    )
     if blend.serves == "blend":
-        return f"the blend serves, not worse than counting on {users}: {compared}"
+        worse = " by more than a standard error" if difference < 0 else ""
+        return f"the blend serves, not worse than any single source{worse} on {users}: {compared}"
     return f"{blend.serves} serves alone, because the blend finds less on {users}: {compared}"
 
 

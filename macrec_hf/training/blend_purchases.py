@@ -153,7 +153,7 @@ def candidates_to_weigh(
         candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
         blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
     about: dict[str, Any] = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
-    about["without_history"] = _best_popularity(_of_newcomers(inputs, known) or blocks)
+    about["without_history"] = _best_popularity(_of_newcomers(inputs, known))
     return blocks, lists[ENSEMBLE].rows(known.owners), about
 
 
@@ -170,7 +170,10 @@ def _of_newcomers(inputs: BlendInputs, known: Explained) -> list[Weighed]:
 
 
 def _best_popularity(blocks: list[Weighed]) -> str:
-    """The one of [`~model.blend.POPULARITY`] that ranks these purchases best, by NDCG@10; equal ones: the first."""
+    """The one of [`~model.blend.POPULARITY`] that ranks these purchases best, by NDCG@10; equal ones: the first.
+
+    The first, all sales, without any purchase to go by: a window of some days may hold hardly a sale.
+    """
     found = {
         term: sum(ndcg(block.candidates.ranked(by_popularity(term), 10), block.targets).sum() for block in blocks)
         for term in POPULARITY

@@ -35,7 +35,7 @@ def test_a_model_that_wins():
         "co_visitation": 0.25,
     }
     assert found["text"] == (
-        "Verdict: ensemble is better than co_visitation, the best of the others, by NDCG@10: 0.0600 against 0.0550, "
+        "Verdict: ensemble is better than co_visitation, the best baseline, by NDCG@10: 0.0600 against 0.0550, "
         "difference +0.0050 [+0.0020, +0.0080]; coverage 0.750 against 0.250."
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hub_tools import NUM_ITEMS, drawn_histories, tiny_recommender
+from local_hub import TOKEN, local_hub
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -285,6 +286,7 @@ def test_counts_that_were_left_out_are_told_and_lost_ones_are_an_error(whole, tm
         shared = MacRecRecommender.from_pretrained(tmp_path / "shared")
         logging.getLogger("transformers").removeHandler(caplog.handler)
     assert "counts of purchases were left out when it was saved" in caplog.text
+    assert "No counts of purchases are in here" in (tmp_path / "shared" / "README.md").read_text()
     assert shared.recommend(HISTORIES) == recommender.recommend(HISTORIES, fusion="average")
     for name, other in (("blend.json", "purchase_counts.safetensors"), ("purchase_counts.safetensors", "blend.json")):
         place = tmp_path / name
@@ -294,6 +296,25 @@ def test_counts_that_were_left_out_are_told_and_lost_ones_are_an_error(whole, tm
         with pytest.raises((ValueError, FileNotFoundError), match=rf"{name}.*copied in part"):
             MacRecRecommender.from_pretrained(place)
         assert (place / other).is_file()
+
+
+def test_a_push_leaves_counts_out_unless_told_and_the_card_says_so(whole, tmp_path, monkeypatch, caplog):
+    recommender = MacRecRecommender.from_pretrained(whole / "0")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    counts = {"purchase_counts.safetensors", "blend.json"}
+    with local_hub(monkeypatch, tmp_path) as hub:
+        for repository, told, said in (
+            ("a/none", {}, "No counts of purchases are in here"),
+            ("a/rounded", {"counts": "rounded"}, "without pairs of fewer than five customers"),
+            ("a/all", {"counts": "all"}, "a pair that one customer bought says what that customer bought"),
+        ):
+            caplog.clear()
+            recommender.push_to_hub(repository, token=TOKEN, include_code=False, **told)
+            files = hub[repository].files()
+            assert counts & set(files) == (counts if told else set())
+            card = files["README.md"].decode()
+            assert said in card and card.count("## Customers' data") == 1
+            assert ("they are customers' data" in caplog.text) is not bool(told)
 
 
 def test_a_blend_needs_the_quantizer_that_it_was_fitted_with(directory):

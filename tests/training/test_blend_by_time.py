@@ -49,8 +49,7 @@ def test_what_is_explained_by_hand(purchases, recommender):
     whom = [user for user in early["user_id"].unique() if user in set(later["user_id"])]
     wanted = [[row_of[item] for item in later.loc[later["user_id"] == user, "item_id"]] for user in whom]
     found = [explained.targets[explained.owners == user].tolist() for user in range(len(explained.histories))]
-    if len(explained.histories) == len(whom):  # all: fewer than 200 in the half that chose nothing
-        assert sorted(found) == sorted(wanted)
+    assert sorted(found) == sorted(wanted)  # all of them: fewer than 200 are in the half that chose nothing
     assert sum(map(len, explained.counted)) == len(early) and len(found) > 30
     assert (explained.days == (start - pd.Timestamp("1970-01-01")).days).all()
     assert max(map(max, explained.counted_days)) < explained.days[0]
@@ -96,7 +95,6 @@ def test_its_row_stands_in_the_evaluation_by_time(purchases, recommender, tmp_pa
     made.fit_blend(purchases)
     report = evaluate(made, purchases, "time", cut=UNTIL)
     assert report["verdict"]["row"] == "blend" and report["blend"]["ndcg@10"] > report["ensemble"]["ndcg@10"]
-    assert report["new_customers"]["blend"]["hr@10"] >= 0
     made.save_pretrained(tmp_path / "model")
     again = evaluate(MacRecRecommender.from_pretrained(tmp_path / "model"), purchases, "time", cut=UNTIL)
     assert json.dumps(again["blend"]) == json.dumps(report["blend"])

@@ -86,12 +86,11 @@ def test_weights_are_those_of_another_optimiser():
 
 def test_counts_carry_it_where_the_model_knows_nothing(blended):
     about = blended[0].blend.about
-    assert (
-        about["best_source"] == "co_occurrence" or about["ndcg@10"]["blend"] >= about["ndcg@10"][about["best_source"]]
-    )
+    assert about["best_source"] != "model" and about["without_history"] == "sold_log1p"  # there are no newcomers
+    assert about["ndcg@10"]["blend"] >= about["ndcg@10"][about["best_source"]] - about["difference"][1]
     for name in ("text", "image"):
         weight, error = about["weights"][f"model_{name}"]
-        assert abs(weight) < 3 * error
+        assert abs(weight) < 2 * error
     assert about["ndcg@10"]["blend"] > about["ndcg@10"]["model"] + 0.2
     assert blended[0].blend.serves == "blend"
 
