@@ -34,9 +34,9 @@ _COUNTS = {
     "rounded": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, without days and "
     "without pairs of fewer than five customers; `blend.json` holds the weights of these counts beside the model's. "
     "No customer is named.",
-    "all": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, and on which days items"
-    " were; `blend.json` holds the weights of these counts beside the model's. No customer is named, but a pair that "
-    "one customer bought says what that customer bought.",
+    "all": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, and on which days "
+    "items were; `blend.json` holds the weights of these counts beside the model's. No customer is named, but a pair "
+    "that one customer bought says what that customer bought.",
 }
 _TAGS = ["recommender-system", "generative-recommendation", "semantic-ids", "macrec", "multimodal", _TASK]
 
