@@ -19,6 +19,7 @@ _WORDS = {
     "popularity": "bestsellers",
     "recent_then_popularity": "the customer's own items before bestsellers",
     "co_visitation": "items bought within five purchases of each other (co-visitation)",
+    "co_visitation_new_items": "co-visitation, without what the customer has",
     "co_occurrence": "items bought nearest to each other (co-occurrence)",
 }
 
