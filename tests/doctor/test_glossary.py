@@ -2,7 +2,11 @@
 
 import re
 
+import pytest
+
+from macrec_hf.doctor.blend_figures import source_words
 from macrec_hf.doctor.glossary import WORDS, explained, glossary
+from macrec_hf.model.blend import SOURCES
 
 
 def links(text):
@@ -33,3 +37,8 @@ def test_every_explanation_has_a_place_of_its_own_and_names_no_word_that_is_not_
         targets = re.findall(r'href="#(\w+)"', meaning)
         assert set(targets) <= set(anchors) and anchor not in targets, word
         assert links(word.split(",")[0]), f"{word} is not found by its own spelling"
+
+
+@pytest.mark.parametrize("name", ["blend", "model", *SOURCES])
+def test_every_source_of_a_blend_has_words(name):
+    assert source_words(name)
