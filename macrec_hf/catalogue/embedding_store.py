@@ -256,7 +256,8 @@ class EmbeddingStore:
 def _settings_beside(path: Path) -> dict:
     """What a `meta.json` beside says of the encoder of `name.npy`; nothing where it is not ours."""
     with suppress(OSError, ValueError):
-        return read_meta(path.parent / "meta.json")[1].get(path.stem, {}).get("settings") or {}
+        settings = read_meta(path.parent / "meta.json")[1].get(path.stem, {}).get("settings")
+        return settings if isinstance(settings, dict) else {}
     return {}
 
 
