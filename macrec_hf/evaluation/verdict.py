@@ -38,9 +38,8 @@ def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], 
             "it does not beat the bestsellers, so it has hardly learned: train longer (--epochs, --patience 0) and "
             "look in training_log.json whether eval_ndcg@10 was still rising"
         )
-    better = [name for name in model_rows if name != summary_row and report[name][METRIC] > ours]
-    if better:
-        alone = max(better, key=lambda name: report[name][METRIC])
+    alone = _best_alone(report, summary_row, model_rows)
+    if alone is not None:
         advice.append(
             f"{alone} alone finds more ({report[alone][METRIC]:.4f}): recommend with --modality {alone}, and look at "
             "the IDs of the others with `macrec doctor`"
@@ -55,6 +54,12 @@ def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], 
     return advice
 
 
+def _best_alone(report: Mapping[str, Any], summary_row: str, model_rows: list[str]) -> str | None:
+    """The model's row that finds most, where one finds more than the summary row."""
+    best = max(model_rows, key=lambda name: report[name][METRIC])
+    return best if report[best][METRIC] > report[summary_row][METRIC] else None
+
+
 def _text(
     report: Mapping[str, Any], found: Mapping[str, Any], model_rows: list[str], outcome: str, advice: list[str]
 ) -> str:
@@ -65,7 +70,7 @@ def _text(
         f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
     )
-    better = [name for name in model_rows if report[name][METRIC] > report[ours][METRIC]]
-    if outcome == "better" and better:  # else it is among the advice
-        text += f" {better[0]} alone finds more here: {report[better[0]][METRIC]:.4f}."
+    alone = _best_alone(report, ours, model_rows)
+    if outcome == "better" and alone is not None:  # else it is among the advice
+        text += f" {alone} alone finds more here: {report[alone][METRIC]:.4f}."
     return text + (f" To try: {'; '.join(advice)}." if advice else "")

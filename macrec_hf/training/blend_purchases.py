@@ -21,7 +21,7 @@ from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 
-TOO_FEW_USERS = 20  # tell nothing: no weights are fitted, and newcomers' choice counts no more than others'; ours
+TOO_FEW_USERS = 20  # tell nothing: no weights are fitted, and newcomers choose no count; ours
 FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
 _USERS = 10_000  # more say little more, and memory grows with them
 
@@ -153,36 +153,25 @@ def candidates_to_weigh(
         candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
         blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
     about: dict[str, Any] = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
-    about["without_history"] = _best_popularity(_of_newcomers(inputs, known))
+    about["without_history"] = _best_popularity(inputs, known)
     return blocks, lists[ENSEMBLE].rows(known.owners), about
 
 
-def _of_newcomers(inputs: BlendInputs, known: Explained) -> list[Weighed]:
-    """The purchases of customers without a history, where there are enough of them."""
+def _best_popularity(inputs: BlendInputs, known: Explained) -> str:
+    """The one of [`~model.blend.POPULARITY`] that ranks best what newcomers bought, by NDCG@10; equal ones: the first.
+
+    The first, all sales, where newcomers are too few to go by: a window of some days may hold hardly a sale.
+    """
     if len(known.newcomers) < TOO_FEW_USERS:
-        return []
-    day = None if known.days is None else known.days[:1]  # by time one day for everybody
+        return POPULARITY[0]
+    day = None if known.days is None else known.days[:1]  # by time one day for everybody, and so one list
     candidates = find_candidates(inputs, [np.zeros(0, dtype=np.int64)], {}, days=day)
     targets = np.concatenate(known.newcomers)
-    every = np.zeros(len(targets), dtype=np.int64)
-    terms = {name: values[every] for name, values in candidates.terms.items()}
-    return [Weighed(Candidates(candidates.items[every], terms), targets, every)]
-
-
-def _best_popularity(blocks: list[Weighed]) -> str:
-    """The one of [`~model.blend.POPULARITY`] that ranks these purchases best, by NDCG@10; equal ones: the first.
-
-    The first, all sales, without any purchase to go by: a window of some days may hold hardly a sale.
-    """
-    found = {
-        term: sum(ndcg(block.candidates.ranked(by_popularity(term), 10), block.targets).sum() for block in blocks)
-        for term in POPULARITY
-        if all(term in block.candidates.terms for block in blocks)
-    }
-    return max(found, key=lambda term: found[term])
+    terms = [term for term in POPULARITY if term in candidates.terms]
+    return max(terms, key=lambda term: ndcg(candidates.ranked(by_popularity(term), 10), targets).sum())
 
 
 def ndcg(lists: RankedLists, targets: np.ndarray) -> np.ndarray:
-    """NDCG@10 of each purchase from ranked items, `(num_purchases,)`."""
+    """NDCG@10 of each purchase from ranked items, `(num_purchases,)`; of one list for all of them, too."""
     hit = lists.items[:, :10] == targets[:, None]
     return np.where(hit, 1 / np.log2(np.arange(hit.shape[1]) + 2.0), 0.0).sum(axis=1)

@@ -40,6 +40,10 @@ def test_a_model_that_wins():
     )
 
 
+def test_a_row_of_the_model_that_finds_more_than_the_winner_is_named():
+    assert judged(0.002, 0.008, text=0.065, image=0.07)["text"].endswith(" image alone finds more here: 0.0700.")
+
+
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
