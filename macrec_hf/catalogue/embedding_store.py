@@ -249,7 +249,9 @@ class EmbeddingStore:
         )
         said = {name: entry["settings"] for name, entry in about.items() if isinstance(entry.get("settings"), dict)}
         said |= {name: _settings_beside(Path(path)) for name, path in paths.items() if name not in about}
-        store.learned_from = {name: kept[LEARNED_FROM] for name, kept in said.items() if LEARNED_FROM in kept}
+        store.learned_from = {
+            name: kept[LEARNED_FROM] for name, kept in said.items() if isinstance(kept.get(LEARNED_FROM), dict)
+        }
         return store
 
 

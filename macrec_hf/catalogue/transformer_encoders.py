@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from ..cpu.linear import use_cpu_linear
 from ..data.photos import SIZE
+from ..model.inference import LOADING
 from .encoder_base import centre_and_scale, text_columns_setting
 
 POOLINGS = ("mean", "cls", "pooler")
@@ -55,7 +56,8 @@ class _TransformerEncoder:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}.")
         # A checkpoint in half precision is slow or refused on a CPU; on an accelerator it stays as it was saved.
         dtype = torch.float32 if self.device.type == "cpu" else "auto"
-        self.model, loading = AutoModel.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
+        with LOADING:
+            self.model, loading = AutoModel.from_pretrained(model_name, dtype=dtype, output_loading_info=True)
         self._check_weights(loading["missing_keys"])
         self.model.to(self.device).eval()
         if self.device.type == "cpu":

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -9,6 +10,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from transformers import PreTrainedModel
 
 from ..model.configuration_macrec import RESIDUAL_KMEANS
+from ..model.model_files import CARD_NAME
+from ..model.purchase_counts import FEW_CUSTOMERS, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 from .markdown import render
 
@@ -34,9 +37,9 @@ _COUNTS = {
     "rounded": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, without days and "
     "without pairs of fewer than five customers; `blend.json` holds the weights of these counts beside the model's. "
     "No customer is named.",
-    "all": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, and on which days "
-    "items were; `blend.json` holds the weights of these counts beside the model's. No customer is named, but a pair "
-    "that one customer bought says what that customer bought.",
+    "all": "`purchase_counts.safetensors` holds how often items and pairs of items were bought, and, where purchases "
+    "have dates, on which days items were; `blend.json` holds the weights of these counts beside the model's. No "
+    "customer is named, but a pair that one customer bought says what that customer bought.",
 }
 _TAGS = ["recommender-system", "generative-recommendation", "semantic-ids", "macrec", "multimodal", _TASK]
 
@@ -140,15 +143,36 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
 
 
+def kind_of_counts(counts: PurchaseCounts) -> str:
+    """ "rounded" where neither days nor pairs of fewer than five customers are in them, else "all"."""
+    return "rounded" if counts.sale_days is None and (counts.customers >= FEW_CUSTOMERS).all() else "all"
+
+
+def says_of_counts(card: str) -> bool:
+    """Whether a card has the section on what customers bought."""
+    return 0 <= card.find(_COUNTS_START) < card.rfind(_COUNTS_END)
+
+
+def tell_of_counts(directory: Path, beside: Path) -> None:
+    """Writes the card of a directory into `beside`, from where it will be moved: all counts are in there now.
+
+    What is no UTF-8, and the ends of lines, stay as they are; without a card nothing is written.
+    """
+    path = directory / CARD_NAME
+    if path.is_file():
+        card = path.read_bytes().decode("utf-8", "surrogateescape")
+        (beside / CARD_NAME).write_bytes(with_counts(card, "all").encode("utf-8", "surrogateescape"))
+
+
 def with_counts(card: str, counts: str) -> str:
     """The card with a section on what its directory holds of customers' purchases, in place of any before.
 
     Args:
         card: text of a `README.md`, also one that people wrote.
-        counts: "all", "rounded" or "none", as `hub.saving.save_model_directory` takes it.
+        counts: "all", "rounded" or "none": what lies in the directory, which `kind_of_counts` says of counts.
     """
     section = f"{_COUNTS_START}\n## Customers' data\n\n{_COUNTS[counts]}\n{_COUNTS_END}"
-    if _COUNTS_START in card and _COUNTS_END in card:
+    if says_of_counts(card):
         return re.sub(re.escape(_COUNTS_START) + ".*?" + re.escape(_COUNTS_END), lambda _: section, card, flags=re.S)
     head, limits, rest = card.partition("\n## Limits\n")
     return f"{head}\n{section}\n{limits}{rest}" if limits else f"{card.rstrip()}\n\n{section}\n"

@@ -33,7 +33,14 @@ from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import SemanticIdTokenizer
 from .code_usage_picture import code_usage_picture
-from .model_card import PICTURE_NAME, model_card, with_counts, with_results
+from .model_card import (
+    PICTURE_NAME,
+    kind_of_counts,
+    model_card,
+    says_of_counts,
+    with_counts,
+    with_results,
+)
 from .remote_code import IncludeCode, code_files, write_code
 
 if TYPE_CHECKING:
@@ -109,7 +116,8 @@ def save_model_directory(
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
         if purchase_counts is not None and blend is not None and counts != "none":
             purchase_counts = check_purchase_counts(purchase_counts, table)
-            (purchase_counts if counts == "all" else purchase_counts.shareable()).save(beside)
+            purchase_counts = purchase_counts if counts == "all" else purchase_counts.shareable()
+            purchase_counts.save(beside)
             blend.save(beside)
         if quantizer is not None:
             quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
@@ -137,7 +145,9 @@ def save_model_directory(
                 picture=shown,
                 code=include_code,
             )
-        card = with_counts(card, counts) if has_counts else card
+        if has_counts or says_of_counts(card):
+            held = purchase_counts if has_counts and not kept_back else None
+            card = with_counts(card, "none" if held is None else kind_of_counts(held))
         (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
     return Path(directory)
 

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 # While transformers loads a model it changes its own classes, for all threads: no weight is tied meanwhile. Two loads
 # at once would leave it so.
-_LOADING = threading.RLock()
+LOADING = threading.RLock()
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def load_weights(
     library = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
     library.addFilter(_is_error)  # at a level of its own the library would tell of layers that are not sharded
     try:
-        with _LOADING:
+        with LOADING:
             model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
     except torch.OutOfMemoryError:
         raise
@@ -217,7 +217,7 @@ def _check_heads(model_class: Any, config: Any, folder: Path) -> None:
             "Copy it again."
         ) from error
     try:
-        with _LOADING, torch.device("meta"):  # no memory
+        with LOADING, torch.device("meta"):  # no memory
             model = model_class(config)
     except Exception as error:  # such as an activation that there is none of
         raise ValueError(

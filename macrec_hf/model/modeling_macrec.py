@@ -17,7 +17,7 @@ from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the 
 from .checksums import renew_checksums
 from .configuration_macrec import NUM_BEAMS, MacRecConfig
 from .files import CHECKSUMS_NAME, folder_beside, follow_umask, replacing_files
-from .inference import WHERE, load_weights
+from .inference import LOADING, WHERE, load_weights
 from .logits_process import ItemGenerationMixin, SemanticIdLogitsProcessor  # noqa: F401
 from .losses import ProcessGroup, alignment_loss, num_processes
 from .search_kernels import SearchKernels
@@ -75,7 +75,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
     search_kernels = SearchKernels()  # `macrec_hf.cpu.accelerate` sets others
 
     def __init__(self, config: MacRecConfig):
-        super().__init__(config)
+        with LOADING:  # a load in another thread must not leave the weights untied
+            super().__init__(config)
         if config.attention_dropout_rate is not None:
             for module in self.modules():
                 if isinstance(module, T5Attention):

@@ -28,6 +28,7 @@ HISTORY = 20  # the last items of a history that vote, as many as the recommende
 _FIRST_DAY = -719_162  # days from 1970 to the year 1
 _MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 bits
 _ANEW = "`macrec refresh` makes them anew from the purchases."
+FEW_CUSTOMERS = 5  # a pair of fewer is not shown to strangers
 PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
 
 
@@ -242,7 +243,7 @@ class PurchaseCounts:
     def _sold_in_all(self) -> np.ndarray:
         return np.concatenate([[0], self._sale("counts").cumsum()])
 
-    def shareable(self, customers: int = 5) -> "PurchaseCounts":
+    def shareable(self, customers: int = FEW_CUSTOMERS) -> "PurchaseCounts":
         """Without pairs of fewer customers, and without days: what may be shown to strangers."""
         kept = self.customers >= customers
         first = np.repeat(np.arange(self.num_items), np.diff(self.starts))[kept]

@@ -26,9 +26,9 @@ from ..data.purchase_counting import count_purchases, save_counts
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
-from ..hub.model_card import with_counts
+from ..hub.model_card import tell_of_counts
 from ..model.blend import BLEND_NAME, MODEL, SOURCES, Blend, Candidates
-from ..model.model_files import CARD_NAME, load_catalogue, load_model_directory
+from ..model.model_files import load_catalogue, load_model_directory
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
@@ -212,9 +212,7 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
             with output_folder(directory, last=BLEND_NAME) as beside:
                 _save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
-                if (directory / CARD_NAME).is_file():
-                    card = (directory / CARD_NAME).read_text(encoding="utf-8")
-                    (beside / CARD_NAME).write_text(with_counts(card, "all"), encoding="utf-8")
+                tell_of_counts(directory, beside)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         broadcast_object_list(told)
@@ -259,6 +257,7 @@ def refresh_directory(directory: Path, interactions: pd.DataFrame) -> tuple[int,
             )
         with output_folder(directory, last=COUNTS_NAME) as beside:
             counted = _save_serving_counts(beside, interactions, catalogue.table, catalogue.blend)
+            tell_of_counts(directory, beside)
     return counted, catalogue.table.num_items
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hub_tools import NUM_ITEMS, drawn_histories, tiny_recommender
@@ -21,6 +22,7 @@ from macrec_hf.model.blend import Blend
 from macrec_hf.model.configuration_macrec import MacRecQuantizerConfig
 from macrec_hf.model.files import CHECKSUMS_NAME
 from macrec_hf.model.modeling_macrec_quantizer import MacRecQuantizer
+from macrec_hf.training.blend_fitting import refresh_directory
 
 HISTORIES = drawn_histories(4)
 
@@ -315,6 +317,24 @@ def test_a_push_leaves_counts_out_unless_told_and_the_card_says_so(whole, tmp_pa
             card = files["README.md"].decode()
             assert said in card and card.count("## Customers' data") == 1
             assert ("they are customers' data" in caplog.text) is not bool(told)
+
+
+def test_the_card_says_what_lies_there_and_not_what_was_asked_for(whole, tmp_path):
+    recommender, card = MacRecRecommender.from_pretrained(whole / "0"), tmp_path / "rounded" / "README.md"
+    recommender.save_pretrained(card.parent, counts="rounded", include_code=False)
+    rounded = "without pairs of fewer than five customers"
+    assert rounded in card.read_text()
+    again = MacRecRecommender.from_pretrained(card.parent).save_pretrained(tmp_path / "again", include_code=False)
+    assert rounded in (again / "README.md").read_text()  # loaded and saved it holds no more than before
+    rows = [(f"u{user}", recommender.table.item_ids[user % 7 + step], step) for user in range(12) for step in range(3)]
+    card.write_bytes(card.read_bytes().replace(b"## Limits", b"caf\xe9\r\n\n## Limits"))
+    refresh_directory(card.parent, pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]))
+    told = card.read_bytes()
+    assert rounded.encode() not in told and b"that one customer bought" in told.replace(b"\n", b" ")
+    assert b"caf\xe9\r\n" in told and told.count(b"## Customers' data") == 1
+    recommender._set_blend(None, None)
+    recommender.save_pretrained(tmp_path / "none", include_code=False, card=told.decode(errors="replace"))
+    assert "No counts of purchases are in here" in (tmp_path / "none" / "README.md").read_text()
 
 
 def test_a_blend_needs_the_quantizer_that_it_was_fitted_with(directory):
