@@ -70,6 +70,12 @@ def finished(child: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
+def ended(status: int, log: Path) -> None:
+    """The run ended before it was killed; raises where it failed."""
+    if status:
+        raise RuntimeError(f"the verb failed: {log.read_text()[-2000:]}")
+
+
 def debris(output: Path) -> dict[str, tuple]:
     """What is being written: `{place: identity}`."""
     found = {}
@@ -92,15 +98,19 @@ def kill_once(arguments, output: Path, log: Path, target: str, duration: float, 
     while True:
         status = finished(child)
         if status is not None:
-            if status:
-                raise RuntimeError(f"the verb failed: {log.read_text()[-2000:]}")
-            return None
+            return ended(status, log)
         now = debris(output)
         if target in now and now[target][:1] != before.get(target, ())[:1]:
             seen.add(now[target][0])
             if len(seen) >= (wait_for if target == "save" else 1):
                 time.sleep(chance.uniform(0.0, 0.004))
-                break
+                os.kill(child, signal.SIGSTOP)  # a busy machine may have let the write end: then the next one
+                status = os.waitpid(child, os.WUNTRACED)[1]
+                if not os.WIFSTOPPED(status):
+                    return ended(os.waitstatus_to_exitcode(status), log)
+                if debris(output).get(target, ())[:1] == now[target][:1]:
+                    break
+                os.kill(child, signal.SIGCONT)
         if target == "any" and time.time() - begun > delay:
             break
         time.sleep(0.0002)
