@@ -64,11 +64,12 @@ def embeddings_without_photos(embeddings: Path, share: float, seed: int, output:
     return EmbeddingStore(store.arrays, store.item_ids, missing, store.encoders).save(output / f"emb_without_{share}")
 
 
-def user_figures(test: Path) -> np.ndarray:
-    """Each user's figures of the ensemble, `(num_users, num_metrics)`, the mean where there are several seeds."""
+def user_figures(tests: list[Path]) -> np.ndarray:
+    """Each user's figures of the ensemble, `(num_users, num_metrics)`, the mean over the seeds."""
     of_seeds = []
-    for path in sorted(test.glob("lists*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for test in tests:
+        rows = [json.loads(line) for line in (test / "lists.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows.sort(key=lambda row: row["user_id"])
         lists = [[item == row["target"] for item, _ in row["ensemble"]] for row in rows]
         items = np.full((len(rows), max(map(len, lists))), -1)  # 1 for the target, 0 for others, -1 in empty places
         for places, found in zip(items, lists, strict=True):
@@ -91,17 +92,19 @@ def row_report(figures: np.ndarray, full: np.ndarray | None) -> dict:
     return {"metrics": report, "against_first": against}
 
 
-def write_tables(output: Path, tests: dict[str, Path], quantizers: dict[str, Path]) -> str:
+def write_tables(output: Path, tests: dict[str, list[Path]], quantizers: dict[str, list[Path]]) -> str:
     """Writes `ablations.json` and `ablations.md` into `output`; returns the latter's text."""
     figures = {name: user_figures(test) for name, test in tests.items()}
     first = next(iter(figures))
     rows = {name: row_report(values, None if name == first else figures[first]) for name, values in figures.items()}
     collisions = {}
-    for name, folder in quantizers.items():
-        report = json.loads((folder / "report.json").read_text())["collisions"]
-        collisions[name] = {m: [one["collision_rate_before"], one["num_items"]] for m, one in report.items()}
+    for name, folders in quantizers.items():
+        reports = [json.loads((folder / "report.json").read_text())["collisions"] for folder in folders]
+        rates = {m: np.mean([report[m]["collision_rate_before"] for report in reports]) for m in reports[0]}
+        collisions[name] = {m: [rate, reports[0][m]["num_items"]] for m, rate in rates.items()}
     (output / "ablations.json").write_text(json.dumps({"rows": rows, "collision_rates": collisions}, indent=2))
-    lines = [f"Test split, {len(figures[first])} users, ensemble, 95 % bootstrap intervals over users.", ""]
+    seeds = f"{len(tests[first])} seed{'s' * (len(tests[first]) > 1)}"
+    lines = [f"Test split, {len(figures[first])} users, ensemble, {seeds}, 95 % bootstrap intervals over users.", ""]
     differences = [f"{name.upper()} − {first}" for name in COMPARED]
     lines += markdown_head(["", *(name.upper() for name in METRICS), *differences])
     lines += [markdown_row([name, *metric_cells(row)]) for name, row in rows.items()]
