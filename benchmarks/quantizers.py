@@ -6,9 +6,9 @@ For each seed three catalogues of semantic IDs are made from the same embeddings
     last     the same run's last weights, which `macrec quantize` keeps
     kmeans   `macrec quantize --method residual-kmeans`: nothing is trained
 
-Everything goes through the verbs, with the demo shop's sizes unless `--quantize` and `--train` say otherwise; both
-take the flags of the verb in one string, such as `--train "--max-steps 2000 --d-model 128"`. A step whose result lies
-in `--output` already is not done again, so that a run that was cut off goes on.
+Everything goes through the verbs, with the sizes that follow the data and the demo's epochs, unless `--quantize` and
+`--train` say otherwise; both take the flags of the verb in one string, such as `--train "--max-steps 2000"`. A step
+whose result lies in `--output` already is not done again, so that a run that was cut off goes on.
 
 Printed, and written as JSON into `--output`: the mean cosine of the embeddings of two items with the same first code,
 and with the same first two, in each modality (the quantizer's own codes, before collisions are resolved), the

@@ -65,7 +65,8 @@ def test_every_example_is_short_and_in_the_table():
 
 
 ABLATIONS = [
-    "--items", "30", "--customers", "24", "--seeds", "2", "--drop-photos", "0.2", "--rows", "MACRec,TIGER (image),photos missing",
+    "--items", "30", "--customers", "24", "--seeds", "2", "--drop-photos", "0.2",
+    "--rows", "MACRec,TIGER (image),photos missing",
     "--quantize", "--num-levels 2 --codebook-size 12 --hidden-sizes 16 --num-pseudo-labels 4 --epochs 1 "
     "--evaluations 1 --contrastive-weights 0,0.1",
     "--train", "--d-model 16 --d-kv 8 --d-ff 16 --num-heads 2 --num-layers 1 --num-decoder-layers 1 --max-steps 1",

@@ -80,8 +80,8 @@ def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes
     - `codebook_size`: eight items a code (the doctor's rule), between 8 and the paper's 256.
     - `num_levels`: the fewest with 50 IDs an item (the doctor's rule), at least 3: the paper's contrastive loss begins
       at the third level.
-    - `hidden_sizes`: powers of two down to 128, from the one nearest to the largest embedding size, or to the number
-      of items if that is less; at most the 2,048 of the authors' code (ours).
+    - `hidden_sizes`: powers of two down to 128, from the one nearest, by its logarithm, to the largest embedding size,
+      or to the number of items if that is less; at most the 2,048 of the authors' code (ours).
     - `num_pseudo_labels`: twice the codes, as the paper's 512 are of its 256.
     - `per_device_train_batch_size`: the paper's 1,024 items over all processes, or the whole catalogue.
     - `num_train_epochs`: 1,000 steps, after which the losses of the demo shop hardly fall; at least 20 passes, at most
@@ -183,6 +183,6 @@ def _digits(count: int, base: int) -> int:
 
 
 def _widths(wanted: int, least: int = 128) -> tuple[int, ...]:
-    """Powers of two, falling, from the one nearest to what is wanted to the least."""
+    """Powers of two, falling, from the one nearest, by its logarithm, to what is wanted, to the least."""
     first, last = round(math.log2(max(wanted, least))), round(math.log2(least))
     return tuple(2**power for power in range(first, last - 1, -1))
