@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := macrec_hf examples tests benchmarks docs/pictures setup.py mkdocs_hooks.py mkdocs_docstrings.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs docs-serve pictures flags test test-slow test-next quality style
+.PHONY: help demo docs docs-serve pictures result-lists results flags test test-slow test-next quality style
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -33,6 +33,13 @@ docs-serve: $(READY) ## the documentation on http://127.0.0.1:8000, built again 
 # Needs Chromium (apt-get install chromium). DEMO names a folder that `make demo` left elsewhere: then nothing is trained.
 pictures: $(or $(DEMO:%=$(READY)),demo) ## the pictures of README and docs: the demo's page, macrec app, macrec doctor
 	$(BIN)/python docs/pictures/make_pictures.py $(or $(DEMO),demo)
+
+# RESULTS holds the flags of other data sets, such as --name hm --interactions interactions.csv --embeddings emb/.
+result-lists: $(READY) ## hours: every system in six configurations and three seeds, on the demo shop or by RESULTS
+	$(BIN)/python benchmarks/result_lists.py $(RESULTS)
+
+results: $(READY) ## seconds: the tables of docs/results.md, from those lists
+	$(BIN)/python benchmarks/results.py
 
 # `macrec train --help` and `macrec quantize --help` read it instead of loading transformers.
 flags: $(READY) ## macrec_hf/cli/fields.json, after transformers or a field of our arguments or configurations has changed

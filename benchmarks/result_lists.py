@@ -1,0 +1,211 @@
+"""The lists of every system on one data set, which `benchmarks/results.py` reads.
+
+    python benchmarks/result_lists.py --name hm --interactions interactions.csv --embeddings emb/
+
+A row of ours is a kind of semantic IDs and a way to train on them. It is trained in six configurations with seed 0;
+the one with the best NDCG@10 on the validation users that choose is trained with the further seeds; `macrec evaluate`
+writes the lists of every test user. The rows of others (SASRec and FDSA of our own; with `--rectools PYTHON`, the
+interpreter of an environment of `benchmarks/baselines/requirements.txt`, SASRec and BERT4Rec of RecTools) get the CPU
+minutes that the first configuration of MACRec took. Whatever lies in `--output` already is not made again.
+
+Each row's folder holds `seed-0.jsonl`, …, and `record.json`: configurations, CPU minutes, and whether validation had
+stopped rising. Without `--interactions` a demo shop is made; `make result-lists` does that.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
+
+FULL = "MACRec"
+LEVELS = ["--num-levels", "3"]  # the weights of the losses are one a level; enough up to 300,000 items
+NO_CONTRASTIVE, NO_ALIGNMENT = ["--contrastive-weights", "0,0,0"], ["--alignment-weight", "0"]
+IDS = {
+    "cross-modal": LEVELS,
+    "without L_con": [*LEVELS, *NO_CONTRASTIVE],
+    "without L_align": [*LEVELS, *NO_ALIGNMENT],
+    "independent": [*LEVELS, *NO_CONTRASTIVE, *NO_ALIGNMENT],
+    "text": [*LEVELS, "--modalities", "text"],
+    "image": [*LEVELS, "--modalities", "image"],
+    "k-means": [*LEVELS, "--method", "residual-kmeans"],
+    "with co-purchases": LEVELS,  # of embeddings that hold them
+    "P5-CID": [],  # by spectral clustering
+}
+NO_IMPLICIT = ["--implicit-alignment-weight", "0"]
+ROWS = {
+    FULL: ("cross-modal", []),
+    "without L_con": ("without L_con", []),
+    "without L_align": ("without L_align", []),
+    "without L_implicit": ("cross-modal", NO_IMPLICIT),
+    "without explicit alignment": ("cross-modal", ["--tasks", "text_to_text,image_to_image"]),
+    "MQL4GRec": ("independent", NO_IMPLICIT),
+    "TIGER (text)": ("text", []),
+    "TIGER (image)": ("image", []),
+    "residual k-means": ("k-means", []),
+    "LETTER-like": ("with co-purchases", []),
+    "P5-CID IDs": ("P5-CID", []),
+}
+OTHERS = {"own SASRec": "own_sasrec", "own FDSA": "own_fdsa"}
+RECTOOLS = {"SASRec": "sasrec", "BERT4Rec": "bert4rec"}
+CONFIGURATIONS = [
+    f"--dropout-rate {dropout} --learning-rate {rate} --embedding-learning-rate {10 * rate:g}"
+    for dropout in (0.1, 0.3)
+    for rate in (0.004, 0.002, 0.008)
+]
+
+
+def main() -> None:
+    args = parse_arguments()
+    folder = args.output / args.name
+    if args.interactions is None:
+        args.interactions, args.items = (folder / "shop" / name for name in ("interactions.csv", "items.jsonl"))
+        if not args.interactions.exists():
+            make_demo_shop(folder / "shop", *map(int, args.shop.split("x")))
+    if args.embeddings is None:
+        args.embeddings = folder / "emb"
+        macrec("embed", "--items", args.items, into=args.embeddings, result="meta.json")
+    for name in args.rows:
+        fill_own_row(args, folder, name)
+    minutes = json.loads((folder / FULL / "record.json").read_text())["tried"][0]["minutes"]
+    lists = fill_other_rows(args, folder, minutes)
+    for name in args.rows:
+        for kept in json.loads((folder / name / "record.json").read_text())["kept"]:
+            told = [f"{other}={paths[kept['seed']]}" for other, paths in lists.items()]
+            flags = ["--lists", *told] if name == FULL else []
+            words = ["evaluate", folder / name / kept["model"], "--interactions", args.interactions, *flags]
+            words += ["--no-card", "--output", folder / name / f"seed-{kept['seed']}.json"]
+            macrec(*words, into=folder / name / f"seed-{kept['seed']}.jsonl", flag="--predictions")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="demo", help="of the data set (default: demo)")
+    parser.add_argument("--shop", default="300x600", help="items x customers of the demo shop (default: 300x600)")
+    parser.add_argument("--interactions", type=Path, help="instead of a demo shop")
+    parser.add_argument("--items", type=Path, help="for --embeddings that do not exist yet")
+    parser.add_argument("--embeddings", type=Path, help="folder of `macrec embed`")
+    parser.add_argument("--output", type=Path, default=Path("result_lists"))
+    parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="(default: all)")
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--configurations", type=int, default=len(CONFIGURATIONS), help="only the first so many")
+    parser.add_argument("--quantize", type=shlex.split, default=[], help="further flags of macrec quantize")
+    parser.add_argument("--train", type=shlex.split, default=[], help="further flags of macrec train")
+    parser.add_argument("--rectools", type=Path, help="interpreter of RecTools' environment (default: no such rows)")
+    args = parser.parse_args()
+    if set(args.rows) - set(ROWS) or FULL not in args.rows:
+        raise SystemExit(f"--rows: expected {FULL} and some of {', '.join(ROWS)}, got {', '.join(args.rows)}.")
+    return args
+
+
+def fill_own_row(args: argparse.Namespace, folder: Path, name: str) -> None:
+    """Trains a row's configurations and the further seeds of the best one, and writes its record."""
+    ids, flags = ROWS[name]
+    tried = []
+    for number, configuration in enumerate(CONFIGURATIONS[: args.configurations]):
+        words = [*flags, *args.train, *shlex.split(configuration)]
+        model = folder / name / "tried" / str(number)
+        tried.append({"configuration": configuration, **trained(args, folder, ids, 0, words, model)})
+    best = max(range(len(tried)), key=lambda number: tried[number]["best"])
+    kept = []
+    for seed in args.seeds:
+        words = shlex.split(CONFIGURATIONS[best])
+        model = folder / name / ("tried" if seed == 0 else "further") / str(seed or best)
+        found = trained(args, folder, ids, seed, [*flags, *args.train, *words], model)
+        kept.append({"seed": seed, "model": str(model.relative_to(folder / name)), **found})
+    record = {"tried": tried, "kept": kept, "configuration": CONFIGURATIONS[best]}
+    (folder / name / "record.json").write_text(json.dumps(record, indent=2))
+
+
+def trained(
+    args: argparse.Namespace, folder: Path, ids: str, seed: int, flags: list[str], model: Path
+) -> dict[str, Any]:
+    """Trains a model, and says how it went: best NDCG@10 on validation, CPU minutes, whether it converged."""
+    words = ["train", "--interactions", args.interactions, "--semantic-ids", ids_of(args, folder, ids, seed)]
+    macrec(*words, *flags, "--seed", seed, into=model, result="training_log.json")
+    log = json.loads((model / "training_log.json").read_text())
+    curve = [entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry]
+    minutes = json.loads((model / "minutes.json").read_text())
+    return {"best": max(curve), "curve": curve, "minutes": minutes, "converged": curve[-1] < max(curve)}
+
+
+def ids_of(args: argparse.Namespace, folder: Path, kind: str, seed: int) -> Path:
+    """Semantic IDs of a kind, made if they are not there."""
+    path = folder / "ids" / kind / str(seed)
+    if kind == "P5-CID":
+        if not path.exists():
+            items = json.loads((args.embeddings / "item_ids.json").read_text())
+            co_purchase_ids(read_interactions(args.interactions), items, seed=seed).save_pretrained(path)
+        return path
+    embeddings = args.embeddings
+    if kind == "with co-purchases":
+        embeddings = folder / "emb_with_co_purchases"
+        words = ["embed", "--items", args.items, "--interactions", args.interactions]
+        macrec(*words, into=embeddings, result="meta.json")
+    further = args.quantize
+    if kind == "k-means":  # no training, so none of its flags
+        sizes = [place for place, word in enumerate(further) if word == "--codebook-size"]
+        further = [word for place in sizes for word in further[place : place + 2]]
+    words = ["quantize", "--embeddings", embeddings, *further, *IDS[kind]]
+    macrec(*words, "--seed", seed, into=path, result="report.json")
+    return path
+
+
+def fill_other_rows(args: argparse.Namespace, folder: Path, minutes: float) -> dict[str, dict[int, Path]]:
+    """Trains the systems of others. Returns their lists, by name and seed."""
+    programs = ROOT / "benchmarks" / "baselines"
+    own = [sys.executable, programs / "own_lists.py"]
+    commands = {"own SASRec": own, "own FDSA": [*own, "--features", args.embeddings]}
+    if args.rectools is not None:
+        commands |= {
+            name: [args.rectools, programs / "rectools_lists.py", "--system", system]
+            for name, system in RECTOOLS.items()
+        }
+    lists = {}
+    for name, command in commands.items():
+        file = (OTHERS | RECTOOLS)[name]
+        if not (folder / "others" / f"{file}.json").exists():
+            budget = ["--minutes", minutes, "--seeds", len(args.seeds), "--configurations", args.configurations]
+            run(*command, "--interactions", args.interactions, *budget, "--output", folder / "others")
+        lists[file] = {seed: folder / "others" / f"{file}.seed-{seed}.jsonl" for seed in args.seeds}
+    return lists
+
+
+def macrec(*words: Any, into: Path, result: str = "", flag: str = "--output") -> None:
+    """One verb in a process of its own, unless its result is there; `minutes.json` beside it has the CPU minutes."""
+    if (into / result).exists():
+        return
+    overwrite = [] if words[0] == "evaluate" else ["--overwrite"]
+    minutes = run(sys.executable, "-m", "macrec_hf.cli", *words, flag, into, *overwrite)
+    if into.is_dir():
+        (into / "minutes.json").write_text(json.dumps(minutes))
+
+
+def run(*words: Any) -> float:
+    """Runs a command; its CPU minutes.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [str(word) for word in words]
+    print(f"$ {shlex.join(command)}", flush=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    if done.returncode:
+        raise SystemExit(f"failed:\n{done.stderr.decode()[-3000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
+
+
+if __name__ == "__main__":
+    main()
