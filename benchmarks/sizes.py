@@ -63,7 +63,9 @@ def line(
     model: Path, interactions: str, settings: dict[str, Any], first: tuple[float, float], second: tuple[float, float]
 ) -> str:
     """Times and figures of a model, in words."""
-    report = evaluate(MacRecRecommender.from_pretrained(model), interactions, "validation")
+    whole = MacRecRecommender.from_pretrained(model)
+    alone = MacRecRecommender(model=whole.model, tokenizer=whole.tokenizer, table=whole.table)  # without the blend
+    report = evaluate(alone, interactions, "validation")
     column = report["hidden"] if report["quoted"] == "hidden" else report
     found, gap = column["ensemble"], column["differences"]["popularity"]["ndcg@10"]
     return (
