@@ -86,7 +86,8 @@ def test_a_new_item_is_a_candidate_of_the_blend_at_once():
     """Nobody has bought it: what the content says of it stands in its terms, and by that weight it is listed."""
     recommender = make()
     bought = [np.random.default_rng(user).integers(0, NUM_ITEMS, 6) for user in range(30)]
-    recommender._set_blend(Blend({"alike_text": 1.0}, about={"window": 4}), count_purchases(bought, NUM_ITEMS, window=4))
+    counts = count_purchases(bought, NUM_ITEMS, window=4)
+    recommender._set_blend(Blend({"alike_text": 1.0}, about={"window": 4}), counts)
     store = arrivals()
     recommender.add_items(store)
     inputs, row_of = recommender._items.inputs, recommender.table.row_of
