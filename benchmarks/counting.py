@@ -67,7 +67,7 @@ def invent(file, purchases, items, power):
 def count(file, num_items, window):
     """`{stage: (seconds, peak)}`."""
     from macrec_hf import read_interactions
-    from macrec_hf.data.histories import user_histories
+    from macrec_hf.data.histories import purchases_by_user
     from macrec_hf.data.purchase_counting import save_counts
 
     stages, started = {}, time.process_time()
@@ -81,10 +81,10 @@ def count(file, num_items, window):
     told("catalogue")
     interactions = read_interactions(file)
     told("reading the file")
-    histories = user_histories(interactions, row_of, min_interactions=1)
-    told("histories")
+    purchases = purchases_by_user(interactions, row_of)
+    told("grouping by customer")
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        save_counts(Path(folder), histories.items, num_items, window=window, days=histories.days)
+        save_counts(Path(folder), purchases, num_items, window=window)
         told("counting and writing")
     return stages
 

@@ -38,6 +38,7 @@ FETCHED = {
         "macrec_hf.cpu",
         "macrec_hf.gpu",
         "macrec_hf.training.blend_fitting",
+        "macrec_hf.training.serving_counts",
     )
 }
 

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from blend_tools import tiny_recommender
 from forks import fork, fork_two, free_port, wait_for
 from transformers import TrainerCallback
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -30,6 +32,10 @@ from macrec_hf import (
     SemanticIdTokenizer,
 )
 from macrec_hf.catalogue.catalogue_batches import CatalogueCollator
+from macrec_hf.model.blend import BLEND_NAME
+from macrec_hf.model.purchase_counts import COUNTS_NAME
+from macrec_hf.training.blend_fitting import blend_directory
+from macrec_hf.training.serving_counts import refresh_directory
 
 BATCH, STEPS = 8, 20
 # Each loss by itself, and the whole: (contrastive weights, alignment weight), for a catalogue with and without gaps.
@@ -182,12 +188,31 @@ def train_recommenders(folder, found) -> None:
             found[f"recommender-{name}/{key}"] = torch.tensor(value, dtype=torch.float64)
 
 
+def blend(folder, found) -> None:
+    """Fits a blend and counts for it, then counts anew, and keeps the bytes of what was written."""
+    accelerator, model = Accelerator(cpu=True), folder / "model"
+    if accelerator.is_main_process:
+        tiny_recommender(24).save_pretrained(model, include_code=False)
+    accelerator.wait_for_everyone()
+    random = np.random.default_rng(0)
+    rows = [(f"u{row % 60}", f"i{(row % 60 + row // 60 + random.integers(3)) % 24}", row) for row in range(400)]
+    bought = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    blend_directory(model, bought.iloc[:350], accelerator)
+    for name, renew in (("fitted", False), ("refreshed", True)):
+        if renew:
+            refresh_directory(model, bought, accelerator)
+        accelerator.wait_for_everyone()
+        for file in (BLEND_NAME, COUNTS_NAME):
+            found[f"{name}/bytes/{file}"] = torch.frombuffer(bytearray((model / file).read_bytes()), dtype=torch.uint8)
+
+
 def main(folder: Path) -> None:
     folder = folder / str(processes())
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, torch.Tensor] = {}
     train_quantizers(folder, found)
     train_recommenders(folder, found)
+    blend(folder, found)
     if int(os.environ.get("RANK", 0)) == 0:
         torch.save({"processes": processes(), "found": found}, folder / "found.pt")
     if processes() > 1:  # nobody leaves before all are done

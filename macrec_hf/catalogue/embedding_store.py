@@ -236,7 +236,8 @@ class EmbeddingStore:
 
         Raises:
             FileNotFoundError: a file that is not there.
-            ValueError: a file that is no `.npy` of numbers or no JSON, and all that the class raises.
+            ValueError: a file that is no `.npy` of numbers or no JSON, one in a folder that a newer release of
+                `macrec embed` wrote, and all that the class raises.
         """
         about = about or {}
         ids = _read_ids(Path(item_ids)) if isinstance(item_ids, str | Path) else item_ids
@@ -256,9 +257,21 @@ class EmbeddingStore:
 
 
 def _settings_beside(path: Path) -> dict:
-    """What a `meta.json` beside says of the encoder of `name.npy`; nothing where it is not ours."""
-    with suppress(OSError, ValueError):
-        settings = read_meta(path.parent / "meta.json")[1].get(path.stem, {}).get("settings")
+    """What a `meta.json` beside says of the encoder of `name.npy`; nothing where it is not ours.
+
+    Raises:
+        ValueError: a newer release wrote it, which may say in another way which purchases it was made from.
+    """
+    meta_path = path.parent / META_NAME
+    try:
+        meta = _read_object(meta_path)
+    except (OSError, ValueError):
+        return {}
+    version = meta.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION and "modalities" in meta:
+        raise _newer(meta_path, version)
+    with suppress(ValueError):
+        settings = _checked(meta_path, meta)[1].get(path.stem, {}).get("settings")
         return settings if isinstance(settings, dict) else {}
     return {}
 
@@ -269,13 +282,24 @@ def read_meta(path: Path) -> tuple[list[str], dict[str, dict]]:
     Raises:
         ValueError: it has another shape than `save` writes.
     """
-    meta = read_json(path, dict, "an object that says which items lack a modality")
+    return _checked(path, _read_object(path))
+
+
+def _read_object(path: Path) -> dict:
+    return read_json(path, dict, "an object that says which items lack a modality")
+
+
+def _newer(path: Path, version: object) -> ValueError:
+    return ValueError(
+        f"{path}: expected format_version up to {FORMAT_VERSION}, got {str(version)[:40]}. The "
+        "folder was written by a newer macrec_hf: upgrade the package."
+    )
+
+
+def _checked(path: Path, meta: dict) -> tuple[list[str], dict[str, dict]]:
     version = meta.get("format_version", 1)
     if type(version) is not int or version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: expected format_version up to {FORMAT_VERSION}, got {str(version)[:40]}. The "
-            "folder was written by a newer macrec_hf: upgrade the package."
-        )
+        raise _newer(path, version)
     about: dict[str, dict] = meta["modalities"] if isinstance(meta.get("modalities"), dict) else {}
     order = meta.get("modality_order", list(about))
     good = isinstance(order, list) and all(isinstance(name, str) for name in order)

@@ -20,10 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
+    from accelerate import Accelerator
+
     from ..data.readers import read_interactions
-    from ..training.blend_fitting import refresh_directory
+    from ..training.serving_counts import refresh_directory
 
     check_finished(args.model)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
-    purchases, items = refresh_directory(Path(args.model), interactions)
+    accelerator = Accelerator(cpu=True)
+    purchases, items = refresh_directory(Path(args.model), interactions, accelerator)
+    if not accelerator.is_main_process:
+        return ""
     return f"{purchases:,} purchases of {items:,} items counted in {seconds_since(args.started)}: {args.model}"

@@ -39,6 +39,90 @@ class Histories:
         return len(self.user_ids)
 
 
+@dataclass(frozen=True)
+class Purchases:
+    """Everybody's purchases in one row: a user's together, oldest first.
+
+    Attributes:
+        user_ids: `(num_users,)`, in the order in which the users first appear.
+        items: int32, `(num_purchases,)`, table rows.
+        starts: int64, `(num_users + 1,)`: user u's are those from `starts[u]` to `starts[u + 1]`.
+        days: int32, `(num_purchases,)`, days since 1970; None where the timestamps are no dates.
+    """
+
+    user_ids: pd.Index
+    items: np.ndarray
+    starts: np.ndarray
+    days: np.ndarray | None
+
+    def share(self, part: int, parts: int) -> "Purchases":
+        """Those of the users of one of several parts, which have equally many users but for one."""
+        first, last = (len(self.user_ids) * place // parts for place in (part, part + 1))
+        purchases = slice(self.starts[first], self.starts[last])
+        days = None if self.days is None else self.days[purchases]
+        starts = self.starts[first : last + 1] - self.starts[first]
+        return Purchases(self.user_ids[first:last], self.items[purchases], starts, days)
+
+    def of_each(self, values: np.ndarray) -> list[np.ndarray]:
+        """Parts one value a purchase into one array a user."""
+        return np.split(values, self.starts[1:-1])
+
+
+def purchases_by_user(interactions: pd.DataFrame, row_of: Mapping[str, int]) -> Purchases:
+    """Groups interactions by user and sorts each user's by time; equal times keep the order of the file.
+
+    Args:
+        interactions, row_of: as for [`user_histories`].
+
+    Raises:
+        ValueError: no interaction, a column or a cell of it that is missing, or an interaction with an item that
+            `row_of` lacks.
+    """
+    where = f"{file}: " if (file := interactions.attrs.get("file")) else ""
+    if absent := {"user_id", "item_id", "timestamp"}.difference(interactions.columns):
+        raise ValueError(
+            f"{where}Expected the columns user_id, item_id and timestamp, which `read_interactions` gives, found no "
+            f"{', '.join(sorted(absent))}."
+        )
+    if not len(interactions):
+        raise ValueError(f"{where}Expected at least one interaction, got none. Was the table cut off, or filtered?")
+    for column in ("user_id", "item_id", "timestamp"):  # no time would come first of all
+        if (gaps := interactions[column].isna()).any():
+            raise ValueError(f"{where}Expected a {column} in every row, found none in row {int(gaps.argmax())}.")
+    items = _rows_of(interactions["item_id"], row_of, where)
+    users, user_ids = pd.factorize(interactions["user_id"])
+    users = users.astype(np.int32)
+    order = _in_time_order(users, interactions["timestamp"], where)
+    starts = np.concatenate([[0], np.bincount(users, minlength=len(user_ids)).cumsum()])
+    days = days_of(interactions["timestamp"])
+    return Purchases(user_ids, items[order], starts, None if days is None else days[order])
+
+
+def _rows_of(item_ids: pd.Series, row_of: Mapping[str, int], where: str) -> np.ndarray:
+    codes, unique = pd.factorize(item_ids)
+    rows = np.array([row_of.get(item, -1) for item in unique], dtype=np.int32)
+    if (rows < 0).any():
+        raise ValueError(where + unknown_items_message(item_ids[rows[codes] < 0], row_of))
+    return rows[codes]
+
+
+def _in_time_order(users: np.ndarray, timestamps: pd.Series, where: str) -> np.ndarray:
+    """The order of the rows by user, then by time, then as they stand."""
+    times = timestamps.to_numpy()
+    if times.dtype.kind not in "if":  # dates, and unsigned numbers, whose differences are never below 0
+        times = pd.factorize(timestamps, sort=True)[0]  # ranks
+    order = np.argsort(users, kind="stable")
+    users_now, times_now = users[order], times[order]
+    late = (users_now[1:] == users_now[:-1]) & (times_now[1:] < times_now[:-1])
+    if not late.any():
+        return order
+    logger.warning(
+        f"{where}The interactions of {len(np.unique(users_now[1:][late])):,} users were not in time order; "
+        "sorted them (equal timestamps keep the order of the file)."
+    )
+    return np.lexsort((times, users))  # stable, so equal times keep the order of the file
+
+
 def user_histories(
     interactions: pd.DataFrame, row_of: Mapping[str, int], min_interactions: int = MIN_INTERACTIONS
 ) -> Histories:
@@ -54,35 +138,11 @@ def user_histories(
         first; `short_ids` and `short_items`, the same of the users with fewer.
 
     Raises:
-        ValueError: a column or a cell of it that is missing, an interaction with an item that `row_of`
-            lacks, or no user has enough interactions.
+        ValueError: as [`purchases_by_user`], or no user has enough interactions.
     """
     where = f"{file}: " if (file := interactions.attrs.get("file")) else ""
-    if absent := {"user_id", "item_id", "timestamp"}.difference(interactions.columns):
-        raise ValueError(
-            f"{where}Expected the columns user_id, item_id and timestamp, which `read_interactions` gives, found no "
-            f"{', '.join(sorted(absent))}."
-        )
-    for column in ("user_id", "item_id", "timestamp"):  # no time would come first of all
-        if (gaps := interactions[column].isna()).any():
-            raise ValueError(f"{where}Expected a {column} in every row, found none in row {int(gaps.argmax())}.")
-    rows = interactions["item_id"].map(row_of).to_numpy(dtype=np.float64, na_value=np.nan)
-    if np.isnan(rows).any():
-        raise ValueError(where + unknown_items_message(interactions["item_id"][np.isnan(rows)], row_of))
-    users, user_ids = pd.factorize(interactions["user_id"])
-    times = interactions["timestamp"].to_numpy()
-    if times.dtype.kind not in "if":  # dates, and unsigned numbers, whose differences are never below 0
-        times = pd.factorize(interactions["timestamp"], sort=True)[0]  # ranks
-    order = np.argsort(users, kind="stable")
-    late = (np.diff(users[order]) == 0) & (np.diff(times[order]) < 0)
-    if late.any():
-        logger.warning(
-            f"{where}The interactions of {len(np.unique(users[order][1:][late])):,} users were not in time order; "
-            "sorted them (equal timestamps keep the order of the file)."
-        )
-        order = np.lexsort((times, users))  # stable, so equal times keep the order of the file
-    counts = np.bincount(users, minlength=len(user_ids))
-    pieces = np.split(rows[order].astype(np.int32), np.cumsum(counts)[:-1])
+    purchases = purchases_by_user(interactions, row_of)
+    user_ids, counts, pieces = purchases.user_ids, np.diff(purchases.starts), purchases.of_each(purchases.items)
     kept, short = (np.flatnonzero(long) for long in (counts >= min_interactions, counts < min_interactions))
     if len(short):
         logger.warning(
@@ -99,8 +159,7 @@ def user_histories(
         ([str(user_ids[int(user)]) for user in part], [pieces[user] for user in part]) for part in (kept, short)
     )
     histories = Histories(ids, items, short_ids, short_items)
-    days = days_of(interactions["timestamp"])
-    if days is not None:
-        of_users = np.split(days[order], np.cumsum(counts)[:-1])
+    if purchases.days is not None:
+        of_users = purchases.of_each(purchases.days)
         histories.days, histories.short_days = ([of_users[user] for user in part] for part in (kept, short))
     return histories

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..model.purchase_counts import MAX_WINDOW, PAIR_COLUMNS, TOGETHER_WINDOW, UNIT, PurchaseCounts, save_in_parts
+from .histories import Purchases
 
 _AT_A_TIME = 4_000_000  # pairs of purchases that are sorted at once: some 200 MB; ours
 
@@ -49,29 +50,30 @@ def count_purchases(
     Raises:
         ValueError: a window outside 1 to 10, or days of other purchases.
     """
-    counts, pairs = _counted(histories, num_items, window, days)
+    rows, day = _joined(histories), None if days is None else _joined(days)
+    starts = np.cumsum([0, *(len(history) for history in histories)])
+    counts, pairs = _counted(rows, starts, day, num_items, window)
     return _with_pairs(counts, pairs)
 
 
-def save_counts(
-    directory: str | Path,
-    histories: Sequence[np.ndarray],
-    num_items: int,
-    *,
-    window: int = MAX_WINDOW,
-    days: Sequence[np.ndarray] | None = None,
-) -> int:
-    """Writes what `count_purchases(…).save(directory)` writes, byte for byte; its pairs are never all in memory.
+def counts_of(purchases: Purchases, num_items: int, *, window: int = MAX_WINDOW) -> PurchaseCounts:
+    """[`count_purchases`] of purchases that stand in one row."""
+    counts, pairs = _counted(purchases.items, purchases.starts, purchases.days, num_items, window)
+    return _with_pairs(counts, pairs)
+
+
+def save_counts(directory: str | Path, purchases: Purchases, num_items: int, *, window: int = MAX_WINDOW) -> int:
+    """Writes what `counts_of(…).save(directory)` writes, byte for byte; its pairs are never all in memory.
 
     Meanwhile they lie on the disk, so that twice the size of the file is needed there.
 
     Args:
-        histories, num_items, window, days: as for `count_purchases`, with its errors.
+        num_items, window: as for `count_purchases`, with its errors.
 
     Returns:
         How many purchases were counted.
     """
-    counts, pairs = _counted(histories, num_items, window, days)
+    counts, pairs = _counted(purchases.items, purchases.starts, purchases.days, num_items, window)
     with ExitStack() as open_files:
         kept = {name: open_files.enter_context(TemporaryFile(dir=directory)) for name in ("others", *PAIR_COLUMNS)}
         lengths = [np.zeros(1, dtype=np.int64)]
@@ -101,20 +103,26 @@ def add_counts(parts: Sequence[PurchaseCounts]) -> PurchaseCounts:
     return _with_pairs(counts, _added(parts))
 
 
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.int32), *parts]).astype(np.int32)
+
+
 def _counted(
-    histories: Sequence[np.ndarray], num_items: int, window: int, days: Sequence[np.ndarray] | None
+    rows: np.ndarray, starts: np.ndarray, days: np.ndarray | None, num_items: int, window: int
 ) -> tuple[PurchaseCounts, Iterator[_Pairs]]:
-    """Counts without pairs, and the pairs."""
+    """Counts without pairs, and the pairs.
+
+    Args:
+        rows, starts, days: as in `Purchases`.
+    """
     if not 1 <= window <= MAX_WINDOW:
         raise ValueError(f"window: expected 1 to {MAX_WINDOW} purchases, got {window}.")
-    rows = np.concatenate([np.zeros(0, dtype=np.int32), *histories]).astype(np.int32)
     counts = _without_pairs(np.bincount(rows, minlength=num_items), window)
     if days is not None:
-        day = np.concatenate([np.zeros(0, dtype=np.int32), *days])
-        if len(day) != len(rows):
-            raise ValueError(f"days: expected one for each of {len(rows):,} purchases, got {len(day):,}.")
-        counts = _with_sales(counts, rows, day.astype(np.int32))
-    users = np.repeat(np.arange(len(histories), dtype=np.int32), [len(history) for history in histories])
+        if len(days) != len(rows):
+            raise ValueError(f"days: expected one for each of {len(rows):,} purchases, got {len(days):,}.")
+        counts = _with_sales(counts, rows, days)
+    users = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
     return counts, _counted_pairs(rows, users, counts.popularity, window)
 
 

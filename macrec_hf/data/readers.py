@@ -117,7 +117,7 @@ def read_interactions(
             )
         table = read_inter_json(path)
     else:
-        table = read_table(path)
+        table = read_table(path, numbers=time_column)
     if not len(table):
         raise ValueError(f"{path}: expected at least one interaction, got none. Was the export cut off?")
     for kind, column in named.items():

@@ -28,8 +28,11 @@ _REMEDIES = {
 }
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, numbers: str = "") -> pd.DataFrame:
     """The rows of a table in file order; columns hold text (CSV, TSV) or the values that the file has.
+
+    Args:
+        numbers: a column of a CSV or TSV that may hold int64, see [`~data.delimited_files.read_delimited`].
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,8 +52,8 @@ def read_table(path: Path) -> pd.DataFrame:
         return _read_jsonl(path)
     if name.endswith((".csv", ".tsv")):
         # Everything is read as text, so ids keep their zeros and an item called "NA" stays an item.
-        columns = read_delimited(path)
-        return pd.DataFrame({name: pd.Series(columns.pop(name), dtype=object) for name in list(columns)}, copy=False)
+        columns = read_delimited(path, numbers)
+        return pd.DataFrame({name: _series(columns.pop(name)) for name in list(columns)}, copy=False)
     remedy = next((remedy for end, remedy in _REMEDIES.items() if name.endswith(end)), "")
     raise ValueError(
         f"{path}: unknown format. Expected a name that ends with one of {', '.join(TABLE_SUFFIXES)}. {remedy}".rstrip()
@@ -108,6 +111,10 @@ def file_digest(path: str | PathLike[str]) -> str:
         raise FileNotFoundError(f"{path}: no such file.")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _series(values: list[str | None] | np.ndarray) -> pd.Series:
+    return pd.Series(values, dtype=object) if isinstance(values, list) else pd.Series(values, copy=False)
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:

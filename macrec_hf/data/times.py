@@ -31,14 +31,17 @@ def as_timestamps(values: pd.Series, path: Path) -> pd.Series:
             far outside the years 1980 to 2100 where others lie inside; with the row.
     """
     values = values.reset_index(drop=True)
-    missing = values.isna().to_numpy() | np.array([value == "" for value in values.tolist()], dtype=bool)
+    missing = values.isna().to_numpy()
+    if values.dtype == object:
+        missing = missing | np.array([value == "" for value in values.tolist()], dtype=bool)
     if missing.any():
         raise ValueError(
             f"{path}: missing timestamps: expected one in every row, {missing.sum():,} of {len(values):,} have none, "
             f"first in row {np.flatnonzero(missing)[0] + 1}. The order decides which item tests: fill them or remove "
             "the rows."
         )
-    times = values if pd.api.types.is_datetime64_any_dtype(values.dtype) else _read(values, path)
+    read = pd.api.types.is_datetime64_any_dtype(values.dtype) or _are_whole(values)
+    times = values if read else _read(values, path)
     _check(times, values, path)
     return times
 
@@ -57,6 +60,10 @@ def days_of(timestamps: pd.Series) -> np.ndarray | None:
         if len(days) and days.min() >= _FIRST_DAY and days.max() < _LAST_DAY:
             return days.astype(np.int32)
     return None
+
+
+def _are_whole(values: pd.Series) -> bool:
+    return isinstance(values.dtype, np.dtype) and values.dtype.kind in "iu"
 
 
 def _read(values: pd.Series, path: Path) -> pd.Series:

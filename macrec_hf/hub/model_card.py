@@ -171,11 +171,12 @@ def with_counts(card: str, counts: str) -> str:
         card: text of a `README.md`, also one that people wrote.
         counts: "all", "rounded" or "none": what lies in the directory, which `kind_of_counts` says of counts.
     """
-    section = f"{_COUNTS_START}\n## Customers' data\n\n{_COUNTS[counts]}\n{_COUNTS_END}"
+    end = "\r\n" if "\r\n" in card else "\n"
+    section = f"{_COUNTS_START}\n## Customers' data\n\n{_COUNTS[counts]}\n{_COUNTS_END}".replace("\n", end)
     if says_of_counts(card):
         return re.sub(re.escape(_COUNTS_START) + ".*?" + re.escape(_COUNTS_END), lambda _: section, card, flags=re.S)
-    head, limits, rest = card.partition("\n## Limits\n")
-    return f"{head}\n{section}\n{limits}{rest}" if limits else f"{card.rstrip()}\n\n{section}\n"
+    head, limits, rest = card.partition(f"{end}## Limits{end}")
+    return f"{head}{end}{section}{end}{limits}{rest}" if limits else f"{card.rstrip()}{end}{end}{section}{end}"
 
 
 def _quoted(metrics: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -164,7 +164,7 @@ def by_popularity(term: str) -> dict[str, float]:
 SOURCES: dict[str, dict[str, float]] = {
     "popularity": {"sold": 1.0}, "recent_then_popularity": {"own_recency": 1e6, "sold": 1e-3},
     "co_visitation": {"together_count": 1.0, "sold": 1e-9}, "co_occurrence": {"near_count": 1.0, "sold": 1e-9},
-    "co_visitation_new_items": {"together_count": 1.0, "sold": 1e-9, "own": -1e12},
+    "co_visitation_new_items": {"together_count": 1.0, "sold": 1e-9, "own": -1e6},
 }  # fmt: skip
 
 

@@ -349,8 +349,8 @@ class MacRecRecommender:
             raise ValueError(
                 "blend: expected one, got None. Fit it first: fit_blend(interactions), or `macrec blend`."
             )
-        fitting = package_part("training.blend_fitting", "counts purchases")
-        self._set_blend(self.blend, fitting.serving_counts(interactions, self.table, self.blend))
+        counting = package_part("training.serving_counts", "counts purchases")
+        self._set_blend(self.blend, counting.serving_counts(interactions, self.table, self.blend))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> Path:
         """Writes a whole model directory.

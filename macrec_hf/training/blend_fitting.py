@@ -20,26 +20,31 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
-from ..data.histories import user_histories
 from ..data.output_folder import locked, output_folder
-from ..data.purchase_counting import count_purchases, save_counts
 from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
 from ..hub.model_card import tell_of_counts
 from ..model.blend import BLEND_NAME, MODEL, SOURCES, Blend, Candidates
-from ..model.model_files import load_catalogue, load_model_directory
+from ..model.model_files import load_model_directory
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from ..model.semantic_ids import SemanticIdTable
-from .blend_purchases import TOO_FEW_USERS, Weighed, candidates_to_weigh, ndcg, purchases_to_explain
+from .blend_purchases import (
+    TOO_FEW_USERS,
+    Weighed,
+    candidates_to_weigh,
+    ndcg,
+    purchases_to_explain,
+)
+from .serving_counts import save_serving_counts, serving_counts
 
 logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of standardised terms; ours
 FOLDS = 5
 _ONLY_TO_RANK = ("sold", "near_count", "together_count")  # other terms hold the same, in a form that can be weighed
+NEW_ITEMS_ALONE = "co_visitation_new_items"  # the source that never lists what the user has
 _USERS_AT_A_TIME = 512
 
 
@@ -157,17 +162,15 @@ def fit_blend(
         The blend. `about` holds "num_users", "num_purchases", "target_among_candidates" (share of the purchases that
         could be explained), "ndcg@10" (`{source: value}`, the blend's cross-fitted), "difference" (blend less the best
         source, its standard error), "penalty", "window", "log_loss", "repeat_rate", "hides_history",
-        "without_history" (the term of what is popular that ranks for customers without a history) and "weights"
-        (`{term: [standardised weight, its standard error]}`).
+        "without_history" (the term of what is popular that ranks for customers without a history), "weights"
+        (`{term: [standardised weight, its standard error]}`) and "counted" (which purchases: see
+        [`~training.blend_purchases.Explained.told`]).
     """
-    blocks, ranked, about = candidates_to_weigh(
-        recommender,
-        purchases_to_explain(interactions, recommender.table.row_of, recommender.model.config.trained_until),
-        gather=gather,
-        progress=progress,
-    )
+    known = purchases_to_explain(interactions, recommender.table.row_of, recommender.model.config.trained_until)
+    blocks, ranked, about = candidates_to_weigh(recommender, known, gather=gather, progress=progress)
     blend = fit_and_guard(blocks, ranked)
-    blend.about.update(about)
+    blend.about.update(about | {"counted": known.told()})
+    blend.about["hides_history"] |= blend.serves == NEW_ITEMS_ALONE
     return blend
 
 
@@ -210,7 +213,7 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
         if accelerator.is_main_process:
             known = purchases_before(interactions, recommender.model.config.trained_until)
             with output_folder(directory, last=BLEND_NAME) as beside:
-                _save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
+                save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
                 tell_of_counts(directory, beside)
     accelerator.wait_for_everyone()
@@ -225,57 +228,20 @@ def blend_line(blend: Blend) -> str:
     best = blend.about["best_source"]
     of = f" with {blend.about['num_purchases']} purchases" * (blend.about["num_purchases"] != blend.about["num_users"])
     users = f"{blend.about['num_users']} validation users{of}"
+    lost = 1 - blend.about["target_among_candidates"]
+    left_out = f"; {lost:.1%} of these purchases are not among their candidates and were left out of the fit"
+    left_out *= bool(lost)
     if "blend" not in figures:
         return f"too few users to weigh sources by: {blend.serves} serves, NDCG@10 {figures[best]:.4f} on {users}"
     difference, error = blend.about["difference"]
     compared = (
         f"NDCG@10 {figures['blend']:.4f} against {figures[best]:.4f} of {best}, the best single source, "
-        f"{difference:+.4f} ± {error:.4f}"
+        f"{difference:+.4f} ± {error:.4f}{left_out}"
     )
     if blend.serves == "blend":
         worse = " by more than a standard error" if difference < 0 else ""
         return f"the blend serves, not worse than any single source{worse} on {users}: {compared}"
     return f"{blend.serves} serves alone, because the blend finds less on {users}: {compared}"
-
-
-def refresh_directory(directory: Path, interactions: pd.DataFrame) -> tuple[int, int]:
-    """Counts purchases anew into a model directory that has a blend.
-
-    Returns:
-        How many purchases were counted, and how many items the catalogue has.
-
-    Raises:
-        ValueError: it has none.
-        OSError: another process writes into it.
-    """
-    with locked(directory) if directory.is_dir() else nullcontext():
-        catalogue = load_catalogue(directory, without=(COUNTS_NAME,))
-        if catalogue.blend is None:
-            raise ValueError(
-                f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "
-                "--interactions …` fits one and counts the purchases too."
-            )
-        with output_folder(directory, last=COUNTS_NAME) as beside:
-            counted = _save_serving_counts(beside, interactions, catalogue.table, catalogue.blend)
-            tell_of_counts(directory, beside)
-    return counted, catalogue.table.num_items
-
-
-def serving_counts(
-    interactions: str | PathLike[str] | pd.DataFrame, table: SemanticIdTable, blend: Blend
-) -> PurchaseCounts:
-    """The counts of all purchases of a table's items, with the window of a blend."""
-    if not isinstance(interactions, pd.DataFrame):
-        interactions = read_interactions(interactions)
-    histories = user_histories(interactions, table.row_of, min_interactions=1)
-    return count_purchases(histories.items, table.num_items, window=blend.about["window"], days=histories.days)
-
-
-def _save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
-    """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
-    histories = user_histories(interactions, table.row_of, min_interactions=1)
-    window = blend.about["window"]
-    return save_counts(directory, histories.items, table.num_items, window=window, days=histories.days)
 
 
 def fit_and_guard(blocks: Sequence[Weighed], model: RankedLists) -> Blend:

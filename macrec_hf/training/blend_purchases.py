@@ -2,8 +2,10 @@
 them.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,38 @@ class Explained:
     counted_days: list[np.ndarray] | None
     repeat_rate: float
     newcomers: list[np.ndarray] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        """What `blend.json` says of the purchases, naming nobody.
+
+        Returns:
+            "purchases", how many were counted; "from" and "to", the days of the first and the last of these, and
+            "as_of", the day as of which the terms are made where it is one for all, each None where there is none;
+            "fingerprint", a hash of the table rows that each user bought, counted and explained, the same for the
+            same purchases in any order of the users.
+        """
+        days = np.concatenate(self.counted_days) if self.counted_days else np.zeros(0, dtype=np.int64)
+        as_of = np.unique(np.zeros(0) if self.days is None else self.days)
+        ends = np.searchsorted(self.owners, np.arange(len(self.histories) + 1))
+        explained = [
+            np.concatenate([history, [-1], self.targets[first:last]])
+            for history, first, last in zip(self.histories, ends[:-1], ends[1:], strict=True)
+        ]
+        each = [sorted(rows.astype("<i4").tobytes() for rows in part) for part in (self.counted, explained)]
+        hashed = hashlib.sha256()
+        for rows in chain(*each):
+            hashed.update(len(rows).to_bytes(8, "little") + rows)
+        return {
+            "purchases": sum(map(len, self.counted)),
+            "from": _day(days.min()) if len(days) else None,
+            "to": _day(days.max()) if len(days) else None,
+            "as_of": _day(as_of[0]) if len(as_of) == 1 else None,
+            "fingerprint": hashed.hexdigest()[:16],
+        }
+
+
+def _day(day: int) -> str:
+    return str(np.datetime64(int(day), "D"))
 
 
 def purchases_to_explain(interactions: pd.DataFrame, row_of: dict[str, int], until: str | None) -> Explained:

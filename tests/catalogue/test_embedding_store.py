@@ -89,6 +89,20 @@ def test_a_folder_that_is_none_and_one_from_the_future_are_named(tmp_path):
         EmbeddingStore.from_files({"text": tmp_path / "absent.npy"}, ["a"])
 
 
+def test_a_file_in_a_folder_from_the_future_is_refused(tmp_path):
+    """It may have been made from purchases, which this release cannot tell; a stranger's meta.json says nothing."""
+    store = make_store()
+    store.save(tmp_path)
+    files = {"text": tmp_path / "text.npy"}
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    for other in ([], {"format_version": 99}, meta | {"format_version": "1.2"}, {"modalities": 3}):
+        (tmp_path / "meta.json").write_text(json.dumps(other))
+        assert EmbeddingStore.from_files(files, store.item_ids).learned_from == {}
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"format_version": 99}))
+    with pytest.raises(ValueError, match="meta.json: expected format_version up to .*, got 99.*newer macrec_hf"):
+        EmbeddingStore.from_files(files, store.item_ids)
+
+
 @pytest.mark.parametrize("content", [b"", b"no array at all", "cut off", "pickled"])
 def test_a_file_that_is_no_array_is_named(tmp_path, content):
     path = tmp_path / "text.npy"

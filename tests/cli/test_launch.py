@@ -68,6 +68,12 @@ def test_quantize_train_and_evaluate_on_two_processes(tmp_path):
     for together, alone in zip(*lists, strict=True):
         assert [item for item, _ in together["ensemble"]] == [item for item, _ in alone["ensemble"]]
         assert together["popularity"] == alone["popularity"] and together["target"] == alone["target"]
+    counts = tmp_path / "model" / "purchase_counts.safetensors"
+    kept = counts.read_bytes()
+    counts.unlink()
+    command = ["refresh", str(tmp_path / "model"), "--interactions", str(tmp_path / "interactions.csv")]
+    assert run(*command).count(f" of {NUM_ITEMS} items counted in ") == 1
+    assert counts.read_bytes() == kept
 
 
 def test_embed_on_two_processes_writes_what_one_writes(tmp_path):

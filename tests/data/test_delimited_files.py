@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,3 +195,30 @@ def test_a_writer_that_never_quotes_loses_no_row(tmp_path_factory, rows, separat
         for cell, text in zip(row[1:], texts, strict=True):
             alone = next(csv.reader(io.StringIO(text)), [""])[0]  # a field that is whole between marks loses them
             assert (cell or "") in (text, alone)
+
+
+@pytest.mark.parametrize(
+    ("fields", "are_numbers"),
+    [
+        (["7", "-12", "1700000000123456789"], True),
+        (["7", "007"], False),
+        (["7", "1.5"], False),
+        (["7", " 8"], False),
+        (["7", "1_0"], False),
+        (["7", "-0"], False),
+        (["7", ""], False),
+        (["7", "٣"], False),
+        (["7", str(2**63)], False),
+        (["7", "9" * 5000], False),
+    ],
+    ids=["whole", "zeros", "point", "blank", "line", "minus", "empty", "arabic", "65 bits", "long"],
+)
+def test_only_numbers_whose_texts_can_be_had_back_come_as_numbers(tmp_path, monkeypatch, fields, are_numbers):
+    """Rows are read one at a time, so that the column has numbers in it when the text comes."""
+    monkeypatch.setattr(delimited_files, "_ROWS_AT_A_TIME", 1)
+    path = tmp_path / "t.csv"
+    path.write_text("id,time\n" + "".join(f"00,{field}\n" for field in fields))
+    texts, columns = read_delimited(path), read_delimited(path, numbers="time")
+    assert texts["time"] == [field or None for field in fields]
+    assert columns["id"] == texts["id"] and isinstance(columns["time"], np.ndarray) == are_numbers
+    assert list(map(str, columns["time"])) == list(map(str, texts["time"]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from macrec_hf.data.histories import Histories, user_histories
+from macrec_hf.data.histories import Histories, purchases_by_user, user_histories
 from macrec_hf.data.readers import read_interactions, read_items
 from macrec_hf.data.splits import leave_one_out
 
@@ -138,3 +138,8 @@ def test_real_data():
     instruments = read_interactions(DATA / "instruments" / "Instruments.inter.json")
     histories = user_histories(instruments, {str(number): number for number in range(6250)})
     assert (len(instruments), len(histories), len(histories.short_ids)) == (136226, 17112, 0)
+
+
+def test_nothing_to_group_is_refused():
+    with pytest.raises(ValueError, match="Expected at least one interaction, got none"):
+        purchases_by_user(pd.DataFrame({"user_id": [], "item_id": [], "timestamp": []}), {"a": 0})

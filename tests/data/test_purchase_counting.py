@@ -1,12 +1,15 @@
 """Counts of purchases against counting by hand, and that groups of customers add up."""
 
 from collections import Counter
+from itertools import chain
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
 from macrec_hf.data import purchase_counting
+from macrec_hf.data.histories import Purchases
 from macrec_hf.data.purchase_counting import add_counts, count_purchases, save_counts
 from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, PurchaseCounts
 
@@ -38,6 +41,12 @@ def by_hand(histories, window):
                 for pair in ((item, other), (other, item)):
                     buyers.setdefault(pair, set()).add(customer)
     return {pair: [*values, len(buyers[pair])] for pair, values in found.items()}
+
+
+def in_one_row(histories, days=None):
+    rows, starts = np.array([*chain(*histories)], dtype=np.int32), np.cumsum([0, *map(len, histories)])
+    days = None if days is None else np.array([*chain(*days)], dtype=np.int32)
+    return Purchases(pd.RangeIndex(len(histories)), rows, starts, days)
 
 
 def pairs_of(counts):
@@ -100,7 +109,7 @@ def test_counts_are_the_same_whatever_is_sorted_at_a_time(shop, tmp_path, monkey
     for folder in ways:
         folder.mkdir()
     count_purchases(histories, 9, days=days).save(ways[0])
-    assert save_counts(ways[1], histories, 9, days=days) == sum(map(len, histories))
+    assert save_counts(ways[1], in_one_row(histories, days), 9) == sum(map(len, histories))
     groups = [count_purchases(histories[a:b], 9, days=days[a:b]) for a, b in ((0, 25), (25, 40))]
     add_counts(groups).save(ways[2])
     for folder in ways:
@@ -112,7 +121,7 @@ def test_counts_are_the_same_whatever_is_sorted_at_a_time(shop, tmp_path, monkey
 def test_nothing_to_pair_gives_no_pairs(histories, tmp_path):
     counts = count_purchases(histories, 3)
     assert not len(counts.others) and counts.starts.tolist() == [0] * 4
-    save_counts(tmp_path, histories, 3)
+    save_counts(tmp_path, in_one_row(histories), 3)
     assert np.array_equal(PurchaseCounts.load(tmp_path).popularity, counts.popularity)
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.evaluation.baselines import (
     BASELINES,
+    best_window,
     co_visitation,
     co_visitation_new_items,
     popularity,
@@ -13,6 +15,7 @@ from macrec_hf.evaluation.baselines import (
     recent_then_popularity,
 )
 from macrec_hf.evaluation.ranking_metrics import hit_rate, tied_ranks
+from macrec_hf.model.blend import SOURCES, BlendInputs, find_candidates
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -39,6 +42,19 @@ def test_co_visitation_by_hand():
     # item 1: 3 + 1/2, item 0: 1, item 2: 1/2, then the bestseller 3.
     assert co_visitation(TRAIN, [np.array([0, 2])], 6, 4).tolist() == [[1, 0, 2, 3]]
     assert co_visitation_new_items(TRAIN, [np.array([0, 2])], 6, 4).tolist() == [[1, 3, 4, 5]]
+
+
+def test_every_baseline_but_chance_is_a_source_of_the_blend():
+    """The lists by which the blend has to prove itself are those that an evaluation prints."""
+    generator = np.random.default_rng(1)
+    train = [generator.integers(0, 40, size=generator.integers(1, 9)) for _ in range(25)]
+    histories = [generator.integers(0, 40, size=generator.integers(1, 12)) for _ in range(30)]
+    counts = count_purchases(train, 40, window=best_window(train, 40))
+    candidates = find_candidates(BlendInputs(counts), histories, {})
+    assert set(SOURCES) == set(BASELINES) - {"random"}
+    for name, weights in SOURCES.items():
+        wanted = BASELINES[name](train, histories, 40, 10)
+        assert candidates.ranked(weights, 10).items.tolist() == wanted.tolist(), name
 
 
 def test_co_visitation_equals_counting_with_loops():

@@ -17,7 +17,7 @@ from macrec_hf import MacRecTrainer, MacRecTrainingArguments
 from macrec_hf.cli.main import main
 from macrec_hf.evaluation.baselines import BASELINES
 from macrec_hf.hub.code_usage_picture import code_usage_picture, sorted_uses
-from macrec_hf.hub.model_card import _BASELINES, PICTURE_NAME, model_card, with_results
+from macrec_hf.hub.model_card import _BASELINES, PICTURE_NAME, model_card, with_counts, with_results
 from macrec_hf.hub.saving import update_model_card
 from macrec_hf.model.semantic_ids import SemanticIdTable
 
@@ -165,6 +165,18 @@ def test_results_go_into_a_card_that_people_wrote():
     assert "# Laden\n\nUnser \\1 Laden.\n\n<!-- results" in found
     assert with_results(with_results(theirs, report()), report(0.5)).count("## Results") == 1
     assert "## Results" in with_results("Mine.", report())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_what_is_said_of_counts_stands_before_the_limits(card, end):
+    own = card.replace("\n", end)
+    told = with_counts(own, "all")
+    before, _, after = told.partition("## Customers' data")
+    assert after.count(f"{end}## Limits{end}") == 1 and "## Losses" in before
+    assert told.count("\n") == told.count(end)  # no line of another kind
+    again = with_counts(told, "rounded")
+    assert again.count("## Customers' data") == 1 and again.startswith(before) and with_counts(again, "all") == told
+    assert with_counts(f"# Mine{end}", "all").endswith(f"-->{end}")
 
 
 def test_bars_of_the_picture_are_the_uses():

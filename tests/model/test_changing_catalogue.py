@@ -8,6 +8,8 @@ import torch
 from hub_tools import NUM_ITEMS, drawn_histories, tiny_recommender
 
 from macrec_hf import EmbeddingStore, MacRecRecommender, add_items, exact_scores, remove_items
+from macrec_hf.data.purchase_counting import count_purchases
+from macrec_hf.model.blend import Blend, find_candidates
 
 HISTORIES = [*drawn_histories(4, seed=5), []]
 NEW = ["n1", "n2", "n3"]
@@ -78,6 +80,30 @@ def test_it_is_one_made_anew_from_the_grown_table_and_again_from_what_is_left(tm
     assert twin.table == table
     twin.remove_items(NEW)
     assert twin.table == old and answers(twin) == before
+
+
+def test_a_new_item_is_a_candidate_of_the_blend_at_once():
+    """Nobody has bought it: what the content says of it stands in its terms, and by that weight it is listed."""
+    recommender = make()
+    bought = [np.random.default_rng(user).integers(0, NUM_ITEMS, 6) for user in range(30)]
+    counts = count_purchases(bought, NUM_ITEMS, window=4)
+    recommender._set_blend(Blend({"alike_text": 1.0}, about={"window": 4}), counts)
+    store = arrivals()
+    recommender.add_items(store)
+    inputs, row_of = recommender._items.inputs, recommender.table.row_of
+    assert inputs.counts.popularity[[row_of[item] for item in NEW]].tolist() == [0, 0, 0]
+    histories = [np.array([row_of[item] for item in items]) for items in (["i1", "n2"], ["i3"])]
+    found = find_candidates(inputs, histories, {})
+    vectors = inputs.content["text"]
+    for user, history in enumerate(histories):
+        mean = sum(vectors[row] / place for place, row in enumerate(history[::-1], 1))
+        for item in NEW:
+            (place,) = np.flatnonzero(found.items[user] == row_of[item])
+            likeness = vectors[row_of[item]] @ mean / np.linalg.norm(mean)
+            assert found.terms["alike_text"][user, place] == pytest.approx(likeness, abs=1e-6)
+            assert found.terms["is_new"][user, place] == 1 and found.terms["near_count"][user, place] == 0
+    (found, _) = recommender.recommend([["n2"], ["i3"]], top_k=3)
+    assert "n2" in dict(found)  # like itself, although nobody has bought it
 
 
 def test_a_model_that_was_loaded_writes_the_new_items_and_a_shared_one_is_left_alone(tmp_path):

@@ -62,6 +62,11 @@ def test_evaluation_counts_every_item_and_every_user_once(runs):
         assert float(alone[name]) == pytest.approx(float(together[name]), abs=1e-6), name
 
 
+def test_a_blend_and_counts_are_those_of_one_process_byte_for_byte(runs):
+    weights, counts, same, more = compare(runs, "bytes", 0)
+    assert torch.equal(weights, same) and len(counts) < len(more)  # counted again with 50 purchases more
+
+
 def test_one_of_two_processes_may_train_alone_unless_it_gathers(tmp_path):
     done = launch("tests/one_of_two.py", str(tmp_path), processes=1)
     assert done.returncode == 0, done.stderr[-3000:]

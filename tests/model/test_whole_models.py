@@ -22,7 +22,7 @@ from macrec_hf.model.blend import Blend
 from macrec_hf.model.configuration_macrec import MacRecQuantizerConfig
 from macrec_hf.model.files import CHECKSUMS_NAME
 from macrec_hf.model.modeling_macrec_quantizer import MacRecQuantizer
-from macrec_hf.training.blend_fitting import refresh_directory
+from macrec_hf.training.serving_counts import refresh_directory
 
 HISTORIES = drawn_histories(4)
 

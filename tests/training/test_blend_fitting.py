@@ -1,6 +1,7 @@
 """Fitting a blend: against another optimiser, and on a shop that is made so that counting knows the answer."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,28 +13,34 @@ from macrec_hf import MacRecRecommender, evaluate
 from macrec_hf.model.blend import Candidates
 from macrec_hf.training.blend_fitting import (
     Choices,
+    blend_line,
+    fit_and_guard,
     fit_blend,
     fit_weights,
-    refresh_directory,
-    serving_counts,
     standard_errors,
 )
+from macrec_hf.training.blend_purchases import candidates_to_weigh, purchases_to_explain
+from macrec_hf.training.serving_counts import refresh_directory, serving_counts
 
 NUM_ITEMS = 24
 
 
-@pytest.fixture(scope="module")
-def purchases():
-    """300 customers walk in steps of one along a ring of items, and now and then jump: a table with dates."""
+def walks(customers):
+    """Customers walk in steps of one along a ring of items, and now and then jump: a table with dates."""
     generator = np.random.default_rng(2)
     rows = []
-    for user in range(300):
+    for user in range(customers):
         item, day = int(generator.integers(NUM_ITEMS)), int(generator.integers(0, 200))
         for _ in range(generator.integers(4, 9)):
             rows.append((f"u{user}", f"i{item}", pd.Timestamp("2024-01-01") + pd.Timedelta(days=day)))
             item = (item + 1) % NUM_ITEMS if generator.random() < 0.8 else int(generator.integers(NUM_ITEMS))
             day += int(generator.integers(1, 6))
     return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+
+
+@pytest.fixture(scope="module")
+def purchases():
+    return walks(300)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,61 @@ def test_counts_carry_it_where_the_model_knows_nothing(blended):
         assert abs(weight) < 2 * error
     assert about["ndcg@10"]["blend"] > about["ndcg@10"]["model"] + 0.2
     assert blended[0].blend.serves == "blend"
+
+
+def test_a_model_that_knows_nothing_changes_nothing(recommender):
+    """NDCG@10 within 0.001 of the counts alone."""
+    known = purchases_to_explain(walks(1_000), recommender.table.row_of, None)
+    blocks, ranked, _ = candidates_to_weigh(recommender, known)
+    alone = []
+    for block in blocks:
+        terms = block.candidates.terms.items()
+        counts = {name: values for name, values in terms if not name.startswith(("model_", "missed_"))}
+        alone.append(replace(block, candidates=Candidates(block.candidates.items, counts)))
+    both, counts = (fit_and_guard(some, ranked).about for some in (blocks, alone))
+    assert both["weights"].keys() - counts["weights"].keys() >= {"model_text", "model_image"}
+    assert both["ndcg@10"]["blend"] == pytest.approx(counts["ndcg@10"]["blend"], abs=0.001)
+
+
+def test_which_purchases_it_was_fitted_on(blended, purchases):
+    """All but two of each customer were counted; the fingerprint knows no order of customers, but every purchase."""
+    about = blended[0].blend.about["counted"]
+    early = purchases.groupby("user_id", sort=False).head(10**6)
+    early = early[early.groupby("user_id").cumcount(ascending=False) >= 2]
+    days = early["timestamp"].dt.strftime("%Y-%m-%d")
+    assert (about["purchases"], about["from"], about["to"]) == (len(early), days.min(), days.max())
+    assert about["as_of"] is None  # every customer's own last purchase
+    row_of = blended[0].table.row_of
+
+    def fingerprint(table):
+        return purchases_to_explain(table, row_of, None).told()["fingerprint"]
+
+    assert fingerprint(purchases) == about["fingerprint"]
+    backwards = purchases.iloc[::-1].sort_values("timestamp", kind="stable", ascending=True)
+    assert list(backwards["user_id"].unique()) != list(purchases["user_id"].unique())
+    assert fingerprint(backwards) == about["fingerprint"]
+    for place in (0, -2):  # of the first customer: one that is counted, one that is explained
+        changed = purchases.copy()
+        row = changed.index[changed["user_id"] == "u0"][place]
+        changed.loc[row, "item_id"] = "i1" if changed.loc[row, "item_id"] == "i0" else "i0"
+        assert fingerprint(changed) != about["fingerprint"]
+
+
+def test_a_part_of_the_purchases_is_counted_with_a_notice(blended, purchases, caplog):
+    folder = blended[1]
+    refresh_directory(folder, purchases)
+    assert "fewer than" not in caplog.text
+    refresh_directory(folder, purchases.iloc[:100])
+    known = blended[0].blend.about["counted"]["purchases"]
+    assert f"100 purchases are fewer than the {known:,} that the weights of the blend" in caplog.text
+    refresh_directory(folder, purchases)
+
+
+def test_who_is_left_out_of_the_fit_is_told(recommender, purchases):
+    blend = fit_blend(recommender, purchases)
+    assert blend.about["target_among_candidates"] == 1 and "left out" not in blend_line(blend)
+    blend.about["target_among_candidates"] = 0.875
+    assert "; 12.5% of these purchases are not among their candidates and were left out" in blend_line(blend)
 
 
 def test_its_lists_are_served_by_default_and_come_back(blended, purchases):
