@@ -1,10 +1,15 @@
+import gc
 import logging
 import os
 import re
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine is no failure of ours.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 LIBRARIES = ("transformers", "huggingface_hub", "datasets", "accelerate")
 # What a message says of what will go away → why it is not our doing.
@@ -22,6 +27,13 @@ class _Deprecations(logging.Handler):
         text = record.getMessage()
         if re.search(r"deprecat|will be removed|no longer be supported", text, re.I):
             self.messages += [text] * (not any(known in text for known in EXCEPTIONS))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_loaded_by_now_is_no_garbage():
+    """Every training of a `Trainer` collects garbage: a third of a second, spent on the libraries that are loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

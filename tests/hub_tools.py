@@ -1,11 +1,17 @@
 """A tiny recommender with all its parts, a tiny shop for the command line, and an environment without `macrec_hf`."""
 
+import atexit
+import json
+import shutil
 import subprocess
-import sys
 import sysconfig
+import tempfile
 import venv
+from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import numpy as np
 import torch
@@ -78,6 +84,25 @@ def train(shop: Path, *more: str) -> int:
                  "--batch-size", "32", *more])  # fmt: skip
 
 
+@cache
+def _made_shop() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="shop-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if quantize(tiny_shop(folder)) or train(folder):
+        raise RuntimeError("the tiny shop could not be made; its error stands above")
+    return folder
+
+
+def quantized_shop(folder: Path) -> Path:
+    """`tiny_shop` and its `ids`, made once a process."""
+    return shutil.copytree(_made_shop(), folder, ignore=shutil.ignore_patterns("model"), dirs_exist_ok=True)
+
+
+def trained_shop(folder: Path) -> Path:
+    """`tiny_shop`, its `ids` and its `model`, made once a process."""
+    return shutil.copytree(_made_shop(), folder, dirs_exist_ok=True)
+
+
 def clean_python(folder: Path) -> Path:
     """The interpreter of a new environment with torch, transformers and what these two require, and nothing else.
 
@@ -112,8 +137,44 @@ def required_by(*names: str) -> set[str]:
     return found
 
 
-def run_clean(python: Path, script: str, *arguments: str, env: dict[str, str], cwd: Path) -> None:
-    done = subprocess.run(
-        [python, "-I", "-c", script, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-3000:] or sys.executable
+# A fork for each program: it reads its own variables, since nothing that reads those of the Hub is loaded before.
+SERVER = """
+import gc, json, os, sys, traceback
+import numpy, safetensors.torch, tokenizers, torch._dynamo
+gc.freeze()
+for line in sys.stdin:
+    program, arguments, variables, folder = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.dup2(2, 1)
+            os.environ.clear()
+            os.environ.update(variables)
+            os.chdir(folder)
+            sys.argv[1:] = arguments
+            exec(program, {"__name__": "__main__"})
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@contextmanager
+def clean_process(folder: Path):
+    """`run(program, *arguments, env=, cwd=)`: the program in a process of its own, in a clean environment."""
+    python, said = clean_python(folder / "venv"), folder / "said.txt"
+    command = [python, "-Ic", SERVER]
+    with said.open("w") as err, Popen(command, stdin=PIPE, stdout=PIPE, stderr=err, text=True) as server:
+
+        def run(program: str, *arguments: str, env: dict[str, str], cwd: Path) -> None:
+            server.stdin.write(json.dumps([program, arguments, env, str(cwd)]) + "\n")
+            server.stdin.flush()
+            assert server.stdout.readline() == "0\n", said.read_text()[-3000:]
+
+        yield run

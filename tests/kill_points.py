@@ -266,15 +266,21 @@ def prepare_shop(folder: Path) -> Path:
     return shop
 
 
-def points_of(verb: str, shop: Path, folder: Path, over_older: bool) -> Counter:
-    """Judges every point of a verb."""
-    output, old = folder / "out", None
+def older_output(verb: str, shop: Path, folder: Path) -> Contents:
+    """An output of state `a`, and what a reader finds there."""
     if verb in IN_PLACE:
-        shutil.copytree(shop / "model", output)
-        old = READERS[verb](output)
-    elif over_older:
-        output.mkdir(parents=True)
-        run_verb(words_of(verb, shop, "a", output))
+        shutil.copytree(shop / "model", folder)
+    else:
+        folder.mkdir(parents=True)
+        run_verb(words_of(verb, shop, "a", folder))
+    return READERS[verb](folder)
+
+
+def points_of(verb: str, shop: Path, folder: Path, older: Path | None) -> Counter:
+    """Judges every point of a verb that writes over a copy of an older output, or into an empty folder."""
+    output, old = folder / "out", None
+    if older is not None:
+        shutil.copytree(older, output)
         old = READERS[verb](output)
     else:
         output.mkdir(parents=True)
@@ -290,7 +296,10 @@ if __name__ == "__main__":
     made = prepare_shop(place)
     for name in sys.argv[2:] or READERS:
         for over in (True, False)[: 1 if name in IN_PLACE else 2]:
-            told = points_of(name, made, place / f"{name}-{over}", over)
+            older = place / f"{name}-older" if over else None
+            if older is not None:
+                older_output(name, made, older)
+            told = points_of(name, made, place / f"{name}-{over}", older)
             where = "over an older one" if over else "into an empty folder"
             sys.stdout.write(f"RESULT {name} {where}: {sum(told.values())} points, {dict(told)}\n")
             sys.stdout.flush()

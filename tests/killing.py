@@ -1,15 +1,16 @@
 """Kills a verb with `kill -9` again and again, resumes it, and compares what it ends with to an uninterrupted run.
 
-`python tests/killing.py quantize|train FOLDER KILLS IN_SAVES IN_IDS` prints where every kill landed, judged by what it
-left behind, and goes on until at least so many have landed in each place. One process imports everything; every
-attempt is a fork of it, killed by the parent.
+`run` writes where every kill landed, judged by what it left behind, and goes on until at least so many have landed in
+each place. Every attempt is a fork of a process that has imported everything, killed by the parent.
 """
 
+import gc
 import os
 import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,16 @@ def words(stage: str, folder: Path, output: Path) -> list[str]:
     return ["train", *inputs, *small.split(), *every.split(), *length]
 
 
-def start(arguments: list[str], log: Path) -> int:
-    """Forks; the child runs the verb."""
+def start(arguments: list[str], log: Path, before: Callable[[], object] = lambda: None) -> int:
+    """Forks; the child runs the verb, after `before`."""
+    gc.freeze()  # what is loaded is no garbage, and each of a child's trainings would look through all of it
     child = os.fork()
     if child == 0:
         os.nice(5)  # on a busy core it is the parent, which watches for the moment, that should be woken
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+            before()
             status = main(arguments)
             sys.stdout.flush()
             os._exit(status)
@@ -192,8 +195,3 @@ def run(stage: str, folder: Path, kills: int, in_saves: int, in_ids: int) -> Non
     passed = log.read_text().count("cut short")
     sys.stdout.write(f"{stage}: {passed} warnings of a half-written checkpoint\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6]))
-    os._exit(0)

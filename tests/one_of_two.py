@@ -1,11 +1,5 @@
-"""Losses of one batch of both models: by one process, and by two of which each has half of it.
+"""Losses of one batch of both models: by one process, and by two of which each has half of it."""
 
-`python tests/one_of_two.py OUT`: OUT/True/one.pt holds the losses of one process, OUT/True/two.pt the means of two
-that gather, and OUT/False/two.pt those of the first of two that do not, while the other does nothing.
-"""
-
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -48,8 +42,8 @@ def losses(part: slice, gathers: bool) -> dict[str, torch.Tensor]:
 
 
 def two(folder: Path, gathers: bool) -> None:
-    """One of two processes; a collective that nobody answers ends it after a minute."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    """One of two processes; a collective that nobody answers ends it after five minutes."""
+    dist.init_process_group("gloo", timeout=timedelta(minutes=5))
     rank = dist.get_rank()
     found = losses(slice(rank * ROWS // 2, (rank + 1) * ROWS // 2), gathers) if gathers or rank == 0 else {}
     if gathers:
@@ -61,11 +55,11 @@ def two(folder: Path, gathers: bool) -> None:
     dist.barrier()
 
 
-if __name__ == "__main__":
+def one_and_two(folder: Path) -> None:
+    """True/one.pt holds the losses of one process, True/two.pt the means of two that gather, and False/two.pt those of
+    the first of two that do not, while the other does nothing."""
     for gathers in (False, True):
-        out = Path(sys.argv[1]) / str(gathers)
+        out = folder / str(gathers)
         out.mkdir()
         wait_for(fork(lambda: torch.save(losses(slice(None), gathers), out / "one.pt")))  # noqa: B023, runs at once
         fork_two(lambda: two(out, gathers), free_port())  # noqa: B023
-    sys.stdout.flush()
-    os._exit(0)

@@ -1,7 +1,7 @@
 """Trains both stages in float64 without dropout and writes what came out: run by one process, and by two.
 
-`python tests/two_processes.py OUT` is one process of 8 rows into OUT/1, then two of 4 into OUT/2, forked;
-under `accelerate launch` with two processes it is those two alone.
+`one_then_two(OUT)` forks one process of 8 rows into OUT/1, then two of 4 into OUT/2; this file as a script under
+`accelerate launch` with two processes is those two alone.
 """
 
 import os
@@ -219,11 +219,12 @@ def main(folder: Path) -> None:
         torch.distributed.barrier()
 
 
+def one_then_two(folder: Path) -> None:
+    wait_for(fork(lambda: main(folder)))
+    fork_two(lambda: main(folder), free_port())
+
+
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    if processes() > 1:
-        main(out)
-        sys.stdout.flush()
-        os._exit(0)  # torch sometimes aborts while it leaves a process group; what counts is written by now
-    wait_for(fork(lambda: main(out)))
-    fork_two(lambda: main(out), free_port())
+    main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # torch sometimes aborts while it leaves a process group; what counts is written by now

@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from enum import Enum
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -59,6 +60,7 @@ def fields_of(class_name: str) -> list[Field]:
     ]
 
 
+@cache
 def transformers_texts() -> dict[str, str]:
     """The help texts of the fields of transformers' training arguments, `{name: text}`, from the source files."""
     spec = find_spec("transformers")

@@ -3,18 +3,29 @@
 import json
 import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import yaml
 from app_tools import NO_PHOTO, NUM_ITEMS, open_shop, shop_folder
+from forks import run_alone
 from PIL import Image
 
 from macrec_hf.app.shop import Shop
 from macrec_hf.app.space import GRADIO, PHOTO_SIDE, space_files, write_space
 
 ROOT = Path(__file__).parents[2]
+
+
+def run_in(folder, program):
+    """`python PROGRAM` in a folder, where there is no other `macrec_hf` than the folder's."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "macrec_hf"]:
+        del sys.modules[name]
+    sys.path[:] = [str(folder), *(path for path in sys.path if not (Path(path) / "macrec_hf").is_dir())]
+    os.chdir(folder)
+    runpy.run_path(program, run_name="__main__")
+    assert Path(sys.modules["macrec_hf"].__file__).is_relative_to(folder)
 
 
 def test_a_space_holds_model_photos_and_encoders(tmp_path):
@@ -38,8 +49,7 @@ def test_a_space_holds_model_photos_and_encoders(tmp_path):
     kinds = ("jinja", "css", "js")
     others = [path.relative_to(ROOT) for kind in kinds for path in ROOT.glob(f"macrec_hf/**/*.{kind}")]
     assert others and all((moved / path).is_file() for path in others)
-    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "try.py"], cwd=moved, capture_output=True, text=True, env=alone)
+    done = run_alone(lambda: run_in(moved, "try.py"))
     assert done.returncode == 0 and done.stdout.strip() == "['p0000', 'p0001']", done.stderr
 
 

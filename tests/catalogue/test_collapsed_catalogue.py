@@ -1,6 +1,6 @@
 """A quantizer that gives a large catalogue a handful of IDs, or a code space that is too small: one error, soon."""
 
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pytest
@@ -30,17 +30,17 @@ def ids(count, start=0):
 
 
 def test_a_hundred_thousand_items_in_ten_ids():
-    quantizer, begun = make_quantizer(), perf_counter()
+    quantizer, begun = make_quantizer(), process_time()
     with pytest.raises(ValueError, match="'text': The quantizer has collapsed: .* got 10 for 100,000 items.*Look at"):
         build_semantic_ids(quantizer, embeddings(NUM_ITEMS, 10), ids(NUM_ITEMS))
-    assert perf_counter() - begun < 30  # about a second: the encoding
+    assert process_time() - begun < 30  # about a second: the encoding
 
 
 def test_more_items_than_ids():
-    quantizer, begun = make_quantizer(num_levels=2, codebook_size=16, contrastive_weights=(0.0, 0.0)), perf_counter()
+    quantizer, begun = make_quantizer(num_levels=2, codebook_size=16, contrastive_weights=(0.0, 0.0)), process_time()
     with pytest.raises(ValueError, match="'text': The code space is full: .* 256 IDs, and 99744 of 100000 items"):
         build_semantic_ids(quantizer, embeddings(NUM_ITEMS, 1000), ids(NUM_ITEMS))
-    assert perf_counter() - begun < 30
+    assert process_time() - begun < 30
 
 
 def test_new_items_that_are_all_alike_join_a_healthy_catalogue():

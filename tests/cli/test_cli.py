@@ -193,15 +193,25 @@ def test_help_version_and_unknown_verbs(capsys):
         assert stopped.value.code == 0 and all(word in shown for word in words)
 
 
-USES_TORCH = ["-m", "macrec_hf.cli", "recommend", "--model", "nowhere", "--history", "i1"]
+# `python -m macrec_hf.cli`, ended where torch is there and the seconds that transformers takes would begin.
+USES_TORCH = """
+import runpy, sys
+class End:
+    def find_spec(self, name, *rest):
+        if name.startswith("transformers.") and hasattr(sys.modules.get("torch"), "compile"):
+            sys.exit()
+sys.meta_path.insert(0, End())
+sys.argv[1:] = ["recommend", "--model", "nowhere", "--history", "i1"]
+runpy.run_module("macrec_hf.cli", run_name="__main__")
+"""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what GNU's thread library says of itself")
 @pytest.mark.parametrize(
     "command, chosen, spins",
     [
-        (USES_TORCH, {}, "0"),
-        (USES_TORCH, {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
+        (["-c", USES_TORCH], {}, "0"),
+        (["-c", USES_TORCH], {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
         # The library's default: who imports the package, or calls `main` with words of their own, chooses.
         (["-c", "import macrec_hf.cli, torch; macrec_hf.cli.main(['--version'])"], {}, "300000"),
     ],
@@ -234,23 +244,21 @@ CHEAP += [[verb, "--help"] for verb in VERBS if verb not in ("quantize", "train"
 
 @pytest.mark.parametrize("words", CHEAP, ids=" ".join)
 def test_asking_for_help_costs_less_than_loading_torch(words, cost_of_torch):
-    assert processor_seconds("-m", "macrec_hf.cli", *words) < cost_of_torch / 2
+    tries = (processor_seconds("-m", "macrec_hf.cli", *words) for _ in range(3))
+    assert any(seconds < cost_of_torch / 2 for seconds in tries)
 
 
 @pytest.fixture(scope="module")
 def cost_of_torch():
-    return processor_seconds("-c", "import torch", times=1)
+    return processor_seconds("-c", "import torch")
 
 
-def processor_seconds(*words: str, times: int = 3) -> float:
-    """User and system time of a Python process, the least of some."""
-    costs = []
-    for _ in range(times):
-        before = os.times()
-        subprocess.run([sys.executable, *words], capture_output=True)
-        after = os.times()
-        costs.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    return min(costs)
+def processor_seconds(*words: str) -> float:
+    """User and system time of a Python process."""
+    before = os.times()
+    subprocess.run([sys.executable, *words], capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def test_readers_of_flag_values():

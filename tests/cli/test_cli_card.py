@@ -2,7 +2,7 @@
 
 import shlex
 
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import quantized_shop, train
 from local_hub import card_errors
 
 from macrec_hf.hub.model_card import last_losses
@@ -10,8 +10,7 @@ from macrec_hf.model.model_files import load_catalogue
 
 
 def test_a_training_tells_its_card(tmp_path, capsys):
-    shop = tiny_shop(tmp_path)
-    assert quantize(shop) == 0, capsys.readouterr().err
+    shop = quantized_shop(tmp_path)
     assert train(shop, "--license", "apache-2.0") == 0, capsys.readouterr().err
     card = load_catalogue(shop / "model").card
     assert card_errors(card) == [] and "license: apache-2.0" in card

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import train, trained_shop
 
 from macrec_hf import EmbeddingStore, InteractionsBuilder, ItemsBuilder, MacRecRecommender
 from macrec_hf.cli.inputs import read_titles
@@ -16,8 +16,8 @@ COLUMNS = ["--user-column", "customer", "--item-column", "sku", "--time-column",
 
 @pytest.fixture
 def shop(tmp_path):
-    """`tiny_shop`, and the same orders with a shop's own names of columns."""
-    folder = tiny_shop(tmp_path)
+    """`trained_shop`, and the same orders with a shop's own names of columns."""
+    folder = trained_shop(tmp_path)
     orders = pd.read_csv(folder / "interactions.csv", dtype=str)
     orders = orders.rename(columns={"user_id": "customer", "item_id": "sku", "timestamp": "ordered_at"})
     orders.assign(item_id="a line of the order").to_csv(folder / "orders.csv", index=False)
@@ -34,8 +34,6 @@ def test_tables_are_read_by_the_names_of_their_columns(shop):
 
 
 def test_verbs_take_them(shop, capsys):
-    assert quantize(shop) == 0
-    assert train(shop) == 0
     before = MacRecRecommender.from_pretrained(shop / "model")
     words = ["--interactions", str(shop / "orders.csv"), "--items", str(shop / "products.jsonl"), *COLUMNS]
     assert train(shop, "--overwrite", *words) == 0, capsys.readouterr().err

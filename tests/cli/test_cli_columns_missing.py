@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import quantized_shop, train
 from PIL import Image
 
 from macrec_hf import EmbeddingStore, MacRecRecommender, read_interactions, read_items
@@ -12,14 +12,13 @@ from macrec_hf.cli.main import main
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """`tiny_shop` with a trained model, and items whose titles and photos stand in columns of other names."""
-    folder = tiny_shop(tmp_path_factory.mktemp("shop"))
+    """`quantized_shop`, and items whose titles and photos stand in columns of other names."""
+    folder = quantized_shop(tmp_path_factory.mktemp("shop"))
     rows = ["item_id,name,photo"]
     for row in range(24):
         Image.new("RGB", (16, 16), (10 * row, 200 - 8 * row, 50)).save(folder / f"{row}.png")
         rows.append(f"i{row},{'red' if row % 2 else 'blue'} thing {row},{row}.png")
     (folder / "products.csv").write_text("\n".join(rows))
-    assert quantize(folder) == 0
     return folder
 
 

@@ -8,7 +8,7 @@ import logging
 
 import pandas as pd
 import pytest
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import train, trained_shop
 
 from macrec_hf import EmbeddingStore
 from macrec_hf.cli.inputs import read_titles
@@ -60,8 +60,7 @@ def test_tables_that_are_refused(tmp_path, capsys, name, content, said):
 
 
 def test_parts_of_parquet_train_the_same_model(tmp_path, capsys):
-    folder = tiny_shop(tmp_path)
-    assert quantize(folder) == 0 and train(folder) == 0
+    folder = trained_shop(tmp_path)
     weights = (folder / "model" / "model.safetensors").read_bytes()
     table = pd.read_csv(folder / "interactions.csv", dtype=str)
     (folder / "parts").mkdir()

@@ -65,7 +65,7 @@ def test_a_finished_run_resumed_writes_the_same_again(inputs, tmp_path, stage):
 
 
 def test_a_model_that_is_trained_further_keeps_its_history(inputs, tmp_path, capsys):
-    first = [*words("train", inputs, tmp_path / "first"), "--max-history", "3"]
+    first = [*words("train", inputs, tmp_path / "first"), "--max-history", "3", "--max-steps", "3"]
     small, further = first[: first.index("--d-model")], first[first.index("--num-beams") :]
     assert main(first) == 0, capsys.readouterr().err
 

@@ -1,7 +1,9 @@
 """Folders in which a training failed or was interrupted: nothing finished is lost, and verbs say what lies there."""
 
+import shutil
+
 import pytest
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import quantize, train, trained_shop
 
 from macrec_hf.cli.main import main
 from macrec_hf.cli.run_folder import EXAMPLES, is_finished
@@ -20,10 +22,9 @@ READERS = {
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A finished model; another whose second training stopped half-way; and a training that left no model yet."""
-    folder = tiny_shop(tmp_path_factory.mktemp("shop"))
-    assert quantize(folder) == 0 and train(folder) == 0
+    folder = trained_shop(tmp_path_factory.mktemp("shop"))
     older, none = (["--output", str(folder / name)] for name in ("older", "none"))
-    assert train(folder, *older) == 0
+    shutil.copytree(folder / "model", folder / "older")
     assert train(folder, *older, *DIVERGES, "--overwrite") == 1 and train(folder, *none, *DIVERGES) == 1
     return folder
 

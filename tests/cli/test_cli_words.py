@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import train, trained_shop
 from transformers import TrainerState
 
 from macrec_hf.cli.main import build_parser, main
@@ -17,9 +17,7 @@ from macrec_hf.cli.next_steps import after_embed, after_quantize, after_train, b
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    folder = tiny_shop(tmp_path_factory.mktemp("shop"))
-    assert quantize(folder) == 0 and train(folder) == 0
-    return folder
+    return trained_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ sys.exit(main())
 
 
 def test_ctrl_c_while_libraries_are_loaded():
-    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=600)
     assert done.returncode == 130 and done.stderr.endswith("stopped.\n") and "Traceback" not in done.stderr
 
 

@@ -13,6 +13,7 @@ from kill_points import (
     POINTS,
     READERS,
     killed_at,
+    older_output,
     points_of,
     prepare_shop,
     run_verb,
@@ -32,14 +33,18 @@ def shop(tmp_path_factory):
     return prepare_shop(tmp_path_factory.mktemp("kills"))
 
 
-def older_output(verb, shop, folder):
-    """An output of state `a`, and what a reader finds there."""
-    if verb in IN_PLACE:
-        shutil.copytree(shop / "model", folder)
-    else:
-        folder.mkdir()
-        run_verb(words_of(verb, shop, "a", folder))
-    return READERS[verb](folder)
+@pytest.fixture(scope="module")
+def older(shop, tmp_path_factory):
+    """`older(verb)`: an output of state `a`, made once, and what a reader finds there."""
+    made = {}
+
+    def of(verb):
+        if verb not in made:
+            folder = tmp_path_factory.mktemp("older") / verb
+            made[verb] = folder, older_output(verb, shop, folder)
+        return made[verb]
+
+    return of
 
 
 def found_in(verb, folder, **known):
@@ -53,19 +58,18 @@ def found_in(verb, folder, **known):
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("over_older", [True, False])
-def test_no_point_leaves_a_mixture(shop, tmp_path, verb, over_older):
+def test_no_point_leaves_a_mixture(shop, older, tmp_path, verb, over_older):
     if verb in IN_PLACE and not over_older:
         return  # they write into a model alone
-    told = points_of(verb, shop, tmp_path, over_older)
+    told = points_of(verb, shop, tmp_path, older(verb)[0] if over_older else None)
     assert told["mixture"] == 0 and told["new"] and sum(told.values()) > 8
     assert bool(told["old"]) == over_older
 
 
 @pytest.mark.parametrize("verb", SLOW)
-def test_kills_of_long_verbs(shop, tmp_path, verb):
+def test_kills_of_long_verbs(shop, older, tmp_path, verb):
     """A sample of what `test_no_point_leaves_a_mixture` looks at: what takes the places, killed in earnest."""
-    saved = tmp_path / "saved"
-    old = older_output(verb, shop, saved)
+    saved, old = older(verb)
     words, output = words_of(verb, shop, "b", tmp_path / "out"), tmp_path / "out"
     total = [0]
 
@@ -128,9 +132,8 @@ def send_at(point, output, number):
 
 @pytest.mark.parametrize("verb", READERS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_verb_with_one_line(shop, tmp_path, verb, number):
-    saved, output = tmp_path / "saved", tmp_path / "out"
-    old = older_output(verb, shop, saved)
+def test_a_signal_ends_a_verb_with_one_line(shop, older, tmp_path, verb, number):
+    output, (saved, old) = tmp_path / "out", older(verb)
     for point in (0, 3, 5):
         shutil.copytree(saved, output)
         status, text = ended(words_of(verb, shop, "b", output), lambda: send_at(point, output, number))  # noqa: B023
@@ -143,9 +146,8 @@ def test_a_signal_ends_a_verb_with_one_line(shop, tmp_path, verb, number):
 
 
 @pytest.mark.parametrize("verb", READERS)
-def test_a_full_disk_ends_a_verb_with_one_line(shop, tmp_path, verb):
-    saved, output = tmp_path / "saved", tmp_path / "out"
-    old = older_output(verb, shop, saved)
+def test_a_full_disk_ends_a_verb_with_one_line(shop, older, tmp_path, verb):
+    output, (saved, old) = tmp_path / "out", older(verb)
     for size in (0, 100):
         shutil.copytree(saved, output)
 
@@ -182,11 +184,11 @@ def test_a_full_disk_at_the_end_of_a_training_names_resume(shop, tmp_path):
 
 
 @pytest.mark.parametrize("verb", READERS)
-def test_a_second_writer_is_refused_at_once(shop, tmp_path, verb, capfd):
+def test_a_second_writer_is_refused_at_once(shop, older, tmp_path, verb, capfd):
     if verb == "evaluate":
         return  # its outputs are files, which do not meet
-    output = tmp_path / "out"
-    old = older_output(verb, shop, output)
+    output, (saved, old) = tmp_path / "out", older(verb)
+    shutil.copytree(saved, output)
     capfd.readouterr()
     reading, writing = os.pipe()
     child = os.fork()

@@ -2,14 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from forks import run_alone
 
-from macrec_hf.cli import stopping
+from macrec_hf.cli import embed, main, stopping
 from macrec_hf.cli.stopping import stoppable
 
 
@@ -33,9 +33,9 @@ def test_a_signal_that_is_swallowed_comes_again(monkeypatch, number):
             signal.raise_signal(number)
         except KeyboardInterrupt:  # as where the interpreter is in a finalizer
             swallowed += 1
-        while time.monotonic() - begun < 30:
+        while time.monotonic() - begun < 300:  # it comes before
             time.sleep(0.01)
-    assert swallowed == 1 and time.monotonic() - begun < 20 and stop.status == 128 + number
+    assert swallowed == 1 and stop.status == 128 + number
 
 
 class Finalized:
@@ -43,13 +43,12 @@ class Finalized:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_signal_in_a_finalizer_is_raised_behind_it(capsys):
+def test_a_signal_in_a_finalizer_is_raised_behind_it(monkeypatch, capsys):
     """There Python only prints the exception."""
-    begun = time.monotonic()
+    monkeypatch.setattr(stopping, "PAUSE", 600.0)  # what comes, does not come after the pause
     with pytest.raises(KeyboardInterrupt), stoppable():
         Finalized()
-        time.sleep(30)
-    assert time.monotonic() - begun < 3  # not after the pause alone
+        time.sleep(60)
     assert "ignored" not in capsys.readouterr().err
 
 
@@ -67,14 +66,12 @@ def test_other_exceptions_that_cannot_be_raised_are_told_as_ever(monkeypatch):
 
 def test_a_wait_that_python_does_not_end_by_itself_is_ended_too(monkeypatch):
     monkeypatch.setattr(stopping, "PAUSE", 0.2)
-    begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt), stoppable():
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             pass
-        threading.Event().wait(30)
-    assert time.monotonic() - begun < 20
+        threading.Event().wait(300)
 
 
 def test_further_signals_leave_the_tidying_up_alone():
@@ -91,13 +88,16 @@ def test_further_signals_leave_the_tidying_up_alone():
 
 
 def test_nothing_comes_when_the_verb_has_ended(monkeypatch):
-    monkeypatch.setattr(stopping, "PAUSE", 0.1)
+    monkeypatch.setattr(stopping, "PAUSE", 60.0)
+    before = set(threading.enumerate())
     with stoppable():
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             pass
-    time.sleep(0.3)
+    (reminder,) = set(threading.enumerate()) - before
+    reminder.function(*reminder.args)  # as after the pause
+    reminder.cancel()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -145,20 +145,13 @@ def test_sigterm_ends_a_fork_as_without_a_handler():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-DEMO = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from macrec_hf.cli import embed, main
-def run(args):
-    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-embed.run = run
-sys.exit(main(["demo", "--output", sys.argv[2], "--num-items", "20", "--num-customers", "6"]))
-"""
+def demo_that_is_sent(number: int, folder: Path) -> int:
+    embed.run = lambda args: os.kill(os.getpid(), number)
+    return main(["demo", "--output", str(folder), "--num-items", "20", "--num-customers", "6"])
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_the_demo_is_stopped_with_one_line(tmp_path, name):
-    words = [sys.executable, "-c", DEMO, name, str(tmp_path / "demo")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = run_alone(lambda: demo_that_is_sent(getattr(signal, name), tmp_path / "demo"))
     assert done.returncode == 128 + getattr(signal, name)
     assert done.stderr.strip().splitlines()[-1] == "macrec demo: stopped." and "macrec embed" not in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub_tools import quantize, tiny_shop, train
+from hub_tools import quantize, quantized_shop, tiny_shop, train
 from local_hub import TOKEN, local_hub
 
 from macrec_hf import MacRecQuantizerTrainingArguments, MacRecRecommender, MacRecTrainingArguments
@@ -176,8 +176,7 @@ def test_accumulation_counts_in_the_steps_of_an_epoch(tmp_path, capsys):
 
 
 def test_push_to_hub_uploads_the_whole_model_directory(tmp_path, monkeypatch, capsys):
-    shop = tiny_shop(tmp_path)
-    assert quantize(shop) == 0, capsys.readouterr().err
+    shop = quantized_shop(tmp_path)
     with local_hub(monkeypatch, tmp_path / "cache") as hub:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         more = ["--push-to-hub", "true", "--hub-model-id", "somebody/shop", "--license", "mit"]

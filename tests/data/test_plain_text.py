@@ -56,6 +56,6 @@ def test_whole_letters():
     ["<a '", '<a "', "<", "<a ", "<script>", "<!--", "&amp;", "<p x=", "<style x=y ", "<foo>", "&#55357;", "</a "],
 )
 def test_no_text_takes_long(part):
-    start = time.monotonic()
+    start = time.process_time()
     plain_text(part * (200_000 // len(part)))
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2

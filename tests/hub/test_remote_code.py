@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hub_tools import MODALITIES, NUM_ITEMS, clean_python, drawn_histories, run_clean, tiny_recommender
+from hub_tools import MODALITIES, NUM_ITEMS, clean_process, drawn_histories, tiny_recommender
 from local_hub import TOKEN, local_hub
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -84,8 +84,9 @@ def recommender():
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    return clean_python(tmp_path_factory.mktemp("environment") / "venv")
+def run_clean(tmp_path_factory):
+    with clean_process(tmp_path_factory.mktemp("environment")) as run:
+        yield run
 
 
 def expected(recommender) -> dict:
@@ -118,7 +119,7 @@ def check(found: dict, wanted: dict) -> None:
 
 @pytest.mark.parametrize("code", [True, "recommender"])
 def test_a_stranger_gets_the_same_lists_from_the_hub_and_then_without_it(
-    tmp_path, monkeypatch, recommender, python, code
+    tmp_path, monkeypatch, recommender, run_clean, code
 ):
     given = {"histories": HISTORIES, "embeddings": EMBEDDINGS, "where": {"revision": "v1"}, "code": code}
     with local_hub(monkeypatch, tmp_path / "cache") as hub:
@@ -130,7 +131,7 @@ def test_a_stranger_gets_the_same_lists_from_the_hub_and_then_without_it(
         for place, more in (("online", {"HF_TOKEN": TOKEN}), ("offline", {"HF_HUB_OFFLINE": "1"})):
             output, before = tmp_path / f"{place}.json", len(hub.requests)
             environment = hub.environment(tmp_path / "home", **more)
-            run_clean(python, STRANGER, "somebody/shop", str(output), json.dumps(given), env=environment, cwd=tmp_path)
+            run_clean(STRANGER, "somebody/shop", str(output), json.dumps(given), env=environment, cwd=tmp_path)
             check(json.loads(output.read_text()), expected(recommender))
             assert (len(hub.requests) > before) == (place == "online")
         assert not [route for route in hub.unknown if "shop" in route]

@@ -4,7 +4,10 @@ import shutil
 
 import pytest
 import torch
+from forks import run_alone
 from launching import launch
+from one_of_two import one_and_two
+from two_processes import one_then_two
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecQuantizer, MacRecQuantizerConfig
 from macrec_hf.model.losses import ProcessGroup
@@ -14,7 +17,7 @@ from macrec_hf.model.losses import ProcessGroup
 def runs(request, tmp_path_factory):
     """What one process found and what two found, these forked, or by `accelerate launch`."""
     folder = tmp_path_factory.mktemp("runs")
-    done = [launch("tests/two_processes.py", str(folder), processes=1)]
+    done = [run_alone(lambda: one_then_two(folder))]
     if request.param == "launched":
         shutil.rmtree(folder / "2")
         done.append(launch("tests/two_processes.py", str(folder)))
@@ -68,7 +71,7 @@ def test_a_blend_and_counts_are_those_of_one_process_byte_for_byte(runs):
 
 
 def test_one_of_two_processes_may_train_alone_unless_it_gathers(tmp_path):
-    done = launch("tests/one_of_two.py", str(tmp_path), processes=1)
+    done = run_alone(lambda: one_and_two(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     for gathers in (False, True):
         alone = {name: torch.load(tmp_path / str(gathers) / f"{name}.pt") for name in ("one", "two")}

@@ -100,9 +100,9 @@ def test_building_is_fast_and_linear():
     """200,000 items of the paper's IDs; a Python loop over items would take seconds."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(256, (200_000, 4), generator=generator)
-    start = time.perf_counter()
+    start = time.process_time()
     trie = SemanticIdTrie(codes, 256, [0, 256, 512, 768])
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert trie.num_leaves == len(torch.unique(codes, dim=0))
 
 

@@ -2,12 +2,13 @@
 
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import killing
 import pytest
 import torch
+from forks import run_alone
 from full_disk import files_of_at_most
 from quantizer_training import make_store, make_trainer
 
@@ -21,29 +22,25 @@ from macrec_hf.training.checkpoints import (
     what_is_wrong,
 )
 
-ROOT = Path(__file__).parents[2]
 
-
-def kill_and_resume(stage, folder, kills, in_saves, in_ids, timeout):
+def kill_and_resume(stage, folder, kills, in_saves, in_ids):
     """Runs `killing.py`, which raises unless every resumed run ends bit-identical; its report."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "tests/killing.py", stage, str(folder), *map(str, (kills, in_saves, in_ids))]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    done = run_alone(lambda: killing.run(stage, folder, kills, in_saves, in_ids), TOKENIZERS_PARALLELISM="false")
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def test_a_run_killed_inside_a_save_resumes_to_the_same_bits(tmp_path):
-    report = kill_and_resume("quantize", tmp_path, 1, 1, 0, 600)  # the recommender: test_twenty_kills
+    report = kill_and_resume("quantize", tmp_path, 1, 1, 0)  # the recommender: test_twenty_kills
     assert ": inside a checkpoint save" in report and "bit-identical" in report
 
 
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
     reports = [
-        kill_and_resume("quantize", tmp_path / "q", 12, 4, 3, 600),
-        kill_and_resume("train", tmp_path / "t", 10, 4, 0, 600),
+        kill_and_resume("quantize", tmp_path / "q", 12, 4, 3),
+        kill_and_resume("train", tmp_path / "t", 10, 4, 0),
     ]
     assert sum(report.count(" kill ") for report in reports) >= 20
     assert sum(report.count("inside a checkpoint save") for report in reports) >= 6

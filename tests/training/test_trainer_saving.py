@@ -87,7 +87,7 @@ def test_push_to_hub_uploads_a_whole_directory_and_nothing_else(parts, tmp_path,
         assert AutoTokenizer.from_pretrained("somebody/shop", token=TOKEN).num_levels == 4
         # A later save without counts and quantizer leaves none of the old ones; it does not wait for the upload.
         trainer.quantizer = trainer.item_counts = None
-        trainer.push_to_hub(blocking=False, commit_message="Second").result(timeout=60)
+        trainer.push_to_hub(blocking=False, commit_message="Second").result(timeout=600)
         left = set(repository.files())
         assert "item_counts.safetensors" not in left and not any(name.startswith("quantizer") for name in left)
         with pytest.raises(ValueError, match="license"):
