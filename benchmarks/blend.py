@@ -41,7 +41,7 @@ GROUPS = {  # what a row goes without: the beginnings of its terms
     "pairs of purchases": ("before_", "after_", "near_", "next_", "last_next_", "together_", "cosine_"),
     "sales and their time": ("sold", "days_since_sale", "is_new"),
     "own items": ("own",),
-    "content": ("alike_",),
+    "content": ("alike_", "family"),
 }
 USERS_AT_A_TIME = 256
 

@@ -11,7 +11,7 @@ KINDS = {
     "sells well": ("sold", "days_since_sale"),
     "the customer has it already": ("own",),
     "looks or reads alike": ("alike_",),
-    "nobody has bought it yet": ("is_new",),
+    "nobody has bought it yet": ("is_new", "family"),
 }
 _WORDS = {
     BLEND: "the blend of model and purchases",

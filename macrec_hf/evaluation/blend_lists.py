@@ -12,7 +12,7 @@ from ..model.blend import Blend, BlendInputs, Candidates, find_candidates
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from ..model.served_catalogue import content_of
+from ..model.served_catalogue import codes_of, content_of
 from .ranking_metrics import KS
 
 USERS_AT_A_TIME = 512
@@ -31,7 +31,8 @@ def blend_inputs(recommender: MacRecRecommender, users: Known, window: int) -> B
     """The counts of the purchases that may be counted for these users, never those of the model directory."""
     num_items = recommender.table.num_items
     counts = count_purchases(users.counted, num_items, window=window, days=users.counted_days)
-    return BlendInputs(counts, content_of(recommender.table, recommender.quantizer))
+    table = recommender.table
+    return BlendInputs(counts, content_of(table, recommender.quantizer), codes_of(table))
 
 
 def candidates_of(

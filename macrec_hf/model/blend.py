@@ -6,8 +6,9 @@ NumPy only; `training.blend_fitting` fits the weights. Axes: `num_users` histori
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from .ranked_lists import RankedLists, best_columns, log_softmax, sort_lists, un
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
 BLEND_NAME = "blend.json"
 CANDIDATES = {"near": 100, "cosine": 50, "next": 30}  # of each count, so many items a user; ours
-POPULAR, RECENT, ALIKE, NEW = 100, 50, 50, 20  # bestsellers, those of the last month, alike in a modality, never sold
+POPULAR, RECENT, ALIKE = 100, 50, 50  # bestsellers, those of the last month, alike in a modality; ours
+NEW, PROMISING = 20, 100  # never sold: alike in a modality, and those whose families sell; ours
 WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
 POPULARITY = ("sold_log1p", *(f"sold_in_{days}_days" for days in WINDOWS))  # terms that rank for who has no history
-_OFFSETS = {
+OFFSETS = {
     "before": 0.1, "after": 0.1, "near": 0.1, "next": 0.1, "last_next": 0.1, "together": 0.1, "cosine": 0.003,
 }  # inside the logarithm, so that no neighbour is little and not minus infinity; ours  # fmt: skip
 MOST_WEIGHT = 1e12  # of a term; beyond it scores lose their digits
@@ -40,10 +42,65 @@ class BlendInputs:
     Attributes:
         counts: what customers did.
         content: `{modality: float32 (num_items, size)}` of length 1, or 0 where an item has none; may be empty.
+        codes: `{modality: int (num_items, num_levels)}`, semantic IDs, -1 where an item has none; may be empty.
     """
 
     counts: PurchaseCounts
     content: Mapping[str, np.ndarray] = field(default_factory=dict)
+    codes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def unsold(self) -> np.ndarray:
+        """The rows of the items that nobody has bought, int64."""
+        return np.flatnonzero(self.counts.popularity == 0)
+
+    @cached_property
+    def families(self) -> "dict[str, Family]":
+        """`{"family1_{}_text": …}`: items of which one code and two are the same; none where no item is new."""
+        return {
+            f"family{length}_{{}}_{name}": Family.of(self.counts, codes[:, :length], self.unsold)
+            for name, codes in self.codes.items()
+            for length in (1, 2)
+            if length < codes.shape[1] and len(self.unsold)  # all codes are those of one item
+        }
+
+
+@dataclass(frozen=True)
+class Family:
+    """Groups of items whose IDs begin with the same codes, and what is sold of them: what a new item has from others.
+
+    Attributes:
+        groups: int64, `(num_items,)`, the group of each item; the last one stands for none and for those without new
+            items.
+        sellers: float64, `(num_groups,)`, items of the group that were sold, at least 1.
+        counts: the sales of each group.
+    """
+
+    groups: np.ndarray
+    sellers: np.ndarray
+    counts: PurchaseCounts
+
+    @classmethod
+    def of(cls, counts: PurchaseCounts, beginnings: np.ndarray, unsold: np.ndarray) -> "Family":
+        """Those of the items in the rows `unsold` by the codes `(num_items, length)` with which all IDs begin."""
+        with_id = unsold[beginnings[unsold, 0] >= 0]
+        unique, group = np.unique(beginnings, axis=0, return_inverse=True)
+        wanted = np.unique(group.reshape(-1)[with_id])
+        number = np.full(len(unique), len(wanted), dtype=np.int64)
+        number[wanted] = np.arange(len(wanted))
+        groups = number[group.reshape(-1)]
+        sellers = np.bincount(groups, weights=counts.popularity > 0, minlength=len(wanted) + 1)
+        return cls(groups, np.maximum(sellers, 1.0), counts.grouped(np.where(groups < len(wanted), groups, -1)))
+
+    def promise(self, items: np.ndarray, days: np.ndarray | None, last: int | None) -> np.ndarray:
+        """log(1 + purchases by item that was sold) of each item's group, in the `last` days before a day or of all."""
+        groups, known = self.groups[items], len(self.counts.popularity)
+        inside = np.minimum(groups, known - 1)
+        if last is None or days is None:
+            sold = self.counts.popularity[inside] if known else np.zeros(groups.shape)
+        else:
+            sold = self.counts.sold(inside, days, last) if known else np.zeros(groups.shape)
+        return np.where(groups < known, np.log1p(sold / self.sellers[groups]), 0.0)
 
 
 @dataclass(frozen=True)
@@ -169,17 +226,15 @@ SOURCES: dict[str, dict[str, float]] = {
 
 
 TERMS = {
-    *(f"{name}_{form}" for name in _OFFSETS for form in ("log", "log1p")), "near_count", "together_count", "sold",
+    *(f"{name}_{form}" for name in OFFSETS for form in ("log", "log1p")), "near_count", "together_count", "sold",
     "sold_log", "sold_log1p", "is_new", "own", "own_recency", "own_often", "days_since_sale",
     *(f"sold_in_{days}_days" for days in WINDOWS),
 }  # fmt: skip
-BY_MODALITY = ("model_", "missed_", "alike_")  # each with the name of a modality
+FAMILY_WINDOWS = {"all": None} | {f"{days}_days": days for days in WINDOWS}
+BY_MODALITY = (  # each with the name of a modality
+    "model_", "missed_", "alike_", *(f"family{length}_{window}_" for length in (1, 2) for window in FAMILY_WINDOWS),
+)  # fmt: skip
 _ANEW = "`macrec blend` writes it anew."
-_GROUPS = {  # the terms that one reason stands for
-    "near": (*(f"{name}_{form}" for name in _OFFSETS for form in ("log", "log1p")), "near_count", "together_count"),
-    "sold": ("sold", "sold_log", "sold_log1p", "days_since_sale", *(f"sold_in_{days}_days" for days in WINDOWS)),
-    "own": ("own", "own_recency", "own_often"),
-}
 
 
 def find_candidates(
@@ -236,7 +291,9 @@ def _gather(
     parts += [own, np.broadcast_to(popular, (num_users, len(popular)))]
     if days is not None and counts.sale_days is not None:
         parts.append(_recent_bestsellers(counts, days))
-    unsold = np.flatnonzero(counts.popularity == 0)
+    unsold = inputs.unsold
+    if inputs.families:
+        parts.append(_promising(inputs, days, num_users))
     for values in likeness.values():
         parts.append(best_columns(values, ALIKE))
         if len(unsold):
@@ -259,7 +316,7 @@ def _terms(
     for name, ranked in lists.items():
         terms[f"model_{name}"], terms[f"missed_{name}"] = ranked.log_probabilities_of(items)
     of_pairs = neighbours.of(everyone, items)
-    for name, offset in _OFFSETS.items():
+    for name, offset in OFFSETS.items():
         terms[f"{name}_log"] = np.log(of_pairs[name] + offset)
         terms[f"{name}_log1p"] = np.log1p(of_pairs[name])
     terms |= {"near_count": of_pairs["near"], "together_count": of_pairs["together"]}
@@ -267,6 +324,7 @@ def _terms(
     terms |= {"sold": sold, "sold_log": np.log(sold + 0.5), "sold_log1p": np.log1p(sold)}
     terms["is_new"] = (sold == 0).astype(np.float64)
     terms |= _own_terms(histories, items)
+    terms |= _family_terms(inputs, items, days)
     if days is not None and counts.sale_days is not None:
         since = np.minimum(counts.days_since_sale(rows, days[:, None]), _LONG_AGO)
         terms["days_since_sale"] = -np.log1p(since)
@@ -297,103 +355,36 @@ def _likeness(vectors: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarra
     return (mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)).astype(np.float32) @ vectors.T
 
 
+def _family_terms(inputs: BlendInputs, items: np.ndarray, days: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What the families of new items promise; 0 for items that have sales of their own."""
+    users, places = np.nonzero((items >= 0) & (inputs.counts.popularity[np.maximum(items, 0)] == 0))
+    rows, has_days = items[users, places], days is not None and inputs.counts.sale_days is not None
+    terms = {}
+    for called, family in inputs.families.items():
+        for window, last in FAMILY_WINDOWS.items():
+            if last is None or has_days:
+                values = terms[called.format(window)] = np.zeros(items.shape)
+                values[users, places] = family.promise(rows, None if days is None else days[users], last)
+    return terms
+
+
+def _promising(inputs: BlendInputs, days: np.ndarray | None, num_users: int) -> np.ndarray:
+    """The new items whose families sold most in the months before each day, `(num_users, PROMISING)`."""
+    unsold, families = inputs.unsold, inputs.families.values()
+    if days is None or inputs.counts.sale_days is None:
+        unique, place, lasts = np.zeros(1, dtype=np.int64), np.zeros(num_users, dtype=np.int64), [None]
+    else:
+        (unique, place), lasts = np.unique(days, return_inverse=True), list(WINDOWS[1:])
+    best = []
+    for day in unique:
+        promises = sum(family.promise(unsold, day, last) for family in families for last in lasts)
+        best.append(unsold[best_columns(np.asarray(promises)[None], PROMISING)[0]])
+    return np.stack(best)[place] if len(best) else np.zeros((0, 0), dtype=np.int64)
+
+
 def _recent_bestsellers(counts: PurchaseCounts, days: np.ndarray) -> np.ndarray:
     """The items sold most in the month before each day, `(num_users, RECENT)`."""
     every = np.arange(counts.num_items)
     unique, place = np.unique(days, return_inverse=True)
     best = [best_columns(counts.sold(every, day, 30)[None], RECENT)[0] for day in unique]
     return np.stack(best)[place] if len(best) else np.zeros((0, 0), dtype=np.int64)
-
-
-def reasons(
-    inputs: BlendInputs,
-    histories: Sequence[np.ndarray],
-    candidates: Candidates,
-    shown: np.ndarray,
-    weights: Mapping[str, float],
-    called: Callable[[int], str],
-) -> list[list[tuple[str, ...]]]:
-    """Why each shown item stands in its list: the groups of terms that lift it above the user's other candidates.
-
-    Args:
-        shown: int64, `(num_users, width)`, rows of the table, -1 in empty places.
-        weights: by which the lists were made.
-        called: the title of the item of a row.
-
-    Returns:
-        For each user and item at most three reasons, the strongest first; none for empty places.
-    """
-    if not candidates.items.shape[1]:  # nothing may be shown
-        return [[()] * shown.shape[1] for _ in shown]
-    place = (candidates.items[:, None] == shown[:, :, None]).argmax(axis=2)
-    inside = candidates.items >= 0
-    groups = _GROUPS | {"model": _starting(candidates, "model_", "missed_"), "alike": _starting(candidates, "alike_")}
-    lifts = []
-    for names in groups.values():
-        terms = {name: candidates.terms[name] for name in names if name in candidates.terms}
-        scores = np.where(inside, Candidates(candidates.items, terms).scores(weights), 0.0)
-        mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
-        lifts.append(np.take_along_axis(scores - mean, place, axis=1))
-    words = _words(inputs, histories, candidates, shown, place, called)
-    said = [words[group] for group in groups]
-    told: list[list[tuple[str, ...]]] = []
-    for user, of_user in enumerate(np.stack(lifts, axis=-1)):
-        told.append([])
-        for column, lift in enumerate(of_user):
-            strong = [group for group in np.argsort(-lift) if lift[group] > 0 and shown[user, column] >= 0]
-            texts = [said[group](user, column) for group in strong]
-            told[-1].append(tuple(text for text in texts if text)[:3])
-    return told
-
-
-def _starting(candidates: Candidates, *beginnings: str) -> tuple[str, ...]:
-    return tuple(name for name in candidates.terms if name.startswith(beginnings))
-
-
-def _words(
-    inputs: BlendInputs,
-    histories: Sequence[np.ndarray],
-    candidates: Candidates,
-    shown: np.ndarray,
-    place: np.ndarray,
-    called: Callable[[int], str],
-) -> dict[str, Callable[[int, int], str | None]]:
-    """For each group of terms its words for the item in a user's place; None where it has nothing to say."""
-    recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
-    weights = np.where(inside, 1.0 / (np.arange(recent.shape[1]) + 1.0), 0.0)[:, None, :]
-    voters, items = np.broadcast_arrays(np.where(inside, recent, -1)[:, None, :], shown[:, :, None])
-    before, after = inputs.counts.near_items(voters, items)
-    near = weights * (before + after)
-    alike = {
-        name: weights * np.einsum("uwd,upd->uwp", vectors[np.maximum(shown, 0)], vectors[np.maximum(recent, 0)])
-        for name, vectors in inputs.content.items()
-    }
-    of_model = _starting(candidates, "model_")
-
-    def bought(user: int, column: int) -> str | None:
-        if not near[user, column].any():
-            return None
-        best = int(near[user, column].argmax())
-        way = "after" if before[user, column, best] >= after[user, column, best] else "before"
-        return f"bought {way} {called(int(recent[user, best]))}"
-
-    def like(user: int, column: int) -> str | None:
-        best = max(
-            ((values[user, column].max(initial=0.0), name) for name, values in alike.items()), default=(0.0, "")
-        )
-        if best[0] <= 0:
-            return None
-        other = int(recent[user, int(alike[best[1]][user, column].argmax())])
-        return f"like {called(other)} ({best[1]})" if other != shown[user, column] else None
-
-    def model(user: int, column: int) -> str | None:
-        said = f"{np.exp(np.mean([candidates.terms[name][user, place[user, column]] for name in of_model])):.1%}"
-        return f"the model: {said}" if said != "0.0%" else None
-
-    return {
-        "near": bought,
-        "alike": like,
-        "model": model,
-        "sold": lambda user, column: "sells well",
-        "own": lambda user, column: "bought before" if shown[user, column] in histories[user] else None,
-    }

@@ -221,6 +221,22 @@ class PurchaseCounts:
             sale_counts=self._sale("counts")[kept],
         )
 
+    def grouped(self, groups: np.ndarray) -> "PurchaseCounts":
+        """The sales of groups of items, without pairs; `groups` has the number of each item's, -1 for none."""
+        num_groups, nothing = int(groups.max(initial=-1)) + 1, np.zeros(0, dtype=np.int64)
+        inside = np.flatnonzero(groups >= 0)
+        popularity = np.zeros(num_groups, dtype=np.int64)
+        np.add.at(popularity, groups[inside], self.popularity[inside])
+        starts, columns = np.zeros(num_groups + 1, dtype=np.int64), dict.fromkeys(PAIR_COLUMNS, nothing)
+        counts = PurchaseCounts(popularity, starts, nothing.astype(np.int32), **columns, window=self.window)
+        if self.sale_days is None:
+            return counts
+        items, days, purchases = self.sales()
+        order = np.lexsort((days, groups[items]))
+        order = order[groups[items[order]] >= 0]
+        starts, days = _starts(groups[items[order]], num_groups), days[order].astype(np.int32)
+        return replace(counts, sale_starts=starts, sale_days=days, sale_counts=purchases[order])
+
     def near_items(self, items: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`before` and `after` of given pairs in units of one purchase at distance 1; any shape, 0 for rows of -1."""
         wanted = np.where((items >= 0) & (others >= 0), items * self.num_items + others, -1)

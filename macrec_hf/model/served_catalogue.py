@@ -1,7 +1,7 @@
 """All that a recommender keeps per item, and how ranked rows become recommendations."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -10,11 +10,12 @@ import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .blend import BLEND, BY_MODALITY, MODEL, Blend, BlendInputs, find_candidates, reasons
+from .blend import BLEND, BY_MODALITY, MODEL, OFFSETS, WINDOWS, Blend, BlendInputs, Candidates, find_candidates
 from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
+from .inference import pad_rows
 from .limits import Limits
 from .model_files import check_purchase_counts, check_quantizer
-from .purchase_counts import PurchaseCounts
+from .purchase_counts import HISTORY, PurchaseCounts
 from .ranked_lists import RankedLists, Recommendation, sort_lists
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 BLENDED_AT_A_TIME = 256  # users whose candidates are in memory together
+_GROUPS = {  # the terms that one reason stands for
+    "near": (*(f"{name}_{form}" for name in OFFSETS for form in ("log", "log1p")), "near_count", "together_count"),
+    "sold": ("sold", "sold_log", "sold_log1p", "days_since_sale", *(f"sold_in_{days}_days" for days in WINDOWS)),
+    "own": ("own", "own_recency", "own_often"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,8 @@ class ServedCatalogue:
         """The same with a blend, or without where there are no weights or no counts."""
         if blend is None or counts is None:
             return replace(self, blend=None, inputs=None)
-        inputs = BlendInputs(check_purchase_counts(counts, self.table), content_of(self.table, quantizer))
+        counts = check_purchase_counts(counts, self.table)
+        inputs = BlendInputs(counts, content_of(self.table, quantizer), codes_of(self.table))
         _check_terms(blend, self.table, inputs)
         return replace(self, blend=blend, inputs=inputs)
 
@@ -241,6 +248,102 @@ class ServedCatalogue:
         return self.named(RankedLists(*sort_lists(rows, scores[None], width=top_k)), log_probabilities=True)[0]
 
 
+def reasons(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    candidates: Candidates,
+    shown: np.ndarray,
+    weights: Mapping[str, float],
+    called: Callable[[int], str],
+) -> list[list[tuple[str, ...]]]:
+    """Why each shown item stands in its list: the groups of terms that lift it above the user's other candidates.
+
+    Args:
+        shown: int64, `(num_users, width)`, rows of the table, -1 in empty places.
+        weights: by which the lists were made.
+        called: the title of the item of a row.
+
+    Returns:
+        For each user and item at most three reasons, the strongest first; none for empty places.
+    """
+    if not candidates.items.shape[1]:  # nothing may be shown
+        return [[()] * shown.shape[1] for _ in shown]
+    place = (candidates.items[:, None] == shown[:, :, None]).argmax(axis=2)
+    inside = candidates.items >= 0
+    groups = _GROUPS | {"model": _starting(candidates, "model_", "missed_")}
+    groups |= {name: _starting(candidates, name) for name in ("alike", "family")}
+    lifts = []
+    for names in groups.values():
+        terms = {name: candidates.terms[name] for name in names if name in candidates.terms}
+        scores = np.where(inside, Candidates(candidates.items, terms).scores(weights), 0.0)
+        mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
+        lifts.append(np.take_along_axis(scores - mean, place, axis=1))
+    words = _words(inputs, histories, candidates, shown, place, called)
+    said = [words[group] for group in groups]
+    told: list[list[tuple[str, ...]]] = []
+    for user, of_user in enumerate(np.stack(lifts, axis=-1)):
+        told.append([])
+        for column, lift in enumerate(of_user):
+            strong = [group for group in np.argsort(-lift) if lift[group] > 0 and shown[user, column] >= 0]
+            texts = [said[group](user, column) for group in strong]
+            told[-1].append(tuple(text for text in texts if text)[:3])
+    return told
+
+
+def _starting(candidates: Candidates, *beginnings: str) -> tuple[str, ...]:
+    return tuple(name for name in candidates.terms if name.startswith(beginnings))
+
+
+def _words(
+    inputs: BlendInputs,
+    histories: Sequence[np.ndarray],
+    candidates: Candidates,
+    shown: np.ndarray,
+    place: np.ndarray,
+    called: Callable[[int], str],
+) -> dict[str, Callable[[int, int], str | None]]:
+    """For each group of terms its words for the item in a user's place; None where it has nothing to say."""
+    recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
+    weights = np.where(inside, 1.0 / (np.arange(recent.shape[1]) + 1.0), 0.0)[:, None, :]
+    voters, items = np.broadcast_arrays(np.where(inside, recent, -1)[:, None, :], shown[:, :, None])
+    before, after = inputs.counts.near_items(voters, items)
+    near = weights * (before + after)
+    alike = {
+        name: weights * np.einsum("uwd,upd->uwp", vectors[np.maximum(shown, 0)], vectors[np.maximum(recent, 0)])
+        for name, vectors in inputs.content.items()
+    }
+    of_model = _starting(candidates, "model_")
+
+    def bought(user: int, column: int) -> str | None:
+        if not near[user, column].any():
+            return None
+        best = int(near[user, column].argmax())
+        way = "after" if before[user, column, best] >= after[user, column, best] else "before"
+        return f"bought {way} {called(int(recent[user, best]))}"
+
+    def like(user: int, column: int) -> str | None:
+        best = max(
+            ((values[user, column].max(initial=0.0), name) for name, values in alike.items()), default=(0.0, "")
+        )
+        if best[0] <= 0:
+            return None
+        other = int(recent[user, int(alike[best[1]][user, column].argmax())])
+        return f"like {called(other)} ({best[1]})" if other != shown[user, column] else None
+
+    def model(user: int, column: int) -> str | None:
+        said = f"{np.exp(np.mean([candidates.terms[name][user, place[user, column]] for name in of_model])):.1%}"
+        return f"the model: {said}" if said != "0.0%" else None
+
+    return {
+        "near": bought,
+        "alike": like,
+        "model": model,
+        "sold": lambda user, column: "sells well",
+        "family": lambda user, column: "like items that sell well",
+        "own": lambda user, column: "bought before" if shown[user, column] in histories[user] else None,
+    }
+
+
 def _check_terms(blend: Blend, table: SemanticIdTable, inputs: BlendInputs) -> None:
     """Refuses weights of terms that would count 0 because nothing here has them; ValueError."""
     for name in blend.serving_weights if blend.serves == BLEND else ():
@@ -257,13 +360,18 @@ def _check_terms(blend: Blend, table: SemanticIdTable, inputs: BlendInputs) -> N
             )
 
 
+def codes_of(table: SemanticIdTable) -> dict[str, np.ndarray]:
+    """The semantic IDs as the blend reads them."""
+    return {name: table.codes[name].numpy() for name in table.modalities}
+
+
 def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:
     """Vectors that tell which items are alike, see [`content_vectors`]; empty without a quantizer."""
     if quantizer is None:
         return {}
     check_quantizer(quantizer, table, "quantizer")
     books = {name: book.detach().float().cpu().numpy() for name, book in quantizer.codebooks.items()}
-    return content_vectors({name: table.codes[name].numpy() for name in table.modalities}, books)
+    return content_vectors(codes_of(table), books)
 
 
 def content_vectors(codes: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,11 +6,11 @@ import torch
 
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model import blend as module
-from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, find_candidates, reasons
+from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, find_candidates
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.purchase_counts import UNIT
 from macrec_hf.model.ranked_lists import RankedLists, log_softmax
-from macrec_hf.model.served_catalogue import content_vectors
+from macrec_hf.model.served_catalogue import content_vectors, reasons
 
 NUM_ITEMS, NUM_USERS = 15, 6
 
@@ -148,6 +148,43 @@ def test_limits_hold_and_leave_somebody_to_recommend(shop, monkeypatch):
     items = find_candidates(inputs, histories, lists, limits=limits).items
     for user, history in enumerate(histories):
         assert sorted(item for item in items[user] if item >= 0) == [item for item in (4, 14) if item not in history]
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_new_item_has_what_is_sold_of_its_family(shop, dated):
+    """Items 13 and 14 were never bought: 13 begins as some others do, 14 has no ID in the modality."""
+    inputs, histories, _, bought, days = shop
+    codes = np.random.default_rng(4).integers(0, 3, (NUM_ITEMS, 3))
+    codes[13], codes[14] = codes[3], -1
+    counts = inputs.counts if dated else count_purchases(bought, NUM_ITEMS, window=4)
+    day = np.array([19_100, 19_000, 19_050, 19_199, 19_300, 18_000]) if dated else None
+    found = find_candidates(BlendInputs(counts, {}, {"image": codes}), histories, {}, days=day)
+    windows = {"all": None} | ({"7_days": 7, "30_days": 30, "90_days": 90} if dated else {})
+    wanted = {f"family{length}_{window}_image" for length in (1, 2) for window in windows}
+    assert {name for name in found.terms if name.startswith("family")} == wanted
+    sales = [sale for items, when in zip(bought, days, strict=True) for sale in zip(items, when, strict=True)]
+    for length in (1, 2):
+        family = [item for item in range(13) if (codes[item, :length] == codes[13, :length]).all()]
+        assert family
+        for window, last in windows.items():
+            values = found.terms[f"family{length}_{window}_image"]
+            for user in range(NUM_USERS):
+                end = np.inf if last is None else day[user]
+                begin = -np.inf if last is None else day[user] - last
+                sold = sum(begin <= when < end for item, when in sales if item in family)
+                assert values[user, 13] == pytest.approx(np.log1p(sold / len(family)))
+            assert not values[:, :13].any() and not values[:, 14].any()
+
+
+def test_new_items_of_families_that_sell_are_candidates(monkeypatch):
+    """Twelve new items; those that begin as the bestseller does come first, although no history is like them."""
+    counts = count_purchases([np.array([0, 1])] * 3 + [np.array([1])] * 9, 14)
+    codes = np.array([[0, 0, 0], [1, 0, 0], *([item % 3, 1, item] for item in range(12))])
+    monkeypatch.setattr(module, "PROMISING", 4)
+    found = find_candidates(BlendInputs(counts, {}, {"text": codes}), [np.array([0])], {})
+    assert set(found.items[0]) - {-1} == {0, 1, 3, 6, 9, 12}  # items 3, 6, 9 and 12 begin with 1
+    nothing_new = BlendInputs(count_purchases([np.arange(14)], 14), {}, {"text": codes})
+    assert not nothing_new.families
 
 
 def test_candidates_hold_what_each_source_puts_first(shop):
