@@ -64,6 +64,11 @@ class BlendInputs:
             if length < codes.shape[1] and len(self.unsold)  # all codes are those of one item
         }
 
+    @cached_property
+    def promising(self) -> dict[int, np.ndarray]:
+        """What `_promising` has found for a day: who serves asks for one day again and again."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Family:
@@ -92,11 +97,11 @@ class Family:
         sellers = np.bincount(groups, weights=counts.popularity > 0, minlength=len(wanted) + 1)
         return cls(groups, np.maximum(sellers, 1.0), counts.grouped(np.where(groups < len(wanted), groups, -1)))
 
-    def promise(self, items: np.ndarray, days: np.ndarray | None, last: int | None) -> np.ndarray:
+    def promise(self, items: np.ndarray, days: np.ndarray, last: int | None) -> np.ndarray:
         """log(1 + purchases by item that was sold) of each item's group, in the `last` days before a day or of all."""
         groups, known = self.groups[items], len(self.counts.popularity)
         inside = np.minimum(groups, known - 1)
-        if last is None or days is None:
+        if last is None:
             sold = self.counts.popularity[inside] if known else np.zeros(groups.shape)
         else:
             sold = self.counts.sold(inside, days, last) if known else np.zeros(groups.shape)
@@ -357,29 +362,34 @@ def _likeness(vectors: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarra
 
 def _family_terms(inputs: BlendInputs, items: np.ndarray, days: np.ndarray | None) -> dict[str, np.ndarray]:
     """What the families of new items promise; 0 for items that have sales of their own."""
+    if not inputs.families:
+        return {}
     users, places = np.nonzero((items >= 0) & (inputs.counts.popularity[np.maximum(items, 0)] == 0))
-    rows, has_days = items[users, places], days is not None and inputs.counts.sale_days is not None
+    of_day = np.zeros(len(items), dtype=np.int64) if days is None else days
+    # Most users have the same new items, on a day or two.
+    keys, which = np.unique(of_day[users] * inputs.counts.num_items + items[users, places], return_inverse=True)
+    day, rows = np.divmod(keys, inputs.counts.num_items)
     terms = {}
     for called, family in inputs.families.items():
         for window, last in FAMILY_WINDOWS.items():
-            if last is None or has_days:
+            if last is None or (days is not None and inputs.counts.sale_days is not None):
                 values = terms[called.format(window)] = np.zeros(items.shape)
-                values[users, places] = family.promise(rows, None if days is None else days[users], last)
+                values[users, places] = family.promise(rows, day, last)[which]
     return terms
 
 
 def _promising(inputs: BlendInputs, days: np.ndarray | None, num_users: int) -> np.ndarray:
     """The new items whose families sold most in the months before each day, `(num_users, PROMISING)`."""
-    unsold, families = inputs.unsold, inputs.families.values()
+    lasts: tuple[int | None, ...] = WINDOWS[1:]
     if days is None or inputs.counts.sale_days is None:
-        unique, place, lasts = np.zeros(1, dtype=np.int64), np.zeros(num_users, dtype=np.int64), [None]
-    else:
-        (unique, place), lasts = np.unique(days, return_inverse=True), list(WINDOWS[1:])
-    best = []
-    for day in unique:
-        promises = sum(family.promise(unsold, day, last) for family in families for last in lasts)
-        best.append(unsold[best_columns(np.asarray(promises)[None], PROMISING)[0]])
-    return np.stack(best)[place] if len(best) else np.zeros((0, 0), dtype=np.int64)
+        days, lasts = np.zeros(num_users, dtype=np.int64), (None,)
+    unique, place = np.unique(days, return_inverse=True)
+    for day in set(unique.tolist()) - inputs.promising.keys():
+        on = np.array(day)
+        promises = [family.promise(inputs.unsold, on, last) for family in inputs.families.values() for last in lasts]
+        inputs.promising[day] = inputs.unsold[best_columns(np.sum(promises, axis=0)[None], PROMISING)[0]]
+    best = [inputs.promising[day] for day in unique.tolist()]
+    return np.stack(best)[place] if best else np.zeros((0, 0), dtype=np.int64)
 
 
 def _recent_bestsellers(counts: PurchaseCounts, days: np.ndarray) -> np.ndarray:

@@ -181,6 +181,7 @@ def test_new_items_of_families_that_sell_are_candidates(monkeypatch):
     counts = count_purchases([np.array([0, 1])] * 3 + [np.array([1])] * 9, 14)
     codes = np.array([[0, 0, 0], [1, 0, 0], *([item % 3, 1, item] for item in range(12))])
     monkeypatch.setattr(module, "PROMISING", 4)
+    monkeypatch.setattr(module, "POPULAR", 2)
     found = find_candidates(BlendInputs(counts, {}, {"text": codes}), [np.array([0])], {})
     assert set(found.items[0]) - {-1} == {0, 1, 3, 6, 9, 12}  # items 3, 6, 9 and 12 begin with 1
     nothing_new = BlendInputs(count_purchases([np.arange(14)], 14), {}, {"text": codes})

@@ -254,3 +254,17 @@ def test_the_recommender_says_what_it_holds(blended, recommender):
     assert (
         repr(alone) == f"MacRecRecommender(24 items, text, image, 2 levels, no blend, {parameters} parameters on cpu)"
     )
+
+
+def test_where_new_items_alone_are_listed_own_ones_are_left_out(recommender):
+    """Twelve customers walk on without looking back, but for one who buys the first item again."""
+    walked = {f"u{user}": [(2 * user + step) % NUM_ITEMS for step in range(8)] for user in range(12)}
+    walked["u0"][-2] = walked["u0"][0]
+    rows = [(user, f"i{item}", day) for user, items in walked.items() for day, item in enumerate(items)]
+    made = tiny_recommender(NUM_ITEMS)
+    blend = made.fit_blend(pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]))
+    assert blend.about["repeat_rate"] > 0.01 and blend.serves == "co_visitation_new_items"
+    history = ["i3", "i4", "i5"]
+    assert blend.about["hides_history"] and not set(dict(made.recommend([history], top_k=20)[0])) & set(history)
+    (own,) = made.recommend([history], top_k=3, allowed_items=history, exclude_history=False)
+    assert {item for item, _ in own} == set(history) and len({round(score, 3) for _, score in own}) > 1
