@@ -228,15 +228,15 @@ def blend_line(blend: Blend) -> str:
     best = blend.about["best_source"]
     of = f" with {blend.about['num_purchases']} purchases" * (blend.about["num_purchases"] != blend.about["num_users"])
     users = f"{blend.about['num_users']} validation users{of}"
-    lost = 1 - blend.about["target_among_candidates"]
-    left_out = f"; {lost:.1%} of these purchases are not among their candidates and were left out of the fit"
-    left_out *= bool(lost)
     if "blend" not in figures:
         return f"too few users to weigh sources by: {blend.serves} serves, NDCG@10 {figures[best]:.4f} on {users}"
+    lost = 1 - blend.about["target_among_candidates"]
+    if lost:
+        users += f", {lost:.1%} of whose purchases are not among their candidates and were left out of the fit"
     difference, error = blend.about["difference"]
     compared = (
         f"NDCG@10 {figures['blend']:.4f} against {figures[best]:.4f} of {best}, the best single source, "
-        f"{difference:+.4f} ± {error:.4f}{left_out}"
+        f"{difference:+.4f} ± {error:.4f}"
     )
     if blend.serves == "blend":
         worse = " by more than a standard error" if difference < 0 else ""

@@ -154,7 +154,7 @@ def test_who_is_left_out_of_the_fit_is_told(recommender, purchases):
     blend = fit_blend(recommender, purchases)
     assert blend.about["target_among_candidates"] == 1 and "left out" not in blend_line(blend)
     blend.about["target_among_candidates"] = 0.875
-    assert "; 12.5% of these purchases are not among their candidates and were left out" in blend_line(blend)
+    assert "users, 12.5% of whose purchases are not among their candidates and were left out" in blend_line(blend)
 
 
 def test_its_lists_are_served_by_default_and_come_back(blended, purchases):
