@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from macrec_hf.cli import main
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"((?:^<!-- test: [^\n]* -->\n)*)^```(python|bash)\n(.*?)^```$", re.M | re.S)
 DIRECTIVE = re.compile(r"^<!-- test: (.*) -->$", re.M)
 AFTER = re.compile(r"^<!-- test: after (\S+) -->$", re.M)
+FILES = re.compile(r"(?:^cat > \S+ <<'(\w+)'\n.*?^\1\n)*", re.M | re.S)
 REPLACEMENT = re.compile(r'"([^"]+)" → "([^"]*)"')
 
 
@@ -66,17 +67,21 @@ def _block(place: str, directives: str, language: str, code: str) -> Block:
 def run_page(page: Path, folder: Path, shell: bool = False) -> None:
     """Runs a page's blocks in `folder`, which has to be the working directory.
 
-    Python blocks share one namespace. Bash blocks go to bash, with `macrec` and `python` on the path; one that holds
-    nothing but `macrec` commands is run in this process instead, unless `shell`: imports take seconds.
+    Python blocks share one namespace. Bash blocks go to bash, with `macrec` and `python` on the path. Where nothing
+    but `macrec` commands follows the files that a block writes, the commands are run in this process instead, unless
+    `shell`: imports take seconds.
     """
     namespace: dict = {"__name__": "page"}
     for block in blocks_of(page):
         if block.skipped:
             continue
-        commands = macrec_commands(block.code) if block.language == "bash" and not shell else None
+        files = FILES.match(block.code)[0]
+        commands = macrec_commands(block.code[len(files) :]) if block.language == "bash" and not shell else None
         if block.language == "python":
             exec(compile("\n" * int(block.place.split(":")[1]) + block.code, block.place, "exec"), namespace)
         elif commands is not None:
+            if files:
+                run_bash(replace(block, code=files), folder)
             for words in commands:
                 if main(words) != 0:
                     raise RuntimeError(f"{block.place}: `macrec {shlex.join(words)}` failed.")

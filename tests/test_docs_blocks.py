@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from docs_blocks import ROOT, blocks_of, macrec_commands, page_before, run_page
+from docs_blocks import FILES, ROOT, blocks_of, macrec_commands, page_before, run_page
 
 from macrec_hf import SemanticIdTable
 from macrec_hf.data.readers import read_interactions, read_items
@@ -158,4 +158,6 @@ def test_how_blocks_are_read(tmp_path, monkeypatch):
     assert macrec_commands("# a\nmacrec embed --items a.csv \\\n  --output b # so\n") == [
         ["embed", "--items", "a.csv", "--output", "b"]
     ]
+    text = "cat > a <<'YAML'\nx: 1\nYAML\ncat > b <<'END'\nYAML\nEND\n"
+    assert FILES.match(text + "macrec demo\n")[0] == text and FILES.match("macrec demo\n")[0] == ""
     assert macrec_commands("macrec demo | tail\n") is None and macrec_commands("ls\n") is None

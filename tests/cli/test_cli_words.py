@@ -213,7 +213,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it f
 sys.argv = ["macrec", "evaluate", "m", "--interactions", "x"]
 before = builtins.__import__
 def importing(name, *rest, **more):
-    if name == "accelerate":
+    if name == "torch":
         os.kill(os.getpid(), signal.SIGINT)
     return before(name, *rest, **more)
 builtins.__import__ = importing

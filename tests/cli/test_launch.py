@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import PartialState
 from folder_listings import check_names, documented
+from forks import fork_two, free_port, run_alone
 from killing import NUM_ITEMS, make_inputs, words
 from launching import CONFIG, launch
 from safetensors.torch import load_file
@@ -76,14 +78,22 @@ def test_quantize_train_and_evaluate_on_two_processes(tmp_path):
     assert counts.read_bytes() == kept
 
 
-def test_embed_on_two_processes_writes_what_one_writes(tmp_path):
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "launched"])
+def test_embed_on_two_processes_writes_what_one_writes(tmp_path, launched):
     lines = [json.dumps({"item_id": f"i{row}", "title": f"blue {'lamp chair cup'.split()[row % 3]} {row}",
                          "text": "wood " * (row % 5)}) for row in range(30)]  # fmt: skip
     (tmp_path / "items.jsonl").write_text("\n".join(lines))
     for name in ("together", "alone"):
         command = ["embed", "--items", str(tmp_path / "items.jsonl"), "--output", str(tmp_path / name)]
         command += ["--batch-size", "4"]
-        assert run(*command) if name == "together" else main(command) == 0
+        if name == "alone":
+            assert main(command) == 0
+        elif launched:
+            assert run(*command)
+        else:
+            both = lambda: main(command) or PartialState().num_processes != 2  # noqa: B023, E731
+            done = run_alone(lambda: fork_two(both, free_port()))  # noqa: B023, runs at once
+            assert done.returncode == 0 and "30 items" in done.stdout, done.stderr
     for file in ("text.npy", "item_ids.json", "text_encoder.safetensors"):
         assert (tmp_path / "together" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
 

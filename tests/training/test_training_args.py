@@ -8,7 +8,7 @@ import quantizer_training
 import recommender_training
 import torch
 from torch import nn
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainerCallback, TrainingArguments
 
 from macrec_hf import (
     MacRecQuantizerTrainer,
@@ -175,13 +175,21 @@ def test_bf16_is_the_default_on_cpus_that_multiply_it(tmp_path, monkeypatch):
     assert chosen().bf16 is False
 
 
+class Ends(TrainerCallback):
+    """Evaluates after the first and the last epoch alone."""
+
+    def on_epoch_end(self, args, state, control, **_):
+        control.should_evaluate = round(state.epoch) in (1, args.num_train_epochs)
+
+
 def test_a_training_in_bf16_ends_near_the_one_in_float32(shop, tmp_path):
-    runs = {}
+    runs, changes = {}, dict(num_train_epochs=30, per_device_train_batch_size=64, save_strategy="no")
     for half in (False, True):
-        trainer = recommender_training.make_trainer(shop, tmp_path / str(half), num_train_epochs=30, bf16=half)
+        trainer = recommender_training.make_trainer(shop, tmp_path / str(half), [Ends()], bf16=half, **changes)
         trainer.train()
         assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
         runs[half] = [line for line in trainer.state.log_history if "eval_loss" in line]
+    assert [line["epoch"] for line in runs[False]] == [1, 30]
     first, (exact, half) = runs[False][0], (runs[name][-1] for name in (False, True))
     assert exact["eval_loss"] < 0.7 * first["eval_loss"]
     assert half["eval_loss"] == pytest.approx(exact["eval_loss"], rel=0.1) and half["eval_loss"] != exact["eval_loss"]
