@@ -106,6 +106,8 @@ def save_model_directory(
         check_quantizer(quantizer, table, "quantizer")
     bought = check_item_counts(item_counts, table)
     with output_folder(directory, "config.json", stale=parts_that_may_be_absent()) as beside:
+        if blend is not None and "hides_history" in blend.about:  # of lists without the blend, too
+            model.config.hides_history = blend.about["hides_history"]
         model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
         if bought is not None:

@@ -11,6 +11,7 @@ from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
 from .blend import BLEND, BY_MODALITY, MODEL, Blend, BlendInputs, find_candidates, reasons
+from .configuration_macrec import MacRecConfig
 from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from .limits import Limits
 from .model_files import check_purchase_counts, check_quantizer
@@ -127,10 +128,10 @@ class ServedCatalogue:
             raise ValueError(f"fusion: expected another than 'blend', which weighs all modalities, for {modality!r}.")
         return "average" if fusion == BLEND and self.blend is not None and self.blend.serves == MODEL else fusion
 
-    def hides_history(self, exclude_history: bool | None) -> bool:
-        """Whether own items are left out; None: as the blend was fitted."""
+    def leaves_out_history(self, exclude_history: bool | None, config: MacRecConfig) -> bool:
+        """Whether own items are left out; None: see [`hides_history`]."""
         if exclude_history is None:
-            return self.blend is not None and bool(self.blend.about.get("hides_history"))
+            return hides_history(self.blend, config)
         if not isinstance(exclude_history, bool):
             raise ValueError(f"exclude_history: expected True, False or None, got {exclude_history!r}.")
         return exclude_history
@@ -255,6 +256,15 @@ def _check_terms(blend: Blend, table: SemanticIdTable, inputs: BlendInputs) -> N
                 f"blend: expected the quantizer that tells which items are alike, as the weight of {name} needs it, "
                 "got none. Was quantizer/ left out of a copy? Copy it too, or fit anew by `macrec blend`."
             )
+
+
+def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
+    """Whether lists leave out what a customer has, unless they are asked for otherwise: hardly anybody buys twice.
+
+    As the blend was fitted; without one as `macrec train` found it. Where neither says anything, they hold it.
+    """
+    of_blend = None if blend is None else blend.about.get("hides_history")
+    return bool(config.hides_history if of_blend is None else of_blend)
 
 
 def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:

@@ -118,6 +118,19 @@ def test_history_is_hidden_only_on_request(recommender):
         assert [item for item, _ in ranked] == expected
 
 
+def test_without_a_blend_the_configuration_decides_on_own_items():
+    recommender = make_recommender()
+    shown = recommender.recommend(HISTORIES, exclude_history=False)
+    hidden = recommender.recommend(HISTORIES, exclude_history=True)
+    assert shown != hidden
+    for noted, expected in ((None, shown), (False, shown), (True, hidden)):
+        recommender.model.config.hides_history = noted
+        assert recommender.recommend(HISTORIES) == expected
+        assert recommender.recommend(HISTORIES, exclude_history=False) == shown
+    with pytest.raises(ValueError, match="hides_history: expected true, false or none, got 'yes'"):
+        MacRecConfig(hides_history="yes")
+
+
 def test_unknown_items(recommender):
     with pytest.raises(ValueError, match="Unknown item 'nobody' in history 1"):
         recommender.recommend([["i1"], ["i2", "nobody"]])
