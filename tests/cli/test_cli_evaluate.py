@@ -70,7 +70,7 @@ def test_evaluate_writes_metrics_and_lists(shop, capsys, tmp_path, split):
     metrics, lists = tmp_path / "metrics.json", tmp_path / "lists.jsonl"
     status, out, err = run(
         capsys, "evaluate", "--model", folder / "model", "--interactions", folder / "interactions.csv",
-        "--split", split, "--output", metrics, "--predictions", lists,
+        "--split", split, "--output", metrics, "--predictions", lists, "--tables",
     )  # fmt: skip
     assert status == 0, err
     found = json.loads(metrics.read_text())
