@@ -129,7 +129,7 @@ def save_model_directory(
         if kept_back:
             logger.warning(
                 "%s: counts of purchases and their weights are left out, since they are customers' data; lists are "
-                'the model\'s own there. counts="rounded" or counts="all" takes them along.',
+                "the model's own there. With counts rounded, or all, in place of none they go along.",
                 directory,
             )
         write_checksums(beside, left_out=["purchase_counts"] if kept_back else [])
