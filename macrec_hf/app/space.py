@@ -19,7 +19,11 @@ PHOTO_SIDE = 320  # pixels; a tile shows 240
 GRADIO = "6.31.0"  # what constraints.txt pins: the version that the page was tested with
 # As in setup.py, which the tests hold it to. The package itself is copied: no index need have it.
 REQUIREMENTS = "app/templates/space_requirements.txt"
-_COUNTS = {"none": "no counts of purchases", "rounded": "rounded counts of purchases", "all": "all counts of purchases"}
+_COUNTS = {
+    "none": "no counts of purchases",
+    "rounded": "rounded counts of purchases",
+    "all": "all counts of purchases",
+}
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = ("model", "photos", "encoders", _PACKAGE.name)  # of an earlier Space, with what is not sold any more
 

@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str | None:
     if args.counts is not None and not (args.space and Path(args.model).is_dir()):
         raise ValueError(
-            f"--counts {args.counts}: expected --space and a model directory of this machine, whose counts go into the "
-            "Space. A repository of the Hub serves with what it was uploaded with; see counts of push_to_hub."
+            f"--counts {args.counts}: expected --space and a model directory of this machine, whose counts go into "
+            "the Space. A repository of the Hub serves with what it was uploaded with; see counts of push_to_hub."
         )
     if args.space:
         from ..app.space import write_space

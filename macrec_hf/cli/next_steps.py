@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .history_flag import history_words
 from .seeds import seed_folder
 
 _NEXT = "Next: "
@@ -41,7 +42,7 @@ def after_train(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID")) -
     time = [] if args.until is None else ["--split", "time", "--cut", args.until]
     evaluate = _command("evaluate", "--model", args.output, *bought, *time)
     model = args.output if args.seeds is None else seed_folder(Path(args.output), args.seed)
-    recommend = _command("recommend", "--model", model, "--history", ",".join(items))
+    recommend = _command("recommend", "--model", model, *history_words(items))
     return f"{_NEXT}{evaluate} says how good it is, {recommend} recommends."
 
 

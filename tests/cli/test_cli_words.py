@@ -10,9 +10,11 @@ import pytest
 from hub_tools import train, trained_shop
 from transformers import TrainerState
 
+from macrec_hf.cli.history_flag import read_history
 from macrec_hf.cli.main import build_parser, main
 from macrec_hf.cli.messages import _Notices, in_flags
 from macrec_hf.cli.next_steps import after_embed, after_quantize, after_train, best_checkpoint, without_next
+from macrec_hf.cli.yaml_flags import yaml_arguments
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,50 @@ def test_several_seeds_are_evaluated_together_and_one_of_them_recommends():
     line = after_train(build_parser("train").parse_args([*words, "--seed", "3"]))
     assert "macrec evaluate --model m --interactions i.csv --split time --cut 2024-05-01 says" in line
     assert "macrec recommend --model m/seed-3 --history ID,ID" in line
+
+
+ODD = [
+    "-1",
+    "a b",
+    "a,b",
+    '"quoted"',
+    '5" disk',
+    "--json",
+    "x=1",
+    "größe",
+    " padded ",
+    "it's",
+    "a;b$c",
+    '0,"1',
+    "тест",
+]
+
+
+@pytest.mark.parametrize("first", range(len(ODD)))
+def test_a_history_that_is_printed_can_be_given_whatever_the_ids_hold(first):
+    items = ODD[first:] + ODD[:first]
+    line = after_train(build_parser("train").parse_args(
+        ["--interactions", "i.csv", "--semantic-ids", "ids", "--output", "m"]
+    ), items)  # fmt: skip
+    told = line.partition(" says how good it is, macrec ")[2].removesuffix(" recommends.")
+    verb, *words = shlex.split(told)
+    parser = build_parser(verb)
+    parser.check_flags(words)
+    assert read_history(parser.parse_args(words).history) == items
+
+
+def test_a_history_as_people_type_it(capsys):
+    assert read_history(" i1, i7 ,,i3,") == ["i1", "i7", "i3"] and read_history(" , ") == []
+    assert read_history('a"b,"c"d') == ['a"b', '"c"d']
+    with pytest.raises(SystemExit):
+        build_parser("recommend").parse_args(["m", "--history", "-x,i7"])
+    assert "begins with a dash, write --history=-1,i7" in capsys.readouterr().err
+
+
+def test_a_history_of_a_yaml_file_may_hold_commas(tmp_path):
+    (tmp_path / "c.yaml").write_text("history: ['a,b', -1, 007]\n")
+    (word,) = yaml_arguments(str(tmp_path / "c.yaml"), build_parser("recommend"))
+    assert read_history(word.removeprefix("--history=")) == ["a,b", "-1", "007"]
 
 
 def test_a_verb_inside_another_leaves_to_it_what_follows():

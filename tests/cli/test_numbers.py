@@ -177,7 +177,7 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
         ("- a\n- b", "expected a mapping of flags"),
         ("json: maybe", "json: expected true or false, got 'maybe'"),
         ("history: [a, null]", "history: expected texts"),
-        ("history: ['a,b']", "expected texts without commas, got 'a,b'"),
+        ("modality: ['a,b']", "expected texts without commas, got 'a,b'"),
         ("history: [[a]]", "got \\['a'\\]"),
         ("5: 3", "'5' is no flag"),
         ("top-k: !!python/object/apply:os.getpid []", "expected YAML"),
