@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from .common import outputs
+from .inputs import check_tables
 from .messages import for_terminal, goes_on, in_flags, resumed, show_notices
 from .next_steps import without_next
 from .stopping import stoppable
@@ -47,6 +48,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments" in message and "--history" in self._option_string_actions:
             message += ". Ids of a history stand with commas between them: --history 00001,00007"
+        if message == "argument --history: expected one argument":
+            message += ". Where the first id begins with a dash, write --history=-1,i7"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def check_flags(self, words: Sequence[str]) -> None:
@@ -195,6 +198,7 @@ def _main(argv: list[str] | None) -> int:
             args = parser.parse_args(words)
             args.started = started
             args.command = shlex.join(["macrec", *argv])
+            check_tables(args)
             is_main = os.environ.get("RANK", "0") == "0"
             if verb != "prepare" and not (verbose and is_main):
                 _be_quiet(everything=not is_main)
