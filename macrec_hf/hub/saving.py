@@ -17,7 +17,7 @@ from ..data.output_folder import output_folder
 from ..model.blend import BLEND_NAME, Blend
 from ..model.checksums import write_checksums
 from ..model.files import follow_umask, replacing
-from ..model.inference import check_finite_weights
+from ..model.inference import check_finite_weights, without_bars
 from ..model.model_files import (
     CARD_NAME,
     ITEM_COUNTS_NAME,
@@ -108,7 +108,8 @@ def save_model_directory(
     with output_folder(directory, "config.json", stale=parts_that_may_be_absent()) as beside:
         if blend is not None and "hides_history" in blend.about:  # of lists without the blend, too
             model.config.hides_history = blend.about["hides_history"]
-        model.save_pretrained(beside, semantic_ids=table)
+        with without_bars():
+            model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
         if bought is not None:
             save_file({"item_counts": bought}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
@@ -122,7 +123,8 @@ def save_model_directory(
             purchase_counts.save(beside)
             blend.save(beside)
         if quantizer is not None:
-            quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
+            with without_bars():
+                quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
         write_code(beside, include_code)
         has_counts = purchase_counts is not None and blend is not None
         kept_back = has_counts and counts == "none"
