@@ -11,11 +11,11 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from .common import outputs
 from .inputs import check_tables
-from .messages import for_terminal, goes_on, in_flags, resumed, show_notices
+from .messages import PlainLines, for_terminal, goes_on, in_flags, resumed, show_notices
 from .next_steps import without_next
 from .stopping import stoppable
 
@@ -164,8 +164,10 @@ def _main(argv: list[str] | None) -> int:
         # Waiting threads sleep instead of spinning, unless the user has chosen. Beside other work on the same cores,
         # spinning makes small steps ten times slower. The thread library reads this once, when a verb loads torch.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        if not sys.stderr.isatty():  # in a file a bar is a line each time it moves; tqdm reads this as it is loaded
+        if not sys.stderr.isatty():  # tqdm reads these as it is loaded
             os.environ.setdefault("TQDM_MININTERVAL", "30")
+            os.environ.setdefault("TQDM_BAR_FORMAT", "{l_bar} {n_fmt} of {total_fmt} [{elapsed}<{remaining}{postfix}]")
+            sys.stderr = cast(TextIO, PlainLines(sys.stderr))
     argv = list(argv)
     if argv[:1] == ["--version"]:
         from .. import __version__

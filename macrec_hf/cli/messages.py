@@ -6,6 +6,7 @@ import re
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any, TextIO
 
 _NAME = re.compile(r"""(?<![\w/.'"`-])([a-z]+(?:_[a-z0-9]+)+)(?:=('?)([\w.]+)\2)?(?![\w/'"`(=]|\.\w)""")
 
@@ -91,6 +92,33 @@ class _Once(logging.Filter):
         new = record.getMessage() not in self.said
         self.said.add(record.getMessage())
         return new
+
+
+class PlainLines:
+    """A stream for progress bars where no terminal draws them: each state of a bar is a line of its own.
+
+    tqdm goes back to the beginning of the line by a carriage return, which a file keeps.
+
+    Args:
+        stream: that everything goes to; its other attributes are this one's.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.after_bar = stream, False
+
+    def write(self, text: str) -> int:
+        state = text.strip("\r\n ").replace("\x1b[A", "")
+        if text.startswith("\r"):
+            if state and "[00:00<" not in state:  # a bar that has not moved
+                self.stream.write(f"{state}\n")
+            self.after_bar = True
+        elif state or not self.after_bar:
+            self.stream.write(text)
+            self.after_bar = False
+        return len(text)  # the ends of bars and the moves between them are left out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def show_notices(parser: argparse.ArgumentParser, verbose: bool) -> None:
