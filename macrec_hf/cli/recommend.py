@@ -18,6 +18,7 @@ from .common import (
 from .history_flag import read_history
 from .inputs import add_item_column, add_model, add_title_column, read_titles
 from .messages import for_terminal
+from .next_steps import after_recommend
 from .numbers import whole
 from .run_folder import check_finished
 
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> str:
     if args.json:  # stdout belongs to the JSON
         sys.stderr.write(summary + "\n")
         return ""
-    return summary
+    return f"{summary}\n{after_recommend(args)}"
 
 
 def read_histories(path: Path) -> list[tuple[str, list[str]]]:
