@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from macrec_hf.cli.main import main
 from macrec_hf.cli.run_folder import FINISHED
+from macrec_hf.cpu import has_bf16_units
 from macrec_hf.training.checkpoints import checkpoints_in
 
 
@@ -72,6 +73,8 @@ def test_a_model_knows_whether_anybody_buys_twice(inputs, tmp_path, step, hides)
     arguments[arguments.index("--interactions") + 1] = str(tmp_path / "bought.csv")
     assert main(arguments) == 0
     assert json.loads((tmp_path / "model" / "config.json").read_text())["hides_history"] is hides
+    settings = json.loads((tmp_path / "model" / "training_log.json").read_text())[-1]["settings"]
+    assert settings["precision"] == ("bfloat16 autocast" if has_bf16_units() else "float32")
     assert json.loads((tmp_path / "model" / "blend.json").read_text())["about"]["hides_history"] is hides
     # And a model that is trained further on other purchases knows theirs.
     further = arguments[: arguments.index("--d-model")] + arguments[arguments.index("--batch-size") :]
