@@ -234,7 +234,7 @@ def check_tables(args: argparse.Namespace) -> None:
         check_item_columns(Path(items), columns, ids, *shown)
         texts = (getattr(args, "text_columns", None) or "").split(",")
         if lacking := [text for text in texts if text and text not in (*columns, *_SHOWN)]:
-            raise ValueError(f"--text-columns: expected columns of {items}, {columns}, got also {lacking}.")
+            raise ValueError(f"--text-columns: expected columns of the items, {columns}, got also {lacking}.")
     if bought is not None and not str(bought).lower().endswith((".json", ".json.gz")):
         if columns := table_columns(Path(bought)):
             names = {name: getattr(args, f"{name}_column") or usual for name, usual in _COLUMNS.items()}

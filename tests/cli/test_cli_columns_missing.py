@@ -105,7 +105,10 @@ def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
             [*embed, "items.csv", "--item-column", "sku", "--image-column", "photos"],
             "Did you mean --image-column photo?",
         ),
-        ([*embed, "items.jsonl", "--text-columns", "title,words"], "--text-columns: expected columns of items.jsonl"),
+        (
+            [*embed, "items.jsonl", "--text-columns", "title,words"],
+            "expected columns of the items, ['item_id', 'title']",
+        ),
         ([*embed, "items.parquet"], "expected a column 'item_id', got ['sku']"),
         ([*embed, "none.jsonl"], "none.jsonl: no such file"),
         ([*train, "--interactions", "bought.tsv"], "Name the right one with --time-column"),

@@ -165,7 +165,8 @@ def test_recommend_for_a_file_of_users(shop, capsys, tmp_path):
         capsys, *words, "--output", tmp_path / "recs.jsonl", "--exclude-history", "--modality", "image"
     )
     assert status == 0, err
-    assert out.startswith("8 recommendations for 2 users in") and out.count("\n") == 1
+    assert out.startswith("8 recommendations for 2 users in") and out.count("\n") == 2
+    assert out.splitlines()[1].startswith(f"Next: macrec app {folder / 'model'} shows such lists")
     rows = [json.loads(line) for line in (tmp_path / "recs.jsonl").read_text().splitlines()]
     expected = recommender.recommend([["01", "07"], ["03"]], top_k=4, exclude_history=True, modality="image")
     assert [row["user_id"] for row in rows] == ["u1", "2"]

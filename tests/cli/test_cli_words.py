@@ -13,7 +13,17 @@ from transformers import TrainerState
 from macrec_hf.cli.history_flag import read_history
 from macrec_hf.cli.main import build_parser, main
 from macrec_hf.cli.messages import _Notices, in_flags
-from macrec_hf.cli.next_steps import after_embed, after_quantize, after_train, best_checkpoint, without_next
+from macrec_hf.cli.next_steps import (
+    after_blend,
+    after_doctor,
+    after_embed,
+    after_quantize,
+    after_recommend,
+    after_refresh,
+    after_train,
+    best_checkpoint,
+    without_next,
+)
 from macrec_hf.cli.yaml_flags import yaml_arguments
 
 
@@ -170,6 +180,29 @@ def test_a_history_of_a_yaml_file_may_hold_commas(tmp_path):
     assert read_history(word.removeprefix("--history=")) == ["a,b", "-1", "007"]
 
 
+def test_what_follows_when_there_is_a_model():
+    def parsed(line, *, ends):
+        told = [part.partition(ends)[0] for part in line.split("macrec ")[1:]]
+        return [vars(build_parser(verb).parse_args(words)) for verb, *words in map(shlex.split, told)]
+
+    bought = ["my model", "--interactions", "i.csv", "--user-column", "who"]
+    for until, split in ((None, ("test", None)), ("2024-05-01", ("time", "2024-05-01"))):
+        line = after_blend(build_parser("blend").parse_args(bought), until)
+        evaluate, refresh = parsed(line.replace(" counts new", " says"), ends=" says")
+        assert (evaluate["split"], evaluate["cut"]) == split and refresh["model"] == "my model"
+        assert {args["user_column"] for args in (evaluate, refresh)} == {"who"}
+    (recommend,) = parsed(after_refresh(build_parser("refresh").parse_args(bought)), ends=" recommends")
+    assert (recommend["model"], recommend["histories"]) == ("my model", "users.jsonl")
+    asked = build_parser("recommend").parse_args(["my model", "--history", "a", "--items", "i.jsonl"])
+    (app,) = parsed(after_recommend(asked), ends=" shows")
+    assert (app["model"], app["items"]) == ("my model", "i.jsonl")
+    examined = build_parser("doctor").parse_args(["shop/ids"])
+    (train,) = parsed(after_doctor(examined, is_model=False), ends=" trains")
+    assert (train["semantic_ids"], train["output"]) == ("shop/ids", "shop/model")
+    (app,) = parsed(after_doctor(examined, is_model=True), ends=" shows")
+    assert app["model"] == "shop/ids"
+
+
 def test_a_verb_inside_another_leaves_to_it_what_follows():
     assert without_next("300 items in 3 s: emb\nNext: macrec quantize …") == "300 items in 3 s: emb"
 
@@ -256,7 +289,7 @@ def test_a_failed_verb_leaves_no_empty_folder(shop, tmp_path):
 LOADING = """
 import os, signal, sys, builtins
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
-sys.argv = ["macrec", "evaluate", "m", "--interactions", "x"]
+sys.argv = ["macrec", "evaluate", "m", "--interactions", "x.csv"]
 before = builtins.__import__
 def importing(name, *rest, **more):
     if name == "accelerate":
@@ -268,8 +301,10 @@ sys.exit(main())
 """
 
 
-def test_ctrl_c_while_libraries_are_loaded():
-    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=600)
+def test_ctrl_c_while_libraries_are_loaded(tmp_path):
+    (tmp_path / "x.csv").write_text("user_id,item_id,timestamp\n")
+    words = [sys.executable, "-c", LOADING]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 130 and done.stderr.endswith("stopped.\n") and "Traceback" not in done.stderr
 
 

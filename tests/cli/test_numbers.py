@@ -241,6 +241,7 @@ def test_a_folder_with_an_equals_sign_goes_through_the_verbs(tmp_path, capsys):
 def test_words_of_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.json").write_text("{}")
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\n")
     for words, message in (
         (
             "quantize --embeddings a=b/emb --output q",
