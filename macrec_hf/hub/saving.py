@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..data.output_folder import output_folder
+from ..evaluation.own_history import quoted
 from ..model.blend import BLEND_NAME, Blend
 from ..model.checksums import write_checksums
 from ..model.files import follow_umask, replacing
@@ -106,8 +107,8 @@ def save_model_directory(
         check_quantizer(quantizer, table, "quantizer")
     bought = check_item_counts(item_counts, table)
     with output_folder(directory, "config.json", stale=parts_that_may_be_absent()) as beside:
-        if blend is not None and "hides_history" in blend.about:  # of lists without the blend, too
-            model.config.hides_history = blend.about["hides_history"]
+        if blend is not None and "repeat_rate" in blend.about:  # decides on lists without the blend, too
+            model.config.hides_history = quoted(blend.about["repeat_rate"]) == "hidden"
         with without_bars():
             model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)

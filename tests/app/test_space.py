@@ -66,7 +66,7 @@ def test_counts_of_purchases_go_along_as_they_are_asked_for(tmp_path, counts, sa
     old = shop.recommender
     blended = MacRecRecommender(
         model=old.model, tokenizer=old.tokenizer, table=old.table, purchase_counts=count,
-        blend=Blend({"sold_log1p": 1.0}, about={"window": count.window, "hides_history": True}),
+        blend=Blend({"sold_log1p": 1.0}, about={"window": count.window, "hides_history": True, "repeat_rate": 0.0}),
     )  # fmt: skip
     told = write_space(tmp_path, Shop(blended), shop_folder() / "model", counts=counts)
     assert told == f"A Space with the model, 0 photos, {said} of purchases"

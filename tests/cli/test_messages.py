@@ -35,7 +35,7 @@ def test_an_error_shows_no_escape_sequence(tmp_path, capsys):
 def test_a_bar_in_a_file_is_a_line_for_each_state_that_it_shows():
     """A bar with another one below it, and what is written beside them."""
     file = io.StringIO()
-    lines = PlainLines(file)
+    lines = PlainLines(file, every=0)
     shown = dict(file=lines, mininterval=0, bar_format="{l_bar} {n_fmt} of {total_fmt} [{elapsed}<{postfix}]")
     with tqdm(total=2, desc="steps", **shown) as bar:
         for place in range(2):
@@ -57,3 +57,15 @@ def test_a_bar_in_a_file_is_a_line_for_each_state_that_it_shows():
         "steps:  50%| 1 of 2 [01:00<, loss=0]", "steps:  50%| 1 of 2 [02:00<, loss=1]",
         "steps: 100%| 2 of 2 [02:00<, loss=1]",
     ]  # fmt: skip
+
+
+def test_states_of_a_bar_are_lines_half_a_minute_apart():
+    """What tqdm draws again below each line that is written is no news."""
+    file = io.StringIO()
+    with tqdm(total=100, file=PlainLines(file), mininterval=0) as bar:
+        bar.start_t -= 5
+        for _ in range(100):
+            bar.update()
+            bar.refresh()
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 2 and lines[0].startswith("1%|") and lines[-1].startswith("100%|")
