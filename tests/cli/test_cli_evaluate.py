@@ -139,7 +139,7 @@ def test_recommend_for_one_history(shop, capsys):
     status, out, err = run(capsys, *words, "--items", folder / "items.jsonl")
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0].split() == ["rank", "item_id", "score"] and len(lines) == 5
+    assert lines[0].split() == ["rank", "item_id", "score"] and len(lines) == 6
     for rank, (line, (item, score)) in enumerate(zip(lines[1:4], expected, strict=True), start=1):
         assert line.split() == [str(rank), item, f"{score:.4f}", "Thing", item]
     assert lines[4].startswith("3 recommendations for 1 user in")
