@@ -133,8 +133,8 @@ def run(args: argparse.Namespace) -> str:
     texts = columns_read(embedded, items)
     parts = [
         f"{len(items) - len(embedded.reasons[modality])} with {modality} (encoder {embedded.encoders[modality]}"
-        + (f", from {', '.join(texts)}" if modality == "text" else "")
-        + f", {size} numbers each)"
+        + f", {size} number{'s' * (size != 1)} each"
+        + (f", from {', '.join(texts)})" if modality == "text" else ")")
         for modality, size in embedded.modalities.items()
     ]
     made = f"{len(items)} items, {', '.join(parts)} in {seconds_since(args.started)}: {output}"

@@ -60,9 +60,9 @@ def after_refresh(args: argparse.Namespace) -> str:
 
 def after_recommend(args: argparse.Namespace) -> str:
     """Args of `macrec recommend`."""
-    items = ["--items", args.items] if args.items else []
-    page = _command("app", args.model, *items)
-    return f"{_NEXT}{page} shows such lists with photos, reasons and a catalogue to click on."
+    page = _command("app", args.model, *(["--items", args.items] if args.items else []))
+    photos = "photos" if args.items else "with --items photos"
+    return f"{_NEXT}{page} shows such lists beside a catalogue to click on, {photos} too."
 
 
 def after_doctor(args: argparse.Namespace, is_model: bool) -> str:
