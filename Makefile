@@ -16,7 +16,12 @@ help: ## list the targets
 $(READY): constraints.txt setup.py
 	@echo "First the package and what it needs are installed into $(VENV): 2 GB with torch for CPUs, minutes, once."
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch==2.13.0 -e ".[dev]"
+	@echo "Looking for the packages in $(VENV), then fetching them:"
+	@{ $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt torch==2.13.0 \
+	-e ".[dev]" || touch $(VENV)/.failed; } 2>&1 | tee $(VENV)/install.log | while read -r word rest; do \
+	case "$$word $$rest" in *.metadata*) ;; Downloading*|"Using cached"*) echo "  $$rest" ;; \
+	"Installing collected"*) echo "Installing them takes a minute or two." ;; esac; done
+	@test ! -e $(VENV)/.failed || { tail -n 30 $(VENV)/install.log; exit 1; }
 	touch $(READY)
 
 demo: $(READY) ## a shop made from a seed, through every stage; ends with demo/index.html

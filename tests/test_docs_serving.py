@@ -77,14 +77,16 @@ def expected(folder, **arguments):
     return json.loads(json.dumps(lists))
 
 
-def test_it_answers_as_the_recommender_does(client, folder):
+def test_it_answers_as_the_recommender_does(client, folder, caplog):
     assert client.get("/health").json() == {"items": NUM_ITEMS}
     answers = answer(client)
     assert answers == expected(folder) and [len(ranked) for ranked in answers] == [3, 3]
     assert answers[0] != answers[1] and answers[0][0]["reasons"]
     stock = ["i3", "i4", "i8"]
     assert answer(client, in_stock=stock) == expected(folder, allowed_items=stock)
-    assert answer(client, in_stock=["gone"]) == [[], []]
+    with caplog.at_level("WARNING"):
+        assert answer(client, in_stock=["gone"]) == [[], []]
+    assert "Left out 1 unknown items of allowed_items, such as ['gone']. Nothing is left" in caplog.text
     assert answer(client, histories=[["gone", "i5"]]) == answer(client, histories=[["i5"]])
 
 

@@ -12,6 +12,7 @@ import gradio as gr
 from ..data.shown_photos import is_address
 from ..doctor.html_page import render
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS
+from ..model.served_catalogue import hides_history
 from . import cards
 from .handlers import Handlers
 from .photos import Thumbnails
@@ -106,8 +107,7 @@ def _examples(shop: Shop, thumbnails: Thumbnails) -> gr.Dataset:
 def _options(shop: Shop) -> list[Any]:
     """Modality, beams, history, stock, in the order of `Handlers.recommend`."""
     ways = [("everything", ENSEMBLE), *((f"{name} alone", name) for name in shop.modalities)]
-    blend = shop.recommender.blend  # fitted with or without own items
-    hides = blend is not None and bool(blend.about.get("hides_history"))
+    hides = hides_history(shop.recommender.blend, shop.recommender.model.config)
     with gr.Accordion("How the list is made", open=False, elem_id="options"):
         modality = gr.Radio(
             ways, value=ENSEMBLE, label="Rank by", elem_id="modality", visible=len(shop.modalities) > 1,

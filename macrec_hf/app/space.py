@@ -19,11 +19,18 @@ PHOTO_SIDE = 320  # pixels; a tile shows 240
 GRADIO = "6.31.0"  # what constraints.txt pins: the version that the page was tested with
 # As in setup.py, which the tests hold it to. The package itself is copied: no index need have it.
 REQUIREMENTS = "app/templates/space_requirements.txt"
+_COUNTS = {
+    "none": "no counts of purchases",
+    "rounded": "rounded counts of purchases",
+    "all": "all counts of purchases",
+}
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = ("model", "photos", "encoders", _PACKAGE.name)  # of an earlier Space, with what is not sold any more
 
 
-def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str | Path | None = None) -> str:
+def write_space(
+    folder: str | Path, shop: Shop, model: str | Path, encoders: str | Path | None = None, counts: str = "none"
+) -> str:
     """Writes the Space of a shop, with the package's own code.
 
     Args:
@@ -32,26 +39,31 @@ def write_space(folder: str | Path, shop: Shop, model: str | Path, encoders: str
         shop: as `Shop.open(model, …)` gives it.
         model: a directory is copied into the Space; a repository of the Hub is named in it.
         encoders: the folder of `macrec embed`: what the encoders learned is copied, the embeddings are not.
+        counts: of the purchases, which go along with a directory: "none", "rounded" or "all", as `save_pretrained`
+            takes it. A repository holds what it was uploaded with.
 
     Returns:
         What was written, in a few words.
 
     Raises:
+        ValueError: other `counts`.
         OSError: the folder cannot be written, or another process writes there.
     """
     with output_folder(folder, last="app.py", stale=_FOLDERS) as beside:
-        return _write_space(beside, shop, model, encoders)
+        return _write_space(beside, shop, model, encoders, counts)
 
 
-def _write_space(folder: Path, shop: Shop, model: str | Path, encoders: str | Path | None) -> str:
+def _write_space(folder: Path, shop: Shop, model: str | Path, encoders: str | Path | None, counts: str) -> str:
     local = Path(model).is_dir()
     shutil.copytree(_PACKAGE, folder / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     if local:
-        shop.recommender.save_pretrained(folder / "model", include_code=False, counts="none")
+        shop.recommender.save_pretrained(folder / "model", include_code=False, counts=counts)
     for name, content in space_files('HERE / "model"' if local else json.dumps(str(model)), shop.name).items():
         (folder / name).write_text(content, encoding="utf-8")
     num_photos = _write_items(folder, list(shop.items.values()))
     parts = ["the model" if local else f"the address of {model}", f"{num_photos:,} photos"]
+    if local and shop.recommender.blend is not None:
+        parts.append(_COUNTS[counts])
     if encoders is not None and _write_encoders(folder / "encoders", Path(encoders), shop):
         parts.append("encoders for new items")
     return f"A Space with {', '.join(parts)}"

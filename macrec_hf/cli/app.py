@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, make_output, ranking_device
@@ -59,14 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--space", metavar="DIR", help="write a Space with model, small photos and encoders there, and end"
     )
+    parser.add_argument(
+        "--counts",
+        choices=("none", "rounded", "all"),
+        help="of --space: which counts of purchases, customers' data, go along with a model directory; rounded: pairs "
+        "of at least five customers, no days (default: none, so that lists are the model's own there; ours)",
+    )
 
 
 def run(args: argparse.Namespace) -> str | None:
+    if args.counts is not None and not (args.space and Path(args.model).is_dir()):
+        raise ValueError(
+            f"--counts {args.counts}: expected --space and a model directory of this machine, whose counts go into "
+            "the Space. A repository of the Hub serves with what it was uploaded with; see counts of push_to_hub."
+        )
     if args.space:
         from ..app.space import write_space
 
         folder = make_output(args.space)
-        said = write_space(folder, _open(args), args.model, args.encoders)
+        said = write_space(folder, _open(args), args.model, args.encoders, args.counts or "none")
         return f"{said}: {folder}. Upload it: hf upload USER/NAME {folder} --repo-type space"
     launch_page = _page()  # before the model is read: without Gradio there is no use in it
     shop = _open(args)

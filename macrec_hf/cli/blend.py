@@ -1,10 +1,12 @@
 """`macrec blend`: weighs what the model says and what customers did, on validation purchases."""
 
 import argparse
+import json
 from pathlib import Path
 
 from .common import add_device_flag, ranking_device, seconds_since
 from .inputs import add_interaction_columns, add_model, interaction_columns
+from .next_steps import after_blend
 from .run_folder import check_finished
 
 HELP = """Fits the weights of the blend into a model directory, and counts all purchases to serve with. `macrec train`
@@ -34,4 +36,5 @@ def run(args: argparse.Namespace) -> str:
     blend = blend_directory(Path(args.model), interactions, accelerator, progress=True)
     if not accelerator.is_main_process:
         return ""
-    return f"{blend_line(blend)} in {seconds_since(args.started)}: {args.model}"
+    until = json.loads((Path(args.model) / "config.json").read_text(encoding="utf-8")).get("trained_until")
+    return f"{blend_line(blend)} in {seconds_since(args.started)}: {args.model}\n{after_blend(args, until)}"

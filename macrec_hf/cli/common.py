@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from pathlib import Path
@@ -276,6 +277,10 @@ def follow(trainer: "Trainer", shown: Iterable[str], patience: int, sizes: str, 
     wanted = list(shown)
 
     class ShortProgress(ProgressCallback):
+        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+            if sys.stderr.isatty():  # in a file the bar of an evaluation is a line that says nothing
+                super().on_prediction_step(*args, **kwargs)
+
         def on_log(
             self,
             args: "TrainingArguments",

@@ -17,6 +17,7 @@ from .inputs import (
     read_pairs,
     shown_columns,
 )
+from .next_steps import after_doctor
 from .numbers import SEED
 from .run_folder import check_finished
 
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> str:
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
     said = f"{len(problems)} to look at ({'; '.join(problems)})" if problems else "nothing to mend"
     figures = f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(args.started)}: {output}"
-    return "\n".join([verdict(report, found), *([blend_verdict(blend)] if blend else []), figures])
+    following = after_doctor(args, is_model=_is_model(args.semantic_ids, folder))
+    return "\n".join([verdict(report, found), *([blend_verdict(blend)] if blend else []), figures, following])
 
 
 def _blend(folder: Path | None) -> dict | None:
@@ -115,6 +117,11 @@ def _local_folder(argument: str) -> Path | None:
     from ..model.files import hub_folder
 
     return hub_folder(argument, _PATTERNS, "a folder, a repository of the Hub or text=X.json,image=Y.json")
+
+
+def _is_model(argument: str, folder: Path | None) -> bool:
+    """Whether MODEL_OR_IDS is a model directory, or a repository of one; of a repository the IDs alone are fetched."""
+    return folder is not None and (not Path(argument).is_dir() or (folder / "config.json").is_file())
 
 
 def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStore | None") -> dict:

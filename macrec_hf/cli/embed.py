@@ -132,12 +132,12 @@ def run(args: argparse.Namespace) -> str:
     embedded.save(output, dict.fromkeys(embedded.modalities, names))
     texts = columns_read(embedded, items)
     parts = [
-        f"{modality} {size} by {embedded.encoders[modality]}"
-        + (f" from {', '.join(texts)}" if modality == "text" else "")
-        + (f" ({len(embedded.reasons[modality])} missing)" if embedded.reasons[modality] else "")
+        f"{len(items) - len(embedded.reasons[modality])} with {modality} (encoder {embedded.encoders[modality]}"
+        + f", {size} number{'s' * (size != 1)} each"
+        + (f", from {', '.join(texts)})" if modality == "text" else ")")
         for modality, size in embedded.modalities.items()
     ]
-    made = f"{len(items)} items → {', '.join(parts)} in {seconds_since(args.started)}: {output}"
+    made = f"{len(items)} items, {', '.join(parts)} in {seconds_since(args.started)}: {output}"
     return made if args.like else f"{made}\n{after_embed(args)}"  # later items get their IDs by `add_items`
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from .inputs import add_interaction_columns, add_model, interaction_columns, rea
 from .numbers import SEED, whole
 from .run_folder import check_finished
 from .seeds import mean_report, seed_folders
-from .time_tables import facts_line, time_table
+from .tables import answer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +33,6 @@ HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bo
 ensembled, beside baselines, with each user's own history shown and hidden. The last item of each user tests, the one
 before validates; baselines count all but these two. Or by time: one list a user, made at --cut, and all later
 purchases test."""
-COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 LISTED = 10  # items of a user in --predictions: the largest K
 
 
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "line, 50 places or more (default: none)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FILE.json", help="where the figures go (default: shown only)")
+    parser.add_argument(
+        "--tables", action="store_true",
+        help="show every row and figure, own history shown and hidden, as --output keeps them (default: the model's "
+        "row, the best other one and those of --lists)",
+    )  # fmt: skip
     parser.add_argument("--predictions", metavar="FILE.jsonl", help="where each user's lists go (default: nowhere)")
     parser.add_argument(
         "--no-card",
@@ -101,7 +106,7 @@ def run(args: argparse.Namespace) -> str:
         return ""
     for folder, of_model in reports.items():
         add_results(args, folder, of_model)
-    print_report(report)
+    sys.stdout.write("\n".join(answer(report, lists=named_lists(args.lists), tables=args.tables)) + "\n")
     written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
     row = report["verdict"]["row"] if "verdict" in report else "ensemble"
     best, models = quoted_column(report)[row], f" of {len(seeds)} models" if seeds else ""
@@ -174,45 +179,6 @@ def _targets(users: "SplitUsers | FutureUsers", place: int, ids: list[str]) -> d
         known = [*ids, *users.unknown_ids]
         return {"targets": [known[target] for target in users.targets[users.owners == place]]}
     return {"target": ids[users.targets[place]]}
-
-
-def print_report(report: dict) -> None:
-    """Writes the figures to stdout, a table with the users' own history shown and one with it hidden."""
-    import sys
-
-    what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
-    lines = []
-    for name, column in (("shown", report), ("hidden", report["hidden"])):
-        lines += [f"own history {name}:", *_table(column), *time_table(column)]
-    lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
-    whose = f"{report['num_users']:,} users took again"
-    if report["split"] == "time":
-        lines.append(facts_line(report))
-        whose = f"{report['num_purchases']:,} later purchases are of"
-    lines.append(
-        f"{report['repeat_rate']:.1%} of the {whose} what they had: the column to quote is own history "
-        f"{report['quoted']}"
-    )
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _table(report: dict) -> list[str]:
-    """One column of a report: value, its uncertainty, and the coverage."""
-    names = list(report["coverage"])
-    width = max(len(name) for name in names)
-    lines = [" " * width + "".join(f"{column:>17}" for column in COLUMNS) + f"{'coverage':>10}"]
-    for name in names:
-        cells = [f"{report[name][column]:.4f}{_uncertainty(report, name, column)}".rjust(17) for column in COLUMNS]
-        lines.append(f"{name:<{width}}{''.join(cells)}{report['coverage'][name]:>10.3f}")
-    return lines
-
-
-def _uncertainty(report: dict, name: str, column: str) -> str:
-    if "sd" in report:
-        deviation = report["sd"][name][column]
-        return "" if deviation is None else f" ± {deviation:.4f}"
-    low, high = report["intervals"][name][column]
-    return f" ± {(high - low) / 2:.4f}"
 
 
 def _verdicts(report: dict) -> list[str]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp"}
+_SHOWN = ("item_id", "title", "text", "image")  # columns of every catalogue that is read
 _PAIR = re.compile(r"\s*[^\W\d][\w.-]*\s*=")  # a folder before the sign, `runs/lr=`, is no name
 _NEXT_PAIR = re.compile(r",(?=\s*[^\W\d][\w.-]*\s*=)")
 
@@ -210,6 +212,33 @@ def sold_before(args: argparse.Namespace) -> set[str] | None:
     from ..data.time_split import items_before
 
     return items_before(read_interactions(args.interactions, **interaction_columns(args)), args.until)
+
+
+def check_tables(args: argparse.Namespace) -> None:
+    """Refuses tables that are not there or lack a column before libraries and models are loaded, which takes seconds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown format, or a column that is missing.
+    """
+    items, bought = (getattr(args, name, None) for name in ("items", "interactions"))
+    if items is None and bought is None:
+        return
+    from ..data.readers import IMAGE_COLUMN, ITEM_COLUMN, TITLE_COLUMN, check_interaction_columns, check_item_columns
+    from ..data.table_files import table_columns
+
+    if items is not None and (columns := table_columns(Path(items))) and not getattr(args, "like", None):
+        named = {name: getattr(args, name, None) for name in ("item_column", "title_column", "image_column")}
+        ids = [named["item_column"] or ITEM_COLUMN, *([ITEM_COLUMN] if "interactions" in args else [])]
+        shown = (named["title_column"] or TITLE_COLUMN, named["image_column"] or IMAGE_COLUMN)
+        check_item_columns(Path(items), columns, ids, *shown)
+        texts = (getattr(args, "text_columns", None) or "").split(",")
+        if lacking := [text for text in texts if text and text not in (*columns, *_SHOWN)]:
+            raise ValueError(f"--text-columns: expected columns of the items, {columns}, got also {lacking}.")
+    if bought is not None and not str(bought).lower().endswith((".json", ".json.gz")):
+        if columns := table_columns(Path(bought)):
+            names = {name: getattr(args, f"{name}_column") or usual for name, usual in _COLUMNS.items()}
+            check_interaction_columns(Path(bought), columns, **names)
 
 
 def read_titles(

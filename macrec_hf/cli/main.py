@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from .common import outputs
-from .messages import for_terminal, goes_on, in_flags, resumed, show_notices
+from .inputs import check_tables
+from .messages import PlainLines, for_terminal, goes_on, in_flags, resumed, show_notices
 from .next_steps import without_next
 from .stopping import stoppable
 
@@ -47,6 +48,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments" in message and "--history" in self._option_string_actions:
             message += ". Ids of a history stand with commas between them: --history 00001,00007"
+        if message == "argument --history: expected one argument":
+            message += ". Where the first id begins with a dash, write --history=-1,i7"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def check_flags(self, words: Sequence[str]) -> None:
@@ -161,8 +164,10 @@ def _main(argv: list[str] | None) -> int:
         # Waiting threads sleep instead of spinning, unless the user has chosen. Beside other work on the same cores,
         # spinning makes small steps ten times slower. The thread library reads this once, when a verb loads torch.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        if not sys.stderr.isatty():  # in a file a bar is a line each time it moves; tqdm reads this as it is loaded
+        if not sys.stderr.isatty():  # tqdm reads these as it is loaded
             os.environ.setdefault("TQDM_MININTERVAL", "30")
+            os.environ.setdefault("TQDM_BAR_FORMAT", "{l_bar} {n_fmt} of {total_fmt} [{elapsed}<{remaining}{postfix}]")
+            sys.stderr = cast(TextIO, PlainLines(sys.stderr))
     argv = list(argv)
     if argv[:1] == ["--version"]:
         from .. import __version__
@@ -195,6 +200,7 @@ def _main(argv: list[str] | None) -> int:
             args = parser.parse_args(words)
             args.started = started
             args.command = shlex.join(["macrec", *argv])
+            check_tables(args)
             is_main = os.environ.get("RANK", "0") == "0"
             if verb != "prepare" and not (verbose and is_main):
                 _be_quiet(everything=not is_main)

@@ -4,8 +4,10 @@ import argparse
 import logging
 import re
 import sys
+import time
 import unicodedata
 from pathlib import Path
+from typing import Any, TextIO
 
 _NAME = re.compile(r"""(?<![\w/.'"`-])([a-z]+(?:_[a-z0-9]+)+)(?:=('?)([\w.]+)\2)?(?![\w/'"`(=]|\.\w)""")
 
@@ -91,6 +93,39 @@ class _Once(logging.Filter):
         new = record.getMessage() not in self.said
         self.said.add(record.getMessage())
         return new
+
+
+class PlainLines:
+    """A stream for progress bars where no terminal draws them: now and then the state of a bar is a line of its own.
+
+    tqdm goes back to the beginning of the line by a carriage return, which a file keeps, and draws a bar again below
+    whatever else is written.
+
+    Args:
+        stream: that everything goes to; its other attributes are this one's.
+        every: seconds between two such lines; the end of a bar is shown in any case.
+    """
+
+    def __init__(self, stream: TextIO, every: float = 30.0):
+        self.stream, self.every = stream, every
+        self.after_bar, self.last, self.place = False, float("-inf"), ""
+
+    def write(self, text: str) -> int:
+        state = text.strip("\r\n ").replace("\x1b[A", "")
+        if text.startswith("\r"):
+            now, place = time.monotonic(), state.partition("[")[0]
+            is_end = "100%" in place and place != self.place
+            if state and "[00:00<" not in state and (is_end or now - self.last >= self.every):  # else it is no news
+                self.stream.write(f"{state}\n")
+                self.last, self.place = now, place
+            self.after_bar = True
+        elif state or not self.after_bar:
+            self.stream.write(text)
+            self.after_bar = False
+        return len(text)  # the ends of bars and the moves between them are left out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def show_notices(parser: argparse.ArgumentParser, verbose: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .history_flag import history_words
 from .seeds import seed_folder
 
 _NEXT = "Next: "
@@ -38,11 +39,43 @@ def after_quantize(args: argparse.Namespace) -> str:
 def after_train(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID")) -> str:
     """Args of `macrec train`, with the columns that it was given, and two items for a history."""
     bought = ["--interactions", args.interactions, *_named_columns(args)]
-    time = [] if args.until is None else ["--split", "time", "--cut", args.until]
-    evaluate = _command("evaluate", "--model", args.output, *bought, *time)
+    evaluate = _command("evaluate", "--model", args.output, *bought, *_cut(args.until))
     model = args.output if args.seeds is None else seed_folder(Path(args.output), args.seed)
-    recommend = _command("recommend", "--model", model, "--history", ",".join(items))
+    recommend = _command("recommend", "--model", model, *history_words(items))
     return f"{_NEXT}{evaluate} says how good it is, {recommend} recommends."
+
+
+def after_blend(args: argparse.Namespace, until: str | None) -> str:
+    """Args of `macrec blend`, and the day before which the model has learned all purchases, if there is one."""
+    bought = ["--interactions", args.interactions, *_named_columns(args)]
+    evaluate = _command("evaluate", args.model, *bought, *_cut(until))
+    refresh = _command("refresh", args.model, *bought)
+    return f"{_NEXT}{evaluate} says what the blend is worth, {refresh} counts new purchases, every day."
+
+
+def after_refresh(args: argparse.Namespace) -> str:
+    """Args of `macrec refresh`."""
+    return f"{_NEXT}{_command('recommend', args.model, '--histories', 'users.jsonl')} recommends by the new counts."
+
+
+def after_recommend(args: argparse.Namespace) -> str:
+    """Args of `macrec recommend`."""
+    page = _command("app", args.model, *(["--items", args.items] if args.items else []))
+    photos = "photos" if args.items else "with --items photos"
+    return f"{_NEXT}{page} shows such lists beside a catalogue to click on, {photos} too."
+
+
+def after_doctor(args: argparse.Namespace, is_model: bool) -> str:
+    """Args of `macrec doctor`.
+
+    Args:
+        is_model: whether a model directory was examined, or semantic IDs before a training.
+    """
+    if is_model:
+        return f"{_NEXT}{_command('app', args.semantic_ids)} shows what the model recommends."
+    output = "model" if "=" in args.semantic_ids else _beside(args.semantic_ids, "model")
+    train = _command("train", "--interactions", _USUAL, "--semantic-ids", args.semantic_ids, "--output", output)
+    return f"{_NEXT}{train} trains a recommender on these IDs."
 
 
 def without_next(summary: str) -> str:
@@ -66,6 +99,11 @@ def _named_columns(args: argparse.Namespace) -> list[str]:
 
 def _until(args: argparse.Namespace) -> list[str]:
     return [] if args.until is None else ["--until", args.until]
+
+
+def _cut(until: str | None) -> list[str]:
+    """The flags of an evaluation by time; none of one that leaves purchases out."""
+    return [] if until is None else ["--split", "time", "--cut", until]
 
 
 def _beside(folder: str, name: str) -> Path:

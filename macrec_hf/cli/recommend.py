@@ -15,8 +15,10 @@ from .common import (
     ranking_device,
     seconds_since,
 )
+from .history_flag import read_history
 from .inputs import add_item_column, add_model, add_title_column, read_titles
 from .messages import for_terminal
+from .next_steps import after_recommend
 from .numbers import whole
 from .run_folder import check_finished
 
@@ -29,7 +31,12 @@ HELP = "Recommends items of the catalogue for one history, or for every user of 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, "model directory of `macrec train`, or a repository of the Hub")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--history", metavar="I1,I7", help="item ids, oldest first, with commas between them")
+    source.add_argument(
+        "--history",
+        metavar="I1,I7",
+        help="item ids, oldest first, with commas between them; one with a comma in quotes, '\"a,b\",c', and "
+        "--history=-1,c where the first begins with a dash",
+    )
     source.add_argument(
         "--histories", metavar="USERS.jsonl", help='one user a line: {"user_id": "u1", "history": ["i1", "i7"]}'
     )
@@ -65,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
     device = ranking_device(args)
     check_writable(args.output)
     decoding = chosen_decoding(args)  # refused before the model is read
-    users = _one_user(args.history) if args.history is not None else read_histories(Path(args.histories))
+    users = [(None, read_history(args.history))] if args.history is not None else read_histories(Path(args.histories))
     check_finished(args.model)
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
     known = recommender.table.item_ids
@@ -93,7 +100,7 @@ def run(args: argparse.Namespace) -> str:
     if args.json:  # stdout belongs to the JSON
         sys.stderr.write(summary + "\n")
         return ""
-    return summary
+    return f"{summary}\n{after_recommend(args)}"
 
 
 def read_histories(path: Path) -> list[tuple[str, list[str]]]:
@@ -126,10 +133,6 @@ def _user(line: str) -> tuple[str, list[str]]:
     if wrong := [item for item in history if not isinstance(item, str)]:
         raise ValueError(f"got the item {shortened(wrong[0])}: item ids are strings")
     return str(user), history
-
-
-def _one_user(history: str) -> list[tuple[None, list[str]]]:
-    return [(None, [item.strip() for item in history.split(",") if item.strip()])]
 
 
 def _answer(user: str | None, ranked: "list[Recommendation]", titles: dict[str, str]) -> dict:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .common import seconds_since
 from .inputs import add_interaction_columns, add_model, interaction_columns
+from .next_steps import after_refresh
 from .run_folder import check_finished
 
 HELP = """Counts all purchases anew for the blend of a model directory. Nothing is trained or weighed, so it can run
@@ -31,4 +32,5 @@ def run(args: argparse.Namespace) -> str:
     purchases, items = refresh_directory(Path(args.model), interactions, accelerator)
     if not accelerator.is_main_process:
         return ""
-    return f"{purchases:,} purchases of {items:,} items counted in {seconds_since(args.started)}: {args.model}"
+    counted = f"{purchases:,} purchases of {items:,} items counted in {seconds_since(args.started)}: {args.model}"
+    return f"{counted}\n{after_refresh(args)}"

@@ -211,11 +211,15 @@ def finish(output: Path, trainer: "Trainer", settings: Mapping[str, Any], keep_c
     Every process has to call it, once the main process has written everything else: nothing is removed while another
     process still reads.
     """
+    from ..hub.model_card import precision
     from ..training.checkpoints import remove_checkpoints
 
     if trainer.is_world_process_zero():
         state = trainer.state
-        end = {"step": state.global_step, "epoch": state.epoch, "settings": settings}
+        made = dict(settings) | {
+            "precision": precision(trainer.args)
+        }  # which follows the machine where no flag says it
+        end = {"step": state.global_step, "epoch": state.epoch, "settings": made}
         write_json(output / FINISHED, [*state.log_history, end | {"keep_checkpoints": keep_checkpoints}])
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero() and not keep_checkpoints:

@@ -21,6 +21,7 @@ def first_model(config: "MacRecConfig", start_from: Path | None) -> "MacRecForCo
     model = MacRecForConditionalGeneration.from_pretrained(start_from)
     model.config.max_history = config.max_history
     model.config.trained_until = config.trained_until
+    model.config.hides_history = config.hides_history
     return model
 
 

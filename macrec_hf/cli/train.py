@@ -179,6 +179,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
 
     from ..model.model_files import local_directory
     from ..model.tokenization_macrec import SemanticIdTokenizer
+    from ..training.blend_purchases import hides_history
     from ..training.trainer_macrec import MacRecTrainer
 
     start = args.started
@@ -198,6 +199,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     with preparing(examples, state):
         tasks = build_tasks(args, table, examples, config.max_history)
         dates = note_dates(args, config, histories)
+        config.hides_history = hides_history(histories)
         set_seed(args.seed)
         trainer = MacRecTrainer(
             first_model(config, start_from),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .history_flag import history_text
+
 if TYPE_CHECKING:
     from .main import _Parser
 
@@ -119,6 +121,8 @@ def _words(flag: str, action: argparse.Action, value: Any, of_yaml: Any, where: 
         parts = {str(name): entry for name, entry in value.items()}
         return [f"{flag}={','.join(f'{name}={_entry(entry, where)}' for name, entry in parts.items())}"]
     if isinstance(value, list):
+        if flag == "--history" and all(isinstance(entry, str) for entry in value):
+            return [f"{flag}={history_text(value)}"]
         entries = [_entry(entry, where) for entry in value]
         if action.nargs in ("+", "*"):
             return [flag, *entries]
@@ -143,8 +147,5 @@ def _entry(entry: Any, where: str) -> str:
         ValueError: an entry that cannot stand in a list with commas between.
     """
     if not isinstance(entry, str) or "," in entry:
-        raise ValueError(
-            f"{where}: expected texts without commas, got {entry!r}. Put the id null into quotes, and "
-            "histories of ids with commas into a file."
-        )
+        raise ValueError(f"{where}: expected texts without commas, got {entry!r}. Put the id null into quotes.")
     return entry

@@ -63,6 +63,12 @@ def read_delimited(path: Path, numbers: str = "") -> Columns:
         return columns
 
 
+def delimited_columns(path: Path) -> list[str]:
+    """The header of a `.csv` or `.tsv` file; none where it is empty. Raises as [`read_delimited`]."""
+    shape = _Shape.of(path)
+    return [] if shape is None else next(iter(_Rows(path, shape)), [])
+
+
 class _QuotationError(ValueError):
     """Quotation marks that do not pair."""
 

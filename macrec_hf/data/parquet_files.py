@@ -34,6 +34,16 @@ def read_parquet(path: Path) -> pd.DataFrame:
     return table
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns of a `.parquet` file, or of all parts in a folder.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or others than parts in the folder.
+        pyarrow.ArrowInvalid: a damaged file; it is a ValueError.
+    """
+    return list(dict.fromkeys(name for part in _parts(path) for name in pq.read_schema(part).names))
+
+
 def _parts(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file.")

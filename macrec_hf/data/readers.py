@@ -59,13 +59,9 @@ def read_items(
     items = read_table(path)
     if not len(items):
         raise ValueError(f"{path}: empty catalogue: expected at least one item, got none. Was the export cut off?")
-    names, columns = [item_column] if isinstance(item_column, str) else item_column, items.columns.tolist()
-    item_column = next((name for name in names if name in items), "")
-    if not item_column:
-        raise ValueError(missing_column(path, columns, list(dict.fromkeys(names)), "item"))
+    columns = items.columns.tolist()
+    item_column = check_item_columns(path, columns, item_column, title_column, image_column)
     for kind, column in ((TITLE_COLUMN, title_column), (IMAGE_COLUMN, image_column)):
-        if column != kind and column not in columns:
-            raise ValueError(missing_column(path, columns, [column], kind))
         if column != kind:
             items[kind] = items[column]
     items[ITEM_COLUMN] = as_ids(items[item_column], item_column, path)
@@ -120,10 +116,7 @@ def read_interactions(
         table = read_table(path, numbers=time_column)
     if not len(table):
         raise ValueError(f"{path}: expected at least one interaction, got none. Was the export cut off?")
-    for kind, column in named.items():
-        if column not in table:
-            why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
-            raise ValueError(missing_column(path, table.columns.tolist(), [column], kind) + why)
+    check_interaction_columns(path, table.columns.tolist(), **named)
     users, items = (as_ids(table[column], column, path) for column in (user_column, item_column))
     short = time_column in table.attrs.get(SHORT_FLOATS, ())
     times = table[time_column]
@@ -138,6 +131,28 @@ def read_interactions(
             "moments less than some two minutes apart may count as one. Write it as whole numbers of 64 bits.",
         )
     return interactions
+
+
+def check_item_columns(
+    path: Path, columns: Sequence[str], item_column: str | Sequence[str], title_column: str, image_column: str
+) -> str:
+    """The column of ids, of a table with these columns; ValueError where one that is named is missing."""
+    names = [item_column] if isinstance(item_column, str) else item_column
+    found = next((name for name in names if name in columns), None)
+    if found is None:
+        raise ValueError(missing_column(path, columns, list(dict.fromkeys(names)), "item"))
+    for kind, column in ((TITLE_COLUMN, title_column), (IMAGE_COLUMN, image_column)):
+        if column != kind and column not in columns:
+            raise ValueError(missing_column(path, columns, [column], kind))
+    return found
+
+
+def check_interaction_columns(path: Path, columns: Sequence[str], **named: str) -> None:
+    """ValueError where one of the columns of users, items and times is missing: `{"user": name, …}`."""
+    for kind, column in named.items():
+        if column not in columns:
+            why = " Without it the order is unknown: if the file is in time order, number the rows." * (kind == "time")
+            raise ValueError(missing_column(path, columns, [column], kind) + why)
 
 
 def _photo_sources(cells: list[Any], path: Path) -> pd.Series:

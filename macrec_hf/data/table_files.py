@@ -1,6 +1,7 @@
 """Tables in every format that is read: `.jsonl`, `.csv`, `.tsv`, `.parquet` and `X.inter.json`."""
 
 import hashlib
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .delimited_files import read_delimited
-from .parquet_files import read_parquet
+from .delimited_files import delimited_columns, read_delimited
+from .parquet_files import parquet_columns, read_parquet
 from .text_files import json_kind, json_lines, read_json, shortened
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+_FIRST_ROWS = 1000  # of a .jsonl file that may name its columns; ours
 _REMEDIES = {
     ".json": "A file with one JSON object a line must be called .jsonl; write a list of objects that way.",
     ".ndjson": "Rename it to .jsonl.",
@@ -58,6 +60,29 @@ def read_table(path: Path, numbers: str = "") -> pd.DataFrame:
     raise ValueError(
         f"{path}: unknown format. Expected a name that ends with one of {', '.join(TABLE_SUFFIXES)}. {remedy}".rstrip()
     )
+
+
+def table_columns(path: Path) -> list[str] | None:
+    """Names of a table's columns, from its beginning.
+
+    Returns:
+        None where that does not tell: a `.jsonl` of more rows, a pipe, or a file at which [`read_table`] says what is
+        wrong, which for one that is not there, or of an unknown format, is raised here already.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    if not path.exists() or not (path.is_dir() or name.endswith(TABLE_SUFFIXES)):
+        read_table(path)
+    if not (path.is_file() or path.is_dir()):
+        return None
+    try:
+        if path.is_dir() or name.endswith(".parquet"):
+            return parquet_columns(path)
+        if name.endswith(".jsonl"):
+            rows = [row for _, row in islice(json_lines(path), _FIRST_ROWS)]
+            return None if len(rows) == _FIRST_ROWS else list(dict.fromkeys(key for row in rows for key in row))
+        return delimited_columns(path)
+    except (OSError, ValueError):
+        return None
 
 
 def read_inter_json(path: Path) -> pd.DataFrame:

@@ -3,21 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..doctor.blend_figures import SOURCE_WORDS
 from ..doctor.html_page import render
 from ..evaluation.report import quoted_column
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@10")
 OURS = ("blend", "ensemble", "text", "image")
-WORDS = {
-    "blend": "the model and what customers did (blend)",
+WORDS = SOURCE_WORDS | {
     "ensemble": "the model, by text and photo",
     "text": "the model, by text alone",
     "image": "the model, by photo alone",
-    "co_occurrence": "bought nearest to each other (co-occurrence)",
-    "co_visitation": "bought within five purchases (co-visitation)",
-    "co_visitation_new_items": "co-visitation, without what the customer has",
-    "recent_then_popularity": "own products, then best sellers",
-    "popularity": "best sellers",
     "random": "chance",
 }
 

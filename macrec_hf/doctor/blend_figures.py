@@ -13,11 +13,11 @@ KINDS = {
     "looks or reads alike": ("alike_",),
     "nobody has bought it yet": ("is_new", "family"),
 }
-_WORDS = {
+SOURCE_WORDS = {
     BLEND: "the blend of model and purchases",
     MODEL: "the model",
-    "popularity": "bestsellers",
-    "recent_then_popularity": "the customer's own items before bestsellers",
+    "popularity": "best sellers",
+    "recent_then_popularity": "the customer's own items before best sellers",
     "co_visitation": "items bought within five purchases of each other (co-visitation)",
     "co_visitation_new_items": "co-visitation, without what the customer has",
     "co_occurrence": "items bought nearest to each other (co-occurrence)",
@@ -26,7 +26,7 @@ _WORDS = {
 
 def source_words(name: str) -> str:
     """A source of recommendations, in words."""
-    return _WORDS[name]
+    return SOURCE_WORDS[name]
 
 
 def blend_figures(blend: Blend) -> dict[str, Any] | None:

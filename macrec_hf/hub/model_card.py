@@ -16,7 +16,7 @@ from ..model.semantic_ids import SemanticIdTable
 from .markdown import render
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 PICTURE_NAME = "code_usage.png"
 NAME = "Generative recommender over semantic IDs"
@@ -86,6 +86,11 @@ def model_card(
     return with_results(card, metrics) if metrics else card
 
 
+def precision(arguments: "TrainingArguments") -> str:
+    """In what a training computes, in words: its arguments say it once they are made."""
+    return "bfloat16 autocast" if arguments.bf16 else "float16 autocast" if arguments.fp16 else "float32"
+
+
 def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
     """What a `MacRecTrainer` knows of its training, for `model_card(training=…)`."""
     state, arguments, config = trainer.state, trainer.args, cast(PreTrainedModel, trainer.model).config
@@ -96,7 +101,7 @@ def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
         "learning rate": f"{arguments.learning_rate:g}",
         "weight decay": f"{arguments.weight_decay:g}",
         "dropout": f"{config.dropout_rate:g}",
-        "precision": "bfloat16 autocast" if arguments.bf16 else "float16 autocast" if arguments.fp16 else "float32",
+        "precision": precision(arguments),
         "seed": arguments.seed,
     }
     if arguments.load_best_model_at_end and state.best_model_checkpoint:

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..data.output_folder import output_folder
+from ..evaluation.own_history import quoted
 from ..model.blend import BLEND_NAME, Blend
 from ..model.checksums import write_checksums
 from ..model.files import follow_umask, replacing
-from ..model.inference import check_finite_weights
+from ..model.inference import check_finite_weights, without_bars
 from ..model.model_files import (
     CARD_NAME,
     ITEM_COUNTS_NAME,
@@ -106,7 +107,10 @@ def save_model_directory(
         check_quantizer(quantizer, table, "quantizer")
     bought = check_item_counts(item_counts, table)
     with output_folder(directory, "config.json", stale=parts_that_may_be_absent()) as beside:
-        model.save_pretrained(beside, semantic_ids=table)
+        if blend is not None and "repeat_rate" in blend.about:  # decides on lists without the blend, too
+            model.config.hides_history = quoted(blend.about["repeat_rate"]) == "hidden"
+        with without_bars():
+            model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
         if bought is not None:
             save_file({"item_counts": bought}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
@@ -120,14 +124,15 @@ def save_model_directory(
             purchase_counts.save(beside)
             blend.save(beside)
         if quantizer is not None:
-            quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
+            with without_bars():
+                quantizer.save_pretrained(beside / QUANTIZER_FOLDER)
         write_code(beside, include_code)
         has_counts = purchase_counts is not None and blend is not None
         kept_back = has_counts and counts == "none"
         if kept_back:
             logger.warning(
                 "%s: counts of purchases and their weights are left out, since they are customers' data; lists are "
-                'the model\'s own there. counts="rounded" or counts="all" takes them along.',
+                "the model's own there. With counts rounded, or all, in place of none they go along.",
                 directory,
             )
         write_checksums(beside, left_out=["purchase_counts"] if kept_back else [])

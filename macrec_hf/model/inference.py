@@ -4,15 +4,17 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.utils import logging as library
 
 from .checksums import check_beside, check_files
 from .files import folder_beside, read_json
@@ -22,6 +24,22 @@ Result = TypeVar("Result")
 # While transformers loads a model it changes its own classes, for all threads: no weight is tied meanwhile. Two loads
 # at once would leave it so.
 LOADING = threading.RLock()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bar of transformers inside, which counts the weights of a model that is read or written in no time.
+
+    Who has switched off bars of downloads keeps the others: transformers switches both together.
+    """
+    if not library.is_progress_bar_enabled() or are_progress_bars_disabled():
+        yield
+        return
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.enable_progress_bar()
 
 
 @contextmanager
@@ -140,10 +158,10 @@ def load_weights(
             _check_heads(model_class, config, folder)
     if local:
         _check_own(name_or_path, own_files, where)
-    library = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
-    library.addFilter(_is_error)  # at a level of its own the library would tell of layers that are not sharded
+    reports = logging.getLogger("transformers.modeling_utils")  # its report of what does not fit has many lines
+    reports.addFilter(_is_error)  # at a level of its own the library would tell of layers that are not sharded
     try:
-        with LOADING:
+        with LOADING, without_bars() if local else nullcontext():  # a download keeps its bar
             model, info = load(name_or_path, *args, **kwargs, output_loading_info=True)
     except torch.OutOfMemoryError:
         raise
@@ -153,7 +171,7 @@ def load_weights(
             "edited, or cut off while it was copied? Copy the folder again."
         ) from error
     finally:
-        library.removeFilter(_is_error)
+        reports.removeFilter(_is_error)
     if name_or_path is not None and not local:  # now the files are fetched
         _check_own(name_or_path, own_files, where)
     _refuse(name_or_path, info["missing_keys"], info["unexpected_keys"])

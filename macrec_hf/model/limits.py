@@ -9,9 +9,12 @@ from typing import cast
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .inference import pad_rows
 from .trie import SemanticIdTrie
+
+logger = logging.get_logger(__name__)
 
 ItemIds = Sequence[str] | Sequence[Sequence[str]]  # for everybody, or one list a user
 
@@ -209,16 +212,32 @@ def _rows_of(
     items = list(items)
     if all(isinstance(item, str) for item in items):
         rows = item_rows(row_of, cast(list[str], items), name, skip_unknown)
+        _tell_unknown(row_of, [items], [rows], name)
         return torch.from_numpy(rows).expand(num_users, -1)
     if len(items) != num_users or any(isinstance(item, str) or not isinstance(item, Iterable) for item in items):
         raise ValueError(
             f"{name}: expected item ids, or one list of item ids for each of the {num_users} histories, got "
             f"{len(items)} entries."
         )
+    items = [list(of_user) for of_user in items]
     each = [
         item_rows(row_of, of_user, f"{name} of history {user}", skip_unknown) for user, of_user in enumerate(items)
     ]
+    _tell_unknown(row_of, items, each, name)
     return torch.from_numpy(pad_rows(each)[0])
+
+
+def _tell_unknown(row_of: Mapping[str, int], items: Sequence[Sequence], rows: Sequence[np.ndarray], name: str) -> None:
+    """A notice of the ids in an argument that were left out, and of users for whom that leaves none."""
+    if sum(map(len, items)) == sum(map(len, rows)):
+        return
+    unknown = [item for of_user in items for item in of_user if item not in row_of]
+    emptied = sum(bool(given) and not len(kept) for given, kept in zip(items, rows, strict=True))
+    whose = "" if len(items) == 1 else f" for {emptied:,} of {len(items):,} histories"
+    nothing = (
+        f" Nothing is left of it{whose}, so nothing is allowed there." if emptied and name.startswith("a") else ""
+    )
+    logger.warning(f"Left out {len(unknown):,} unknown items of {name}, such as {unknown[:3]}.{nothing}")
 
 
 def _of_users(limit: torch.Tensor | None, users: np.ndarray | None) -> torch.Tensor | None:

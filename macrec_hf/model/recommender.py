@@ -235,8 +235,8 @@ class MacRecRecommender:
                 "average".
             allowed_items: ids that may appear, for everybody or one list a user. None: all.
             excluded_items: ids that may not appear, in the same form.
-            exclude_history: whether a user's own items may not appear. None: as the blend was fitted, which leaves
-                them out where fewer than 1 % of purchases are repeats; without a blend they may appear.
+            exclude_history: whether a user's own items may not appear. None: they are left out where the blend, or
+                else `macrec train`, found that fewer than 1 % of purchases are repeats; else they may appear.
             on_unknown: "raise", or "skip" to leave out ids that the table lacks, in histories and limits.
             batch_size: users at a time.
             progress: whether to show a progress bar.
@@ -259,7 +259,7 @@ class MacRecRecommender:
         skip, catalogue = on_unknown == "skip", self._items
         row_of = catalogue.table.row_of
         rows = [item_rows(row_of, history, f"history {user}", skip) for user, history in enumerate(histories)]
-        left_out = rows if catalogue.hides_history(exclude_history) else None
+        left_out = rows if catalogue.leaves_out_history(exclude_history, self.model.config) else None
         limits = Limits.from_ids(row_of, len(rows), allowed_items, excluded_items, left_out, skip_unknown=skip)
         make = catalogue.blended if fusion == BLEND else catalogue.decoded
         found, unread = make(self.model, rows, decoding, limits, progress)

@@ -11,6 +11,7 @@ from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
 from .blend import BLEND, BY_MODALITY, MODEL, OFFSETS, WINDOWS, Blend, BlendInputs, Candidates, find_candidates
+from .configuration_macrec import MacRecConfig
 from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from .inference import pad_rows
 from .limits import Limits
@@ -134,10 +135,10 @@ class ServedCatalogue:
             raise ValueError(f"fusion: expected another than 'blend', which weighs all modalities, for {modality!r}.")
         return "average" if fusion == BLEND and self.blend is not None and self.blend.serves == MODEL else fusion
 
-    def hides_history(self, exclude_history: bool | None) -> bool:
-        """Whether own items are left out; None: as the blend was fitted."""
+    def leaves_out_history(self, exclude_history: bool | None, config: MacRecConfig) -> bool:
+        """Whether own items are left out; None: see [`hides_history`]."""
         if exclude_history is None:
-            return self.blend is not None and bool(self.blend.about.get("hides_history"))
+            return hides_history(self.blend, config)
         if not isinstance(exclude_history, bool):
             raise ValueError(f"exclude_history: expected True, False or None, got {exclude_history!r}.")
         return exclude_history
@@ -363,6 +364,12 @@ def _check_terms(blend: Blend, table: SemanticIdTable, inputs: BlendInputs) -> N
 def codes_of(table: SemanticIdTable) -> dict[str, np.ndarray]:
     """The semantic IDs as the blend reads them."""
     return {name: table.codes[name].numpy() for name in table.modalities}
+
+
+def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
+    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found it, else not."""
+    of_blend = None if blend is None else blend.about.get("hides_history")
+    return bool(config.hides_history if of_blend is None else of_blend)
 
 
 def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.histories import user_histories
-from ..data.splits import split_users, validation_halves
-from ..data.time_split import histories_until
+from ..data.histories import Histories, user_histories
+from ..data.splits import SplitUsers, split_users, validation_halves
+from ..data.time_split import HistoriesUntil, histories_until
 from ..evaluation.baselines import best_window
 from ..evaluation.blend_lists import USERS_AT_A_TIME, blend_inputs, candidates_of
 from ..evaluation.own_history import quoted, repeat_rate
@@ -111,7 +111,7 @@ def _leave_one_out(interactions: pd.DataFrame, row_of: dict[str, int]) -> Explai
         None if everyone.days is None else everyone.days[users],
         everyone.counted,
         everyone.counted_days,
-        repeat_rate(everyone.histories, everyone.targets),
+        share_bought_again(everyone),
     )
 
 
@@ -120,7 +120,6 @@ def _by_time(interactions: pd.DataFrame, row_of: dict[str, int], until: str) -> 
     users = _chosen(known.user_ids)
     bought = [known.later[user] for user in users]
     days = None if known.first_day is None else np.full(len(users), known.first_day, dtype=np.int64)
-    everyone = [known.items[user] for user in np.repeat(np.arange(len(known)), [len(items) for items in known.later])]
     return Explained(
         [known.items[user] for user in users],
         np.repeat(np.arange(len(users)), [len(items) for items in bought]),
@@ -128,9 +127,31 @@ def _by_time(interactions: pd.DataFrame, row_of: dict[str, int], until: str) -> 
         days,
         [*known.items, *known.short_items],
         None if known.days is None else [*known.days, *(known.short_days or [])],
-        repeat_rate(everyone, np.concatenate(known.later)),
+        share_bought_again(known),
         known.newcomers,
     )
+
+
+def share_bought_again(known: SplitUsers | HistoriesUntil) -> float:
+    """How many of all validation purchases are of an item that the customer had, which decides whether lists hide it.
+
+    Args:
+        known: the users of the validation split; by time those of `--until`, all of whose later purchases count.
+    """
+    if isinstance(known, SplitUsers):
+        return repeat_rate(known.histories, known.targets)
+    owners = np.repeat(np.arange(len(known)), [len(items) for items in known.later])
+    return repeat_rate([known.items[user] for user in owners], np.concatenate(known.later))
+
+
+def hides_history(histories: Histories) -> bool:
+    """Whether lists leave out what a customer has, for the configuration of a model that learns from these histories.
+
+    Args:
+        histories: as `user_histories` gives them, or by time `histories_until`.
+    """
+    known = histories if isinstance(histories, HistoriesUntil) else split_users(histories, "validation")
+    return quoted(share_bought_again(known)) == "hidden"
 
 
 def _chosen(user_ids: list[str]) -> np.ndarray:

@@ -62,14 +62,20 @@ class Announcement(TrainerCallback):
             return
         weights = sum(weight.numel() for weight in model.parameters()) if model is not None else 0
         end = f"ends at step {state.max_steps:,}"
-        if self.patience:
-            earliest = math.ceil(UNCUT * state.max_steps)
+        if self.patience and (earliest := self._earliest(state)):
             end += f", or from step {earliest:,} on after {self.patience} evaluations without progress"
         tqdm.write(self.first_line)
         tqdm.write(
             f"{self.num_examples:,} examples, {weights:,} parameters, on {args.device}: {state.max_steps:,} steps "
             f"({state.num_train_epochs:g} epochs), {end}."
         )
+
+    def _earliest(self, state: TrainerState) -> int | None:
+        """The first step at which patience may end the run; None where too few evaluations are planned for that."""
+        every = max(1, int(state.eval_steps))
+        # The first evaluation is progress, so that patience ends with one more than it has.
+        first = every * max(self.patience + 1, math.ceil(UNCUT * state.max_steps / every))
+        return first if first < state.max_steps else None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

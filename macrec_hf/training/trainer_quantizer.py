@@ -265,7 +265,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             logger.warning(
                 "Share of items without a partner in their batch: %s. Above %.0f %% the contrastive loss mostly "
                 "compares items with themselves: take a larger batch or fewer pseudo-labels.",
-                {name.removeprefix("without_partner_"): round(value, 2) for name, value in alone.items()},
+                ", ".join(f"{name.removeprefix('without_partner_')} {value:.2f}" for name, value in alone.items()),
                 100 * WITHOUT_PARTNER_WARNING,
             )
 

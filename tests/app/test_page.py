@@ -1,6 +1,7 @@
 """The Gradio page without a browser: what its handlers answer, and that it offers only what the shop can do."""
 
 import asyncio
+import copy
 import socket
 from types import SimpleNamespace
 
@@ -147,6 +148,16 @@ def test_the_page_offers_what_the_shop_can_do(tmp_path):
     tokenizer = type(old.tokenizer).from_table(table)
     one = Shop(MacRecRecommender(model=old.model, tokenizer=tokenizer, table=table))
     assert not components(build_page(one, Thumbnails(tmp_path)))["modality"].visible
+
+
+def test_the_history_is_left_out_at_first_where_nobody_buys_twice(tmp_path):
+    old = open_shop().recommender
+    model = copy.copy(old.model)
+    for noted in (None, True):
+        model.config = copy.deepcopy(old.model.config)
+        model.config.hides_history = noted
+        shop = Shop(MacRecRecommender(model=model, tokenizer=old.tokenizer, table=old.table))
+        assert components(build_page(shop, Thumbnails(tmp_path)))["exclude-history"].value is bool(noted)
 
 
 def test_no_handler_is_a_public_endpoint_and_nothing_is_counted(tmp_path):

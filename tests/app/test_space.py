@@ -7,13 +7,18 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 import yaml
 from app_tools import NO_PHOTO, NUM_ITEMS, open_shop, shop_folder
 from forks import run_alone
 from PIL import Image
 
+from macrec_hf import MacRecRecommender
 from macrec_hf.app.shop import Shop
 from macrec_hf.app.space import GRADIO, PHOTO_SIDE, space_files, write_space
+from macrec_hf.data.purchase_counting import count_purchases
+from macrec_hf.model.blend import Blend
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +56,25 @@ def test_a_space_holds_model_photos_and_encoders(tmp_path):
     assert others and all((moved / path).is_file() for path in others)
     done = run_alone(lambda: run_in(moved, "try.py"))
     assert done.returncode == 0 and done.stdout.strip() == "['p0000', 'p0001']", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [("none", "no counts"), ("rounded", "rounded counts"), ("all", "all counts")]
+)
+def test_counts_of_purchases_go_along_as_they_are_asked_for(tmp_path, counts, said):
+    shop, count = open_shop(), count_purchases([np.arange(5) + user % 5 for user in range(20)], NUM_ITEMS)
+    old = shop.recommender
+    blended = MacRecRecommender(
+        model=old.model, tokenizer=old.tokenizer, table=old.table, purchase_counts=count,
+        blend=Blend({"sold_log1p": 1.0}, about={"window": count.window, "hides_history": True, "repeat_rate": 0.0}),
+    )  # fmt: skip
+    told = write_space(tmp_path, Shop(blended), shop_folder() / "model", counts=counts)
+    assert told == f"A Space with the model, 0 photos, {said} of purchases"
+    kept = MacRecRecommender.from_pretrained(tmp_path / "model")
+    assert (kept.blend is None) == (counts == "none") and kept.model.config.hides_history is True
+    old.model.config.hides_history = None
+    if counts != "none":
+        assert (kept.purchase_counts.customers.min() >= 5) == (counts == "rounded")
 
 
 def test_a_repository_of_the_hub_is_named_and_a_folder_of_this_machine_is_no_encoder(tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
         (["quantize", "--embeddings", "text=a,text=b", "--output", "{out}"], "each name once"),
         (["quantize", "--config", "nowhere.yaml"], "expected a YAML file"),
         (["quantize", "--config", "{yaml}"], "'colour' is no flag of macrec quantize"),
-        (["train", "--interactions", "nowhere.csv", "--semantic-ids", "{out}", "--output", "{out}"], "semantic_ids"),
+        (["train", "--interactions", "nowhere.csv", "--semantic-ids", "{out}", "--output", "{out}"], "nowhere.csv"),
     ],
 )
 def test_one_clear_error(shop, tmp_path, capsys, words, message):

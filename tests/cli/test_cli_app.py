@@ -56,6 +56,7 @@ def test_photos_outside_the_folder_are_shown_only_when_allowed(tmp_path, capsys,
     [
         (["nowhere"], "Expected 'nowhere' to be a model directory or a repository of the Hub"),
         (["{shop}/model", "--items", "{shop}/none.jsonl"], "none.jsonl"),
+        (["{shop}/model", "--counts", "all"], "--counts all: expected --space and a model directory of this machine"),
         (["{shop}/model", "--encoders", "{shop}/model"], "--encoders: expected a folder that `macrec embed` wrote"),
     ],
 )

@@ -1,13 +1,18 @@
 """Tables whose columns have other names than expected: nothing is left out without a word."""
 
 import json
+import subprocess
+import sys
+from textwrap import dedent
 
+import pandas as pd
 import pytest
 from hub_tools import quantized_shop, train
 from PIL import Image
 
 from macrec_hf import EmbeddingStore, MacRecRecommender, read_interactions, read_items
 from macrec_hf.cli.main import main
+from macrec_hf.data.table_files import read_table, table_columns
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +90,61 @@ def test_the_column_that_was_meant_is_named(tmp_path):
     with pytest.raises(ValueError, match="Name the right one with --time-column") as caught:
         read_interactions(path, "User_ID", "item id")
     assert "Did you mean" not in str(caught.value)
+
+
+def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
+    """In a process of its own, where torch would be seen."""
+    (tmp_path / "items.csv").write_text("sku,name,photo\na,b,c\n")
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "b"}\n')
+    pd.DataFrame({"sku": ["a"]}).to_parquet(tmp_path / "items.parquet")
+    (tmp_path / "bought.tsv").write_text("user_id\titem_id\twhen\na\tb\t3\n")
+    embed, train = ["embed", "--output", "e", "--items"], ["train", "--semantic-ids", "x", "--output", "m"]
+    told = [
+        ([*embed, "items.csv"], "Name the right one with --item-column"),
+        (
+            [*embed, "items.csv", "--item-column", "sku", "--image-column", "photos"],
+            "Did you mean --image-column photo?",
+        ),
+        (
+            [*embed, "items.jsonl", "--text-columns", "title,words"],
+            "expected columns of the items, ['item_id', 'title']",
+        ),
+        ([*embed, "items.parquet"], "expected a column 'item_id', got ['sku']"),
+        ([*embed, "none.jsonl"], "none.jsonl: no such file"),
+        ([*train, "--interactions", "bought.tsv"], "Name the right one with --time-column"),
+        (["refresh", "m", "--interactions", "bought.xlsx"], "bought.xlsx: no such file"),
+        (["recommend", "m", "--history", "a", "--items", "items.csv"], "expected a column 'item_id'"),
+    ]
+    code = f"""
+        import sys
+        from macrec_hf.cli.main import main
+        for words, _ in {told!r}:
+            assert main(words) == 1
+        print("torch" in sys.modules or "transformers" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+    for line, (words, message) in zip(done.stderr.splitlines(), told, strict=True):
+        assert line.startswith(f"macrec {words[0]}: error: ") and message in line
+
+
+def test_columns_are_known_from_the_beginning_of_a_table(tmp_path):
+    rows = [json.dumps({"a": 1} | ({"b": 2} if row == 999 else {})) for row in range(1001)]
+    for name, lines, columns in (("few", rows[:999], ["a"]), ("many", rows, None), ("broken", ["{"], None)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        assert table_columns(tmp_path / f"{name}.jsonl") == columns
+    (tmp_path / "t.csv").write_text('sep=;\n"a;b";c\n1;2\n')
+    assert table_columns(tmp_path / "t.csv") == read_table(tmp_path / "t.csv").columns.tolist() == ["a;b", "c"]
+    (tmp_path / "parts").mkdir()
+    for name, column in (("part.1", "x"), ("part.2", "y")):
+        pd.DataFrame({column: [1]}, index=pd.Index(["i"], name="id")).to_parquet(
+            tmp_path / "parts" / f"{name}.parquet"
+        )
+    assert sorted(table_columns(tmp_path / "parts")) == sorted(read_table(tmp_path / "parts").columns)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        table_columns(tmp_path / "none.csv")
+    (tmp_path / "t.xlsx").write_text("x")
+    with pytest.raises(ValueError, match="unknown format"):
+        table_columns(tmp_path / "t.xlsx")

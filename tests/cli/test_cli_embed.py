@@ -37,7 +37,10 @@ def test_offline_by_default(shop, capfd, caplog):
     assert embed(shop) == 0
     out = capfd.readouterr().out
     assert [line.split(" ")[0] for line in out.splitlines()] == ["4", "Next:"]
-    assert "4 items → text 2 by offline from title (1 missing), image 2 by offline (1 missing)" in out
+    whole = (
+        "4 items, 3 with text (encoder offline, 2 numbers each, from title), 3 with image (encoder offline, 2 numbers"
+    )
+    assert whole in out
     assert "02: 2.png: no picture, or in none of the formats" in caplog.text
     store = EmbeddingStore.open(shop / "emb")
     assert store.modalities == {"text": 2, "image": 2}
@@ -51,13 +54,13 @@ def test_texts_in_columns_of_other_names_are_not_passed_over_in_silence(shop, ca
     (shop / "items.csv").write_text("\n".join([header, *rows]))
     words = ["--item-column", "sku", "--image-column", "photo"]
     assert embed(shop, *words, items="items.csv") == 0
-    assert "from category, image" in capfd.readouterr().out
+    assert "1 number each, from category), 4 with image" in capfd.readouterr().out
     assert "No item has a title or a text" in caplog.text and "--title-column" in caplog.text
     caplog.clear()
     assert embed(shop, *words, "--title-column", "name", "--overwrite", items="items.csv") == 0
-    assert "from title, category, image" in capfd.readouterr().out
+    assert "from title, category), 4 with image" in capfd.readouterr().out
     assert embed(shop, *words, "--text-columns", "name", "--overwrite", items="items.csv") == 0
-    assert "from name, image" in capfd.readouterr().out and "No item has a title" not in caplog.text
+    assert "from name), 4 with image" in capfd.readouterr().out and "No item has a title" not in caplog.text
     assert embed(shop, *words, "--text-model", "none", "--overwrite", items="items.csv") == 0
     assert "from" not in capfd.readouterr().out and "No item has a title" not in caplog.text
 

@@ -70,7 +70,7 @@ def test_evaluate_writes_metrics_and_lists(shop, capsys, tmp_path, split):
     metrics, lists = tmp_path / "metrics.json", tmp_path / "lists.jsonl"
     status, out, err = run(
         capsys, "evaluate", "--model", folder / "model", "--interactions", folder / "interactions.csv",
-        "--split", split, "--output", metrics, "--predictions", lists,
+        "--split", split, "--output", metrics, "--predictions", lists, "--tables",
     )  # fmt: skip
     assert status == 0, err
     found = json.loads(metrics.read_text())
@@ -139,7 +139,7 @@ def test_recommend_for_one_history(shop, capsys):
     status, out, err = run(capsys, *words, "--items", folder / "items.jsonl")
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0].split() == ["rank", "item_id", "score"] and len(lines) == 5
+    assert lines[0].split() == ["rank", "item_id", "score"] and len(lines) == 6
     for rank, (line, (item, score)) in enumerate(zip(lines[1:4], expected, strict=True), start=1):
         assert line.split() == [str(rank), item, f"{score:.4f}", "Thing", item]
     assert lines[4].startswith("3 recommendations for 1 user in")
@@ -165,7 +165,8 @@ def test_recommend_for_a_file_of_users(shop, capsys, tmp_path):
         capsys, *words, "--output", tmp_path / "recs.jsonl", "--exclude-history", "--modality", "image"
     )
     assert status == 0, err
-    assert out.startswith("8 recommendations for 2 users in") and out.count("\n") == 1
+    assert out.startswith("8 recommendations for 2 users in") and out.count("\n") == 2
+    assert out.splitlines()[1].startswith(f"Next: macrec app {folder / 'model'} shows such lists")
     rows = [json.loads(line) for line in (tmp_path / "recs.jsonl").read_text().splitlines()]
     expected = recommender.recommend([["01", "07"], ["03"]], top_k=4, exclude_history=True, modality="image")
     assert [row["user_id"] for row in rows] == ["u1", "2"]

@@ -46,15 +46,15 @@ def evaluate(folder, interactions, *more):
 def test_tables_lists_and_figures(shop, tmp_path, capsys):
     card = (shop / "model" / "README.md").read_text()
     files = ["--output", tmp_path / "m.json", "--predictions", tmp_path / "lists.jsonl"]
-    assert evaluate(shop, shop / "interactions.csv", "--cut", CUT, *files) == 0
+    assert evaluate(shop, shop / "interactions.csv", "--cut", CUT, *files, "--tables") == 0
     report = json.loads((tmp_path / "m.json").read_text())
     assert (report["split"], report["cut"], report["num_purchases"], report["num_users"]) == ("time", CUT, 36, 12)
     assert report["num_new_customers"] == 1 and report["settings"]["trained_until"] == CUT
     out = capsys.readouterr().out.splitlines()
     heads = [line.split() for line in out if line.startswith("NDCG@10 of")]
-    assert heads == [["NDCG@10", "of", *"seen items unseen items new customers unseen places".split()]] * 2
+    assert heads == [["NDCG@10", "of", *"seen items unseen items new customers unseen places".split()]] * 3
     rows = [line for line in out if line.startswith("popularity ")]
-    assert len(rows) == 4  # two tables a column
+    assert len(rows) == 4 + 2 * (report["verdict"]["best"] == "popularity")  # two tables a column, and the answer
     seen, places = report["seen"]["popularity"]["ndcg@10"], report["unseen_places"]["popularity"]
     assert f" {seen:.4f} ± " in rows[1] and rows[1].endswith(f"{places:.3f}")
     assert any(line.startswith(f"36 purchases from {CUT} on by 12 users; ") for line in out)
@@ -70,6 +70,24 @@ def test_tables_lists_and_figures(shop, tmp_path, capsys):
     new = next(line for line in lines if line["user_id"] == "u11")
     assert [item for item, _ in new["ensemble"]] == [item for item, _ in new["popularity"]]
     assert (shop / "model" / "README.md").read_text() == card  # it holds leave-one-out results
+
+
+@pytest.mark.parametrize(
+    ("whom", "dates", "heads"),
+    [("u11", (), ["seen items", "unseen items", "unseen places"]), ("", (f"i{row}" for row in range(24)), [])],
+)
+def test_kinds_of_purchases_that_there_are_none_of_have_no_column(shop, tmp_path, capsys, whom, dates, heads):
+    """Without the new customer, and with every item sold to every other customer before the cut."""
+    header, *lines = (shop / "interactions.csv").read_text().splitlines()
+    lines = [line for line in lines if not whom or not line.startswith(f"{whom},")]
+    lines += [f"u{user},{item},2020-01-02" for item in dates for user in range(12)]
+    (tmp_path / "some.csv").write_text("\n".join([header, *lines]))
+    assert evaluate(shop, tmp_path / "some.csv", "--cut", CUT, "--tables") == 0
+    out = capsys.readouterr().out
+    found = [line.removeprefix("NDCG@10 of") for line in out.splitlines() if line.startswith("NDCG@10 of")]
+    assert [line.split() for line in found] == [" ".join(heads).split()] * (3 if heads else 0)
+    whose = "all of items that were sold before, by customers who had bought before"
+    assert " - " not in out and (whose in out) is not heads
 
 
 def test_purchases_after_the_cut_exchanged_leave_every_list(shop, tmp_path):

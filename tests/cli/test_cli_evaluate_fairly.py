@@ -86,7 +86,7 @@ def test_counts_of_the_model_directory_are_not_looked_at(shop, tmp_path):
 
 def test_hidden_lists_hold_nothing_that_the_user_has(shop, tmp_path, capsys):
     folder, histories = shop
-    report, lists = evaluate(folder / "model", folder / "interactions.csv", tmp_path)
+    report, lists = evaluate(folder / "model", folder / "interactions.csv", tmp_path, "--tables")
     for user, rows in enumerate(histories):
         own = {f"i{row}" for row in rows[:-1]}
         hidden = lists[f"u{user}"]["hidden"]
@@ -99,6 +99,26 @@ def test_hidden_lists_hold_nothing_that_the_user_has(shop, tmp_path, capsys):
     hidden = report["hidden"]["ensemble"]
     assert f"ensemble HR@10 {hidden['hr@10']:.4f}, NDCG@10 {hidden['ndcg@10']:.4f} (own history hidden)" in out[-2]
     assert out[-1] == report["verdict"]["text"]
+
+
+def test_the_answer_is_short(shop, tmp_path, capsys):
+    """The model's row, the best other and those of other libraries, of the column to quote; the verdict is the end."""
+    folder, histories = shop
+    lines = [{"user_id": f"u{user}", "items": [f"i{row}" for row in range(NUM_ITEMS)]} for user in range(NUM_USERS)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["--lists", f"mine={tmp_path / 'mine.jsonl'}"]
+    report, _ = evaluate(folder / "model", folder / "interactions.csv", tmp_path, *words)
+    head, names, *out = capsys.readouterr().out.splitlines()
+    assert head == "own history hidden, the column to quote:" and names.split() == ["hr@10", "ndcg@10", "coverage"]
+    best, hidden = report["verdict"]["best"], report["hidden"]
+    for line, name in zip(out, dict.fromkeys(["ensemble", best, "mine"]), strict=False):
+        (low, high), row = hidden["intervals"][name]["ndcg@10"], hidden[name]
+        assert line.split()[0] == name and f" {row['hr@10']:.4f} ± " in line
+        assert f" {row['ndcg@10']:.4f} ± {(high - low) / 2:.4f} " in line
+        assert line.endswith(f"{hidden['coverage'][name]:.3f}")
+    assert len(out) <= 3 + 5 and out[-1] == report["verdict"]["text"]
+    others = len(hidden["coverage"]) - len({"ensemble", best, "mine"})
+    assert out[-3] == f"{others} more rows, and the other column: --tables shows them"
 
 
 def test_lists_of_other_libraries_from_the_command_line(shop, tmp_path, capsys):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from macrec_hf.cli.main import main
 from macrec_hf.cli.run_folder import FINISHED
+from macrec_hf.cpu import has_bf16_units
 from macrec_hf.training.checkpoints import checkpoints_in
 
 
@@ -62,6 +63,25 @@ def test_a_finished_run_resumed_writes_the_same_again(inputs, tmp_path, stage):
     (tmp_path / "out" / FINISHED).unlink()
     assert main(arguments) == 0  # with --resume, as after a kill between the last checkpoint and the result
     assert result.read_bytes() == before and checkpoints_in(tmp_path / "out" / "checkpoints")[0] == last
+
+
+@pytest.mark.parametrize(("step", "hides"), [(1, True), (0, False)])
+def test_a_model_knows_whether_anybody_buys_twice(inputs, tmp_path, step, hides):
+    lines = [f"u{user},i{(user * 7 + step * place) % 60},{place}" for user in range(24) for place in range(6)]
+    (tmp_path / "bought.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    arguments = [*words("train", inputs, tmp_path / "model"), "--max-steps", "2"]
+    arguments[arguments.index("--interactions") + 1] = str(tmp_path / "bought.csv")
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["hides_history"] is hides
+    settings = json.loads((tmp_path / "model" / "training_log.json").read_text())[-1]["settings"]
+    assert settings["precision"] == ("bfloat16 autocast" if has_bf16_units() else "float32")
+    assert json.loads((tmp_path / "model" / "blend.json").read_text())["about"]["hides_history"] is hides
+    # And a model that is trained further on other purchases knows theirs.
+    further = arguments[: arguments.index("--d-model")] + arguments[arguments.index("--batch-size") :]
+    further[further.index("--interactions") + 1] = str(inputs / "interactions.csv")
+    further[further.index("--output") + 1] = str(tmp_path / "further")
+    assert main([*further, "--start-from", str(tmp_path / "model")]) == 0
+    assert json.loads((tmp_path / "further" / "config.json").read_text())["hides_history"] is True
 
 
 def test_a_model_that_is_trained_further_keeps_its_history(inputs, tmp_path, capsys):

@@ -10,9 +10,21 @@ import pytest
 from hub_tools import train, trained_shop
 from transformers import TrainerState
 
+from macrec_hf.cli.history_flag import read_history
 from macrec_hf.cli.main import build_parser, main
 from macrec_hf.cli.messages import _Notices, in_flags
-from macrec_hf.cli.next_steps import after_embed, after_quantize, after_train, best_checkpoint, without_next
+from macrec_hf.cli.next_steps import (
+    after_blend,
+    after_doctor,
+    after_embed,
+    after_quantize,
+    after_recommend,
+    after_refresh,
+    after_train,
+    best_checkpoint,
+    without_next,
+)
+from macrec_hf.cli.yaml_flags import yaml_arguments
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +136,73 @@ def test_several_seeds_are_evaluated_together_and_one_of_them_recommends():
     assert "macrec recommend --model m/seed-3 --history ID,ID" in line
 
 
+ODD = [
+    "-1",
+    "a b",
+    "a,b",
+    '"quoted"',
+    '5" disk',
+    "--json",
+    "x=1",
+    "größe",
+    " padded ",
+    "it's",
+    "a;b$c",
+    '0,"1',
+    "тест",
+]
+
+
+@pytest.mark.parametrize("first", range(len(ODD)))
+def test_a_history_that_is_printed_can_be_given_whatever_the_ids_hold(first):
+    items = ODD[first:] + ODD[:first]
+    line = after_train(build_parser("train").parse_args(
+        ["--interactions", "i.csv", "--semantic-ids", "ids", "--output", "m"]
+    ), items)  # fmt: skip
+    told = line.partition(" says how good it is, macrec ")[2].removesuffix(" recommends.")
+    verb, *words = shlex.split(told)
+    parser = build_parser(verb)
+    parser.check_flags(words)
+    assert read_history(parser.parse_args(words).history) == items
+
+
+def test_a_history_as_people_type_it(capsys):
+    assert read_history(" i1, i7 ,,i3,") == ["i1", "i7", "i3"] and read_history(" , ") == []
+    assert read_history('a"b,"c"d') == ['a"b', '"c"d']
+    with pytest.raises(SystemExit):
+        build_parser("recommend").parse_args(["m", "--history", "-x,i7"])
+    assert "begins with a dash, write --history=-1,i7" in capsys.readouterr().err
+
+
+def test_a_history_of_a_yaml_file_may_hold_commas(tmp_path):
+    (tmp_path / "c.yaml").write_text("history: ['a,b', -1, 007]\n")
+    (word,) = yaml_arguments(str(tmp_path / "c.yaml"), build_parser("recommend"))
+    assert read_history(word.removeprefix("--history=")) == ["a,b", "-1", "007"]
+
+
+def test_what_follows_when_there_is_a_model():
+    def parsed(line, *, ends):
+        told = [part.partition(ends)[0] for part in line.split("macrec ")[1:]]
+        return [vars(build_parser(verb).parse_args(words)) for verb, *words in map(shlex.split, told)]
+
+    bought = ["my model", "--interactions", "i.csv", "--user-column", "who"]
+    for until, split in ((None, ("test", None)), ("2024-05-01", ("time", "2024-05-01"))):
+        line = after_blend(build_parser("blend").parse_args(bought), until)
+        evaluate, refresh = parsed(line.replace(" counts new", " says"), ends=" says")
+        assert (evaluate["split"], evaluate["cut"]) == split and refresh["model"] == "my model"
+        assert {args["user_column"] for args in (evaluate, refresh)} == {"who"}
+    (recommend,) = parsed(after_refresh(build_parser("refresh").parse_args(bought)), ends=" recommends")
+    assert (recommend["model"], recommend["histories"]) == ("my model", "users.jsonl")
+    asked = build_parser("recommend").parse_args(["my model", "--history", "a", "--items", "i.jsonl"])
+    (app,) = parsed(after_recommend(asked), ends=" shows")
+    assert (app["model"], app["items"]) == ("my model", "i.jsonl")
+    examined = build_parser("doctor").parse_args(["shop/ids"])
+    (train,) = parsed(after_doctor(examined, is_model=False), ends=" trains")
+    assert (train["semantic_ids"], train["output"]) == ("shop/ids", "shop/model")
+    (app,) = parsed(after_doctor(examined, is_model=True), ends=" shows")
+    assert app["model"] == "shop/ids"
+
+
 def test_a_verb_inside_another_leaves_to_it_what_follows():
     assert without_next("300 items in 3 s: emb\nNext: macrec quantize …") == "300 items in 3 s: emb"
 
@@ -210,7 +289,7 @@ def test_a_failed_verb_leaves_no_empty_folder(shop, tmp_path):
 LOADING = """
 import os, signal, sys, builtins
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
-sys.argv = ["macrec", "evaluate", "m", "--interactions", "x"]
+sys.argv = ["macrec", "evaluate", "m", "--interactions", "x.csv"]
 before = builtins.__import__
 def importing(name, *rest, **more):
     if name == "torch":
@@ -222,8 +301,10 @@ sys.exit(main())
 """
 
 
-def test_ctrl_c_while_libraries_are_loaded():
-    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=600)
+def test_ctrl_c_while_libraries_are_loaded(tmp_path):
+    (tmp_path / "x.csv").write_text("user_id,item_id,timestamp\n")
+    words = [sys.executable, "-c", LOADING]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 130 and done.stderr.endswith("stopped.\n") and "Traceback" not in done.stderr
 
 

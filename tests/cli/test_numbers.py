@@ -177,7 +177,7 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
         ("- a\n- b", "expected a mapping of flags"),
         ("json: maybe", "json: expected true or false, got 'maybe'"),
         ("history: [a, null]", "history: expected texts"),
-        ("history: ['a,b']", "expected texts without commas, got 'a,b'"),
+        ("modality: ['a,b']", "expected texts without commas, got 'a,b'"),
         ("history: [[a]]", "got \\['a'\\]"),
         ("5: 3", "'5' is no flag"),
         ("top-k: !!python/object/apply:os.getpid []", "expected YAML"),
@@ -241,6 +241,7 @@ def test_a_folder_with_an_equals_sign_goes_through_the_verbs(tmp_path, capsys):
 def test_words_of_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.json").write_text("{}")
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\n")
     for words, message in (
         (
             "quantize --embeddings a=b/emb --output q",

@@ -79,7 +79,7 @@ def test_a_blend_is_told_with_its_sources_and_weights():
     page = report_page(codebook_report(parts()[0]), blend=blend)
     assert page.index("Recommendations are made by the") < page.index('<div class="tiles">')
     rows = re.findall(r"<td>([^<]*)</td>\s*<td class=\"number\">([-+.\d]+)</td>", page)
-    assert ("the blend of model and purchases, which serves", "0.400") in rows and ("bestsellers", "0.100") in rows
+    assert ("the blend of model and purchases, which serves", "0.400") in rows and ("best sellers", "0.100") in rows
     assert ("model_text", "+0.50") in rows and ("missed_text", "-0.25") in rows and "50% of these" in page
     assert 'class="bar more" style="width:100.0%"' in page and 'class="bar less" style="width:50.0%"' in page
     assert "What recommendations rest on" not in report_page(codebook_report(parts()[0]))

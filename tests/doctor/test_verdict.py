@@ -66,4 +66,4 @@ def test_what_serves_is_told_beside_the_best_single_source():
     assert "customers: 0.300)" in worse
     few = ABOUT | {"best_source": "popularity", "ndcg@10": {"popularity": 0.1}, "weights": {}}
     said = blend_verdict(blend_figures(Blend({}, "popularity", few)))
-    assert "by bestsellers alone, because there are too few customers to weigh sources" in said
+    assert "by best sellers alone, because there are too few customers to weigh sources" in said

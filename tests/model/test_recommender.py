@@ -6,8 +6,10 @@ import pytest
 import torch
 from hub_tools import tiny_recommender
 from huggingface_hub import HfApi
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from local_hub import TOKEN, local_hub
-from transformers import pipeline
+from transformers import T5Config, T5ForConditionalGeneration, pipeline
+from transformers.utils import logging
 
 from macrec_hf.model.configuration_macrec import MacRecConfig
 from macrec_hf.model.ensemble import Decoding, history_sources, rank_catalogue
@@ -118,6 +120,33 @@ def test_history_is_hidden_only_on_request(recommender):
         assert [item for item, _ in ranked] == expected
 
 
+def test_models_are_written_and_read_without_bars_which_stay_on_for_others(recommender, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", True)  # a command line may have switched them off
+    enable_progress_bars()
+    recommender.save_pretrained(tmp_path / "model")
+    MacRecRecommender.from_pretrained(tmp_path / "model")
+    assert capfd.readouterr().err == "" and logging.is_progress_bar_enabled()
+    T5ForConditionalGeneration.from_pretrained(tmp_path / "model", config=T5Config.from_pretrained(tmp_path / "model"))
+    assert "Loading weights: 100%" in capfd.readouterr().err
+    disable_progress_bars()
+    recommender.save_pretrained(tmp_path / "again")
+    assert are_progress_bars_disabled() and logging.is_progress_bar_enabled()
+    enable_progress_bars()
+
+
+def test_without_a_blend_the_configuration_decides_on_own_items():
+    recommender = make_recommender()
+    shown = recommender.recommend(HISTORIES, exclude_history=False)
+    hidden = recommender.recommend(HISTORIES, exclude_history=True)
+    assert shown != hidden
+    for noted, expected in ((None, shown), (False, shown), (True, hidden)):
+        recommender.model.config.hides_history = noted
+        assert recommender.recommend(HISTORIES) == expected
+        assert recommender.recommend(HISTORIES, exclude_history=False) == shown
+    with pytest.raises(ValueError, match="hides_history: expected true, false or none, got 'yes'"):
+        MacRecConfig(hides_history="yes")
+
+
 def test_unknown_items(recommender):
     with pytest.raises(ValueError, match="Unknown item 'nobody' in history 1"):
         recommender.recommend([["i1"], ["i2", "nobody"]])
@@ -127,6 +156,35 @@ def test_unknown_items(recommender):
         recommender.recommend([["i1"]], allowed_items=["nobody"])
     found = recommender.recommend([["i1", "nobody", "i7"]], on_unknown="skip", excluded_items=["nobody"])
     assert found == recommender.recommend([["i1", "i7"]])
+
+
+def test_unknown_items_of_limits_are_left_out_with_a_word(recommender, caplog):
+    arguments = {"on_unknown": "skip", "top_k": 3, "num_beams": 2}
+    told = [
+        (
+            {"allowed_items": (item for item in ["i3", "x", "i5", "y"])},
+            "2 unknown items of allowed_items, such as ['x', 'y'].",
+        ),
+        (
+            {"allowed_items": ["x"]},
+            "1 unknown items of allowed_items, such as ['x']. Nothing is left of it, so nothing",
+        ),
+        ({"allowed_items": [["i3"], ["x"], ["y", "i4"]]}, "['x', 'y']. Nothing is left of it for 1 of 3 histories,"),
+        (
+            {"excluded_items": ["x", "i2", "y", "z", "w"]},
+            "4 unknown items of excluded_items, such as ['x', 'y', 'z'].",
+        ),
+        ({"excluded_items": ["x"]}, "1 unknown items of excluded_items, such as ['x']."),
+        ({"allowed_items": ["i3"], "excluded_items": [[], ["i4"], []]}, ""),
+    ]
+    for limits, message in told:
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            recommender.recommend(HISTORIES, **arguments, **limits)
+        assert message in caplog.text and bool(message) == ("Left out" in caplog.text)
+        assert message.endswith(".") <= ("Nothing" not in caplog.text)
+    (kept,) = recommender.recommend([["i1"]], allowed_items=["x", "i5"], **arguments)
+    assert [item for item, _ in kept] == ["i5"]
 
 
 def test_what_was_left_out_and_who_gets_what_is_popular_is_said_each_time(caplog):

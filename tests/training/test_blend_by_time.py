@@ -12,7 +12,7 @@ from blend_tools import tiny_recommender
 from macrec_hf import MacRecRecommender, evaluate
 from macrec_hf.data.time_split import histories_until
 from macrec_hf.training.blend_fitting import blend_line, clustered_error, fit_and_count, fit_blend
-from macrec_hf.training.blend_purchases import purchases_to_explain
+from macrec_hf.training.blend_purchases import hides_history, purchases_to_explain
 
 NUM_ITEMS, UNTIL = 24, "2024-05-01"
 
@@ -53,6 +53,16 @@ def test_what_is_explained_by_hand(purchases, recommender):
     assert sum(map(len, explained.counted)) == len(early) and len(found) > 30
     assert (explained.days == (start - pd.Timestamp("1970-01-01")).days).all()
     assert max(map(max, explained.counted_days)) < explained.days[0]
+
+
+def test_own_items_are_left_out_by_what_was_bought_before_the_date(purchases, recommender):
+    """They are where nobody buys twice before it, whatever comes later."""
+    row_of = recommender.table.row_of
+    once = purchases.drop_duplicates(["user_id", "item_id"])
+    later = once[once["timestamp"] < UNTIL].assign(timestamp=pd.Timestamp("2024-09-01"))
+    again = pd.concat([once, once.assign(timestamp=once["timestamp"] + pd.Timedelta(days=20))])
+    for bought, hides in ((once, True), (pd.concat([once, later]), True), (again, False)):
+        assert hides_history(histories_until(bought.sort_values("timestamp"), row_of, UNTIL)) == hides
 
 
 def test_newcomers_are_served_what_sold_best_to_newcomers(purchases, recommender):

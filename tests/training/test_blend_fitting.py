@@ -10,6 +10,7 @@ import torch
 from blend_tools import tiny_recommender
 
 from macrec_hf import MacRecRecommender, evaluate
+from macrec_hf.data.histories import user_histories
 from macrec_hf.model.blend import Candidates
 from macrec_hf.training.blend_fitting import (
     Choices,
@@ -19,7 +20,7 @@ from macrec_hf.training.blend_fitting import (
     fit_weights,
     standard_errors,
 )
-from macrec_hf.training.blend_purchases import candidates_to_weigh, purchases_to_explain
+from macrec_hf.training.blend_purchases import candidates_to_weigh, hides_history, purchases_to_explain
 from macrec_hf.training.serving_counts import refresh_directory, serving_counts
 
 NUM_ITEMS = 24
@@ -226,6 +227,21 @@ def test_without_the_counts_the_model_serves_alone(blended, tmp_path):
     assert counts.customers.min() >= 5 and counts.sale_days is None
     with pytest.raises(ValueError, match="counts: expected one of all, rounded, none, got 'some'"):
         recommender.save_pretrained(tmp_path / "x", counts="some")
+
+
+def test_own_items_are_left_out_with_the_blend_and_without_it(purchases, tmp_path):
+    """Who bought an item again is left out of the purchases, so that nobody has."""
+    once = purchases.drop_duplicates(["user_id", "item_id"])
+    for bought, name, hides in ((purchases, "again", False), (once, "once", True)):
+        assert hides_history(user_histories(bought, {f"i{row}": row for row in range(NUM_ITEMS)})) == hides
+        made = tiny_recommender(NUM_ITEMS)
+        made.fit_blend(bought)
+        made.save_pretrained(tmp_path / name, counts="none")
+        alone = MacRecRecommender.from_pretrained(tmp_path / name)
+        assert alone.blend is None and alone.model.config.hides_history == hides
+        for served in (made, alone):
+            (found,) = served.recommend([["i3", "i4"]], top_k=NUM_ITEMS)
+            assert {"i3", "i4"}.isdisjoint(item for item, _ in found) == hides
 
 
 def test_few_customers_are_served_by_the_best_source(recommender, purchases):

@@ -43,7 +43,7 @@ def said(capsys, arguments, seconds_a_step, monkeypatch, steps=1000):
     clock = iter(seconds_a_step * step for step in range(10_000))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     callback, state = Announcement("Sizes.", 1234, 10, "--epochs lowered"), TrainerState(max_steps=steps)
-    state.num_train_epochs, state.is_world_process_zero = 5, True
+    state.num_train_epochs, state.is_world_process_zero, state.eval_steps = 5, True, 10
     callback.on_train_begin(arguments, state, TrainerControl(), model=None)
     for state.global_step in range(1, 30):
         callback.on_step_end(arguments, state, TrainerControl())
@@ -57,6 +57,19 @@ def test_the_header_and_the_time_left(arguments, capsys, monkeypatch):
     assert "from step 800 on after 10 evaluations without progress" in lines[1]
     # the clock is read twice: after the first step and after twenty more, which then took 20 s / 20
     assert lines[2] == "About 16 min left at 1 s a step, evaluations apart." and len(lines) == 3
+
+
+@pytest.mark.parametrize(("patience", "every"), [(10, 20), (10, 10), (10, 7), (1, 30), (3, 25), (4, 24), (2, 100)])
+def test_the_header_names_the_step_at_which_patience_may_end_the_run(arguments, capsys, patience, every):
+    """Against a run of 100 steps whose first evaluation is the best."""
+    callback, state = LateStopping(patience), TrainerState(max_steps=100)
+    ends = [step for step in range(every, 101, every) if evaluated(callback, step, float(step), state, arguments)]
+    state.is_world_process_zero, state.eval_steps = True, every
+    Announcement("Sizes.", 1, patience, "").on_train_begin(arguments, state, TrainerControl())
+    end = capsys.readouterr().out.splitlines()[1].partition("ends at step 100")[2]
+    step = next((step for step in ends if step < 100), None)
+    wanted = "" if step is None else f", or from step {step} on after {patience} evaluations without progress"
+    assert end == f"{wanted}."
 
 
 def test_a_run_of_hours_is_told_what_is_faster(arguments, capsys, monkeypatch):
