@@ -367,7 +367,7 @@ def codes_of(table: SemanticIdTable) -> dict[str, np.ndarray]:
 
 
 def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
-    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found it, else not."""
+    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found, else no."""
     of_blend = None if blend is None else blend.about.get("hides_history")
     return bool(config.hides_history if of_blend is None else of_blend)
 
