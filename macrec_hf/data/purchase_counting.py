@@ -44,7 +44,8 @@ def count_purchases(
     Args:
         histories: table rows of each customer's purchases, oldest first.
         num_items: items of the catalogue.
-        window: pairs of purchases of one customer at most so far apart count; 1 to 10.
+        window: pairs of purchases of one customer at most so far apart count as near; 1 to 10. Whether they stand
+            within five purchases of each other counts besides, whatever it is.
         days: days since 1970 of the same purchases; None where they have no dates.
 
     Raises:
@@ -132,14 +133,15 @@ def _counted_pairs(rows: np.ndarray, users: np.ndarray, popularity: np.ndarray, 
     Args:
         rows, users: int32, `(num_purchases,)`, the item and the customer of each, those of a customer together.
     """
-    num_items, distances = len(popularity), [*range(-window, 0), *range(1, window + 1)]
+    reach = max(window, TOGETHER_WINDOW)
+    num_items, distances = len(popularity), [*range(-reach, 0), *range(1, reach + 1)]
     order = np.argsort(rows, kind="stable").astype(np.int32)  # each item's purchases, customer by customer
     ends = np.concatenate([[0], popularity.cumsum()])
     ahead = np.array(distances) > 0
     near = np.abs(distances)
     worth = {  # of a pair at each distance, in the columns that are sums
-        "before": UNIT // near * ahead,
-        "after": UNIT // near * ~ahead,
+        "before": UNIT // near * (ahead & (near <= window)),
+        "after": UNIT // near * (~ahead & (near <= window)),
         "next": (np.array(distances) == 1).astype(np.int64),
         "together": (near <= TOGETHER_WINDOW).astype(np.int64),
     }

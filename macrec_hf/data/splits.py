@@ -19,7 +19,7 @@ class SplitUsers:
         targets: int32, `(num_users,)`, the table rows that they took next.
         counted: the purchases that may be counted, a sequence a user, of everybody: exactly those that training learns
             from, so that baselines and model know the same.
-        num_short: users who are counted, but have too few purchases to be evaluated.
+        other_ids: of users who are counted, but have too few purchases to be evaluated.
         days: int64, `(num_users,)`, the day since 1970 of each history's last purchase, as of which a list is made;
             None where the timestamps are no dates.
         counted_days: the days of `counted`, or None.
@@ -29,12 +29,16 @@ class SplitUsers:
     histories: list[np.ndarray]
     targets: np.ndarray
     counted: list[np.ndarray]
-    num_short: int
+    other_ids: list[str]
     days: np.ndarray | None = None
     counted_days: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.user_ids)
+
+    @property
+    def num_short(self) -> int:
+        return len(self.other_ids)
 
     def some(self, count: int | None) -> "SplitUsers":
         """At most `count` of the users, evenly spaced; None: all. What may be counted stays everybody's.
@@ -52,7 +56,7 @@ class SplitUsers:
             [self.histories[user] for user in chosen],
             self.targets[chosen],
             self.counted,
-            self.num_short,
+            self.other_ids,
             None if self.days is None else self.days[chosen],
             self.counted_days,
         )
@@ -68,7 +72,7 @@ def split_users(histories: Histories, split: str) -> SplitUsers:
     known, targets = leave_one_out(histories, split)
     if targets is None:
         raise ValueError(f"Expected split 'validation' or 'test', got {split!r}: only these have one target a user.")
-    users = SplitUsers(list(histories.user_ids), known, targets, counted, len(histories.short_ids))
+    users = SplitUsers(list(histories.user_ids), known, targets, counted, list(histories.short_ids))
     if histories.days is not None:
         left_out = 1 if split == "test" else 2
         users.days = np.array([days[-left_out - 1] for days in histories.days], dtype=np.int64)

@@ -218,8 +218,7 @@ def rank_split(
     table, encoder = recommender.table, recommender.task_encoder
     everyone = _users(recommender, interactions, split, cut)
     users = everyone.some(limit_users)
-    others = [*everyone.user_ids, *(everyone.other_ids if isinstance(everyone, FutureUsers) else [])]
-    outside = _outside(lists or {}, users, others, recommender)
+    outside = _outside(lists or {}, users, [*everyone.user_ids, *everyone.other_ids], recommender)
     sources = history_sources(encoder, users.histories, table.modalities)
     left_out = {"shown": None, "hidden": Limits(len(users), table.num_items, histories=users.histories)}
     model = {

@@ -2,7 +2,7 @@
 
 NumPy only; `macrec_hf.data.purchase_counting` makes the counts. All sums are whole numbers, so that the counts of two
 groups of customers add up to those of both, to the last bit, in whatever order. Axes: `num_items` rows of the table,
-`num_pairs` pairs of two different items that somebody bought within `window` purchases of each other.
+`num_pairs` pairs of two different items that somebody bought within `window` purchases of each other, or within five.
 """
 
 import json
@@ -80,12 +80,13 @@ class PurchaseCounts:
         popularity: int64, `(num_items,)`, purchases of each item.
         starts: int64, `(num_items + 1,)`; the pairs of item `i` are `starts[i]` to `starts[i + 1]`.
         others: int32, `(num_pairs,)`, the other item of each pair, ascending for each item. Pairs stand both ways.
-        before: int64, `(num_pairs,)`, UNIT / distance summed over how often the item came *before* the other.
+        before: int64, `(num_pairs,)`, UNIT / distance summed over how often the item came *before* the other, by at
+            most `window` purchases.
         after: the same where it came after the other.
         next: int64, how often the other was the very next purchase.
         together: int64, how often the two stood within five purchases of each other, either way.
         customers: int64, customers who bought both so near to each other.
-        window: the largest distance of a pair, at most 10.
+        window: the largest distance that `before` and `after` count, at most 10.
         sale_starts, sale_days, sale_counts: int64 `(num_items + 1,)`, int32 and int64 `(num_sales,)`: the days
             (since 1970) on which each item was bought, ascending, and how often. None without dates.
     """

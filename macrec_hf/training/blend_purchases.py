@@ -206,10 +206,22 @@ def candidates_to_weigh(
     for start in range(0, len(known.owners), USERS_AT_A_TIME):
         block = slice(start, start + USERS_AT_A_TIME)
         candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
+        if recommender.model.config.trained_until is None:
+            candidates = _without_families(candidates)
         blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
     about: dict[str, Any] = {"repeat_rate": known.repeat_rate, "hides_history": limits is not None, "window": window}
     about["without_history"] = _best_popularity(inputs, known)
     return blocks, lists[ENSEMBLE].rows(known.owners), about
+
+
+def _without_families(candidates: Candidates) -> Candidates:
+    """Without the terms of new items, which leave-one-out cannot teach.
+
+    Items that no counted purchase holds are there mostly because an explained one does: a fit would learn that
+    whatever is new sells, and lists would fill with what `add_items` brings.
+    """
+    kept = {name: values for name, values in candidates.terms.items() if not name.startswith("family")}
+    return Candidates(candidates.items, kept)
 
 
 def _best_popularity(inputs: BlendInputs, known: Explained) -> str:

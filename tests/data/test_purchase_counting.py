@@ -28,13 +28,13 @@ def by_hand(histories, window):
     found, buyers = {}, {}
     for customer, history in enumerate(histories):
         for place, item in enumerate(history):
-            for distance in range(1, window + 1):
+            for distance in range(1, max(window, 5) + 1):
                 if place + distance >= len(history) or history[place + distance] == item:
                     continue
                 other = history[place + distance]
                 ahead, back = (found.setdefault(pair, [0, 0, 0, 0]) for pair in ((item, other), (other, item)))
-                ahead[0] += UNIT // distance
-                back[1] += UNIT // distance
+                ahead[0] += UNIT // distance * (distance <= window)
+                back[1] += UNIT // distance * (distance <= window)
                 ahead[2] += distance == 1
                 for values in (ahead, back):
                     values[3] += distance <= 5
@@ -181,3 +181,11 @@ def test_what_is_shown_to_strangers_has_no_pair_of_few_customers(shop):
     assert pairs_of(shown) == {pair: values for pair, values in pairs_of(counts).items() if values[4] >= 10}
     assert 0 < len(shown.others) < len(counts.others)
     assert shown.sale_days is None
+
+
+@pytest.mark.parametrize("window", [3, 10])
+def test_together_does_not_depend_on_the_window(shop, window):
+    counts, wider = (count_purchases(shop[0], 9, window=some) for some in (window, 5))
+    assert {pair: values[3] for pair, values in pairs_of(counts).items() if values[3]} == {
+        pair: values[3] for pair, values in pairs_of(wider).items()
+    }

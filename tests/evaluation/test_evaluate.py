@@ -156,6 +156,11 @@ def test_lists_of_another_library_stand_in_the_table(shop, tmp_path, caplog):
     assert {"sasrec", "brief"} <= set(report["differences"]) and "sasrec" in report["intervals"]
     some = evaluate(recommender, path, lists=files, limit_users=4)  # a line of every user, some of whom are evaluated
     assert some["sasrec"]["hr@1"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    more = tmp_path / "more.csv"  # a user with one purchase is counted, not evaluated, and may have a list
+    more.write_text(path.read_text() + "late,01,3\n")
+    with (tmp_path / "long.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"user_id": "late", "items": ["02"]}))
+    assert evaluate(recommender, more, lists={"sasrec": tmp_path / "long.jsonl"})["num_users"] == NUM_USERS
     for name in ("popularity", "text", "hidden", "seeds"):
         with pytest.raises(ValueError, match=f"lists: expected a name .* got '{name}'"):
             evaluate(recommender, path, lists={name: tmp_path / "long.jsonl"})

@@ -12,7 +12,7 @@ from macrec_hf.model.purchase_counts import UNIT
 from macrec_hf.model.ranked_lists import RankedLists, log_softmax
 from macrec_hf.model.served_catalogue import content_vectors, reasons
 
-NUM_ITEMS, NUM_USERS = 15, 6
+NUM_ITEMS, NUM_USERS, WINDOW = 15, 6, 4
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def shop():
     generator = np.random.default_rng(11)
     bought = [generator.integers(0, NUM_ITEMS - 2, size=size) for size in generator.integers(3, 10, size=50)]
     days = [np.sort(generator.integers(19_000, 19_200, size=len(history))) for history in bought]
-    counts = count_purchases(bought, NUM_ITEMS, window=4, days=days)
+    counts = count_purchases(bought, NUM_ITEMS, window=WINDOW, days=days)
     vectors = generator.normal(size=(NUM_ITEMS, 5)).astype(np.float32)
     content = {"text": vectors / np.linalg.norm(vectors, axis=1, keepdims=True)}
     histories = [generator.integers(0, NUM_ITEMS, size=size) for size in (0, 1, 2, 5, 9, 25)]
@@ -36,10 +36,10 @@ def dense_terms(inputs, histories, lists, day, bought, days):
     following, together = np.zeros((NUM_ITEMS, NUM_ITEMS)), np.zeros((NUM_ITEMS, NUM_ITEMS))
     for history in bought:
         for place, item in enumerate(history):
-            for distance, other in enumerate(history[place + 1 : place + 5], 1):
+            for distance, other in enumerate(history[place + 1 : place + 6], 1):
                 if other != item:
-                    near["before"][item, other] += 1 / distance
-                    near["after"][other, item] += 1 / distance
+                    near["before"][item, other] += (distance <= WINDOW) / distance
+                    near["after"][other, item] += (distance <= WINDOW) / distance
                     following[item, other] += distance == 1
                     together[item, other] += 1
                     together[other, item] += 1
@@ -156,7 +156,7 @@ def test_a_new_item_has_what_is_sold_of_its_family(shop, dated):
     inputs, histories, _, bought, days = shop
     codes = np.random.default_rng(4).integers(0, 3, (NUM_ITEMS, 3))
     codes[13], codes[14] = codes[3], -1
-    counts = inputs.counts if dated else count_purchases(bought, NUM_ITEMS, window=4)
+    counts = inputs.counts if dated else count_purchases(bought, NUM_ITEMS, window=WINDOW)
     day = np.array([19_100, 19_000, 19_050, 19_199, 19_300, 18_000]) if dated else None
     found = find_candidates(BlendInputs(counts, {}, {"image": codes}), histories, {}, days=day)
     windows = {"all": None} | ({"7_days": 7, "30_days": 30, "90_days": 90} if dated else {})

@@ -284,3 +284,17 @@ def test_where_new_items_alone_are_listed_own_ones_are_left_out(recommender):
     assert blend.about["hides_history"] and not set(dict(made.recommend([history], top_k=20)[0])) & set(history)
     (own,) = made.recommend([history], top_k=3, allowed_items=history, exclude_history=False)
     assert {item for item, _ in own} == set(history) and len({round(score, 3) for _, score in own}) > 1
+
+
+def test_new_items_have_families_by_time_alone(recommender, purchases, monkeypatch):
+    """Leave-one-out, what is new is there because an explained purchase holds it: a fit would learn that it sells."""
+    known = purchases_to_explain(purchases, recommender.table.row_of, None)
+    days = zip(known.counted, known.counted_days, strict=True)
+    known.counted_days = [when[rows != 3] for rows, when in days]
+    known.counted = [rows[rows != 3] for rows in known.counted]
+    assert (known.targets == 3).any()
+    for until, has in ((None, False), ("2024-06-01", True)):
+        monkeypatch.setattr(recommender.model.config, "trained_until", until)
+        blocks, _, _ = candidates_to_weigh(recommender, known)
+        terms = blocks[0].candidates.terms
+        assert any(name.startswith("family") for name in terms) == has and terms["is_new"].any()
