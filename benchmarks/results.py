@@ -1,6 +1,7 @@
 """The tables of docs/results.md from lists of `benchmarks/result_lists.py`: `python benchmarks/results.py`.
 
-For each folder of `--lists` the lines between `<!-- table: NAME -->` and `<!-- end -->` of `--page` are written anew.
+The table of each folder of `--lists` is printed, and written between the lines `<!-- table: NAME -->` and
+`<!-- end -->` of `--page`, where it has them.
 
 A row's figures are means over the test users, each user's the mean over the seeds; users are resampled for the 95 %
 intervals, and the range of the seeds stands beside. Differences to the two rows that were fixed before, the blend and
@@ -56,13 +57,14 @@ def main() -> None:
     for folder in sorted(path.parent.parent for path in args.lists.glob(f"*/{FULL}/seed-0.jsonl")):
         rows, report = read_rows(folder)
         text = table(rows, report)
+        print(f"{folder.name}\n{text}", flush=True)
         begin = BEGIN.format(folder.name)
         page = args.page.read_text(encoding="utf-8")
-        if page.count(begin) != 1:
-            raise SystemExit(f"{args.page}: expected one line `{begin.strip()}`, and `{END.strip()}` after the table.")
+        if page.count(begin) != 1 or END not in page.partition(begin)[2]:
+            print(f"{args.page} stays as it is: `{begin.strip()}` and `{END.strip()}` would give the table a place.")
+            continue
         before, _, rest = page.partition(begin)
         args.page.write_text(before + begin + text + rest[rest.index(END) :], encoding="utf-8")
-        print(f"{folder.name}\n{text}")
 
 
 def read_rows(folder: Path) -> tuple[dict[str, Row], dict[str, Any]]:

@@ -183,8 +183,8 @@ def baseline_lists(
 
     Returns:
         `{name: RankedLists}`: "random", "popularity", "recent_then_popularity" (the user's own items, the last one
-        first), "co_visitation" (items bought within five steps of the history's) and "co_visitation_new_items" (the
-        same without the history).
+        first), "co_visitation" (items bought within five steps of the history's), "co_visitation_new_items" (the
+        same without the history) and "co_occurrence" (pairs weighted by 1 / distance).
     """
     found = {}
     for name, baseline in BASELINES.items():

@@ -120,7 +120,15 @@ def save_model_directory(
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
         if purchase_counts is not None and blend is not None and counts != "none":
             purchase_counts = check_purchase_counts(purchase_counts, table)
-            purchase_counts = purchase_counts if counts == "all" else purchase_counts.shareable()
+            if counts == "rounded":
+                num_pairs, purchase_counts = len(purchase_counts.others), purchase_counts.shareable()
+                logger.warning(
+                    "%s: rounded counts hold %s of %s pairs and no days. The blend was fitted with all of them, so "
+                    "lists are worse there.",
+                    directory,
+                    f"{len(purchase_counts.others):,}",
+                    f"{num_pairs:,}",
+                )
             purchase_counts.save(beside)
             blend.save(beside)
         if quantizer is not None:

@@ -1,6 +1,8 @@
 """Fitting a blend: against another optimiser, and on a shop that is made so that counting knows the answer."""
 
 import json
+import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -215,14 +217,18 @@ def test_evaluation_counts_anew_whatever_the_directory_holds(blended, purchases)
     assert report["blend"]["ndcg@10"] > report["popularity"]["ndcg@10"]
 
 
-def test_without_the_counts_the_model_serves_alone(blended, tmp_path):
+def test_without_the_counts_the_model_serves_alone(blended, tmp_path, caplog):
     recommender, _ = blended
     recommender.save_pretrained(tmp_path / "open", counts="none")
     alone = MacRecRecommender.from_pretrained(tmp_path / "open")
     assert alone.blend is None
     ours = recommender.recommend([["i3"]], fusion="average")[0]
     assert [item for item, _ in alone.recommend([["i3"]])[0]] == [item for item, _ in ours]
+    logger = logging.getLogger("macrec_hf.hub.saving")
+    logger.addHandler(caplog.handler)
     recommender.save_pretrained(tmp_path / "rounded", counts="rounded")
+    logger.removeHandler(caplog.handler)
+    assert re.search(r"rounded counts hold [\d,]+ of [\d,]+ pairs and no days", caplog.text)
     counts = MacRecRecommender.from_pretrained(tmp_path / "rounded").purchase_counts
     assert counts.customers.min() >= 5 and counts.sale_days is None
     with pytest.raises(ValueError, match="counts: expected one of all, rounded, none, got 'some'"):
