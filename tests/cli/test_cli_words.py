@@ -10,7 +10,7 @@ import pytest
 from hub_tools import train, trained_shop
 from transformers import TrainerState
 
-from macrec_hf.cli.history_flag import read_history
+from macrec_hf.cli.history_flag import quotes_missing, read_history
 from macrec_hf.cli.main import build_parser, main
 from macrec_hf.cli.messages import _Notices, in_flags
 from macrec_hf.cli.next_steps import (
@@ -164,6 +164,13 @@ def test_a_history_that_is_printed_can_be_given_whatever_the_ids_hold(first):
     parser = build_parser(verb)
     parser.check_flags(words)
     assert read_history(parser.parse_args(words).history) == items
+
+
+def test_pieces_of_an_id_are_told_from_items_that_nobody_knows():
+    known = ["a", "01", "art,01", "x,y,z", "b, c"]
+    asked = '--history \'a,"art,01",nobody,"x,y,z","b, c"\'.'
+    assert quotes_missing(["a", "art", "01", "nobody", "x", "y", "z", "b", "c"], known).endswith(asked)
+    assert quotes_missing(["a", "nobody", "01"], known) == "" == quotes_missing([], known)
 
 
 def test_a_history_as_people_type_it(capsys):
