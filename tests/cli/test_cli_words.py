@@ -198,8 +198,8 @@ def test_what_follows_when_there_is_a_model():
         evaluate, refresh = parsed(line.replace(" counts new", " says"), ends=" says")
         assert (evaluate["split"], evaluate["cut"]) == split and refresh["model"] == "my model"
         assert {args["user_column"] for args in (evaluate, refresh)} == {"who"}
-    (recommend,) = parsed(after_refresh(build_parser("refresh").parse_args(bought)), ends=" recommends")
-    assert (recommend["model"], recommend["histories"]) == ("my model", "users.jsonl")
+    (recommend,) = parsed(after_refresh(build_parser("refresh").parse_args(bought), ["a,b", "-1"]), ends=" recommends")
+    assert recommend["model"] == "my model" and read_history(recommend["history"]) == ["a,b", "-1"]
     asked = build_parser("recommend").parse_args(["my model", "--history", "a", "--items", "i.jsonl"])
     (app,) = parsed(after_recommend(asked), ends=" shows")
     assert (app["model"], app["items"]) == ("my model", "i.jsonl")
