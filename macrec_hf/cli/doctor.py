@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> str:
     with nullcontext() if folder is None else reading(folder, "semantic_ids.*", "quantizer/*", BLEND_NAME):
         table = open_semantic_ids(args.semantic_ids if folder is None else str(folder))
         before = table.report or _before(folder, table, store)
-        blend = _blend(folder)
-    report = codebook_report(table, store, before=before)
+        weights, blend = _contrastive_weights(folder), _blend(folder)
+    report = codebook_report(table, store, before=before) | {"contrastive_weights": weights}
     found = findings(report)
     if output:
         known = _known_items(args, folder, "image" in table.modalities)
@@ -152,6 +152,15 @@ def _before(folder: Path | None, table: "SemanticIdTable", store: "EmbeddingStor
         rate = collision_rate(codes, quantizer.config.codebook_size)
         found[name] = {"collision_rate_before": rate, "num_moved": moved}
     return found
+
+
+def _contrastive_weights(folder: Path | None) -> list[float] | None:
+    """Of the quantizer's levels, for the advice; None where the folder has no quantizer."""
+    if folder is None or not (folder / "quantizer").is_dir():
+        return None
+    from ..model.configuration_macrec import MacRecQuantizerConfig
+
+    return list(MacRecQuantizerConfig.from_pretrained(folder / "quantizer").contrastive_weights or ())
 
 
 def _known_items(args: argparse.Namespace, folder: Path | None, pictured: bool) -> dict[str, dict]:

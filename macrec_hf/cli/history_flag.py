@@ -1,9 +1,11 @@
 """`--history`: item ids with commas between them, whatever characters the ids hold."""
 
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Collection, Iterable, Sequence
 
 _ID = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))\s*(?:,|$)')  # in quotes, or up to the next comma
+_MOST_PIECES = 10  # of one id: a history of thousands is not tried in all ways
 
 
 def history_words(item_ids: Iterable[str]) -> list[str]:
@@ -24,6 +26,24 @@ def read_history(text: str) -> list[str]:
     """
     pairs = (match.groups(default="") for match in _ID.finditer(text))
     return [item for quoted, bare in pairs if (item := quoted.replace('""', '"') or bare.strip())]
+
+
+def quotes_missing(pieces: Sequence[str], known: Collection[str]) -> str:
+    """The end of an error about unknown items, where some of a history's pieces are one known id with its commas.
+
+    Args:
+        pieces: of `read_history`.
+        known: ids of the catalogue.
+    """
+    known, whole, start = set(known), list[str](), 0
+    while start < len(pieces):
+        ends = range(min(len(pieces), start + _MOST_PIECES), start, -1)
+        runs = ((comma.join(pieces[start:end]), end) for end in ends for comma in (",", ", "))
+        item, start = next((run for run in runs if run[0] in known), (pieces[start], start + 1))
+        whole.append(item)
+    if whole == list(pieces):
+        return ""
+    return f" An id that holds a comma stands in quotes: {shlex.join(history_words(whole))}."
 
 
 def _written(item_id: str) -> str:

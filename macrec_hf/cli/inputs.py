@@ -281,7 +281,10 @@ def table_and_quantizer(semantic_ids: str) -> tuple["SemanticIdTable", "MacRecQu
     from ..model.modeling_macrec_quantizer import MacRecQuantizer
 
     with reading(semantic_ids, "semantic_ids.*", "quantizer/*"):
-        table, folder = open_semantic_ids(semantic_ids), quantizer_folder(semantic_ids)
+        try:
+            table, folder = open_semantic_ids(semantic_ids), quantizer_folder(semantic_ids)
+        except OSError as error:  # which names a file, as several flags could
+            raise OSError(f"--semantic-ids: {re.sub('^Expected', 'expected', str(error))}") from error
         if folder is None:
             return table, None
         return table, check_quantizer(MacRecQuantizer.from_pretrained(folder), table, folder)

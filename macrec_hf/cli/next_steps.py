@@ -53,9 +53,9 @@ def after_blend(args: argparse.Namespace, until: str | None) -> str:
     return f"{_NEXT}{evaluate} says what the blend is worth, {refresh} counts new purchases, every day."
 
 
-def after_refresh(args: argparse.Namespace) -> str:
-    """Args of `macrec refresh`."""
-    return f"{_NEXT}{_command('recommend', args.model, '--histories', 'users.jsonl')} recommends by the new counts."
+def after_refresh(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID")) -> str:
+    """Args of `macrec refresh`, and two items for a history."""
+    return f"{_NEXT}{_command('recommend', args.model, *history_words(items))} recommends by the new counts."
 
 
 def after_recommend(args: argparse.Namespace) -> str:

@@ -15,7 +15,7 @@ from .common import (
     ranking_device,
     seconds_since,
 )
-from .history_flag import read_history
+from .history_flag import quotes_missing, read_history
 from .inputs import add_item_column, add_model, add_title_column, read_titles
 from .messages import for_terminal
 from .next_steps import after_recommend
@@ -77,13 +77,17 @@ def run(args: argparse.Namespace) -> str:
     recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
     known = recommender.table.item_ids
     titles = read_titles(args.items, args.item_column, args.title_column, known) or recommender.item_titles
-    found = recommender.recommend(
-        [history for _, history in users],
-        **dataclasses.asdict(decoding) | {"fusion": args.fusion},
-        exclude_history=args.exclude_history,
-        on_unknown=args.on_unknown,
-        progress=len(users) > decoding.batch_size,
-    )
+    try:
+        found = recommender.recommend(
+            [history for _, history in users],
+            **dataclasses.asdict(decoding) | {"fusion": args.fusion},
+            exclude_history=args.exclude_history,
+            on_unknown=args.on_unknown,
+            progress=len(users) > decoding.batch_size,
+        )
+    except ValueError as error:
+        hint = "" if args.history is None else quotes_missing(users[0][1], known)
+        raise ValueError(f"{error}{hint}") from error
     answers = [_answer(user, ranked, titles) for (user, _), ranked in zip(users, found, strict=True)]
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     if args.output:

@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> str:
     from accelerate import Accelerator
 
     from ..data.readers import read_interactions
+    from ..model.semantic_ids import SemanticIdTable
     from ..training.serving_counts import refresh_directory
 
     check_finished(args.model)
@@ -33,4 +34,4 @@ def run(args: argparse.Namespace) -> str:
     if not accelerator.is_main_process:
         return ""
     counted = f"{purchases:,} purchases of {items:,} items counted in {seconds_since(args.started)}: {args.model}"
-    return f"{counted}\n{after_refresh(args)}"
+    return f"{counted}\n{after_refresh(args, SemanticIdTable.from_pretrained(args.model).item_ids[:2])}"

@@ -22,7 +22,7 @@ def answer(report: Column, lists: Collection[str] = (), tables: bool = False) ->
     quoted = report["hidden"] if report["quoted"] == "hidden" else report
     lines = [line for name in ("shown", "hidden") for line in _whole(report, name)] if tables else []
     rows = [*dict.fromkeys([*_compared(report), *(name for name in lists if name in quoted["coverage"])])]
-    lines += [f"own history {report['quoted']}, the column to quote:", *_table(quoted, rows, _ANSWER)]
+    lines += [f"own history {report['quoted']}, the table to quote:", *_table(quoted, rows, _ANSWER)]
     lines += _by_time(quoted, rows)
     what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
     lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
@@ -32,7 +32,7 @@ def answer(report: Column, lists: Collection[str] = (), tables: bool = False) ->
         whose = f"{report['num_purchases']:,} later purchases are of"
     lines.append(f"{report['repeat_rate']:.1%} of the {whose} what they had: below 1 % own history is hidden")
     others = len(quoted["coverage"]) - len(rows)
-    return lines if tables else [*lines, f"{others} more rows, and the other column: --tables shows them"]
+    return lines if tables else [*lines, f"{others} more rows, and the other table: --tables shows them"]
 
 
 def _compared(report: Column) -> list[str]:

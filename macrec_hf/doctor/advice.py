@@ -177,6 +177,19 @@ def _tell_apart(report: Mapping) -> str:
     )
 
 
+def _own_codes(report: Mapping) -> str:
+    weights = report.get("contrastive_weights")
+    if weights is not None and not any(weights[:2]):
+        return (
+            "The first two levels are free of the contrastive loss already: train the quantizer longer (--epochs). If "
+            "that does not help, leave this modality out (--modalities)."
+        )
+    return (
+        "Keep the first two levels free of the contrastive loss, as they are without --contrastive-weights: from the "
+        "first level on it erases what only one modality knows."
+    )
+
+
 CHECKS = (
     Check(
         "Items that share an ID", lambda report: _modalities(report, lambda m: m["collisions"]["after"]),
@@ -219,8 +232,7 @@ CHECKS = (
         "One modality drowned: the other writes its codes", _own_beside_other, "own likeness − that by other's codes",
         0.0, "low", "z.2f",
         "Below zero, the other modality's first code tells more about these embeddings than their own first code.",
-        "Keep the first two levels free of the contrastive loss, as they are without --contrastive-weights: from the "
-        "first level on it erases what only one modality knows.",
+        _own_codes,
         "the {where} codes follow the other kind of data, so that what only this one shows is lost",
         needs="--embeddings and two modalities",
     ),
@@ -292,7 +304,8 @@ def findings(report: Mapping) -> list[dict]:
     """Every check, problems first, and of these the most costly first.
 
     Args:
-        report: of [`codebook_report`].
+        report: of [`codebook_report`]; where it has `contrastive_weights`, those of the quantizer's levels, advice
+            goes by them.
 
     Returns:
         dicts with `title`, `status` ("warning", "ok", or "unknown" where the report cannot tell), `is_grave`, `told`

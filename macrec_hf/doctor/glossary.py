@@ -97,6 +97,11 @@ def explained(text: str, known: Iterable[str] = ()) -> Markup:
     return Markup("").join(pieces)
 
 
+def with_commands(text: str) -> Markup:
+    """[`explained`] for a page without the explanations: commands stand out, and no word leads anywhere."""
+    return explained(text, _SPELLINGS)
+
+
 def _linked(text: str, seen: set[str]) -> Iterator[Markup]:
     """A text in pieces.
 

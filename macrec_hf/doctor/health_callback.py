@@ -83,7 +83,8 @@ class CodebookHealthCallback(TrainerCallback):
         table = SemanticIdTable(
             store.item_ids, encode_catalogue(quantizer, store, args.eval_batch_size), quantizer.config.codebook_size
         )
-        report = codebook_report(table, store, resolved=False)
+        weights = {"contrastive_weights": list(quantizer.config.contrastive_weights or ())}
+        report = codebook_report(table, store, resolved=False) | weights
         path = self.path or Path(str(args.output_dir)) / DEFAULT_NAME
         figures = {"step": state.global_step, **report, "checks": findings(report)}
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from .charts import bar_chart, line_chart, scatter_chart
-from .glossary import explained
+from .glossary import explained, with_commands
 from .photos import photo_source
 
 # All is HTML but what says by its name that it is something else.
@@ -31,7 +31,7 @@ def number(value: float | None, form: str) -> str:
     return "–" if value is None else f"{value:{form}}"
 
 
-environment.filters.update(number=number, explained=explained)
+environment.filters.update(number=number, explained=explained, with_commands=with_commands)
 
 
 def render(template: str, **values: Any) -> str:

@@ -18,8 +18,10 @@ import pytest
 from app_tools import NO_PHOTO, NUM_ITEMS, ODD, ODD_TITLE, SOLD_OUT, open_shop, shop_folder
 
 from macrec_hf import add_items
-from macrec_hf.app.cards import percent
-from macrec_hf.app.visit import TOP_K
+from macrec_hf.app import cards
+from macrec_hf.app.page import STYLE
+from macrec_hf.app.shop import ShownItem
+from macrec_hf.app.visit import TOP_K, RankedItem, RankedPage
 from macrec_hf.catalogue.item_encoders import embed_items
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -158,7 +160,7 @@ def expected(recommender, history, **options):
     def ids(item):
         return {name: "".join(table.tokens(item, name)) for name in table.modalities if table.tokens(item, name)}
 
-    return [(item, f"{score:.3f}", percent(math.exp(score)), ids(item)) for item, score in found]
+    return [(item, f"{score:.3f}", cards.percent(math.exp(score)), ids(item)) for item, score in found]
 
 
 def settles(page, wanted):
@@ -335,15 +337,8 @@ def test_it_fits_the_screen_and_can_be_read(chromium, address, scheme, width):
         pick(page, HISTORY)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         first = page.locator("#catalogue .tile").first.bounding_box()
-        for part in (
-            "#catalogue .name",
-            "#ranked .title",
-            "#ranked .why",
-            "#ranked b",
-            "#history h2",
-            "h1",
-            "#head a",
-        ):
+        parts = "#catalogue .name, #ranked .title, #ranked .why, #ranked b, #history h2, h1, #head a"
+        for part in parts.split(", "):
             assert page.evaluate(CONTRAST, part) >= 4.5, part  # WCAG 2.2, 1.4.3
         # List and first row of the catalogue are on the screen together; the page scrolls, not a box in it.
         assert page.locator("#ranked .hit").first.bounding_box()["y"] < first["y"] + first["height"] <= 844
@@ -387,3 +382,14 @@ def test_nothing_is_asked_for_elsewhere(page, outside):
     pick(page, HISTORY[:1])
     page.wait_for_timeout(500)
     assert page.elsewhere == [] and outside[1] == []
+
+
+def test_a_long_title_moves_nothing(chromium):
+    long, short = ShownItem("a", "Donaudampfschifffahrtsgesellschaftskapitän " * 9), ShownItem("b", "Bee")
+    rows = [RankedItem(1, long, -1.0, 0.4, 1.0, {}, (long.title,))]
+    tiles = cards.catalogue([long, short], 2, "", ["a"], lambda item: None)
+    hit = cards.piece("ranked", RankedPage(rows), [], lambda item: None)
+    page = chromium.new_page()
+    page.set_content(f"<style>{STYLE}</style><div style='width: 380px'>{hit}</div>{tiles}")
+    assert page.evaluate("document.querySelector('.chance').getBoundingClientRect().right") < 380
+    assert page.locator(".tile").first.bounding_box()["height"] < 250

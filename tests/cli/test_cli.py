@@ -164,12 +164,23 @@ def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
         (["quantize", "--config", "nowhere.yaml"], "expected a YAML file"),
         (["quantize", "--config", "{yaml}"], "'colour' is no flag of macrec quantize"),
         (["train", "--interactions", "nowhere.csv", "--semantic-ids", "{out}", "--output", "{out}"], "nowhere.csv"),
+        (
+            ["train", "--interactions", "{bought}", "--semantic-ids", "nowhere/", "--output", "{out}"],
+            "error: --semantic-ids: expected 'nowhere/' to be a directory or a repository",
+        ),
     ],
 )
 def test_one_clear_error(shop, tmp_path, capsys, words, message):
     (tmp_path / "file").write_text("")
     (tmp_path / "bad.yaml").write_text("colour: red\n")
-    places = dict(out=tmp_path / "out", emb=shop / "emb", file=tmp_path / "file", yaml=tmp_path / "bad.yaml")
+    (tmp_path / "bought.csv").write_text("user_id,item_id,timestamp\nu,i,1\n")
+    places = dict(
+        out=tmp_path / "out",
+        emb=shop / "emb",
+        bought=tmp_path / "bought.csv",
+        file=tmp_path / "file",
+        yaml=tmp_path / "bad.yaml",
+    )
     assert main([word.format(**places) for word in words]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1, "expected one line"

@@ -20,7 +20,7 @@ METRICS = {
     "coverage": {"text": 0.5},
     "quoted": "shown",
     "repeat_rate": 0.25,
-    "verdict": {"row": "ensemble", "best": "popularity", "outcome": "better", "text": "Verdict: <ensemble>."},
+    "verdict": {"row": "ensemble", "best": "popularity", "outcome": "better", "text": "<ensemble>: `macrec doctor`."},
 }
 
 
@@ -119,7 +119,7 @@ def test_page_marks_the_purchase_that_was_found(shop, tmp_path):
     assert page.count('<figure class="hit">') == 1 and page.count("<figure>") == 6 + 2
     assert "text: <code>&lt;a_1&gt;&lt;b_2&gt;</code>" in page and "No other product begins with" in page
     assert "<span>macrec</span> <span>app</span> <span>model</span> </code>" in page and "# look &amp; see" in page
-    assert "ten by the best count (popularity) 6%" in page and "Verdict: &lt;ensemble&gt;." in page
+    assert "ten by the best count (popularity) 6%" in page and "&lt;ensemble&gt;: <code>macrec doctor</code>." in page
     assert "25% of the next purchases are of a product that the customer has" in page
     assert "<b>Cap</b>" not in page and "&lt;b&gt;Cap&lt;/b&gt; &amp; co" in page and "One &amp; two" in page
     assert page.count("data:image/jpeg;base64,") == 7 + 2 and "# 3 s" in page

@@ -104,6 +104,7 @@ def test_json_alone_writes_no_page(shop, tmp_path, monkeypatch, capsys):
     assert figures["modalities"]["image"]["levels"][0]["used"] == len(set(table.codes["image"][:, 0].tolist()))
     assert figures["modalities"]["text"]["collisions"]["moved"] == table.report["text"]["num_moved"] > 0
     assert len(figures["checks"]) == 13 and figures["similarity"] == {}
+    assert figures["contrastive_weights"] == [0.0, 0.1], "the quantizer's, by which advice goes"
     assert not list(tmp_path.iterdir())
     assert doctor(shop / "ids") == 0 and (tmp_path / "report.html").is_file()
 

@@ -196,6 +196,18 @@ def test_unknown_items(shop, capsys):
     assert status == 0 and out.splitlines()[1].split()[1] == "019"  # the most popular item
 
 
+def test_an_id_with_a_comma_needs_quotes_and_the_error_says_so(shop, capsys, tmp_path):
+    _, recommender, _ = shop
+    ids = ["art,01", *recommender.table.item_ids[1:]]
+    table = SemanticIdTable(ids, recommender.table.codes, codebook_size=4)
+    parts = {"model": recommender.model, "tokenizer": recommender.tokenizer, "table": table}
+    MacRecRecommender(**parts, item_counts=torch.arange(NUM_ITEMS)).save_pretrained(tmp_path / "model")
+    status, _, err = run(capsys, "recommend", tmp_path / "model", "--history", "07,art,01")
+    assert status == 1 and "Unknown item 'art' in history 0" in err
+    assert err.endswith("An id that holds a comma stands in quotes: --history '07,\"art,01\"'.\n")
+    assert run(capsys, "recommend", tmp_path / "model", "--history", '07,"art,01"')[0] == 0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

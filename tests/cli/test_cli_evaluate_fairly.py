@@ -102,14 +102,14 @@ def test_hidden_lists_hold_nothing_that_the_user_has(shop, tmp_path, capsys):
 
 
 def test_the_answer_is_short(shop, tmp_path, capsys):
-    """The model's row, the best other and those of other libraries, of the column to quote; the verdict is the end."""
+    """The model's row, the best other and those of other libraries, of the table to quote; the verdict is the end."""
     folder, histories = shop
     lines = [{"user_id": f"u{user}", "items": [f"i{row}" for row in range(NUM_ITEMS)]} for user in range(NUM_USERS)]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
     words = ["--lists", f"mine={tmp_path / 'mine.jsonl'}"]
     report, _ = evaluate(folder / "model", folder / "interactions.csv", tmp_path, *words)
     head, names, *out = capsys.readouterr().out.splitlines()
-    assert head == "own history hidden, the column to quote:" and names.split() == ["hr@10", "ndcg@10", "coverage"]
+    assert head == "own history hidden, the table to quote:" and names.split() == ["hr@10", "ndcg@10", "coverage"]
     best, hidden = report["verdict"]["best"], report["hidden"]
     for line, name in zip(out, dict.fromkeys(["ensemble", best, "mine"]), strict=False):
         (low, high), row = hidden["intervals"][name]["ndcg@10"], hidden[name]
@@ -118,7 +118,7 @@ def test_the_answer_is_short(shop, tmp_path, capsys):
         assert line.endswith(f"{hidden['coverage'][name]:.3f}")
     assert len(out) <= 3 + 5 and out[-1] == report["verdict"]["text"]
     others = len(hidden["coverage"]) - len({"ensemble", best, "mine"})
-    assert out[-3] == f"{others} more rows, and the other column: --tables shows them"
+    assert out[-3] == f"{others} more rows, and the other table: --tables shows them"
 
 
 def test_lists_of_other_libraries_from_the_command_line(shop, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from hub_tools import train, trained_shop
 from transformers import TrainerState
 
-from macrec_hf.cli.history_flag import read_history
+from macrec_hf.cli.history_flag import quotes_missing, read_history
 from macrec_hf.cli.main import build_parser, main
 from macrec_hf.cli.messages import _Notices, in_flags
 from macrec_hf.cli.next_steps import (
@@ -166,6 +166,13 @@ def test_a_history_that_is_printed_can_be_given_whatever_the_ids_hold(first):
     assert read_history(parser.parse_args(words).history) == items
 
 
+def test_pieces_of_an_id_are_told_from_items_that_nobody_knows():
+    known = ["a", "01", "art,01", "x,y,z", "b, c"]
+    asked = '--history \'a,"art,01",nobody,"x,y,z","b, c"\'.'
+    assert quotes_missing(["a", "art", "01", "nobody", "x", "y", "z", "b", "c"], known).endswith(asked)
+    assert quotes_missing(["a", "nobody", "01"], known) == "" == quotes_missing([], known)
+
+
 def test_a_history_as_people_type_it(capsys):
     assert read_history(" i1, i7 ,,i3,") == ["i1", "i7", "i3"] and read_history(" , ") == []
     assert read_history('a"b,"c"d') == ['a"b', '"c"d']
@@ -191,8 +198,8 @@ def test_what_follows_when_there_is_a_model():
         evaluate, refresh = parsed(line.replace(" counts new", " says"), ends=" says")
         assert (evaluate["split"], evaluate["cut"]) == split and refresh["model"] == "my model"
         assert {args["user_column"] for args in (evaluate, refresh)} == {"who"}
-    (recommend,) = parsed(after_refresh(build_parser("refresh").parse_args(bought)), ends=" recommends")
-    assert (recommend["model"], recommend["histories"]) == ("my model", "users.jsonl")
+    (recommend,) = parsed(after_refresh(build_parser("refresh").parse_args(bought), ["a,b", "-1"]), ends=" recommends")
+    assert recommend["model"] == "my model" and read_history(recommend["history"]) == ["a,b", "-1"]
     asked = build_parser("recommend").parse_args(["my model", "--history", "a", "--items", "i.jsonl"])
     (app,) = parsed(after_recommend(asked), ends=" shows")
     assert (app["model"], app["items"]) == ("my model", "i.jsonl")

@@ -146,6 +146,20 @@ def test_a_drowned_modality_is_found_through_its_embeddings():
     assert not any("drowned" in title for title in warnings(codebook_report(table_of(text, image), store)))
 
 
+@pytest.mark.parametrize(
+    ("weights", "is_free"),
+    [({}, False), ({"contrastive_weights": None}, False), ({"contrastive_weights": [0.0, 0.1, 0.1, 0.1]}, False),
+     ({"contrastive_weights": [0.0, 0.0, 0.1, 0.1]}, True)],
+)  # fmt: skip
+def test_nobody_is_told_to_free_levels_that_are_free(weights, is_free):
+    text = healthy_codes()
+    random = np.random.default_rng(9).integers(32, size=text.shape)
+    report = codebook_report(table_of(text, random), store_for(text, related(text))) | weights
+    found = {finding["title"]: finding["advice"] for finding in findings(report)}
+    advice = found["One modality drowned: the other writes its codes"]
+    assert advice and ("Keep the first two levels" in advice) != is_free and ("(--epochs)" in advice) == is_free
+
+
 @pytest.mark.parametrize("num_items", [6, 30, 63, 100, 300, 5000])
 @pytest.mark.parametrize(("size", "num_levels"), [(4, 1), (8, 2), (16, 3), (64, 2), (256, 4)])
 def test_advice_on_sizes_is_one_and_within_the_catalogue(num_items, size, num_levels):

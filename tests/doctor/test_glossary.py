@@ -5,7 +5,7 @@ import re
 import pytest
 
 from macrec_hf.doctor.blend_figures import source_words
-from macrec_hf.doctor.glossary import WORDS, explained, glossary
+from macrec_hf.doctor.glossary import WORDS, explained, glossary, with_commands
 from macrec_hf.model.blend import SOURCES
 
 
@@ -28,6 +28,10 @@ def test_parts_of_other_words_and_commands_lead_nowhere():
         "<code>macrec quantize --codebook-size 8</code>: see &lt;b&gt;"
     )
     assert explained("lower --learning-rate, a-b") == "lower <code>--learning-rate</code>, a-b"
+
+
+def test_where_there_are_no_explanations_commands_stand_out_all_the_same():
+    assert with_commands("IDs <b>: `macrec doctor`") == "IDs &lt;b&gt;: <code>macrec doctor</code>"
 
 
 def test_every_explanation_has_a_place_of_its_own_and_names_no_word_that_is_not_there():

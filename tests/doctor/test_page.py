@@ -60,6 +60,8 @@ def test_items_maps_and_curves_are_shown():
     maps = embedding_maps(table, store, "pca")
     curves = {"Collision rate": {"text": [(0, 0.5), (4, 0.25)]}}
     page = report_page(codebook_report(table, store), examples=examples, items=items, maps=maps, curves=curves)
+    first = examples["random"][0]
+    assert f'<figcaption title="Thing &lt;{first}&gt;">Thing' in page and "-webkit-line-clamp: 4" in page
     assert page.count("<figure>") == 8 * (3 + 3 + 1) and "Thing &lt;i" in page and "Thing <" not in page
     assert page.count("data:image/jpeg;base64,AAAA") >= 1
     assert page.count("<svg") == 2 + 4 + 1
