@@ -10,10 +10,10 @@ from macrec_hf.cli.common import add_device_flag, named_device, ranking_device
 from macrec_hf.cli.main import build_parser, main
 
 VERBS = {
-    "embed": "--items i --output o",
+    "embed": "--items i.csv --output o",
     "quantize": "--embeddings e --output o",
-    "train": "--interactions i --semantic-ids s --output o",
-    "evaluate": "--model m --interactions i",
+    "train": "--interactions i.csv --semantic-ids s --output o",
+    "evaluate": "--model m --interactions i.csv",
     "recommend": "--model m --history i1",
     "app": "m",
 }
@@ -29,11 +29,12 @@ def parsed(*words):
 def test_a_device_that_is_not_there_is_refused(verb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp,title\nu,i1,1,a title\n")
     assert build_parser(verb).parse_args(VERBS[verb].split()).device == "auto"
     assert main([verb, *VERBS[verb].split(), "--device", "mps"]) == 1
     error = capsys.readouterr().err
     assert "--device mps: expected a device that is there, cpu" in error and error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["i.csv"]
 
 
 def test_auto_and_names(monkeypatch):

@@ -57,11 +57,12 @@ def test_a_near_name_is_proposed(tmp_path, monkeypatch, no_network):
 def test_every_verb_answers_at_once_without_a_network(words, tmp_path, monkeypatch, no_network, capsys):
     (tmp_path / "runs" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("user_id,item_id,timestamp\nu,i1,1\n")  # the tables are looked at first
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert "Expected 'runs/modle' to be" in error and error.strip().endswith("Did you mean runs/model?")
+    assert "xpected 'runs/modle' to be" in error and error.strip().endswith("Did you mean runs/model?")
     assert sum(waits) < 5  # the Hub's own retries wait 23 seconds
 
 
