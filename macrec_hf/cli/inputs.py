@@ -60,24 +60,35 @@ def add_model(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def open_embeddings(args: argparse.Namespace) -> "EmbeddingStore":
-    """The store behind `--embeddings`, restricted to `--modalities`, every number checked."""
+    """The store behind `--embeddings`, which `check_embeddings` has found, of `--modalities`, every number checked."""
     from ..catalogue.embedding_store import EmbeddingStore
 
     pairs = read_pairs(args.embeddings)
     if pairs is None:
         store = EmbeddingStore.open(args.embeddings)
     elif args.item_ids is None:
-        if not any(Path(file).exists() for file in pairs.values()):
-            raise FileNotFoundError(
-                f"--embeddings: expected a folder of `macrec embed` or pairs such as text=a.npy,image=b.npy, got "
-                f"{args.embeddings!r}, where nothing is."
-            )
         raise ValueError("--embeddings text=….npy needs --item-ids: a JSON list with the item id of each row.")
     else:
         store = EmbeddingStore.from_files(pairs, args.item_ids)
     if args.modalities:
         store = store.select(args.modalities.split(","))
     return store.check_finite()
+
+
+def check_embeddings(args: argparse.Namespace) -> None:
+    """Refuses `--embeddings` where nothing is, before libraries are loaded, which takes seconds.
+
+    Raises:
+        FileNotFoundError: neither a folder nor any of the files.
+    """
+    if (given := getattr(args, "embeddings", None)) is None:
+        return
+    files = (read_pairs(given) or {"": given}).values()
+    if not any(Path(file).exists() for file in files):
+        raise FileNotFoundError(
+            f"--embeddings: expected a folder of `macrec embed` or pairs such as text=a.npy,image=b.npy, got "
+            f"{given!r}, where nothing is."
+        )
 
 
 def digest_of_weights(folder: str | Path | None) -> str | None:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import NoReturn, TextIO, cast
 
 from .common import outputs
-from .inputs import check_tables
+from .inputs import check_embeddings, check_tables
 from .messages import PlainLines, for_terminal, goes_on, in_flags, resumed, show_notices
 from .next_steps import without_next
 from .stopping import stoppable
@@ -201,6 +201,7 @@ def _main(argv: list[str] | None) -> int:
             args.started = started
             args.command = shlex.join(["macrec", *argv])
             check_tables(args)
+            check_embeddings(args)
             is_main = os.environ.get("RANK", "0") == "0"
             if verb != "prepare" and not (verbose and is_main):
                 _be_quiet(everything=not is_main)

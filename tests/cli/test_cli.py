@@ -150,7 +150,7 @@ def test_resuming_with_other_settings_is_refused(shop, ids, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["quantize", "--embeddings", "nowhere", "--output", "{out}"], "found no such folder"),
+        (["quantize", "--embeddings", "nowhere", "--output", "{out}"], "got 'nowhere', where nothing is"),
         (["quantize", "--embeddings", "text=a.npy", "--output", "{out}"], "got 'text=a.npy', where nothing is"),
         (["quantize", "--embeddings", "text={emb}/text.npy", "--output", "{out}"], "needs --item-ids"),
         (["quantize", "--embeddings", "{emb}", "--output", "{out}", "--modalities", "sound"], "expected some of"),

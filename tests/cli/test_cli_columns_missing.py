@@ -113,6 +113,8 @@ def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
         ([*embed, "none.jsonl"], "none.jsonl: no such file"),
         ([*train, "--interactions", "bought.tsv"], "Name the right one with --time-column"),
         (["refresh", "m", "--interactions", "bought.xlsx"], "bought.xlsx: no such file"),
+        (["quantize", "--embeddings", "nowhere/", "--output", "o"], "got 'nowhere/', where nothing is"),
+        (["doctor", "ids", "--embeddings", "text=a.npy"], "got 'text=a.npy', where nothing is"),
         (["recommend", "m", "--history", "a", "--items", "items.csv"], "expected a column 'item_id'"),
     ]
     code = f"""
