@@ -29,12 +29,13 @@ def parsed(*words):
 def test_a_device_that_is_not_there_is_refused(verb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+    (tmp_path / "e").mkdir()
     (tmp_path / "i.csv").write_text("user_id,item_id,timestamp,title\nu,i1,1,a title\n")
     assert build_parser(verb).parse_args(VERBS[verb].split()).device == "auto"
     assert main([verb, *VERBS[verb].split(), "--device", "mps"]) == 1
     error = capsys.readouterr().err
     assert "--device mps: expected a device that is there, cpu" in error and error.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["i.csv"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["e", "i.csv"]
 
 
 def test_auto_and_names(monkeypatch):
