@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from ..data.output_folder import output_folder
 from ..evaluation.own_history import quoted
-from ..model.blend import BLEND_NAME, Blend
+from ..model.blend import BLEND_NAME, MODEL, Blend
 from ..model.checksums import write_checksums
 from ..model.files import follow_umask, replacing
 from ..model.inference import check_finite_weights, without_bars
@@ -121,14 +121,15 @@ def save_model_directory(
         if purchase_counts is not None and blend is not None and counts != "none":
             purchase_counts = check_purchase_counts(purchase_counts, table)
             if counts == "rounded":
-                num_pairs, purchase_counts = len(purchase_counts.others), purchase_counts.shareable()
-                logger.warning(
-                    "%s: rounded counts hold %s of %s pairs and no days. The blend was fitted with all of them, so "
-                    "lists are worse there.",
-                    directory,
-                    f"{len(purchase_counts.others):,}",
-                    f"{num_pairs:,}",
-                )
+                whole, purchase_counts = purchase_counts, purchase_counts.shareable()
+                if blend.serves != MODEL and kind_of_counts(whole) != "rounded":  # else nothing served is lost
+                    logger.warning(
+                        "%s: rounded counts hold %s of %s pairs and no days. The blend was fitted with all of them, "
+                        "so lists are worse there.",
+                        directory,
+                        f"{len(purchase_counts.others):,}",
+                        f"{len(whole.others):,}",
+                    )
             purchase_counts.save(beside)
             blend.save(beside)
         if quantizer is not None:

@@ -215,7 +215,7 @@ def candidates_to_weigh(
 
 
 def _without_families(candidates: Candidates) -> Candidates:
-    """Without the terms of new items, which leave-one-out cannot teach.
+    """Without the terms of new items' families, which leave-one-out cannot teach.
 
     Items that no counted purchase holds are there mostly because an explained one does: a fit would learn that
     whatever is new sells, and lists would fill with what `add_items` brings.
