@@ -23,34 +23,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+
+from ablation_rows import QUANTIZERS  # noqa: E402
+from ablation_rows import ROWS as ABLATIONS  # noqa: E402
 
 from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
 
 FULL = "MACRec"
 LEVELS = ["--num-levels", "3"]  # the weights of the losses are one a level; enough up to 300,000 items
-NO_CONTRASTIVE, NO_ALIGNMENT = ["--contrastive-weights", "0,0,0"], ["--alignment-weight", "0"]
-IDS = {
-    "cross-modal": LEVELS,
-    "without L_con": [*LEVELS, *NO_CONTRASTIVE],
-    "without L_align": [*LEVELS, *NO_ALIGNMENT],
-    "independent": [*LEVELS, *NO_CONTRASTIVE, *NO_ALIGNMENT],
-    "text": [*LEVELS, "--modalities", "text"],
-    "image": [*LEVELS, "--modalities", "image"],
+IDS = {name: [*LEVELS, *(flag.format(zeros="0,0,0") for flag in flags)] for name, flags in QUANTIZERS.items()}
+IDS |= {
     "k-means": [*LEVELS, "--method", "residual-kmeans"],
     "with co-purchases": LEVELS,  # of embeddings that hold them
     "P5-CID": [],  # by spectral clustering
 }
-NO_IMPLICIT = ["--implicit-alignment-weight", "0"]
-ROWS = {
-    FULL: ("cross-modal", []),
-    "without L_con": ("without L_con", []),
-    "without L_align": ("without L_align", []),
-    "without L_implicit": ("cross-modal", NO_IMPLICIT),
-    "without explicit alignment": ("cross-modal", ["--tasks", "text_to_text,image_to_image"]),
-    "MQL4GRec": ("independent", NO_IMPLICIT),
-    "TIGER (text)": ("text", []),
-    "TIGER (image)": ("image", []),
+ROWS = {name: row for name, row in ABLATIONS.items() if name != "photos missing"}
+ROWS |= {
     "residual k-means": ("k-means", []),
     "LETTER-like": ("with co-purchases", []),
     "P5-CID IDs": ("P5-CID", []),

@@ -216,9 +216,8 @@ def finish(output: Path, trainer: "Trainer", settings: Mapping[str, Any], keep_c
 
     if trainer.is_world_process_zero():
         state = trainer.state
-        made = dict(settings) | {
-            "precision": precision(trainer.args)
-        }  # which follows the machine where no flag says it
+        # The precision follows the machine where no flag says it.
+        made = dict(settings) | {"precision": precision(trainer.args)}
         end = {"step": state.global_step, "epoch": state.epoch, "settings": made}
         write_json(output / FINISHED, [*state.log_history, end | {"keep_checkpoints": keep_checkpoints}])
     trainer.accelerator.wait_for_everyone()
