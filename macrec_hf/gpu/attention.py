@@ -102,7 +102,9 @@ def _buckets_of(attention: T5Attention, places: int, length: int, device: torch.
     """The row of the position bias's table for each pair of places: long, `(places, length)`."""
     numbers = attention.relative_attention_num_buckets, attention.relative_attention_max_distance
     arguments = places, length, not attention.is_decoder, *numbers, device
-    return _made_buckets(*arguments) if torch.compiler.is_compiling() else _kept_buckets(*arguments)
+    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return _made_buckets(*arguments)  # what is kept may be freed while a recording still reads it
+    return _kept_buckets(*arguments)
 
 
 def _made_buckets(

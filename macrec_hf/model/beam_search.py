@@ -127,7 +127,8 @@ def _decode(
         _check_trie(model, request.trie)
     passes = SearchPasses(model)
     at_once = model.device.type != "cpu" or passes.run_parts is all_at_once
-    leaves, scores, hidden = (search_batch if at_once else _search_parts)(passes, requests, num_beams, states)
+    search = search_batch if at_once else _search_parts
+    leaves, scores, hidden = passes.run_batch(search, passes, requests, num_beams, states)
     if model.device.type == "cpu":  # elsewhere by those who bring the lists to the host: here it would be a wait
         check_scores(scores)
     sizes = [len(request.input_ids) for request in requests]
@@ -181,6 +182,8 @@ def _search_parts(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """[`search_batch`] in the parts that the model's `SearchKernels` cut the users into."""
     model, trie = passes.model, requests[0].trie
+    if passes.by_weights:
+        _ = passes.weights  # read here, before parts are searched by threads
     sizes = [len(request.input_ids) for request in requests]
     length = max(request.input_ids.shape[1] for request in requests)
     input_ids, attention_mask = _stacked(requests, length)

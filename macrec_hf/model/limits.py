@@ -289,11 +289,18 @@ class TrieLimits:
 
     def select(self, users: torch.Tensor) -> "TrieLimits":
         """The limits of some of the requests: long `(n,)`."""
-        chosen = object.__new__(type(self))
-        for name, value in vars(self).items():
-            per_user = isinstance(value, torch.Tensor) and len(value) > 1
-            setattr(chosen, name, value[users] if per_user else value)
-        return chosen
+        return self.of({name: values[users] if len(values) > 1 else values for name, values in self.tensors().items()})
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What it holds, by name: a running count, int32 `(1 or batch_size, items + 1)`, or lists, long
+        `(batch_size, n)`, filled up with the number of items."""
+        return {name: values for name, values in vars(self).items() if isinstance(values, torch.Tensor)}
+
+    def of(self, tensors: Mapping[str, torch.Tensor]) -> "TrieLimits":
+        """The limits of other users: [`tensors`] of the same names."""
+        others = object.__new__(type(self))
+        vars(others).update(vars(self) | dict(tensors))
+        return others
 
     def open(self, depth: int, nodes: torch.Tensor) -> torch.Tensor:
         """Which nodes of one depth (at least 1) have an allowed item below: long `(batch_size, ...)` to bool."""

@@ -9,6 +9,7 @@ Also exact log-probabilities: of the whole catalogue by one walk of the trie, or
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
@@ -19,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .inference import in_eval_mode
-from .search_kernels import RunParts, all_at_once, departure, search_kernels, take_rows
+from .search_kernels import RunBatch, RunParts, all_at_once, by_itself, departure, search_kernels, take_rows
 from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token
 from .trie import SemanticIdTrie
 
@@ -52,15 +53,16 @@ class SearchPasses:
             reading its weights would skip, all goes through the model's own forward pass, after one notice a model.
 
     Attributes:
-        run_parts: how a batch of users is cut, see `SearchKernels`.
+        run_parts, run_batch: how a batch of users is searched, see `SearchKernels`.
     """
 
     def __init__(self, model: T5ForConditionalGeneration):
         self.model = model
         reason = departure(model)
         self.by_weights = reason is None
-        self.run_parts: RunParts = search_kernels(model).run_parts if self.by_weights else all_at_once
-        self._weights = DecoderWeights(model) if self.by_weights else None  # here: parts may be searched by threads
+        kernels = search_kernels(model)
+        self.run_parts: RunParts = kernels.run_parts if self.by_weights else all_at_once
+        self.run_batch: RunBatch = kernels.run_batch if self.by_weights else by_itself
         if reason is not None and model not in _NOTICED:
             _NOTICED.add(model)
             logger.warning(
@@ -75,9 +77,14 @@ class SearchPasses:
 
     def decoder(self, encoder_hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Steps:
         """The decoder of a batch of users; arguments as of [`DecoderSteps`]."""
-        if self._weights is None:
+        if not self.by_weights:
             return ModelSteps(self.model, encoder_hidden_states, attention_mask)
-        return DecoderSteps(self._weights, encoder_hidden_states, attention_mask)
+        return DecoderSteps(self.weights, encoder_hidden_states, attention_mask)
+
+    @cached_property
+    def weights(self) -> DecoderWeights:
+        """The decoder's, read once. Ask for them before threads share this."""
+        return DecoderWeights(self.model)
 
 
 class ModelEncoder:

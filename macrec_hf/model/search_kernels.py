@@ -28,6 +28,7 @@ from transformers.models.t5.modeling_t5 import (
 
 Part = tuple[torch.Tensor, slice]  # users that are decoded together, long, and the columns that they need
 RunParts = Callable[[Callable[[Part], None], torch.Tensor | None, torch.Tensor, int, int], None]
+RunBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 _LINEARS = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head")
 _EMBEDDINGS = ("embed_tokens", "relative_attention_bias")
@@ -52,6 +53,11 @@ def all_at_once(
     search((users, slice(length)))
 
 
+def by_itself(search: RunBatch, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`search` of its arguments."""
+    return search(*arguments)
+
+
 @dataclass(frozen=True)
 class SearchKernels:
     """What the search multiplies with and how it cuts a batch; `accelerate` of `cpu/` and `gpu/` sets others.
@@ -65,6 +71,8 @@ class SearchKernels:
         attention_names: attention implementations that are softmax attention with T5's position bias.
         run_parts: `(search, attention_mask, users, length, rows)`: calls `search` with parts of the users, long
             `(batch_size,)`, and the columns of `length` that each needs; `rows` are decoder rows for each user.
+        run_batch: `(search, *arguments)`: calls `search` of all users with its arguments, or does the same in another
+            way.
     """
 
     linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = nn.functional.linear
@@ -75,6 +83,7 @@ class SearchKernels:
     attention_classes: tuple[type[nn.Module], ...] = (T5Attention,)
     attention_names: tuple[str | None, ...] = (None, "eager", "sdpa", "flex_attention")
     run_parts: RunParts = all_at_once
+    run_batch: RunBatch = by_itself
 
 
 def search_kernels(model: nn.Module) -> SearchKernels:

@@ -221,13 +221,22 @@ class MacRecTrainerBase(LossPartsTrainer):
         if self._weights:
             self._weight, *self._weights = self._weights
         try:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            loss = self._with_gradients(model, inputs, num_items_in_batch)
         finally:
             self._weight = 1.0
         self._unseen.append((self.state.global_step + 1, loss.detach()))
         if loss.device.type == "cpu":
             self._check_losses()
         return loss
+
+    def _with_gradients(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """The loss of a micro-batch, whose gradients are added to those of the weights."""
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def _small_steps(self) -> bool:
         """Whether the operations of a step are so small that on a CPU one thread is faster than several."""

@@ -15,6 +15,7 @@ from ..data.task_rows import TaskRows
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
 from ..gpu import accelerate
+from ..gpu.recorded_step import RecordedStep
 from ..model.ensemble import Decoding, history_sources, rank_catalogue
 from ..model.model_files import check_item_counts
 from ..model.modeling_macrec import MacRecForConditionalGeneration
@@ -24,7 +25,7 @@ from ..model.tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from ..model.trie import SemanticIdTrie
 from .sharding import whole_weights
 from .trainer_saving import MacRecSavingTrainer
-from .training_args import MacRecTrainingArguments
+from .training_args import MacRecTrainingArguments, own_copy
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,21 +97,23 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
     ):
         self.table, self.quantizer, self.item_titles, self.tries = table, quantizer, item_titles, {}
         self.item_counts = None if table is None else check_item_counts(item_counts, table)
-        compiles = args is not None and args.torch_compile
+        args = own_copy(args or self.arguments_class(self.default_output_dir), self.arguments_class)
+        on_a_gpu = args.use_gpu_kernels and args.device.type == "cuda"
+        in_buckets = args.torch_compile or on_a_gpu
         if table is not None:
             if processing_class is None:
                 raise ValueError("processing_class: expected the SemanticIdTokenizer of the table, got None.")
             self.tries = {name: SemanticIdTrie.from_table(table, processing_class, name) for name in table.modalities}
             if data_collator is None:
                 tokens = [processing_class.item_token_ids(table, name) for name in table.modalities]
-                data_collator = RecommendationCollator(np.stack(tokens), in_buckets=compiles)
+                data_collator = RecommendationCollator(np.stack(tokens), in_buckets=in_buckets)
         elif any(part is not None for part in (quantizer, item_counts, item_titles)):
             raise ValueError(
                 "table: expected the catalogue's SemanticIdTable beside quantizer, item_counts or item_titles, got "
                 "None. They are saved with the table alone; give it too, or leave them out."
             )
         elif data_collator is None:  # nothing can be aligned: one modality of no items
-            data_collator = RecommendationCollator(np.zeros((1, 0, 1), dtype=np.int32), in_buckets=compiles)
+            data_collator = RecommendationCollator(np.zeros((1, 0, 1), dtype=np.int32), in_buckets=in_buckets)
         super().__init__(
             model=model,
             args=args,
@@ -120,8 +123,10 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if self.args.use_gpu_kernels and self.args.device.type == "cuda":
+        self.recorded_step: RecordedStep | None = None
+        if on_a_gpu:
             accelerate(self.accelerator.unwrap_model(self.model))
+            self.recorded_step = RecordedStep() if self._repeats_itself() else None
         if table is not None:  # what `generate` may write, from now on and in every checkpoint
             self.accelerator.unwrap_model(self.model).semantic_ids = table
         metric = str(self.args.metric_for_best_model)
@@ -158,6 +163,27 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             optimizer.add_param_group({"params": [weight], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
+    def _repeats_itself(self) -> bool:
+        """Whether a step does the same for every batch of like shapes, so that a recording can stand for it."""
+        args, own = self.args, type(self).compute_loss is MacRecTrainer.compute_loss
+        apart = args.world_size > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return own and not (apart or args.torch_compile or args.fp16 or args.gradient_accumulation_steps > 1)
+
+    def _with_gradients(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        if self.recorded_step is not None:
+            model.train()
+            inputs = cast(dict[str, Any], self._prepare_inputs(inputs))
+            losses = self.recorded_step(model, inputs)
+            if losses is not None:
+                self._note_parts(losses, "train")
+                return losses["loss"]
+        return super()._with_gradients(model, inputs, num_items_in_batch)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -167,11 +193,14 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """Eq. 19, scalar; its parts are kept for the next log line."""
         outputs = model(**inputs)
-        for name in ("generation_loss", "alignment_loss"):
-            if outputs.get(name) is not None:
-                self._note(name, outputs[name], "train" if model.training else "eval")
+        self._note_parts(outputs, "train" if model.training else "eval")
         loss: Any = outputs.loss if outputs.loss is None else outputs.loss * self._weight  # None without labels
         return (loss, outputs) if return_outputs else loss
+
+    def _note_parts(self, outputs: Mapping[str, torch.Tensor], kind: str) -> None:
+        for name in ("generation_loss", "alignment_loss"):
+            if outputs.get(name) is not None:
+                self._note(name, outputs[name], kind)
 
     def _small_steps(self) -> bool:
         return self.accelerator.unwrap_model(self.model).config.d_model <= ONE_THREAD_UP_TO

@@ -1,0 +1,132 @@
+"""Kernels of a function, recorded once as a CUDA graph and from then on launched by one call.
+
+A small model's step or search is hundreds of kernels of some microseconds each; starting them one by one from Python
+takes longer than they work. A recording starts them all at once, at the addresses and in the shapes of the first time.
+"""
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+Outputs = TypeVar("Outputs")
+_POOLS: dict[torch.device, Any] = {}  # memory that all recordings of a device share: they run one after the other
+_NOTED = 1024  # shapes whose calls are counted
+
+
+class Recording(Generic[Outputs]):
+    """A function of tensors that launches the same kernels whatever they hold.
+
+    Args:
+        function: reads nothing of its arguments on the host. On another device than a GPU it is called each time.
+        inputs: tensors of one device, of which copies are kept as the places that the kernels read.
+    """
+
+    def __init__(self, function: Callable[..., Outputs], inputs: Sequence[torch.Tensor]):
+        self.inputs = [values.clone() for values in inputs]
+        self.function: Callable[..., Outputs] | None = function
+        self.graph: Any = None
+        if self.inputs[0].device.type == "cuda":
+            self.graph, self.outputs = self._recorded(function)
+            self.function = None  # with all that it holds
+
+    def __call__(self, *inputs: torch.Tensor) -> Outputs:
+        """What the function returns of inputs of the same shapes; the next call of any recording overwrites it."""
+        for kept, values in zip(self.inputs, inputs, strict=True):
+            kept.copy_(values, non_blocking=True)
+        if self.function is not None:
+            return self.function(*self.inputs)
+        self.graph.replay()
+        return self.outputs
+
+    def _recorded(self, function: Callable[..., Outputs]) -> tuple[Any, Outputs]:
+        device = self.inputs[0].device
+        pool = _POOLS.setdefault(device, torch.cuda.graph_pool_handle())
+        here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        side.wait_stream(here)
+        draws = torch.cuda.get_rng_state(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(side), _no_collection():
+            function(*self.inputs)  # libraries ask for memory of their own at the first call
+            torch.cuda.synchronize(device)
+            torch.cuda.set_rng_state(draws, device)
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                outputs = function(*self.inputs)
+            finally:
+                graph.capture_end()
+        here.wait_stream(side)
+        return graph, outputs
+
+
+class Recordings:
+    """The recordings of a function, by whatever makes its kernels others. They are not copied with their owner.
+
+    Args:
+        seen: calls in like shapes after which one is recorded: a recording costs about three of them.
+        at_most: recordings that are kept, the latest used.
+    """
+
+    def __init__(self, seen: int = 2, at_most: int = 32):
+        self.seen, self.at_most, self.lock = seen, at_most, RLock()
+        self.failed = False
+        self.kept: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._calls: OrderedDict[Hashable, int] = OrderedDict()
+
+    def __deepcopy__(self, memo: dict) -> "Recordings":
+        return type(self)(self.seen, self.at_most)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seen, self.at_most)
+
+    def of(self, key: Hashable, make: Callable[[], Recording]) -> Recording | None:
+        """The recording of a key; `None`: not yet, or recording has failed. Hold `lock` until its outputs are read."""
+        if self.failed:
+            return None
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key]
+        calls = self._calls.pop(key, 0) + 1
+        if calls <= self.seen:
+            self._calls[key] = calls
+            if len(self._calls) > _NOTED:
+                self._calls.popitem(last=False)
+            return None
+        try:
+            made = make()
+        except RuntimeError as error:
+            self.failed = True
+            logger.warning(
+                f"Kernels are launched one by one: recording them failed ({str(error).splitlines()[0]}). Results are "
+                "the same; use_gpu_kernels=False leaves recording out."
+            )
+            return None
+        self.kept[key] = made
+        if len(self.kept) > self.at_most:
+            self.kept.popitem(last=False)
+        return made
+
+
+def addresses(model: nn.Module) -> tuple[int, ...]:
+    """Where the weights lie: another place is another recording, other values in the same place are not."""
+    return tuple(weight.data_ptr() for weight in model.parameters())
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without a garbage collection in between, which might free what a recording must not."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
