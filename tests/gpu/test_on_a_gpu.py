@@ -8,6 +8,7 @@ import torch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
 from macrec_hf.gpu import accelerate
+from macrec_hf.gpu.recorded_step import RecordedStep
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
 from macrec_hf.model.logits_process import SemanticIdLogitsProcessor
 
@@ -93,3 +94,49 @@ def test_nothing_waits_for_the_device():
         beam_search(model, input_ids, mask, trie, 10)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_recorded_search_gives_the_lists_of_a_launched_one(dtype):
+    model, (input_ids, mask), trie = searched(dtype)
+    recordings = model.search_kernels.run_batch.recordings
+    excluded = torch.randint(-1, trie.num_items, (len(LENGTHS), 5), device="cuda")
+    for given in ({}, {"excluded_items": excluded}):
+        wanted = beam_search(model, input_ids, mask, trie, 10, **given)
+        kept = len(recordings.kept)
+        for users in (len(LENGTHS), 3, len(LENGTHS), 3, len(LENGTHS)):
+            limits = {name: values[:users] for name, values in given.items()}
+            found = beam_search(model, input_ids[:users], mask[:users], trie, 10, **limits)
+            assert torch.equal(found.leaves, wanted.leaves[:users])
+            torch.testing.assert_close(found.scores, wanted.scores[:users], rtol=1e-2, atol=1e-2)
+        assert len(recordings.kept) > kept and not recordings.failed
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    kept = dict(recordings.kept)
+    found = beam_search(model, input_ids, mask, trie, 10)
+    plain = beam_search(copy.deepcopy(model), input_ids, mask, trie, 10)
+    assert dict(recordings.kept) == kept and torch.equal(found.leaves, plain.leaves)
+
+
+def test_a_recorded_step_is_a_launched_one_and_draws_new_dropout():
+    torch.manual_seed(0)
+    sizes = dict(d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, num_decoder_layers=2, num_levels=4)
+    ids = torch.randint(3, 80, (32, 28), device="cuda")
+    batch = {"attention_mask": torch.ones_like(ids), "labels": ids[:, :4].contiguous()}
+    batch = {"input_ids": ids, **batch, "alignment_input_ids": ids[:20, :8].reshape(20, 2, 4).transpose(0, 1)}
+    for rate in (0.0, 0.3):
+        config = MacRecConfig(vocab_size=80, dropout_rate=rate, **sizes)
+        model, step = accelerate(MacRecForConditionalGeneration(config).cuda().train()), RecordedStep(seen=1)
+        model(**batch).loss.backward()
+        gradients = [weight.grad.clone() for weight in model.parameters()]
+        losses = []
+        for _ in range(4):
+            model.zero_grad()
+            found = step(model, batch)
+            losses += [] if found is None else [float(found["loss"])]
+        assert len(losses) == 3 and not step.recordings.failed
+        assert len(set(losses)) == (1 if rate == 0.0 else 3)
+        if rate == 0.0:
+            for weight, gradient in zip(model.parameters(), gradients, strict=True):
+                torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-4)
