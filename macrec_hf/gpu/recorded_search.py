@@ -17,7 +17,7 @@ Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Search = Callable[[SearchPasses, Sequence[BeamRequest], int, torch.Tensor | None], Found]
 
 FEWEST_USERS = 4  # a search of one user takes as long
-MOST_USERS = 4096  # of more the kernels work longer than it takes to launch them
+MOST_USERS = 1024  # of more the kernels work longer than it takes to launch them
 
 
 class RecordedSearch:
@@ -52,7 +52,7 @@ class RecordedSearch:
         key: Hashable = (
             num_beams,
             addresses(model),
-            torch.get_float32_matmul_precision(),
+            torch.backends.cuda.matmul.fp32_precision,
             tuple((each.trie, each.names) for each in padded),
             tuple((values.shape, values.dtype) for values in inputs),
         )

@@ -51,7 +51,7 @@ class RecordedStep:
             return losses, gradients
 
         shapes = tuple((name, values.shape, values.dtype) for name, values in batch.items())
-        key = addresses(model), torch.get_float32_matmul_precision(), shapes, len(weights)
+        key = addresses(model), torch.backends.cuda.matmul.fp32_precision, shapes, len(weights)
         inputs = list(batch.values())
         with self.recordings.lock:
             recording = self.recordings.of(key, lambda: Recording(run, inputs))
@@ -64,7 +64,10 @@ class RecordedStep:
 
     def _records(self, model: nn.Module, batch: Mapping[str, Any]) -> bool:
         return (
-            all(isinstance(values, torch.Tensor) and values.device.type == self.device_type for values in batch.values())
+            all(
+                isinstance(values, torch.Tensor) and values.device.type == self.device_type
+                for values in batch.values()
+            )
             and "labels" in batch
             and len(batch["labels"]) > 0
             and model.training

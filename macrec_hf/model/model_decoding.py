@@ -9,7 +9,6 @@ Also exact log-probabilities: of the whole catalogue by one walk of the trie, or
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
@@ -36,7 +35,7 @@ class Steps(Protocol):
 
     score_dtype: torch.dtype
 
-    def start(self) -> tuple[torch.Tensor, Any]: ...
+    def start(self, shared: bool = False) -> tuple[torch.Tensor, Any]: ...
 
     def step(self, tokens: torch.Tensor, past: Any) -> tuple[torch.Tensor, Any]: ...
 
@@ -63,6 +62,7 @@ class SearchPasses:
         kernels = search_kernels(model)
         self.run_parts: RunParts = kernels.run_parts if self.by_weights else all_at_once
         self.run_batch: RunBatch = kernels.run_batch if self.by_weights else by_itself
+        self._weights: DecoderWeights | None = None
         if reason is not None and model not in _NOTICED:
             _NOTICED.add(model)
             logger.warning(
@@ -81,10 +81,12 @@ class SearchPasses:
             return ModelSteps(self.model, encoder_hidden_states, attention_mask)
         return DecoderSteps(self.weights, encoder_hidden_states, attention_mask)
 
-    @cached_property
+    @property
     def weights(self) -> DecoderWeights:
         """The decoder's, read once. Ask for them before threads share this."""
-        return DecoderWeights(self.model)
+        if self._weights is None:
+            self._weights = DecoderWeights(self.model)
+        return self._weights
 
 
 class ModelEncoder:
@@ -145,8 +147,8 @@ class ModelSteps:
         self.model, self.states, self.mask = model, encoder_hidden_states, attention_mask
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
 
-    def start(self) -> tuple[torch.Tensor, Prefixes]:
-        """The decoder start token, long `(batch_size, 1)`, and nothing before it."""
+    def start(self, shared: bool = False) -> tuple[torch.Tensor, Prefixes]:
+        """The decoder start token, long `(batch_size, 1)`, and nothing before it, however it is held."""
         tokens = torch.full((len(self.states), 1), start_token(self.model), device=self.states.device)
         return tokens, Prefixes(tokens.new_zeros(len(tokens), 1, 0))
 
@@ -269,7 +271,7 @@ def candidate_scores(
             f"{tuple(leaves.shape)}."
         )
     steps = SearchPasses(model).decoder(encoder_hidden_states, attention_mask)
-    inputs, past = steps.start()
+    inputs, past = steps.start(shared=True)
     scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):
         hidden, past = steps.step(inputs, past)

@@ -5,7 +5,7 @@ of them is exactly what transformers makes and nobody has hooked into it. [`depa
 such a model is searched through its own forward pass (`model_decoding.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ Part = tuple[torch.Tensor, slice]  # users that are decoded together, long, and 
 RunParts = Callable[[Callable[[Part], None], torch.Tensor | None, torch.Tensor, int, int], None]
 RunBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
+_ALIGNED = 16  # numbers: of half precision two such rows are 64 bytes
 _LINEARS = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head")
 _EMBEDDINGS = ("embed_tokens", "relative_attention_bias")
 # Hooks and classes of these libraries gather weights, record states or set the precision, and leave the computation.
@@ -191,6 +192,11 @@ def _plain_class(module: nn.Module) -> type[nn.Module]:
     return cls
 
 
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What scores of a model of this dtype are summed in: float64 for float64, float32 for the others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def may_look(values: torch.Tensor) -> bool:
     """Whether the search may read values to save work: a GPU would be waited for, and a compiled search cannot."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -205,3 +211,158 @@ def take_rows(states: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
     batch_size, rows = states.shape[:2]
     offsets = torch.arange(batch_size, device=parents.device).unsqueeze(1) * rows
     return states.flatten(0, 1).index_select(0, (parents + offsets).flatten()).view(*parents.shape, *states.shape[2:])
+
+
+@dataclass
+class DecoderPast:
+    """Self-attention keys and values of the positions so far, each row's at its place.
+
+    Attributes:
+        layers: `layers[layer][position]` is float `(batch_size, rows or 1, 2, num_heads, d_kv)`; 1 where all rows of a
+            user share the position, as they do the decoder start token.
+        bias: `(positions, 1, 1, num_heads)`, added to the scores of a row's past and its own position.
+    """
+
+    layers: list[list[torch.Tensor]]
+    bias: torch.Tensor | None = None
+
+    @classmethod
+    def empty(cls, num_layers: int) -> "DecoderPast":
+        """Before the first position."""
+        return cls([[] for _ in range(num_layers)])
+
+    @property
+    def place(self) -> int:
+        """Positions so far."""
+        return len(self.layers[0])
+
+    def reorder(self, parents: torch.Tensor) -> "DecoderPast":
+        """The past of rows that continue the rows `parents`: long `(batch_size, rows)`, or `(rows,)` for all users."""
+        return DecoderPast([[take_rows(states, parents) for states in positions] for positions in self.layers])
+
+    def grown(self, tokens: torch.Tensor, bias: torch.Tensor) -> "DecoderPast":
+        """A copy that [`attended`] gives a position for `tokens`, long `(batch_size, rows)`, layer by layer."""
+        return DecoderPast([list(positions) for positions in self.layers], bias)
+
+    def attended(self, layer: int, queries: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """What the rows read of their past and of themselves, `(batch_size * rows, inner)`.
+
+        Args:
+            queries: `(batch_size, rows, num_heads, d_kv)`.
+            states: keys and values of the new position, `(batch_size, rows, 2, num_heads, d_kv)`.
+        """
+        self.layers[layer].append(states)
+        return _self_attention(queries, self.layers[layer], cast(torch.Tensor, self.bias))
+
+
+@dataclass
+class SharedPast:
+    """[`DecoderPast`] in which nothing is moved: a row attends to all states of its user, and most are masked.
+
+    With twenty beams a step moves the states of all positions and layers, or masks two thirds of sixty. On a GPU the
+    second is one kernel of attention a layer.
+
+    Attributes:
+        layers: `(batch_size, states, 2, num_heads, d_kv)` of each layer: the rows of one position behind the other's.
+        ancestors: for each position long `(batch_size, rows)`: which of its rows each row of the last continues.
+        sizes: rows of each position.
+        bias: `(batch_size, num_heads, rows, states)`, added to scores.
+    """
+
+    layers: list[torch.Tensor | None]
+    ancestors: list[torch.Tensor]
+    sizes: list[int]
+    bias: torch.Tensor | None = None
+
+    @classmethod
+    def empty(cls, num_layers: int) -> "SharedPast":
+        """Before the first position."""
+        return cls([None] * num_layers, [], [])
+
+    @property
+    def place(self) -> int:
+        """Positions so far."""
+        return len(self.sizes)
+
+    def reorder(self, parents: torch.Tensor) -> "SharedPast":
+        """The past of rows that continue the rows `parents`: long `(batch_size, rows)`."""
+        return SharedPast(self.layers, [before.gather(1, parents) for before in self.ancestors], self.sizes)
+
+    def grown(self, tokens: torch.Tensor, bias: torch.Tensor) -> "SharedPast":
+        """As of [`DecoderPast`]."""
+        rows = torch.arange(tokens.shape[1], device=tokens.device)
+        ancestors = [before.expand_as(tokens) for before in (*self.ancestors, rows)]
+        sizes = [*self.sizes, len(rows)]
+        firsts = [sum(sizes[:place]) for place in range(len(sizes))]
+        own = torch.stack([before + first for before, first in zip(ancestors, firsts, strict=True)], dim=2)
+        seen = torch.zeros(*tokens.shape, _aligned(sum(sizes)), dtype=torch.bool, device=tokens.device)
+        seen = seen.scatter(2, own, True).unsqueeze(1)
+        columns = torch.cat([of.expand(size, 1, -1) for of, size in zip(bias.squeeze(2), sizes, strict=True)])
+        columns = nn.functional.pad(columns, (0, 0, 0, 0, 0, seen.shape[3] - len(columns))).permute(2, 1, 0)
+        bias = columns.where(seen, torch.finfo(bias.dtype).min)[..., : sum(sizes)]
+        return SharedPast(list(self.layers), ancestors, sizes, bias)
+
+    def attended(self, layer: int, queries: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """As of [`DecoderPast`]."""
+        before = self.layers[layer]
+        both = states if before is None else torch.cat([before, states], dim=1)
+        self.layers[layer] = both
+        keys, values = both.permute(2, 0, 3, 1, 4)
+        return attended(queries.transpose(1, 2), keys, values, self.bias)
+
+
+Past = DecoderPast | SharedPast
+
+
+def in_aligned_rows(bias: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """`bias + mask`, on a GPU in rows of memory that attention reads where they are and does not have to copy."""
+    if bias.device.type == "cpu":
+        return bias if mask is None else bias + mask
+    length = bias.shape[-1]
+    bias = nn.functional.pad(bias, (0, _aligned(length) - length))
+    if mask is not None:
+        bias = bias + nn.functional.pad(mask, (0, _aligned(length) - length))
+    return bias[..., :length]
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNED) * _ALIGNED
+
+
+def by_head(projected: torch.Tensor, batch_size: int, attention: T5Attention, parts: int) -> torch.Tensor:
+    """`(parts, batch_size, num_heads, length, d_kv)` of `(batch_size * length, parts * inner)`."""
+    length = len(projected) // max(batch_size, 1)
+    split = projected.view(batch_size, length, parts, attention.n_heads, attention.key_value_proj_dim)
+    return split.permute(2, 0, 3, 1, 4)
+
+
+def attended(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """`(batch_size * length, inner)` of what [`by_head`] gives."""
+    attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+    return attended.transpose(1, 2).reshape(-1, attended.shape[1] * attended.shape[3])
+
+
+def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
+    """Each row attends to the few positions before it and to itself; a product per position beats tiny matrices.
+
+    Args:
+        queries: `(batch_size, rows, num_heads, d_kv)`.
+        positions: see [`DecoderPast`].
+        bias: `(positions, 1, 1, num_heads)`.
+
+    Returns:
+        `(batch_size * rows, inner)`.
+    """
+    product = torch.empty_like(queries)
+    scores = queries.new_empty(len(positions), *queries.shape[:-1])
+    keys, values = zip(*(states.unbind(2) for states in positions), strict=True)
+    for key, score in zip(keys, scores.unbind(), strict=True):
+        torch.sum(torch.mul(queries, key, out=product), -1, out=score)
+    weights = torch.softmax(scores.add_(bias), 0, dtype=score_dtype(scores.dtype)).to(scores.dtype)
+    first, *others = weights.unsqueeze(-1).unbind()
+    attended = torch.mul(first, values[0], out=product)
+    for weight, value in zip(others, values[1:], strict=True):
+        attended.addcmul_(weight, value)
+    return attended.view(-1, queries.shape[2] * queries.shape[3])

@@ -6,15 +6,13 @@ each call of the search; projections of the same input are joined into one produ
 projection is called as the module that it is. What else a model may do is followed in `model_decoding.py`.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, TypeGuard, cast
 
 import torch
 from torch import nn
 from transformers import T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import (
-    T5Attention,
     T5Block,
     T5LayerCrossAttention,
     T5LayerFF,
@@ -22,15 +20,21 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
-from .search_kernels import SearchKernels, may_look, search_kernels, take_rows
+from .search_kernels import (
+    DecoderPast,
+    Past,
+    SearchKernels,
+    SharedPast,
+    attended,
+    by_head,
+    in_aligned_rows,
+    may_look,
+    score_dtype,
+    search_kernels,
+)
 
 _PLACES = 8  # of the decoder, whose position bias is made at once: the codes of an ID are fewer
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
-
-
-def score_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What scores of a model of this dtype are summed in: float64 for float64, float32 for the others."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def start_token(model: T5ForConditionalGeneration) -> int:
@@ -154,26 +158,11 @@ class EncoderPass:
         hidden = self.encoder.embed_tokens(input_ids).flatten(0, 1)
         first = self.layers[0][1]  # its bias is that of all layers
         bias, mask = first.compute_bias(length, length), _additive_mask(attention_mask, hidden.dtype)
-        bias = bias if mask is None else bias + mask
+        bias = in_aligned_rows(bias, mask)
         for norm, attention, joined, output, dense in self.layers:
-            queries, keys, values = _by_head(joined(_normed(norm, hidden)), batch_size, attention, 3)
-            hidden = dense.added(output.added(hidden, _attended(queries, keys, values, bias)))
+            queries, keys, values = by_head(joined(_normed(norm, hidden)), batch_size, attention, 3)
+            hidden = dense.added(output.added(hidden, attended(queries, keys, values, bias)))
         return self.encoder.final_layer_norm(hidden).view(batch_size, length, hidden.shape[-1])
-
-
-@dataclass
-class DecoderPast:
-    """Self-attention keys and values of the positions so far.
-
-    `layers[layer][position]` is float `(batch_size, rows or 1, 2, num_heads, d_kv)`; 1 where all rows of a user share
-    the position, as they do the decoder start token.
-    """
-
-    layers: list[list[torch.Tensor]]
-
-    def reorder(self, parents: torch.Tensor) -> "DecoderPast":
-        """The past of rows that continue the rows `parents`: long `(batch_size, rows)`, or `(rows,)` for all users."""
-        return DecoderPast([[take_rows(states, parents) for states in positions] for positions in self.layers])
 
 
 class DecoderWeights:
@@ -212,7 +201,8 @@ class DecoderSteps:
         self.model, self.layers, self.head = weights.model, weights.layers, weights.head
         self.batch_size, self.device = len(encoder_hidden_states), encoder_hidden_states.device
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
-        self.mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
+        mask = _additive_mask(attention_mask, encoder_hidden_states.dtype)
+        self.mask = None if mask is None else in_aligned_rows(mask)
         self.encoded = [cross.keys_and_values(encoder_hidden_states) for *_, cross, _ in self.layers]
         self.bias = self._bias_of(_PLACES - 1)
 
@@ -221,43 +211,46 @@ class DecoderSteps:
         first = self.layers[0][1]  # its bias is that of all layers
         return first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0].t()[:, None, None]
 
-    def start(self) -> tuple[torch.Tensor, DecoderPast]:
-        """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past."""
-        tokens = torch.full((self.batch_size, 1), start_token(self.model), device=self.device)
-        return tokens, DecoderPast([[] for _ in self.layers])
+    def start(self, shared: bool = False) -> tuple[torch.Tensor, Past]:
+        """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past.
 
-    def step(self, tokens: torch.Tensor, past: DecoderPast) -> tuple[torch.Tensor, DecoderPast]:
+        Args:
+            shared: whether a device where moving states costs more than skipping them may hold the past of a user's
+                rows as one, see [`SharedPast`]. Rows are then few, and their parents differ from user to user.
+        """
+        tokens = torch.full((self.batch_size, 1), start_token(self.model), device=self.device)
+        of = SharedPast if shared and not may_look(tokens) else DecoderPast
+        return tokens, of.empty(len(self.layers))
+
+    def step(self, tokens: torch.Tensor, past: Past) -> tuple[torch.Tensor, Past]:
         """Reads one more token of each row.
 
         Args:
             tokens: long, `(batch_size, rows)`.
-            past: [`DecoderPast`] of the same rows.
+            past: [`DecoderPast`] or [`SharedPast`] of the same rows.
 
         Returns:
             `(hidden, past)`: float `(batch_size, rows, d_model)` after the last norm, and the past with this position.
         """
         hidden = self.model.decoder.embed_tokens(tokens).flatten(0, 1)
-        place = len(past.layers[0])
+        place = past.place
         if place >= len(self.bias):
             self.bias = self._bias_of(2 * place)
-        bias = self.bias[len(self.bias) - 1 - place :]
-        layers: list[list[torch.Tensor]] = []
-        for (norm, attention, to_queries, to_states, output, cross, dense), encoded, positions in zip(
-            self.layers, self.encoded, past.layers, strict=True
+        past = past.grown(tokens, self.bias[len(self.bias) - 1 - place :])
+        for layer, ((norm, attention, to_queries, to_states, output, cross, dense), encoded) in enumerate(
+            zip(self.layers, self.encoded, strict=True)
         ):
             shape = attention.n_heads, attention.key_value_proj_dim
-            if layers:
+            if layer:
                 normed = _normed(norm, hidden)
                 queries, states = to_queries(normed), to_states(normed)
             else:
                 queries, states = self._of_tokens(tokens, norm, to_queries, to_states)
-            positions = [*positions, states.view(*tokens.shape, 2, *shape)]
-            layers.append(positions)
-            attended = _self_attention(queries.view(*tokens.shape, *shape), positions, bias)
-            hidden = output.added(hidden, attended)
+            queries, states = queries.view(*tokens.shape, *shape), states.view(*tokens.shape, 2, *shape)
+            hidden = output.added(hidden, past.attended(layer, queries, states))
             hidden = dense.added(cross.added(hidden, encoded, self.mask))
         hidden = self.model.decoder.final_layer_norm(hidden)
-        return hidden.view(*tokens.shape, hidden.shape[-1]), DecoderPast(layers)
+        return hidden.view(*tokens.shape, hidden.shape[-1]), past
 
     def _of_tokens(
         self, tokens: torch.Tensor, norm: nn.Module, to_queries: _Joined, to_states: _Joined
@@ -296,13 +289,13 @@ class _CrossAttention:
 
     def keys_and_values(self, states: torch.Tensor) -> torch.Tensor:
         """`(2, batch_size, num_heads, sequence_length, d_kv)` of the encoder's states."""
-        return _by_head(self.to_states(states.flatten(0, 1)), len(states), self.attention, 2)
+        return by_head(self.to_states(states.flatten(0, 1)), len(states), self.attention, 2)
 
     def added(self, hidden: torch.Tensor, encoded: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`hidden` and what its rows read of `encoded`, which is [`keys_and_values`]."""
-        (queries,) = _by_head(self.to_queries(_normed(self.norm, hidden)), encoded.shape[1], self.attention, 1)
+        (queries,) = by_head(self.to_queries(_normed(self.norm, hidden)), encoded.shape[1], self.attention, 1)
         keys, values = encoded
-        return self.output.added(hidden, _attended(queries, keys, values, mask))
+        return self.output.added(hidden, attended(queries, keys, values, mask))
 
 
 class _Dense:
@@ -337,58 +330,3 @@ def added_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return mask
     # Not -inf: a row of padding alone must stay finite, as in T5.
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-
-
-def _by_head(projected: torch.Tensor, batch_size: int, attention: T5Attention, parts: int) -> torch.Tensor:
-    """`(parts, batch_size, num_heads, length, d_kv)` of `(batch_size * length, parts * inner)`."""
-    length = len(projected) // max(batch_size, 1)
-    split = projected.view(batch_size, length, parts, attention.n_heads, attention.key_value_proj_dim)
-    return split.permute(2, 0, 3, 1, 4)
-
-
-def _attended(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """`(batch_size * length, inner)` of what [`_by_head`] gives."""
-    attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
-    return attended.transpose(1, 2).reshape(-1, attended.shape[1] * attended.shape[3])
-
-
-def _self_attention(queries: torch.Tensor, positions: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-    """Each row attends to the few positions before it and to itself; a product per position beats tiny matrices.
-
-    Args:
-        queries: `(batch_size, rows, num_heads, d_kv)`.
-        positions: see [`DecoderPast`].
-        bias: `(positions, 1, 1, num_heads)`.
-
-    Returns:
-        `(batch_size * rows, inner)`.
-    """
-    if not may_look(queries):
-        return _self_attention_at_once(queries, positions, bias)
-    product = torch.empty_like(queries)
-    scores = queries.new_empty(len(positions), *queries.shape[:-1])
-    keys, values = zip(*(states.unbind(2) for states in positions), strict=True)
-    for key, score in zip(keys, scores.unbind(), strict=True):
-        torch.sum(torch.mul(queries, key, out=product), -1, out=score)
-    weights = torch.softmax(scores.add_(bias), 0, dtype=score_dtype(scores.dtype)).to(scores.dtype)
-    first, *others = weights.unsqueeze(-1).unbind()
-    attended = torch.mul(first, values[0], out=product)
-    for weight, value in zip(others, values[1:], strict=True):
-        attended.addcmul_(weight, value)
-    return attended.view(-1, queries.shape[2] * queries.shape[3])
-
-
-def _self_attention_at_once(
-    queries: torch.Tensor, positions: Sequence[torch.Tensor], bias: torch.Tensor
-) -> torch.Tensor:
-    """[`_self_attention`] with as many kernels for four positions as for one."""
-    rows = queries.shape[:2]
-    past = torch.stack([states.expand(*rows, *states.shape[2:]) for states in positions], dim=2)
-    keys, values = past.unbind(3)
-    if len(positions) == 1:
-        return values.reshape(-1, queries.shape[2] * queries.shape[3])
-    scores = (queries.unsqueeze(2) * keys).sum(-1) + bias.squeeze(2).squeeze(1)
-    weights = torch.softmax(scores, 2, dtype=score_dtype(scores.dtype)).to(scores.dtype)
-    return (weights.unsqueeze(-1) * values).sum(2).view(-1, queries.shape[2] * queries.shape[3])

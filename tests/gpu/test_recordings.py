@@ -26,7 +26,13 @@ def searched(seen=0):
     model = copy.deepcopy(plain)
     run = RecordedSearch("cpu", seen)
     vars(model)["search_kernels"] = SearchKernels(run_batch=run)
-    return plain, model, run.recordings, decoding_tools.padded_batch(LENGTHS, vocab_size=60), decoding_tools.random_trie()
+    return (
+        plain,
+        model,
+        run.recordings,
+        decoding_tools.padded_batch(LENGTHS, vocab_size=60),
+        decoding_tools.random_trie(),
+    )
 
 
 def limits_of(kind, trie, users):
@@ -132,7 +138,12 @@ def stepped(**changed):
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 80, (8, 9), generator=generator)
     items = torch.randint(3, 80, (2, 5, 4), generator=generator)
-    batch = {"input_ids": ids, "attention_mask": (ids > 5).long(), "labels": ids[:, :4].contiguous(), "alignment_input_ids": items}
+    batch = {
+        "input_ids": ids,
+        "attention_mask": (ids > 5).long(),
+        "labels": ids[:, :4].contiguous(),
+        "alignment_input_ids": items,
+    }
     return model, batch
 
 
