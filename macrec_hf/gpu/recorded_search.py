@@ -11,7 +11,7 @@ from ..model.limits import TrieLimits
 from ..model.model_decoding import SearchPasses
 from ..model.trie import SemanticIdTrie
 from .buckets import bucket_of
-from .recordings import Recording, Recordings, addresses
+from .recordings import Recordings, addresses
 
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Search = Callable[[SearchPasses, Sequence[BeamRequest], int, torch.Tensor | None], Found]
@@ -63,7 +63,7 @@ class RecordedSearch:
             return search(SearchPasses(model), again, num_beams, None)
 
         with self.recordings.lock:
-            recording = self.recordings.of(key, lambda: Recording(run, inputs))
+            recording = self.recordings.of(key, run, inputs)
             if recording is None:
                 return search(passes, requests, num_beams, states)
             return _cut(recording(*inputs), requests, [each.users for each in padded])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..model.search_kernels import departure
-from .recordings import Recording, Recordings, addresses
+from .recordings import Recordings, addresses
 
 LOSSES = ("loss", "generation_loss", "alignment_loss")
 Gradients = list[torch.Tensor | None]
@@ -54,7 +54,7 @@ class RecordedStep:
         key = addresses(model), torch.backends.cuda.matmul.fp32_precision, shapes, len(weights)
         inputs = list(batch.values())
         with self.recordings.lock:
-            recording = self.recordings.of(key, lambda: Recording(run, inputs))
+            recording = self.recordings.of(key, run, inputs)
             if recording is None:
                 return None
             losses, gradients = recording(*inputs)

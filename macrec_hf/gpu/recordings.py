@@ -18,7 +18,6 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 Outputs = TypeVar("Outputs")
-_POOLS: dict[torch.device, Any] = {}  # memory that all recordings of a device share: they run one after the other
 _NOTED = 1024  # shapes whose calls are counted
 
 
@@ -28,14 +27,18 @@ class Recording(Generic[Outputs]):
     Args:
         function: reads nothing of its arguments on the host. On another device than a GPU it is called each time.
         inputs: tensors of one device, of which copies are kept as the places that the kernels read.
+        beside: a recording that never runs at the same time, whose memory this one may use.
     """
 
-    def __init__(self, function: Callable[..., Outputs], inputs: Sequence[torch.Tensor]):
+    def __init__(
+        self, function: Callable[..., Outputs], inputs: Sequence[torch.Tensor], beside: "Recording | None" = None
+    ):
         self.inputs = [values.clone() for values in inputs]
         self.function: Callable[..., Outputs] | None = function
         self.graph: Any = None
         if self.inputs[0].device.type == "cuda":
-            self.graph, self.outputs = self._recorded(function)
+            pool = torch.cuda.graph_pool_handle() if beside is None else beside.graph.pool()
+            self.graph, self.outputs = self._recorded(function, pool)
             self.function = None  # with all that it holds
 
     def __call__(self, *inputs: torch.Tensor) -> Outputs:
@@ -47,9 +50,8 @@ class Recording(Generic[Outputs]):
         self.graph.replay()
         return self.outputs
 
-    def _recorded(self, function: Callable[..., Outputs]) -> tuple[Any, Outputs]:
+    def _recorded(self, function: Callable[..., Outputs], pool: Any) -> tuple[Any, Outputs]:
         device = self.inputs[0].device
-        pool = _POOLS.setdefault(device, torch.cuda.graph_pool_handle())
         here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         side.wait_stream(here)
         draws = torch.cuda.get_rng_state(device)
@@ -87,8 +89,14 @@ class Recordings:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.seen, self.at_most)
 
-    def of(self, key: Hashable, make: Callable[[], Recording]) -> Recording | None:
-        """The recording of a key; `None`: not yet, or recording has failed. Hold `lock` until its outputs are read."""
+    def of(
+        self, key: Hashable, function: Callable[..., Any], inputs: Sequence[torch.Tensor]
+    ) -> Recording[Any] | None:
+        """The recording of a key; `None`: not yet, or recording has failed. Hold `lock` until its outputs are read.
+
+        Args:
+            function, inputs: see [`Recording`].
+        """
         if self.failed:
             return None
         if key in self.kept:
@@ -101,7 +109,7 @@ class Recordings:
                 self._calls.popitem(last=False)
             return None
         try:
-            made = make()
+            made = Recording(function, inputs, next(iter(self.kept.values()), None))
         except RuntimeError as error:
             self.failed = True
             logger.warning(

@@ -12,7 +12,7 @@ from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
 from macrec_hf.gpu import accelerate
 from macrec_hf.gpu.recorded_search import RecordedSearch
 from macrec_hf.gpu.recorded_step import RecordedStep
-from macrec_hf.gpu.recordings import Recording, Recordings
+from macrec_hf.gpu.recordings import Recordings
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.search_kernels import SearchKernels
@@ -119,13 +119,15 @@ def test_recordings_are_not_copied_and_not_pickled():
 def test_the_least_used_recording_goes_and_a_failure_is_told_once(caplog):
     kept = Recordings(seen=0, at_most=2)
     for key in ("a", "b", "a", "c"):
-        assert kept.of(key, lambda: Recording(lambda values: values + 1, [torch.zeros(2)])) is not None
+        assert kept.of(key, lambda values: values + 1, [torch.zeros(2)]) is not None
     assert list(kept.kept) == ["a", "c"]
 
-    def failing():
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    class Uncopied(torch.Tensor):
+        def clone(self):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    assert kept.of("d", failing) is None and kept.of("a", failing) is None
+    assert kept.of("d", lambda values: values, [Uncopied()]) is None
+    assert kept.of("a", lambda values: values, [torch.zeros(2)]) is None
     assert [record.getMessage() for record in caplog.records if "one by one" in record.getMessage()]
     assert len([record for record in caplog.records if "one by one" in record.getMessage()]) == 1
 
