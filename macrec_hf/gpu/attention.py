@@ -4,11 +4,14 @@ transformers adds the mask to the position bias in every layer, in float32, and 
 there is any padding. On a GPU each of these is a kernel, a copy of the size of all scores, or a wait.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as torch_module
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -60,9 +63,8 @@ class JoinedAttention(T5Attention):
     def _projected(self, states: torch.Tensor, *maps: nn.Linear) -> tuple[torch.Tensor, ...]:
         """`(batch_size, num_heads, length, d_kv)` of each map, by one product."""
         weight = torch.cat([each.weight for each in maps]) if len(maps) > 1 else maps[0].weight
-        products = nn.functional.linear(states, weight)
-        split = products.view(*states.shape[:2], len(maps), self.n_heads, self.key_value_proj_dim)
-        return split.permute(2, 0, 3, 1, 4).unbind()
+        parts = nn.functional.linear(states, weight).chunk(len(maps), dim=-1)
+        return tuple(part.unflatten(-1, (self.n_heads, self.key_value_proj_dim)).transpose(1, 2) for part in parts)
 
     def _added(
         self, bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
@@ -90,6 +92,19 @@ class JoinedAttention(T5Attention):
         if mask.dtype != torch.bool:
             return (bias + mask.to(query.dtype)).expand(rows, -1, -1, -1)[..., :length]
         return bias.contiguous().where(mask, torch.finfo(query.dtype).min)[..., :length]
+
+
+@contextmanager
+def of_short_sequences(device_type: str) -> Iterator[None]:
+    """Attention by the kernel that is fastest for some dozen keys, which torch would not choose by itself.
+
+    Measured on an H200, 12,288 times 20 queries and 28 keys in bfloat16: 0.17 ms, cuDNN's kernel 0.31 ms.
+    """
+    if device_type != "cuda":
+        yield
+        return
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from ..model.beam_search import BeamRequest
 from ..model.limits import TrieLimits
 from ..model.model_decoding import SearchPasses
 from ..model.trie import SemanticIdTrie
+from .attention import of_short_sequences
 from .buckets import bucket_of
 from .recordings import Recordings, addresses
 
@@ -44,6 +45,17 @@ class RecordedSearch:
         states: torch.Tensor | None,
     ) -> Found:
         """What `search(passes, requests, num_beams, states)` returns."""
+        with of_short_sequences(passes.model.device.type):
+            return self._found(search, passes, requests, num_beams, states)
+
+    def _found(
+        self,
+        search: Search,
+        passes: SearchPasses,
+        requests: Sequence[BeamRequest],
+        num_beams: int,
+        states: torch.Tensor | None,
+    ) -> Found:
         model = passes.model
         if states is not None or not self._records(passes, requests):
             return search(passes, requests, num_beams, states)

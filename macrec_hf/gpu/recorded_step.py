@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..model.search_kernels import departure
+from .attention import of_short_sequences
 from .recordings import Recordings, addresses
 
 LOSSES = ("loss", "generation_loss", "alignment_loss")
@@ -42,8 +43,9 @@ class RecordedStep:
         def run(*values: torch.Tensor) -> tuple[dict[str, torch.Tensor], Gradients]:
             for weight in weights:
                 weight.grad = None
-            outputs = model(**dict(zip(names, values, strict=True)))
-            outputs["loss"].backward()
+            with of_short_sequences(self.device_type):
+                outputs = model(**dict(zip(names, values, strict=True)))
+                outputs["loss"].backward()
             losses = {name: outputs[name].detach() for name in LOSSES if outputs.get(name) is not None}
             gradients = [weight.grad for weight in weights]
             for weight in weights:

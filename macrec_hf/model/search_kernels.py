@@ -299,7 +299,7 @@ class SharedPast:
         seen = seen.scatter(2, own, True).unsqueeze(1)
         columns = torch.cat([of.expand(size, 1, -1) for of, size in zip(bias.squeeze(2), sizes, strict=True)])
         columns = nn.functional.pad(columns, (0, 0, 0, 0, 0, seen.shape[3] - len(columns))).permute(2, 1, 0)
-        bias = columns.where(seen, torch.finfo(bias.dtype).min)[..., : sum(sizes)]
+        bias = columns.contiguous().where(seen, torch.finfo(bias.dtype).min)[..., : sum(sizes)]
         return SharedPast(list(self.layers), ancestors, sizes, bias)
 
     def attended(self, layer: int, queries: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
