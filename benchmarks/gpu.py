@@ -7,10 +7,12 @@ with a word:
     loader      examples a second that `MacRecTrainer`'s loader delivers, with two workers and in this process
     launches    kernels by kind, of transformers' layers and of `macrec_hf.gpu`'s; counted, so the same anywhere
     parity      lists of `beam_search` against `generate` in float32, and of bfloat16 and float16 against float32
-    decode      users a second by batch, of `beam_search` in four precisions, of both modalities in one batch, of
-                `generate` with our processor, and of the field's loop (a dict of prefixes asked by a Python function)
-    train       examples a second of `MacRecTrainer`'s step by batch and precision, compiled too, and of a plain T5
-                with 32,100 further tokens and no alignment
+    decode      users a second by batch, of `beam_search` in four precisions, recorded as a CUDA graph and launched
+                one kernel at a time, of both modalities in one batch, of `generate` with our processor, and of the
+                field's loop (a dict of prefixes asked by a Python function)
+    train       examples a second of `MacRecTrainer`'s step with histories of six items, five steps in a row, by batch
+                and precision, recorded, launched and compiled, and of a plain T5 with 32,100 further tokens and no
+                alignment; and of real batches of all lengths
     kernels     kernels of a training step and of a decode, and the operations that take most of the device's time
     stage       `macrec train` for two minutes and `macrec evaluate` on all users, as a user runs them
 
@@ -51,17 +53,24 @@ from macrec_hf import (  # noqa: E402
     SemanticIdTokenizer,
 )
 from macrec_hf.gpu import accelerate  # noqa: E402
+from macrec_hf.gpu.recordings import Recordings  # noqa: E402
 from macrec_hf.model.beam_search import BeamRequest, joint_beam_search  # noqa: E402
 from macrec_hf.model.trie import SemanticIdTrie  # noqa: E402
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAUNCHED = "bf16, launched one by one"
+COMPILED = {"torch_compile": True, "torch_compile_mode": "reduce-overhead"}
 STEPS = {
     "float32": {"tf32": False},
     "tf32": {"tf32": True},
     "bf16": {"tf32": True, "bf16": True},
+    LAUNCHED: {"tf32": True, "bf16": True},
     "bf16, transformers' layers": {"tf32": True, "bf16": True, "use_gpu_kernels": False},
-    "bf16 compiled": {"tf32": True, "bf16": True, "torch_compile": True},
+    "bf16 compiled": {"tf32": True, "bf16": True, **COMPILED},
 }
+LENGTH = 28  # of a batch's histories: the bucket of six items
+IN_A_ROW = 5  # steps without a wait in between, as in a training
+NEVER = 10**9
 TINY = dict(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=1, num_decoder_layers=1)
 OFFSETS = decoding.level_offsets(decoding.COMPACT_OFFSET)
 
@@ -110,14 +119,14 @@ def wait(device):
 
 
 def seconds(call, args, repeats=None):
-    """The median time of a call, after two that are not timed."""
+    """The median time of a call, after three that are not timed: of the third a recording may be made."""
     times = []
-    for repeat in range((repeats or args.repeats) + 2):
+    for repeat in range((repeats or args.repeats) + 3):
         wait(args.device)
         start = time.perf_counter()
         call()
         wait(args.device)
-        if repeat >= 2:
+        if repeat >= 3:
             times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -194,6 +203,15 @@ def decode(args, left):
                     took = seconds(lambda: run(users), args, None if name == "beam_search" else 3)  # noqa: B023
                     found[f"{name}, {precision}, {size} users"] = 1000 * took
                     say(f"{name}, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
+        if precision == "bfloat16":
+            search = model.search_kernels.run_batch
+            recordings, search.recordings = search.recordings, Recordings(seen=NEVER)
+            for size in map(int, args.batches.split(",")):
+                run, users = decoding.fast_path(model, trie, at(args, size)), sources[:size]
+                took = seconds(lambda: run(users), args)  # noqa: B023
+                found[f"launched one by one, {precision}, {size} users"] = 1000 * took
+                say(f"launched one by one, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
+            search.recordings = recordings
         for size in map(int, args.batches.split(",")):
             if time.monotonic() - started < left / 2:
                 both = [BeamRequest(*next(decoding.batches(sources[:size], at(args, size))), trie)] * 2
@@ -268,13 +286,14 @@ def our_trainer(args, folder, rows, **chosen):
 
 
 def train(args, left):
-    """Milliseconds a step, by rows and precision; the memory of the largest."""
+    """Milliseconds a step, by rows and precision; the memory of each."""
     found, started = {}, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for rows in map(int, args.rows.split(",")):
             for name, chosen in STEPS.items():
-                if time.monotonic() - started > left * 0.6:
-                    print(f"step of {rows} rows, {name}: left out, the time is over")
+                first = rows == int(args.rows.split(",")[0])
+                if time.monotonic() - started > left * 0.6 or ("torch_compile" in chosen and not first):
+                    print(f"step of {rows} rows, {name}: left out")
                     continue
                 if args.device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
@@ -283,7 +302,13 @@ def train(args, left):
                     chosen["torch_compile_backend"] = "eager"  # traced, without a compiler
                 try:
                     ours = our_trainer(args, Path(folder), rows, **chosen)
-                    took = seconds(ours.step, args, 5 * args.repeats)
+                    if name == LAUNCHED:
+                        ours.trainer.recorded_step = None
+                    batch = next(ours.batches)
+                    while batch["input_ids"].shape[1] != LENGTH and not args.rehearse:
+                        batch = next(ours.batches)
+                    ours.batches = iter(lambda batch=batch: dict(batch), None)
+                    took = seconds(lambda: [ours.step() for _ in range(IN_A_ROW)], args) / IN_A_ROW  # noqa: B023
                 except Exception as error:  # a compiler that is missing, say
                     print(f"step of {rows} rows, {name}: {type(error).__name__}: {str(error)[:300]}")
                     continue
@@ -292,6 +317,17 @@ def train(args, left):
                 if args.device == "cuda":
                     say("    memory at most", torch.cuda.max_memory_allocated() / 2**20, "MiB")
             found[f"plain T5, {rows} rows"] = 1000 * plain_t5(args, rows)
+        rows = 16 if args.rehearse else 1024
+        ours = our_trainer(args, Path(folder), rows, bf16=True)
+        for name in ("the first", "the next"):
+            wait(args.device)
+            start, many = time.perf_counter(), 2 if args.rehearse else 100
+            for _ in range(many):
+                ours.step()
+            wait(args.device)
+            took = (time.perf_counter() - start) / many
+            found[f"{name} {many} real batches, {rows} rows"] = 1000 * took
+            say(f"{name} {many} real batches of {rows} rows: {1000 * took:.1f} ms", rows / took, "examples/s")
     return found
 
 

@@ -8,8 +8,8 @@ layers, width 128, 6 heads of 64; batches of 1,024), all at once on the device, 
     MACRec    the same with the alignment loss
 
 `--minutes` are the training's; preparing comes before, evaluating after. The learning rate rises and falls by the
-clock, so that it ends with the minutes however fast the device is. Ten times a validation of 2,000 users (of the half
-that may stop a training) chooses the weights; one that is best at the end is marked "still rising".
+clock, so that it ends with the minutes however fast the device is. `--validations` times a validation of 2,000 users
+(of the half that may stop a training) chooses the weights; one that is best at the end is marked "still rising".
 
 The table counts items, ties by their expected value, as `macrec evaluate` does. In the same line stands the
 string-level HR@10, which counts an ID that several items share as a hit, as the paper does (of the ensemble: an item
@@ -37,7 +37,6 @@ SIZES = {
     "small": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4},
 }
 WARM_UP = 0.05  # of the minutes
-VALIDATIONS = 10
 PLACES = 100
 
 
@@ -69,6 +68,8 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=1024, help="examples of a step (default 1024: paper)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cuda (default), or cpu to rehearse")
     parser.add_argument("--users", type=int, help="evaluate so many users, evenly spaced (default all)")
+    parser.add_argument("--validations", type=int, default=10, help="during the training (default 10)")
+    parser.add_argument("--no-blend", dest="blend", action="store_false", help="without a blend and its row")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--system", choices=PAPER, help=argparse.SUPPRESS)  # in a process of its own
     return parser.parse_args()
@@ -85,8 +86,9 @@ def learn(args):
     trainer.save_model_directory(folder / "model")
     recommender = MacRecRecommender.from_pretrained(folder / "model", device=args.device)
     interactions = read_interactions(args.data / "Instruments.inter.json")
-    recommender.fit_blend(interactions)
-    recommender.save_pretrained(folder / "model")
+    if args.blend:
+        recommender.fit_blend(interactions)
+        recommender.save_pretrained(folder / "model")
     ranking = rank_split(recommender, interactions, "test", Decoding(batch_size=512), limit_users=args.users)
     report = ranking.report()
     best = ranking.columns["shown"]["ensemble"].items if "ensemble" in report else None
@@ -171,7 +173,7 @@ def make_trainer(args, folder):
         dataloader_pin_memory=args.device == "cuda",
         disable_tqdm=True,
     )
-    by_clock = clock_callback(60 * args.minutes)
+    by_clock = clock_callback(60 * args.minutes, args.validations)
     trainer = MacRecTrainer(
         MacRecForConditionalGeneration(MacRecConfig(**tokenizer.config_fields, **SIZES[args.size], **alignment)),
         arguments,
@@ -191,7 +193,7 @@ def factor(passed):
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (passed - WARM_UP) / (1 - WARM_UP))))
 
 
-def clock_callback(seconds):
+def clock_callback(seconds, validations):
     """Learning rate, validations and the end of a training by the clock, which starts with its first step.
 
     `curve` holds NDCG@10 of every validation. The time that validations take is a part of the training's.
@@ -213,7 +215,7 @@ def clock_callback(seconds):
 
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = self.passed() >= 1
-            due = control.should_training_stop or int(self.passed() * VALIDATIONS) > len(self.curve)
+            due = control.should_training_stop or int(self.passed() * validations) > len(self.curve)
             control.should_evaluate = control.should_save = due
 
         def on_evaluate(self, args, state, control, metrics=None, **kwargs):
