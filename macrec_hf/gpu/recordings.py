@@ -8,6 +8,7 @@ import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from threading import RLock
 from typing import Any, Generic, TypeVar
 
@@ -52,19 +53,25 @@ class Recording(Generic[Outputs]):
 
     def _recorded(self, function: Callable[..., Outputs], pool: Any) -> tuple[Any, Outputs]:
         device = self.inputs[0].device
-        here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        here, side = torch.cuda.current_stream(device), _side_stream(device)
         side.wait_stream(here)
         draws = torch.cuda.get_rng_state(device)
+        generator = torch.cuda.default_generators[device.index or 0]
+        before = generator.clone_state()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(side), _no_collection():
             function(*self.inputs)  # libraries ask for memory of their own at the first call
             torch.cuda.synchronize(device)
             torch.cuda.set_rng_state(draws, device)
-            graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
-                outputs = function(*self.inputs)
-            finally:
-                graph.capture_end()
+                graph.capture_begin(pool, capture_error_mode="thread_local")
+                try:
+                    outputs = function(*self.inputs)
+                finally:
+                    graph.capture_end()
+            except RuntimeError:
+                generator.graphsafe_set_state(before)  # the one that was recorded refuses to draw from then on
+                raise
         here.wait_stream(side)
         return graph, outputs
 
@@ -89,9 +96,7 @@ class Recordings:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.seen, self.at_most)
 
-    def of(
-        self, key: Hashable, function: Callable[..., Any], inputs: Sequence[torch.Tensor]
-    ) -> Recording[Any] | None:
+    def of(self, key: Hashable, function: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Recording[Any] | None:
         """The recording of a key; `None`: not yet, or recording has failed. Hold `lock` until its outputs are read.
 
         Args:
@@ -121,6 +126,12 @@ class Recordings:
         if len(self.kept) > self.at_most:
             self.kept.popitem(last=False)
         return made
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: memory that was used on another stream is not used again."""
+    return torch.cuda.Stream(device)
 
 
 def addresses(model: nn.Module) -> tuple[int, ...]:

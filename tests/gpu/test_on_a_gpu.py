@@ -107,9 +107,7 @@ def test_a_recorded_search_gives_the_lists_of_a_launched_one(dtype):
         for users in (len(LENGTHS), 3, len(LENGTHS), 3, len(LENGTHS)):
             limits = {name: values[:users] for name, values in given.items()}
             found = beam_search(model, input_ids[:users], mask[:users], trie, 10, **limits)
-            if dtype == torch.float32:  # products of other shapes are rounded elsewhere
-                assert torch.equal(found.leaves, wanted.leaves[:users])
-            torch.testing.assert_close(found.scores, wanted.scores[:users], rtol=2e-2, atol=2e-2)
+            _assert_alike(found, wanted.leaves[:users], wanted.scores[:users])
         assert len(recordings.kept) > kept and not recordings.failed
     with torch.no_grad():
         for weight in model.parameters():
@@ -118,8 +116,16 @@ def test_a_recorded_search_gives_the_lists_of_a_launched_one(dtype):
     found = beam_search(model, input_ids, mask, trie, 10)
     plain = beam_search(copy.deepcopy(model), input_ids, mask, trie, 10)
     assert dict(recordings.kept) == kept
-    assert dtype != torch.float32 or torch.equal(found.leaves, plain.leaves)
-    torch.testing.assert_close(found.scores, plain.scores, rtol=2e-2, atol=2e-2)
+    _assert_alike(found, plain.leaves, plain.scores)
+
+
+def _assert_alike(found, leaves, scores):
+    """Equal lists in float32; in half precision products of other shapes are rounded in other places."""
+    if found.encoder_hidden_states.dtype == torch.float32:
+        assert torch.equal(found.leaves, leaves)
+        torch.testing.assert_close(found.scores, scores, rtol=1e-4, atol=1e-4)
+    kept = [len(set(a) & set(b)) for a, b in zip(found.leaves.tolist(), leaves.tolist(), strict=True)]
+    assert sum(kept) >= 0.7 * leaves.numel()
 
 
 def test_a_recorded_step_is_a_launched_one_and_draws_new_dropout():
