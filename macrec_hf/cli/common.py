@@ -8,9 +8,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .fields import fields_of
 from .numbers import ANY, Number, whole
@@ -261,11 +261,14 @@ def process_state(device: str | None = None) -> "PartialState":
     return PartialState(cpu=on_cpu if device is None else device == "cpu")
 
 
-def follow(trainer: "Trainer", shown: Iterable[str], patience: int, sizes: str, faster: str) -> None:
+def follow(
+    trainer: "Trainer", shown: Iterable[str], num_examples: int, patience: int, sizes: str, faster: str
+) -> None:
     """A header, a progress bar with one short line per evaluation in place of Trainer's dumps, and `--patience`.
 
     Args:
         shown: figures of the log to show.
+        num_examples: of an epoch.
         patience: evaluations without progress after which the training ends, in its last fifth; 0: never.
         sizes: the header's line of the sizes.
         faster: what makes a long run shorter, by flags.
@@ -301,6 +304,6 @@ def follow(trainer: "Trainer", shown: Iterable[str], patience: int, sizes: str, 
         trainer.remove_callback(callback)
     if not trainer.args.disable_tqdm:
         trainer.add_callback(ShortProgress())
-    trainer.add_callback(Announcement(sizes, len(cast(Sized, trainer.train_dataset)), patience, faster))
+    trainer.add_callback(Announcement(sizes, num_examples, patience, faster))
     if patience:
         trainer.add_callback(LateStopping(patience))

@@ -144,7 +144,8 @@ def train(args: argparse.Namespace) -> str:
     trainer = MacRecQuantizerTrainer(model, arguments, train_dataset=store)
     trainer.run_settings = settings
     sizes = sizes_line(args, given, SIZED, f"{len(store):,} items")
-    follow(trainer, ["loss", "eval_collision_rate", "eval_reconstruction_loss"], args.patience, sizes, _FASTER)
+    shown = ["loss", "eval_collision_rate", "eval_reconstruction_loss"]
+    follow(trainer, shown, len(store), args.patience, sizes, _FASTER)
     if args.health_page:
         trainer.add_callback(CodebookHealthCallback(args.health_page))
     begin(output, arguments.distributed_state, checkpoint)

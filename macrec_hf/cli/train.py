@@ -180,6 +180,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     from ..model.model_files import local_directory
     from ..model.tokenization_macrec import SemanticIdTokenizer
     from ..training.blend_purchases import hides_history
+    from ..training.cross_modal_rows import examples_of_an_epoch
     from ..training.trainer_macrec import MacRecTrainer
 
     start = args.started
@@ -201,9 +202,10 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         dates = note_dates(args, config, histories)
         config.hides_history = hides_history(histories)
         set_seed(args.seed)
+        num_examples = examples_of_an_epoch(tasks["train"], table.modalities, args.cross_modal_rate)
         trainer = MacRecTrainer(
             first_model(config, start_from),
-            training_arguments(args, len(tasks["train"]), output),
+            training_arguments(args, num_examples, output),
             train_dataset=tasks["train"],
             eval_dataset=choosing_users(tasks["validation"], histories.user_ids),
             processing_class=tokenizer,
@@ -219,7 +221,8 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         sizes += (
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
         )
-    follow(trainer, ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"], args.patience, sizes, _FASTER)
+    shown = ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"]
+    follow(trainer, shown, num_examples, args.patience, sizes, _FASTER)
     begin(output, state, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
@@ -229,7 +232,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
     finish(output, trainer, settings | dates, args.keep_checkpoints)
-    trained = f"{len(tasks['train']):,} examples, {trainer.state.global_step:,} steps in {seconds_since(start)}"
+    trained = f"{num_examples:,} examples, {trainer.state.global_step:,} steps in {seconds_since(start)}"
     return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{after_train(args, table.item_ids[:2])}"
 
 
@@ -254,11 +257,13 @@ def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrain
 
 def sized(args: argparse.Namespace, histories: "Histories", table: "SemanticIdTable") -> argparse.Namespace:
     """The flags with those that `--size` chooses; of a model that is trained further only those of the training."""
-    from ..model.tokenization_macrec import task_names
+    from ..model.tokenization_macrec import all_tasks
 
-    num_tasks = len(args.tasks.split(",") if args.tasks else task_names(table.modalities))
-    purchases = sum(map(len, histories.items))
-    sizes = recommender_sizes(len(histories.user_ids), purchases, num_tasks, num_processes())
+    tasks = all_tasks(table.modalities)
+    chosen = [name.strip() for name in args.tasks.split(",")] if args.tasks else list(tasks)
+    crossing = sum(tasks[name].source != tasks[name].target for name in chosen if name in tasks)
+    purchases, processes = sum(map(len, histories.items)), num_processes()
+    sizes = recommender_sizes(len(histories.user_ids), purchases, len(chosen), processes, num_cross_modal=crossing)
     auto = dataclasses.asdict(sizes) if args.start_from is None else sizes.arguments
     return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
 

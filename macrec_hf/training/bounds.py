@@ -49,6 +49,7 @@ BOUNDS = {  # field of the arguments → what its numbers may be; None stays Non
     "eval_accumulation_steps": _COUNT,
     "learning_rate": Bounds(0),
     "embedding_learning_rate": Bounds(0),
+    "cross_modal_rate": Bounds(0, 1, above=True),
     "weight_decay": Bounds(0),
     "warmup_steps": Bounds(0),
     "max_grad_norm": Bounds(0),

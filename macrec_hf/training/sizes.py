@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 ARGUMENTS = (  # fields of the training arguments; the others are fields of the configurations
-    "num_train_epochs", "per_device_train_batch_size", "learning_rate", "embedding_learning_rate",
+    "num_train_epochs", "per_device_train_batch_size", "learning_rate", "embedding_learning_rate", "cross_modal_rate",
 )  # fmt: skip
 ITEMS_A_CODE = 8  # the least that `macrec doctor` is content with
 IDS_AN_ITEM = 50  # the same: at 50 IDs an item one in a hundred shares its ID by chance
@@ -19,6 +19,7 @@ SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_heads": 4, "num_layers": 2
 PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}
 SMALL_UP_TO = 1_000_000  # examples
 SEEN_AT_MOST = 1_750_000  # examples, all epochs together
+CROSS_MODAL_RATE = 0.25
 EPOCHS_AT_MOST = 40
 
 
@@ -72,6 +73,7 @@ class RecommenderSizes(_Sizes):
     per_device_train_batch_size: int
     learning_rate: float
     embedding_learning_rate: float | None
+    cross_modal_rate: float
 
 
 def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes: int = 1) -> QuantizerSizes:
@@ -121,17 +123,24 @@ def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes
 
 
 def recommender_sizes(
-    num_users: int, num_purchases: int, num_tasks: int = 6, num_processes: int = 1
+    num_users: int,
+    num_purchases: int,
+    num_tasks: int = 6,
+    num_processes: int = 1,
+    *,
+    num_cross_modal: int | None = None,
 ) -> RecommenderSizes:
     """Sizes of a recommender for a shop, and of its training.
 
-    Examples are what one pass goes through: for every task each purchase that is learned from, all but a user's first,
-    which has no history, and last two, which validate and test.
+    Examples are for every task each purchase that is learned from: all but a user's first, which has no history, and
+    last two, which validate and test.
 
     - `d_model` and the other widths: those of the demo shop up to a million examples, the paper's beyond: wider models
       learned no better on small shops and take four times as long (ours).
     - `dropout_rate`: T5's 0.1.
     - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
+    - `cross_modal_rate`: an epoch has a quarter of the examples of the tasks between two modalities: what a step of
+      these gains is less than what it costs (ours, `benchmarks/NOTES.md`).
     - `num_train_epochs`: 40, or as many as 1.75 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
     - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
     - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
@@ -140,6 +149,7 @@ def recommender_sizes(
     Args:
         num_users, num_purchases: in all of the interactions.
         num_tasks: that are trained; two modalities have six.
+        num_cross_modal: of these, between two modalities; `None`: four of six, none of others.
         num_processes: that share a batch.
 
     Raises:
@@ -157,14 +167,17 @@ def recommender_sizes(
     small = examples <= SMALL_UP_TO
     batch, rate = (64, 4e-3) if small else (256, 1e-3)
     widths = SMALL if small else PAPER
+    crossing = {6: 4}.get(num_tasks, 0) if num_cross_modal is None else num_cross_modal
+    of_an_epoch = examples / num_tasks * (num_tasks - crossing + CROSS_MODAL_RATE * crossing)
     return RecommenderSizes(
         **widths,
         dropout_rate=0.1,
         max_history=min(20, max(5, math.ceil(num_purchases / num_users))),
-        num_train_epochs=float(max(2, min(EPOCHS_AT_MOST, SEEN_AT_MOST // examples))),
+        num_train_epochs=float(max(2, min(EPOCHS_AT_MOST, SEEN_AT_MOST // of_an_epoch))),
         per_device_train_batch_size=math.ceil(batch / num_processes),
         learning_rate=rate,
         embedding_learning_rate=10 * rate,
+        cross_modal_rate=CROSS_MODAL_RATE,
     )
 
 

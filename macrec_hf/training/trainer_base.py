@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -97,6 +98,7 @@ class MacRecTrainerBase(LossPartsTrainer):
         strategy = args.train_sampling_strategy
         if dataset is None or not has_length(dataset) or strategy == "batch_rebalance":
             return super().get_train_dataloader()
+        rare, share = self._rare_rows(dataset)
         batches = GlobalBatches(
             len(dataset),
             self._train_batch_size,
@@ -107,6 +109,8 @@ class MacRecTrainerBase(LossPartsTrainer):
             lengths=self._row_lengths(dataset) if strategy == "group_by_length" else None,
             shuffle=strategy != "sequential",
             drop_last=args.dataloader_drop_last,
+            rare=rare,
+            share=share,
         )
         # Not `accelerator.prepare`d, which would deal the batches out a second time.
         return DataLoader(
@@ -119,6 +123,10 @@ class MacRecTrainerBase(LossPartsTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
         )
+
+    def _rare_rows(self, dataset: Any) -> tuple[Sequence[int] | np.ndarray, float]:
+        """Rows of which an epoch has only a share, and the share."""
+        return (), 1.0
 
     def _rows_at_a_time(self, dataset: Any) -> Any:
         """What the loader reads a batch from. Here the data set itself, row by row."""

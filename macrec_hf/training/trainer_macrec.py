@@ -23,6 +23,7 @@ from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable
 from ..model.tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from ..model.trie import SemanticIdTrie
+from .cross_modal_rows import cross_modal_rows
 from .sharding import whole_weights
 from .trainer_saving import MacRecSavingTrainer
 from .training_args import MacRecTrainingArguments, own_copy
@@ -140,6 +141,17 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         model = self.accelerator.unwrap_model(self.model)
         aligned = model.config.implicit_alignment_weight and len(getattr(self.table, "modalities", ())) > 1
         self.warn_of_accumulation(["the implicit alignment"] if aligned else [])
+
+    def _rare_rows(self, dataset: Any) -> tuple[Sequence[int] | np.ndarray, float]:
+        rate = self.args.cross_modal_rate
+        if rate == 1.0:
+            return (), rate
+        if self.table is None:
+            raise ValueError(
+                f"cross_modal_rate: expected 1 without a table, got {rate}. Which tasks lead from one modality to "
+                "another is read off the catalogue's SemanticIdTable: give it, or leave the rate out."
+            )
+        return cross_modal_rows(dataset, self.table.modalities), rate
 
     def _rows_at_a_time(self, dataset: Any) -> Any:
         ours = type(self.data_collator) is RecommendationCollator  # another one may want rows

@@ -38,6 +38,9 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
             `learning_rate` for them too. T5's embeddings start with a standard deviation of 1 and its matrices with
             one of `d_model ** -0.5`, while AdamW moves both by the same amount; ten times the learning rate evens
             that out.
+        cross_modal_rate: Share of the cross-modal tasks' examples that an epoch goes through, above 0 and at most 1;
+            the next ones in each epoch. The tasks that recommend are trained on all of theirs. Below 1 a `table` is
+            needed.
         use_cpu_kernels: On a CPU, replace layers of the model by faster ones with the same weights
             (`macrec_hf.cpu.accelerate`), and keep the memory that a step freed for the next step.
         use_gpu_kernels: On a CUDA device, replace layers of the model by ones that launch fewer kernels, with the same
@@ -74,6 +77,11 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
     num_eval_users: int | None = _default(None, "users to rank at most, evenly spaced; None: all", "ours")
     embedding_learning_rate: float | None = _default(
         None, "learning rate of the token embeddings; None: learning_rate", "ours"
+    )
+    cross_modal_rate: float = _default(
+        1.0,
+        "share of the cross-modal tasks' examples in an epoch; the other tasks have all of theirs",
+        "authors' code",
     )
     use_cpu_kernels: bool = _default(True, "on a CPU, faster layers with the same weights", "ours")
     use_gpu_kernels: bool = _default(True, "on a CUDA device, faster layers with the same weights", "ours")
@@ -168,6 +176,11 @@ def _refuse_what_is_not_followed(arguments: TrainingArguments) -> None:
         raise ValueError(
             f"label_smoothing_factor: expected 0, got {arguments.label_smoothing_factor}. The losses are the paper's "
             "and are computed by the model, which does not smooth labels. Leave the argument out."
+        )
+    if getattr(arguments, "cross_modal_rate", 1.0) != 1.0 and arguments.train_sampling_strategy == "batch_rebalance":
+        raise ValueError(
+            "cross_modal_rate: expected 1 beside train_sampling_strategy='batch_rebalance', which draws transformers' "
+            "own batches, of all rows. Leave one of the two out."
         )
 
 
