@@ -17,6 +17,7 @@ from .common import (
     seconds_since,
 )
 from .inputs import add_interaction_columns, add_model, interaction_columns, read_pairs
+from .next_steps import after_evaluate
 from .numbers import SEED, whole
 from .run_folder import check_finished
 from .seeds import mean_report, seed_folders
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> str:
         f"{report['num_users']} users, {args.split}: {row} HR@10 {best['hr@10']:.4f}, NDCG@10 "
         f"{best['ndcg@10']:.4f} (own history {report['quoted']}){models} in {seconds_since(args.started)}{written}"
     )
-    return "\n".join([summary, *_verdicts(report)])
+    return "\n".join([summary, *_verdicts(report), after_evaluate(args)])
 
 
 def evaluate_model(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .history_flag import history_words
-from .seeds import seed_folder
+from .seeds import seed_folder, seed_folders
 
 _NEXT = "Next: "
 _COLUMNS = {"user_column": "user_id", "item_column": "item_id", "time_column": "timestamp"}
@@ -56,6 +56,13 @@ def after_blend(args: argparse.Namespace, until: str | None) -> str:
 def after_refresh(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID")) -> str:
     """Args of `macrec refresh`, and two items for a history."""
     return f"{_NEXT}{_command('recommend', args.model, *history_words(items))} recommends by the new counts."
+
+
+def after_evaluate(args: argparse.Namespace) -> str:
+    """Args of `macrec evaluate`."""
+    seeds = seed_folders(args.model)
+    model = next(iter(seeds.values())) if seeds else args.model
+    return f"{_NEXT}{_command('app', model)} shows such lists beside a catalogue to click on."
 
 
 def after_recommend(args: argparse.Namespace) -> str:

@@ -84,7 +84,8 @@ def test_evaluate_writes_metrics_and_lists(shop, capsys, tmp_path, split):
         low, high = found["intervals"][name]["hr@10"]
         assert low <= values["hr@10"] <= high
     assert found["repeat_rate"] > 0.01 and found["quoted"] == "shown"
-    summary, verdict = out.splitlines()[-2:]
+    summary, verdict, following = out.splitlines()[-3:]
+    assert following == f"Next: macrec app {folder / 'model'} shows such lists beside a catalogue to click on."
     assert f"{NUM_USERS} users, {split}: ensemble HR@10 {expected['ensemble']['hr@10']:.4f}" in summary
     assert verdict == found["verdict"]["text"]
     assert all(any(line.startswith(name) for line in out.splitlines()) for name in expected)
@@ -107,7 +108,7 @@ def test_evaluate_some_users_with_other_settings(shop, capsys, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     found = json.loads((tmp_path / "m.json").read_text())
-    assert found["num_users"] == 3 and out.splitlines()[-2].startswith("3 users, test")
+    assert found["num_users"] == 3 and out.splitlines()[-3].startswith("3 users, test")
     assert found["settings"] == {
         "num_beams": 4, "fusion": "authors", "max_history": 1, "limit_users": 3, "seed": 0,
     }  # fmt: skip

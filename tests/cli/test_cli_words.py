@@ -17,6 +17,7 @@ from macrec_hf.cli.next_steps import (
     after_blend,
     after_doctor,
     after_embed,
+    after_evaluate,
     after_quantize,
     after_recommend,
     after_refresh,
@@ -203,6 +204,9 @@ def test_what_follows_when_there_is_a_model():
     asked = build_parser("recommend").parse_args(["my model", "--history", "a", "--items", "i.jsonl"])
     (app,) = parsed(after_recommend(asked), ends=" shows")
     assert (app["model"], app["items"]) == ("my model", "i.jsonl")
+    judged = build_parser("evaluate").parse_args(["my model", "--interactions", "i.csv"])
+    (app,) = parsed(after_evaluate(judged), ends=" shows")
+    assert app["model"] == "my model"
     examined = build_parser("doctor").parse_args(["shop/ids"])
     (train,) = parsed(after_doctor(examined, is_model=False), ends=" trains")
     assert (train["semantic_ids"], train["output"]) == ("shop/ids", "shop/model")
