@@ -271,7 +271,7 @@ def candidate_scores(
             f"{tuple(leaves.shape)}."
         )
     steps = SearchPasses(model).decoder(encoder_hidden_states, attention_mask)
-    inputs, past = steps.start(shared=True)
+    inputs, past = steps.start()
     scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):
         hidden, past = steps.step(inputs, past)
