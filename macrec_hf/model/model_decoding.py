@@ -35,7 +35,7 @@ class Steps(Protocol):
 
     score_dtype: torch.dtype
 
-    def start(self, shared: bool = False) -> tuple[torch.Tensor, Any]: ...
+    def start(self, rows: int | None = None) -> tuple[torch.Tensor, Any]: ...
 
     def step(self, tokens: torch.Tensor, past: Any) -> tuple[torch.Tensor, Any]: ...
 
@@ -147,7 +147,7 @@ class ModelSteps:
         self.model, self.states, self.mask = model, encoder_hidden_states, attention_mask
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
 
-    def start(self, shared: bool = False) -> tuple[torch.Tensor, Prefixes]:
+    def start(self, rows: int | None = None) -> tuple[torch.Tensor, Prefixes]:
         """The decoder start token, long `(batch_size, 1)`, and nothing before it, however it is held."""
         tokens = torch.full((len(self.states), 1), start_token(self.model), device=self.states.device)
         return tokens, Prefixes(tokens.new_zeros(len(tokens), 1, 0))
@@ -271,7 +271,7 @@ def candidate_scores(
             f"{tuple(leaves.shape)}."
         )
     steps = SearchPasses(model).decoder(encoder_hidden_states, attention_mask)
-    inputs, past = steps.start(shared=True)
+    inputs, past = steps.start(leaves.shape[1])
     scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):
         hidden, past = steps.step(inputs, past)
