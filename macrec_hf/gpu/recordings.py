@@ -126,9 +126,15 @@ class Recordings:
             )
             return None
         self.kept[key] = made
+        del self._calls[key]  # one that has to go is not made again at once
         if len(self.kept) > self.at_most:
             self.kept.popitem(last=False)
         return made
+
+    def forget(self) -> None:
+        """Gives the memory of all recordings back."""
+        with self.lock:
+            self.kept.clear()
 
     def _is_due(self, key: Hashable) -> bool:
         """Whether there were enough calls in like shapes, this one counted in."""

@@ -35,7 +35,7 @@ from .search_kernels import (
 
 _PLACES = 8  # of the decoder, whose position bias is made at once: the codes of an ID are fewer
 _WIDTHS = 8  # numbers: of half precision they are the 16 bytes that a GPU reads at once
-_SHARED_ROWS = 128  # of a user: their mask grows with the square of their number
+_SHARED_ROWS = 512  # of a user: of more the mask, which grows with their square, takes more memory than their states
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
 

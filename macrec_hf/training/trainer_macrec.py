@@ -164,6 +164,10 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             optimizer.add_param_group({"params": [weight], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
+    def _after_training(self) -> None:
+        if self.recorded_step is not None:  # so that others have the memory
+            self.recorded_step.recordings.forget()
+
     def _repeats_itself(self) -> bool:
         """Whether a step does the same for every batch of like shapes, so that a recording can stand for it."""
         args, own = self.args, type(self).compute_loss is MacRecTrainer.compute_loss

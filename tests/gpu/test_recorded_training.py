@@ -9,12 +9,16 @@ from macrec_hf.gpu.recorded_step import RecordedStep
 
 
 class Norms(TrainerCallback):
-    """Reads the gradients that an optimizer is about to take."""
+    """Reads the gradients that an optimizer is about to take, and counts recordings."""
+
+    trainer = None
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.recorded = [], 0
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        if self.trainer.recorded_step is not None:
+            self.recorded = len(self.trainer.recorded_step.recordings.kept)
         self.seen.append(torch.stack([weight.grad.norm() for weight in model.parameters()]))
 
 
@@ -22,10 +26,11 @@ def trained(shop, folder, recorded, resume=False, **changes):
     norms, calm = Norms(), {"dropout_rate": 0.0}
     settings = dict(logging_steps=1, use_cpu_kernels=False, max_grad_norm=0.3, **changes)
     trainer = recommender_training.make_trainer(shop, folder, [norms], model_changes=calm, **settings)
+    norms.trainer = trainer
     if recorded:
         trainer.recorded_step = RecordedStep("cpu", seen=0)
     trainer.train(resume_from_checkpoint=resume)
-    return trainer, norms.seen
+    return trainer, norms
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +46,10 @@ def lines(trainer):
 @pytest.mark.parametrize("half", [False, True])
 def test_losses_gradients_and_evaluations_are_those_of_plain_steps(shop, tmp_path, half):
     (plain, before), (fast, seen) = (trained(shop, tmp_path / str(way), way, bf16=half) for way in (False, True))
-    assert fast.recorded_step.recordings.kept and not fast.recorded_step.recordings.failed
+    assert seen.recorded and not fast.recorded_step.recordings.kept  # forgotten at the end
     for mine, theirs in zip(lines(fast), lines(plain), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
-    for mine, theirs in zip(seen, before, strict=True):
+    for mine, theirs in zip(seen.seen, before.seen, strict=True):
         torch.testing.assert_close(mine, theirs)
     for mine, theirs in zip(fast.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -53,8 +58,8 @@ def test_losses_gradients_and_evaluations_are_those_of_plain_steps(shop, tmp_pat
 def test_a_resumed_training_ends_where_the_whole_one_did(shop, tmp_path):
     whole, _ = trained(shop, tmp_path / "whole", True)
     trained(shop, tmp_path / "cut", True, max_steps=whole.state.max_steps // 2, save_strategy="steps", save_steps=1)
-    rest, _ = trained(shop, tmp_path / "cut", True, resume=True, save_strategy="steps", save_steps=1)
-    assert rest.state.global_step == whole.state.global_step and rest.recorded_step.recordings.kept
+    rest, seen = trained(shop, tmp_path / "cut", True, resume=True, save_strategy="steps", save_steps=1)
+    assert rest.state.global_step == whole.state.global_step and seen.recorded
 
 
 def test_an_optimizer_that_has_modes_is_told_of_the_step(shop, tmp_path):

@@ -144,6 +144,10 @@ def test_the_least_used_recording_goes_and_a_failure_is_told_once(caplog):
         assert kept.of(key, lambda values: values + 1, [torch.zeros(2)]) is not None
     assert list(kept.kept) == ["a", "c"]
 
+    again = Recordings(seen=1, at_most=1)
+    made = [again.of(key, lambda values: values, [torch.zeros(2)]) is not None for key in "aabbaa"]
+    assert made == [False, True, False, True, False, True]  # what went has to come twice once more
+
     class Uncopied(torch.Tensor):
         def clone(self):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
