@@ -130,7 +130,8 @@ def test_a_decode_reads_nothing(kind, dtype):
 
 def test_few_rows_of_a_user_share_a_past_and_many_do_not():
     model = decoding_tools.tiny_model(vocab_size=60).eval().to("meta")
-    steps = SearchPasses(model).decoder(torch.empty(2, 5, model.config.d_model, device="meta"), None)
+    states = torch.empty(2, 5, model.config.d_model, dtype=model.dtype, device="meta")
+    steps = SearchPasses(model).decoder(states, None)
     for rows, kind in ((20, SharedPast), (512, SharedPast), (513, DecoderPast), (None, DecoderPast)):
         assert type(steps.start(rows)[1]) is kind
 
