@@ -11,13 +11,14 @@ with a word:
                 one kernel at a time, of both modalities in one batch, of `generate` with our processor, and of the
                 field's loop (a dict of prefixes asked by a Python function)
     train       examples a second of `MacRecTrainer`'s step with histories of six items, five steps in a row, by batch
-                and precision, recorded, launched and compiled, and of a plain T5 with 32,100 further tokens and no
-                alignment; and of real batches of all lengths
+                and precision, recorded and launched, and of a plain T5 with 32,100 further tokens and no alignment;
+                and of real batches of all lengths
     kernels     kernels of a training step and of a decode, and the operations that take most of the device's time
     stage       `macrec train` for two minutes and `macrec evaluate` on all users, as a user runs them
+    compiled    the step in bfloat16 under `torch.compile`
 
 `--rehearse` goes through all of it on a CPU with tiny models in a minute or two, to find what is missing before a GPU
-is paid for. The model is of the paper's size and randomly initialised, but in the last section; IDs and histories are
+is paid for. The model is of the paper's size and randomly initialised, but in `stage`; IDs and histories are
 those of `../shared/data/instruments`, or synthetic ones of the same size. Medians of ten calls.
 """
 
@@ -25,12 +26,11 @@ import argparse
 import atexit
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +39,7 @@ import launches as counting
 import numpy as np
 import torch
 import training
+from gpu_stage import stage
 from torch.profiler import ProfilerActivity, profile
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -66,11 +67,11 @@ STEPS = {
     "bf16": {"tf32": True, "bf16": True},
     LAUNCHED: {"tf32": True, "bf16": True},
     "bf16, transformers' layers": {"tf32": True, "bf16": True, "use_gpu_kernels": False},
-    "bf16 compiled": {"tf32": True, "bf16": True, **COMPILED},
 }
 LENGTH = 28  # of a batch's histories: the bucket of six items
 IN_A_ROW = 5  # steps without a wait in between, as in a training
 NEVER = 10**9
+COMPILING = 75  # seconds that have to be left for a compiler; an H200's host took 42
 TINY = dict(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=1, num_decoder_layers=1)
 OFFSETS = decoding.level_offsets(decoding.COMPACT_OFFSET)
 
@@ -78,7 +79,7 @@ OFFSETS = decoding.level_offsets(decoding.COMPACT_OFFSET)
 def main():
     args = parse_arguments()
     deadline, found = time.monotonic() + 60 * args.minutes, {"torch": torch.__version__}
-    sections = [card, loader, launches, parity, decode, train, kernels, stage]
+    sections = [card, loader, launches, parity, decode, train, kernels, stage, compiled]
     for section in sections:
         if section.__name__ not in args.sections.split(","):
             continue
@@ -103,7 +104,7 @@ def parse_arguments():
     parser.add_argument("--rows", default="256,1024,4096", help="rows of a training step (default 256,1024,4096)")
     parser.add_argument("--repeats", type=int, default=10, help="calls that a median is of (default 10)")
     parser.add_argument("--train-minutes", type=float, default=2, help="of `macrec train` (default 2)")
-    names = "card,loader,launches,parity,decode,train,kernels,stage"
+    names = "card,loader,launches,parity,decode,train,kernels,stage,compiled"
     parser.add_argument("--sections", default=names, help=f"which (default {names})")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny models, everything once")
     args = parser.parse_args()
@@ -188,45 +189,35 @@ def parity(args, _):
 
 @torch.no_grad()
 def decode(args, left):
-    """Milliseconds by batch."""
+    """Milliseconds by batch, which is on the device already; `generate` and the field's loop are given lists."""
     found, started = {}, time.monotonic()
+
+    def timed(name, size, call, repeats=None):
+        if time.monotonic() - started < left / 2:
+            took = seconds(call, args, repeats)
+            found[f"{name}, {size} users"] = 1000 * took
+            say(f"{name}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
+
     for precision in PRECISIONS:
         model, trie, sources, origin = served(args, precision)
-        ways = {"beam_search": decoding.fast_path}
-        if precision == "float32":
-            print(origin)
-            ways["generate"] = decoding.plain_generate
+        search = model.search_kernels.run_batch
         for size in map(int, args.batches.split(",")):
-            for name, way in ways.items():
-                if time.monotonic() - started < left / 2 and (name == "beam_search" or size in (4, 64, 512)):
-                    run, users = way(model, trie, at(args, size)), sources[:size]
-                    took = seconds(lambda: run(users), args, None if name == "beam_search" else 3)  # noqa: B023
-                    found[f"{name}, {precision}, {size} users"] = 1000 * took
-                    say(f"{name}, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
-        if precision == "bfloat16":
-            search = model.search_kernels.run_batch
-            recordings, search.recordings = search.recordings, Recordings(seen=NEVER)
-            for size in map(int, args.batches.split(",")):
-                run, users = decoding.fast_path(model, trie, at(args, size)), sources[:size]
-                took = seconds(lambda: run(users), args)  # noqa: B023
-                found[f"launched one by one, {precision}, {size} users"] = 1000 * took
-                say(f"launched one by one, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
-            search.recordings = recordings
-        for size in map(int, args.batches.split(",")):
-            if time.monotonic() - started < left / 2:
-                both = [BeamRequest(*next(decoding.batches(sources[:size], at(args, size))), trie)] * 2
-                took = seconds(lambda: joint_beam_search(model, both, 20), args)  # noqa: B023
-                found[f"both modalities, {precision}, {size} users"] = 1000 * took
-                say(f"both modalities, {precision}, {size} users: {1000 * took:.1f} ms", size / took, "users/s")
+            one = BeamRequest(*next(decoding.batches(sources[:size], at(args, size))), trie)
+            for name, requests in (("beam_search", [one]), ("both modalities", [one, one])):
+                timed(f"{name}, {precision}", size, partial(joint_beam_search, model, requests, 20))
+            if precision == "bfloat16":
+                recordings, search.recordings = search.recordings, Recordings(seen=NEVER)
+                timed(f"launched one by one, {precision}", size, partial(joint_beam_search, model, [one], 20))
+                search.recordings = recordings
+            if precision == "float32" and size in (4, 64, 512):
+                run = decoding.plain_generate(model, trie, at(args, size))
+                timed(f"generate, {origin}", size, partial(run, sources[:size]), 3)
     codes, histories, _ = decoding.load_data("text")
     field = decoding.level_offsets(decoding.T5_VOCABULARY)
     size = decoding.T5_VOCABULARY + 2 * decoding.NUM_LEVELS * decoding.CODEBOOK_SIZE
     model, few = decoding.build_model(size, **args.sizes).to(args.device), 4 if args.rehearse else 64
     run = decoding.field_loop(model, codes + np.array(field), at(args, few))
-    users = [(codes[histories[user]] + field).ravel() for user in range(few)]
-    took = seconds(lambda: run(users), args, 1)
-    found[f"the field's loop, {few} users"] = 1000 * took
-    say(f"the field's loop, {few} users: {1000 * took:.0f} ms", few / took, "users/s")
+    timed("the field's loop", few, partial(run, [(codes[histories[user]] + field).ravel() for user in range(few)]), 1)
     return found
 
 
@@ -291,31 +282,10 @@ def train(args, left):
     with tempfile.TemporaryDirectory() as folder:
         for rows in map(int, args.rows.split(",")):
             for name, chosen in STEPS.items():
-                first = rows == int(args.rows.split(",")[0])
-                if time.monotonic() - started > left * 0.6 or ("torch_compile" in chosen and not first):
+                if time.monotonic() - started > left * 0.4:
                     print(f"step of {rows} rows, {name}: left out")
-                    continue
-                if args.device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                chosen = {key: value for key, value in chosen.items() if args.device == "cuda" or key != "tf32"}
-                if args.rehearse and "torch_compile" in chosen:
-                    chosen["torch_compile_backend"] = "eager"  # traced, without a compiler
-                try:
-                    ours = our_trainer(args, Path(folder), rows, **chosen)
-                    if name == LAUNCHED:
-                        ours.trainer.recorded_step = None
-                    batch = next(ours.batches)
-                    while batch["input_ids"].shape[1] != LENGTH and not args.rehearse:
-                        batch = next(ours.batches)
-                    ours.batches = iter(lambda batch=batch: dict(batch), None)
-                    took = seconds(lambda: [ours.step() for _ in range(IN_A_ROW)], args) / IN_A_ROW  # noqa: B023
-                except Exception as error:  # a compiler that is missing, say
-                    print(f"step of {rows} rows, {name}: {type(error).__name__}: {str(error)[:300]}")
-                    continue
-                found[f"{name}, {rows} rows"] = 1000 * took
-                say(f"step of {rows} rows, {name}: {1000 * took:.1f} ms", rows / took, "examples/s")
-                if args.device == "cuda":
-                    say("    memory at most", torch.cuda.max_memory_allocated() / 2**20, "MiB")
+                else:
+                    found |= step(args, Path(folder), rows, name, chosen)
             found[f"plain T5, {rows} rows"] = 1000 * plain_t5(args, rows)
         rows = 16 if args.rehearse else 1024
         ours = our_trainer(args, Path(folder), rows, bf16=True)
@@ -328,6 +298,46 @@ def train(args, left):
             took = (time.perf_counter() - start) / many
             found[f"{name} {many} real batches, {rows} rows"] = 1000 * took
             say(f"{name} {many} real batches of {rows} rows: {1000 * took:.1f} ms", rows / took, "examples/s")
+    return found
+
+
+def compiled(args, left):
+    """Milliseconds of a compiled step, by rows; the last section, since nothing can stop a compiler that has begun."""
+    found, started = {}, time.monotonic()
+    chosen = STEPS["bf16"] | COMPILED | ({"torch_compile_backend": "eager"} if args.rehearse else {})
+    with tempfile.TemporaryDirectory() as folder:
+        for rows in map(int, args.rows.split(",")):
+            if left - (time.monotonic() - started) < (0 if args.rehearse else COMPILING):
+                print(f"step of {rows} rows, bf16 compiled: left out")
+                continue
+            start = time.monotonic()
+            found |= step(args, Path(folder), rows, "bf16 compiled", chosen)
+            say(f"    with the compiler, {rows} rows", time.monotonic() - start, "s")
+    return found
+
+
+def step(args, folder, rows, name, chosen):
+    """Milliseconds of a step, and on a GPU MiB; nothing of one that fails, for want of a compiler or of memory."""
+    chosen = {key: value for key, value in chosen.items() if args.device == "cuda" or key != "tf32"}
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        ours = our_trainer(args, folder, rows, **chosen)
+        if name == LAUNCHED:
+            ours.trainer.recorded_step = None
+        batch = next(ours.batches)
+        while batch["input_ids"].shape[1] != LENGTH and not args.rehearse:
+            batch = next(ours.batches)
+        ours.batches = iter(lambda: dict(batch), None)
+        took = seconds(lambda: [ours.step() for _ in range(IN_A_ROW)], args) / IN_A_ROW
+    except Exception as error:
+        print(f"step of {rows} rows, {name}: {type(error).__name__}: {str(error)[:300]}")
+        return {}
+    found = {f"{name}, {rows} rows": 1000 * took}
+    say(f"step of {rows} rows, {name}: {1000 * took:.1f} ms", rows / took, "examples/s")
+    if args.device == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**20
+        found[f"{name}, {rows} rows, MiB"] = say("    memory at most", memory, "MiB")
     return found
 
 
@@ -381,38 +391,6 @@ def profiled(name, call, args):
     by = "self_device_time_total" if args.device == "cuda" else "self_cpu_time_total"
     print(seen.key_averages().table(sort_by=by, row_limit=12, max_name_column_width=50))
     return {"kernels": len(events), "device_ms": busy}
-
-
-def stage(args, left):
-    """`macrec train` for some minutes, then `macrec evaluate`."""
-    data = ROOT.parent / "shared" / "data" / "instruments"
-    minutes = min(args.train_minutes, (left - 60) / 60)
-    if not data.exists() or (minutes < 0.5 and not args.rehearse):
-        print(f"stage: left out, {'no time is left' if data.exists() else f'{data} is not there'}")
-        return None
-    device, purchases = args.device, str(data / "Instruments.inter.json")
-    index = f"text={data / 'Instruments.index_lemb.json'},image={data / 'Instruments.index_vitemb.json'}"
-    sizes = ["--size", "paper", "--batch-size", "1024", "--bf16", "--eval-users", "2000"]
-    with tempfile.TemporaryDirectory() as folder:
-        model, found = Path(folder) / "model", {}
-        steps = "2" if args.rehearse else str(int(minutes * 60 / 0.045))
-        if args.rehearse:
-            users = dict(list(json.loads(Path(purchases).read_text()).items())[:60])
-            purchases = str(Path(folder) / "Instruments.inter.json")
-            Path(purchases).write_text(json.dumps(users))
-            sizes = ["--batch-size", "8", "--eval-users", "4", "--d-model", "16", "--num-layers", "1"]
-        words = ["train", "--interactions", purchases, "--semantic-ids", index, "--output", str(model), *sizes]
-        found["train"] = verb([*words, "--max-steps", steps, "--device", device])
-        words = ["evaluate", "--model", str(model), "--interactions", purchases, "--split", "test", "--no-card"]
-        found["evaluate"] = verb([*words, "--device", device])
-    return found
-
-
-def verb(words):
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "macrec_hf.cli", *words], cwd=ROOT, capture_output=True, text=True)
-    print("\n".join((done.stdout + done.stderr[-1500:]).splitlines()[-30:]))
-    return say(f"macrec {words[0]}, rc {done.returncode}", time.monotonic() - started, "s")
 
 
 if __name__ == "__main__":

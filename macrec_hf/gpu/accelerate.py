@@ -22,9 +22,9 @@ def accelerate(model: Model) -> Model:
     """Puts parts that launch fewer kernels into a recommender that works on a GPU; names and weights stay.
 
     Queries, keys and values come from one product, the mask and the position bias are made once for all layers, and a
-    norm is one kernel. On another device they compute the same. Calling it twice changes nothing more; [`restore`]
-    takes it back. Compiling is left to the caller (`torch_compile=True` of the trainer): the parts compile in one
-    piece.
+    norm is one kernel. On another device they compute the same. The search is recorded as a CUDA graph for each bucket
+    of users and lengths. Calling it twice changes nothing more; [`restore`] takes it back. Compiling is left to the
+    caller (`torch_compile=True` of the trainer): the parts compile in one piece.
 
     Args:
         model: changed in place; its configuration is not. What is no T5 stays as it is, a quantizer for one.

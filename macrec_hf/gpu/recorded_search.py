@@ -9,10 +9,11 @@ from torch import nn
 from ..model.beam_search import BeamRequest
 from ..model.limits import TrieLimits
 from ..model.model_decoding import SearchPasses
+from ..model.t5_decoding import start_token
 from ..model.trie import SemanticIdTrie
 from .attention import of_short_sequences
 from .buckets import bucket_of
-from .recordings import Recordings, addresses
+from .recordings import Recordings, taken_in
 
 Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Search = Callable[[SearchPasses, Sequence[BeamRequest], int, torch.Tensor | None], Found]
@@ -63,7 +64,8 @@ class RecordedSearch:
         inputs = [values for each in padded for values in each.tensors]
         key: Hashable = (
             num_beams,
-            addresses(model),
+            taken_in(model),
+            start_token(model),
             torch.backends.cuda.matmul.fp32_precision,
             tuple((each.trie, each.names) for each in padded),
             tuple((values.shape, values.dtype) for values in inputs),
@@ -76,9 +78,9 @@ class RecordedSearch:
 
         with self.recordings.lock:
             recording = self.recordings.of(key, run, inputs)
-            if recording is None:
-                return search(passes, requests, num_beams, states)
-            return _cut(recording(*inputs), requests, [each.users for each in padded])
+            if recording is not None:
+                return _cut(recording(*inputs), requests, [each.users for each in padded])
+        return search(passes, requests, num_beams, states)
 
     def _records(self, passes: SearchPasses, requests: Sequence[BeamRequest]) -> bool:
         users, model = [len(request.input_ids) for request in requests], passes.model

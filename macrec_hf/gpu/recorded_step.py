@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ..model.search_kernels import departure
-from .attention import of_short_sequences
-from .recordings import Recordings, addresses
+from .recordings import Recordings, taken_in
 
 LOSSES = ("loss", "generation_loss", "alignment_loss")
 Gradients = list[torch.Tensor | None]
@@ -17,9 +16,10 @@ Gradients = list[torch.Tensor | None]
 class RecordedStep:
     """Losses and gradients of a batch, by a recording of that batch's shapes once there is one.
 
-    The random numbers of dropout are new in each call. Gradients are left in the weights' `grad`, as by `backward()`.
-    What a recording would not follow is left to the caller: hooks, adapters, weights that have gradients already,
-    a loss of which there is none, gradients of a scaled loss.
+    The random numbers of dropout are new in each call. Gradients are left in the weights' `grad`, as by `backward()`,
+    but in the recording's memory: a later call overwrites them, so clone those that are to be kept. What a recording
+    would not follow is left to the caller: hooks, adapters, autocast around it, weights that have gradients already,
+    and a loss of which there is none.
 
     Args:
         device_type: where it records.
@@ -41,19 +41,17 @@ class RecordedStep:
         weights, names = [weight for weight in model.parameters() if weight.requires_grad], list(batch)
 
         def run(*values: torch.Tensor) -> tuple[dict[str, torch.Tensor], Gradients]:
-            for weight in weights:
-                weight.grad = None
-            with of_short_sequences(self.device_type):
+            try:
                 outputs = model(**dict(zip(names, values, strict=True)))
                 outputs["loss"].backward()
-            losses = {name: outputs[name].detach() for name in LOSSES if outputs.get(name) is not None}
-            gradients = [weight.grad for weight in weights]
-            for weight in weights:
-                weight.grad = None
-            return losses, gradients
+                losses = {name: outputs[name].detach() for name in LOSSES if outputs.get(name) is not None}
+                return losses, [weight.grad for weight in weights]
+            finally:  # also of a step that failed: they are not to be added to those of the next
+                for weight in weights:
+                    weight.grad = None
 
         shapes = tuple((name, values.shape, values.dtype) for name, values in batch.items())
-        key = addresses(model), torch.backends.cuda.matmul.fp32_precision, shapes, len(weights)
+        key = taken_in(model), torch.backends.cuda.matmul.fp32_precision, shapes
         inputs = list(batch.values())
         with self.recordings.lock:
             recording = self.recordings.of(key, run, inputs)
@@ -75,6 +73,7 @@ class RecordedStep:
             and model.training
             and torch.is_grad_enabled()
             and not torch.is_anomaly_enabled()
+            and not torch.is_autocast_enabled(self.device_type)  # it would keep cast weights between steps
             and all(weight.grad is None and not _watched(weight) for weight in model.parameters())
             and not any(_unlike(module) for module in model.modules())
             and departure(model) is None

@@ -20,6 +20,7 @@ logger = logging.get_logger(__name__)
 
 Outputs = TypeVar("Outputs")
 _NOTED = 1024  # shapes whose calls are counted
+ROOM = 0.25  # of a card's memory, which has to be free for a recording to be made
 
 
 class Recording(Generic[Outputs]):
@@ -34,7 +35,8 @@ class Recording(Generic[Outputs]):
     def __init__(
         self, function: Callable[..., Outputs], inputs: Sequence[torch.Tensor], beside: "Recording | None" = None
     ):
-        self.inputs = [values.clone() for values in inputs]
+        with torch.inference_mode(False):  # else only calls in inference mode could write to them
+            self.inputs = [values.clone() for values in inputs]
         self.function: Callable[..., Outputs] | None = function
         self.graph: Any = None
         if self.inputs[0].device.type == "cuda":
@@ -79,6 +81,9 @@ class Recording(Generic[Outputs]):
 class Recordings:
     """The recordings of a function, by whatever makes its kernels others. They are not copied with their owner.
 
+    Calls on a stream of the caller's own are not recorded, since recordings share memory and must follow each other;
+    and none is made while most of a card's memory is taken, since others may need the rest.
+
     Args:
         seen: calls in like shapes after which one is recorded: a recording costs about three of them.
         at_most: recordings that are kept, the latest used.
@@ -97,24 +102,22 @@ class Recordings:
         return type(self), (self.seen, self.at_most)
 
     def of(self, key: Hashable, function: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Recording[Any] | None:
-        """The recording of a key; `None`: not yet, or recording has failed. Hold `lock` until its outputs are read.
+        """The recording of a key; `None`: launch the kernels. Hold `lock` until its outputs are read.
 
         Args:
             function, inputs: see [`Recording`].
         """
-        if self.failed:
+        device = inputs[0].device
+        if self.failed or not _on_the_default_stream(device):
             return None
         if key in self.kept:
             self.kept.move_to_end(key)
             return self.kept[key]
-        calls = self._calls.pop(key, 0) + 1
-        if calls <= self.seen:
-            self._calls[key] = calls
-            if len(self._calls) > _NOTED:
-                self._calls.popitem(last=False)
+        if not self._is_due(key) or not _has_room(device):
             return None
+        beside = (recording for recording in self.kept.values() if recording.inputs[0].device == device)
         try:
-            made = Recording(function, inputs, next(iter(self.kept.values()), None))
+            made = Recording(function, inputs, next(beside, None))
         except RuntimeError as error:
             self.failed = True
             logger.warning(
@@ -123,9 +126,23 @@ class Recordings:
             )
             return None
         self.kept[key] = made
+        del self._calls[key]  # one that has to go is not made again at once
         if len(self.kept) > self.at_most:
             self.kept.popitem(last=False)
         return made
+
+    def forget(self) -> None:
+        """Gives the memory of all recordings back."""
+        with self.lock:
+            self.kept.clear()
+
+    def _is_due(self, key: Hashable) -> bool:
+        """Whether there were enough calls in like shapes, this one counted in."""
+        calls = self._calls.pop(key, 0) + 1
+        self._calls[key] = calls
+        if len(self._calls) > _NOTED:
+            self._calls.popitem(last=False)
+        return calls > self.seen
 
 
 @cache
@@ -134,9 +151,25 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def addresses(model: nn.Module) -> tuple[int, ...]:
-    """Where the weights lie: another place is another recording, other values in the same place are not."""
-    return tuple(weight.data_ptr() for weight in model.parameters())
+def _on_the_default_stream(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.current_stream(device) == torch.cuda.default_stream(device)
+
+
+def _has_room(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    return free >= ROOM * total
+
+
+def taken_in(model: nn.Module) -> Hashable:
+    """What a recording has taken in of a model: where its weights lie, and the numbers that Python reads.
+
+    The weights' values are none of it: they are read anew each time.
+    """
+    weights = tuple((weight.data_ptr(), weight.dtype, weight.requires_grad) for weight in model.parameters())
+    rates = tuple(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+    return weights, rates, repr(vars(model.config))
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def _groups(requests: Sequence[BeamRequest], sizes: Sequence[int], users: torch.
 
 def _search(steps: Steps, groups: Sequence[Group], num_beams: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Leaves (-1 in places without a result) and scores, `(batch_size, num_beams or fewer)`, best first."""
-    tokens, past = steps.start(shared=True)
+    tokens, past = steps.start(num_beams)
     nodes = torch.zeros_like(tokens)
     scores = torch.zeros_like(tokens, dtype=steps.score_dtype)
     num_levels = groups[0][1].num_levels

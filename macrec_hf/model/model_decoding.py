@@ -35,7 +35,7 @@ class Steps(Protocol):
 
     score_dtype: torch.dtype
 
-    def start(self, shared: bool = False) -> tuple[torch.Tensor, Any]: ...
+    def start(self, rows: int | None = None) -> tuple[torch.Tensor, Any]: ...
 
     def step(self, tokens: torch.Tensor, past: Any) -> tuple[torch.Tensor, Any]: ...
 
@@ -147,7 +147,7 @@ class ModelSteps:
         self.model, self.states, self.mask = model, encoder_hidden_states, attention_mask
         self.score_dtype = score_dtype(encoder_hidden_states.dtype)
 
-    def start(self, shared: bool = False) -> tuple[torch.Tensor, Prefixes]:
+    def start(self, rows: int | None = None) -> tuple[torch.Tensor, Prefixes]:
         """The decoder start token, long `(batch_size, 1)`, and nothing before it, however it is held."""
         tokens = torch.full((len(self.states), 1), start_token(self.model), device=self.states.device)
         return tokens, Prefixes(tokens.new_zeros(len(tokens), 1, 0))

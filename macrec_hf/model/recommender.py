@@ -45,7 +45,7 @@ class MacRecRecommender:
         max_history: items of a history that are read, the last ones. None: as many as the model was trained with.
         use_cpu_kernels: on a CPU, replace layers of the model by faster ones with the same weights, and on another
             device take them back (`macrec_hf.cpu.accelerate` and `restore`). False: the model stays as it is.
-        use_gpu_kernels: the same on a CUDA device (`macrec_hf.gpu`).
+        use_gpu_kernels: the same on a CUDA device, where searches are also recorded as CUDA graphs (`macrec_hf.gpu`).
 
     Raises:
         ValueError: the parts do not belong together.

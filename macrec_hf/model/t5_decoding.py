@@ -35,6 +35,7 @@ from .search_kernels import (
 
 _PLACES = 8  # of the decoder, whose position bias is made at once: the codes of an ID are fewer
 _WIDTHS = 8  # numbers: of half precision they are the 16 bytes that a GPU reads at once
+_SHARED_ROWS = 512  # of a user: of more the mask, which grows with their square, takes more memory than their states
 _HEAD_ROWS = 640  # by timing 80 to 1,280 rows of 2,055 tokens on two cores: 320 and 640 are alike and best
 
 
@@ -96,8 +97,8 @@ class _Head:
         self.module, self.kernels = model.lm_head, search_kernels(model)
         self.weight = self.module.weight if _is_plain(self.module, self.kernels) else None
         self.tokens: int | None = None
-        if self.weight is not None and self.weight.device.type != "cpu":  # GPUs are slow at products of odd widths
-            self.tokens = len(self.weight)
+        if self.weight is not None and self.weight.device.type != "cpu" and len(self.weight) % _WIDTHS:
+            self.tokens = len(self.weight)  # GPUs are slow at products of odd widths
             self.weight = nn.functional.pad(self.weight, (0, 0, 0, -self.tokens % _WIDTHS))
         self.scale = model.model_dim**-0.5 if model.config.scale_decoder_outputs else None
 
@@ -217,16 +218,16 @@ class DecoderSteps:
         first = self.layers[0][1]  # its bias is that of all layers
         return first.compute_bias(1, place + 1, past_seen_tokens=place)[0, :, 0].t()[:, None, None]
 
-    def start(self, shared: bool = False) -> tuple[torch.Tensor, Past]:
+    def start(self, rows: int | None = None) -> tuple[torch.Tensor, Past]:
         """What the first position reads: the decoder start token, long `(batch_size, 1)`, and an empty past.
 
         Args:
-            shared: whether a device where moving states costs more than skipping them may hold the past of a user's
-                rows as one, see [`SharedPast`]. Rows are then few, and their parents differ from user to user.
+            rows: of each user, at most, whose parents differ from user to user. Where they are few, a device on which
+                moving states costs more than skipping them holds their past as one, see [`SharedPast`].
         """
         tokens = torch.full((self.batch_size, 1), start_token(self.model), device=self.device)
-        of = SharedPast if shared and not may_look(tokens) else DecoderPast
-        return tokens, of.empty(len(self.layers))
+        shared = rows is not None and rows <= _SHARED_ROWS and not may_look(tokens)
+        return tokens, (SharedPast if shared else DecoderPast).empty(len(self.layers))
 
     def step(self, tokens: torch.Tensor, past: Past) -> tuple[torch.Tensor, Past]:
         """Reads one more token of each row.

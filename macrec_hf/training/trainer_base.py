@@ -206,6 +206,7 @@ class MacRecTrainerBase(LossPartsTrainer):
             self._threads = None
             self._unseen.clear()
             cast(Any, self.model).gather_across_processes = False  # on since `_prepare_for_training`
+            self._after_training()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """[`~transformers.Trainer.evaluate`], on all threads, also amid a training whose steps take one."""
@@ -214,6 +215,9 @@ class MacRecTrainerBase(LossPartsTrainer):
 
     def _before_training(self, resuming: bool) -> None:
         """Called by `train` once the checkpoint is known to be whole; subclasses prepare their data and warn here."""
+
+    def _after_training(self) -> None:
+        """Called by `train` at its end, also of one that fails."""
 
     def training_step(
         self,

@@ -15,6 +15,7 @@ from ..data.task_rows import TaskRows
 from ..evaluation.ranking_metrics import ranking_metrics
 from ..evaluation.report import shared_by
 from ..gpu import accelerate
+from ..gpu.attention import of_short_sequences
 from ..gpu.recorded_step import RecordedStep
 from ..model.ensemble import Decoding, history_sources, rank_catalogue
 from ..model.model_files import check_item_counts
@@ -175,11 +176,17 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
             optimizer.add_param_group({"params": [weight], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
+    def _after_training(self) -> None:
+        if self.recorded_step is not None:  # so that others have the memory
+            self.recorded_step.recordings.forget()
+
     def _repeats_itself(self) -> bool:
         """Whether a step does the same for every batch of like shapes, so that a recording can stand for it."""
         args, own = self.args, type(self).compute_loss is MacRecTrainer.compute_loss
         apart = args.world_size > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return own and not (apart or args.torch_compile or args.fp16 or args.gradient_accumulation_steps > 1)
+        scaled = self.accelerator.scaler is not None  # as float16's losses are, whoever asked for it
+        changing = args.torch_compile or args.gradient_accumulation_steps > 1 or args.torch_empty_cache_steps
+        return own and not (apart or scaled or changing)
 
     def _with_gradients(
         self,
@@ -187,14 +194,18 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         inputs: dict[str, torch.Tensor | Any],
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
-        if self.recorded_step is not None:
-            model.train()
-            inputs = cast(dict[str, Any], self._prepare_inputs(inputs))
+        if self.recorded_step is None:
+            return super()._with_gradients(model, inputs, num_items_in_batch)
+        model.train()
+        if callable(switch := getattr(self.optimizer, "train", None)):  # as Trainer does, for those without a schedule
+            switch()
+        inputs = cast(dict[str, Any], self._prepare_inputs(inputs))
+        with of_short_sequences(self.args.device.type):
             losses = self.recorded_step(model, inputs)
-            if losses is not None:
-                self._note_parts(losses, "train")
-                return losses["loss"]
-        return super()._with_gradients(model, inputs, num_items_in_batch)
+            if losses is None:
+                return super()._with_gradients(model, inputs, num_items_in_batch)
+        self._note_parts(losses, "train")
+        return losses["loss"]
 
     def compute_loss(
         self,

@@ -44,7 +44,8 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
         use_cpu_kernels: On a CPU, replace layers of the model by faster ones with the same weights
             (`macrec_hf.cpu.accelerate`), and keep the memory that a step freed for the next step.
         use_gpu_kernels: On a CUDA device, replace layers of the model by ones that launch fewer kernels, with the same
-            weights (`macrec_hf.gpu.accelerate`).
+            weights (`macrec_hf.gpu.accelerate`), and record forward and backward of a step as a CUDA graph for each
+            bucket of shapes. `grad` is then the recording's memory: the next step overwrites it.
         bf16: Compute in bfloat16 where torch's autocast does; weights, optimizer, losses and the ranking of an
             evaluation stay in float32. `None`: on a CPU that multiplies bfloat16 (AVX-512 BF16, AMX), unless
             `accelerate launch` was told a precision.
@@ -84,7 +85,7 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
         "authors' code",
     )
     use_cpu_kernels: bool = _default(True, "on a CPU, faster layers with the same weights", "ours")
-    use_gpu_kernels: bool = _default(True, "on a CUDA device, faster layers with the same weights", "ours")
+    use_gpu_kernels: bool = _default(True, "on a CUDA device, faster layers and recorded steps", "ours")
     bf16: bool | None = _default(  # type: ignore[assignment]  # a bool when the object is made
         None, "bfloat16 autocast; None: on CPUs that multiply bfloat16", "ours"
     )

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from threading import Event, Thread
 
 import decoding_tools
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
 from macrec_hf.gpu import accelerate
+from macrec_hf.gpu import recordings as module
+from macrec_hf.gpu.attention import of_short_sequences
 from macrec_hf.gpu.recorded_search import RecordedSearch
 from macrec_hf.gpu.recorded_step import RecordedStep
 from macrec_hf.gpu.recordings import Recordings
@@ -108,6 +111,25 @@ def test_what_a_recording_would_not_follow_goes_the_ordinary_way():
     assert len(recordings.kept) == before == 1
 
 
+def test_a_recording_of_inference_mode_serves_outside_of_it():
+    plain, model, recordings, (input_ids, mask), trie = searched()
+    with torch.inference_mode():
+        beam_search(model, input_ids, mask, trie, 5)
+    found, wanted = (beam_search(each, input_ids, mask, trie, 5) for each in (model, plain))
+    assert torch.equal(found.leaves, wanted.leaves) and len(recordings.kept) == 1
+    assert not found.scores.is_inference()
+
+
+def test_another_start_token_is_another_recording():
+    plain, model, recordings, (input_ids, mask), trie = searched()
+    beam_search(model, input_ids, mask, trie, 5)
+    for each in (plain, model):
+        each.generation_config.decoder_start_token_id = 7
+    found, wanted = (beam_search(each, input_ids, mask, trie, 5) for each in (model, plain))
+    torch.testing.assert_close(found.scores, wanted.scores)
+    assert len(recordings.kept) == 2
+
+
 def test_recordings_are_not_copied_and_not_pickled():
     _, model, recordings, (input_ids, mask), trie = searched()
     beam_search(model, input_ids, mask, trie, 5)
@@ -122,6 +144,10 @@ def test_the_least_used_recording_goes_and_a_failure_is_told_once(caplog):
         assert kept.of(key, lambda values: values + 1, [torch.zeros(2)]) is not None
     assert list(kept.kept) == ["a", "c"]
 
+    again = Recordings(seen=1, at_most=1)
+    made = [again.of(key, lambda values: values, [torch.zeros(2)]) is not None for key in "aabbaa"]
+    assert made == [False, True, False, True, False, True]  # what went has to come twice once more
+
     class Uncopied(torch.Tensor):
         def clone(self):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -130,6 +156,49 @@ def test_the_least_used_recording_goes_and_a_failure_is_told_once(caplog):
     assert kept.of("a", lambda values: values, [torch.zeros(2)]) is None
     assert [record.getMessage() for record in caplog.records if "one by one" in record.getMessage()]
     assert len([record for record in caplog.records if "one by one" in record.getMessage()]) == 1
+
+
+def test_while_a_card_is_full_nothing_is_recorded(monkeypatch):
+    for free, wanted in ((10, False), (24, False), (25, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 100))
+        assert module._has_room(torch.device("cuda")) is wanted
+    kept, arguments = Recordings(seen=1), ("a", lambda values: values, [torch.zeros(2)])
+    monkeypatch.setattr(module, "_has_room", lambda _: False)
+    assert [kept.of(*arguments) for _ in range(3)] == [None] * 3 and not kept.failed
+    monkeypatch.setattr(module, "_has_room", lambda _: True)
+    assert kept.of(*arguments) is not None
+
+
+def test_threads_that_choose_a_kernel_leave_the_choice_as_it_was():
+    flags = (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.flash_sdp_enabled)
+    before, inside, leave, left = [flag() for flag in flags], Event(), Event(), []
+    assert any(before)
+
+    def other():
+        with of_short_sequences("cuda"):
+            inside.set()
+            leave.wait(10)
+            left.append([flag() for flag in flags])
+
+    thread = Thread(target=other)
+    with of_short_sequences("cuda"):
+        assert not any(flag() for flag in flags)
+        thread.start()
+        assert inside.wait(10)
+    leave.set()
+    thread.join()
+    assert left == [[False, False]] and [flag() for flag in flags] == before
+    with of_short_sequences("cpu"):
+        assert [flag() for flag in flags] == before
+
+
+def test_a_kernel_that_was_switched_off_stays_off():
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    try:
+        with of_short_sequences("cuda"):
+            assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_mem_efficient_sdp(True)
 
 
 def stepped(**changed):
@@ -172,6 +241,64 @@ def test_dropout_is_drawn_anew():
     step = RecordedStep("cpu", seen=0)
     first, second = (step(model, batch)["loss"] for _ in range(2) if model.zero_grad() is None)
     assert first != second
+
+
+def _freeze_another(model):
+    model.shared.requires_grad_(True)
+    model.encoder.final_layer_norm.requires_grad_(False)
+
+
+def _align_more(model):
+    model.config.implicit_alignment_weight *= 3
+
+
+def _drop_nothing(model):
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+
+
+@pytest.mark.parametrize("change", [_freeze_another, _align_more, _drop_nothing])
+def test_what_a_recording_has_taken_in_makes_another_when_it_changes(change):
+    model, batch = stepped(dropout_rate=0.3 if change is _drop_nothing else 0.0)
+    model.shared.requires_grad_(False)
+    step = RecordedStep("cpu", seen=0)
+    step(model, batch)
+    model.zero_grad()
+    change(model)
+    found = step(model, batch)
+    gradients = [None if weight.grad is None else weight.grad.clone() for weight in model.parameters()]
+    assert len(step.recordings.kept) == 2
+    model.zero_grad()
+    if change is _drop_nothing:  # attention keeps its rate: what it draws is not to be compared
+        return
+    wanted = model(**batch)
+    wanted.loss.backward()
+    torch.testing.assert_close(found["loss"], wanted.loss.detach())
+    for weight, gradient in zip(model.parameters(), gradients, strict=True):
+        assert (gradient is None) == (weight.grad is None)
+        if gradient is not None:
+            torch.testing.assert_close(gradient, weight.grad)
+
+
+def test_a_step_that_fails_leaves_no_gradients(monkeypatch):
+    model, batch = stepped()
+    backward = torch.Tensor.backward
+
+    def failing(loss):
+        backward(loss)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "backward", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        RecordedStep("cpu", seen=0)(model, batch)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_under_autocast_of_the_caller_a_step_is_the_callers():
+    model, batch = stepped()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert RecordedStep("cpu", seen=0)(model, batch) is None
 
 
 def _hook_on_a_weight(model):

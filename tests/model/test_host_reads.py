@@ -21,6 +21,7 @@ from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_sea
 from macrec_hf.model.ensemble import IndexedTrie
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.model_decoding import SearchPasses, candidate_scores
+from macrec_hf.model.search_kernels import DecoderPast, SharedPast
 
 WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select"}
 OF_TRANSFORMERS = {"masking_utils.py"}  # whether a padding mask hides anything, once for each kind of attention
@@ -125,6 +126,14 @@ def test_a_decode_reads_nothing(kind, dtype):
     assert [result.leaves.shape for result in both] == [(len(USERS), 5)] * 2
     scores = candidate_scores(model, alone.encoder_hidden_states, mask, requests[0].trie, alone.leaves)
     assert scores.is_meta and scores.shape == (len(USERS), 5)
+
+
+def test_few_rows_of_a_user_share_a_past_and_many_do_not():
+    model = decoding_tools.tiny_model(vocab_size=60).eval().to("meta")
+    states = torch.empty(2, 5, model.config.d_model, dtype=model.dtype, device="meta")
+    steps = SearchPasses(model).decoder(states, None)
+    for rows, kind in ((20, SharedPast), (512, SharedPast), (513, DecoderPast), (None, DecoderPast)):
+        assert type(steps.start(rows)[1]) is kind
 
 
 def test_on_such_a_device_a_read_is_an_error():
