@@ -13,7 +13,8 @@ with a word:
     train       examples a second of `MacRecTrainer`'s step with histories of six items, five steps in a row, by batch
                 and precision, recorded and launched, and of a plain T5 with 32,100 further tokens and no alignment;
                 and of real batches of all lengths
-    kernels     kernels of a training step and of a decode, and the operations that take most of the device's time
+    kernels     kernels of a training step and of a decode, the operations that take most of the device's time, and
+                the bytes that all of them move in a second of it, to be held against those of a copy
     stage       `macrec train` for two minutes and `macrec evaluate` on all users, as a user runs them
     compiled    the step in bfloat16 under `torch.compile`
 
@@ -325,10 +326,7 @@ def step(args, folder, rows, name, chosen):
         ours = our_trainer(args, folder, rows, **chosen)
         if name == LAUNCHED:
             ours.trainer.recorded_step = None
-        batch = next(ours.batches)
-        while batch["input_ids"].shape[1] != LENGTH and not args.rehearse:
-            batch = next(ours.batches)
-        ours.batches = iter(lambda: dict(batch), None)
+        six_items(ours, args)
         took = seconds(lambda: [ours.step() for _ in range(IN_A_ROW)], args) / IN_A_ROW
     except Exception as error:
         print(f"step of {rows} rows, {name}: {type(error).__name__}: {str(error)[:300]}")
@@ -339,6 +337,15 @@ def step(args, folder, rows, name, chosen):
         memory = torch.cuda.max_memory_allocated() / 2**20
         found[f"{name}, {rows} rows, MiB"] = say("    memory at most", memory, "MiB")
     return found
+
+
+def six_items(ours, args):
+    """The same steps, of one batch again and again, whose histories have six items."""
+    batch = next(ours.batches)
+    while batch["input_ids"].shape[1] != LENGTH and not args.rehearse:
+        batch = next(ours.batches)
+    ours.batches = iter(lambda: dict(batch), None)
+    return ours
 
 
 def plain_t5(args, rows, length=25):
@@ -368,15 +375,20 @@ def plain_t5(args, rows, length=25):
 
 
 def kernels(args, _):
-    """Kernels of a step of 1,024 rows and of a decode of 512 users."""
+    """Kernels of a step of 1,024 rows and of a decode of 512 users with histories of six items."""
     users, rows = (4, 16) if args.rehearse else (512, 1024)
     model, trie, sources, _ = served(args, "bfloat16")
-    run = decoding.fast_path(model, trie, at(args, users))
+    run, some = decoding.fast_path(model, trie, at(args, users)), [source[:LENGTH] for source in sources[:users]]
+    moved = counting.bytes_moved(LENGTH, users, rows, **args.sizes)
     with tempfile.TemporaryDirectory() as folder:
-        step = our_trainer(args, Path(folder), rows, bf16=True).step
-        with torch.no_grad():
-            first = profiled(f"decode of {users} users, bfloat16", lambda: run(sources[:users]), args)
-        return {"decode": first, "step": profiled(f"step of {rows:,} rows, bf16", step, args)}
+        calls = {"step": six_items(our_trainer(args, Path(folder), rows, bf16=True), args).step}
+        calls["decode"] = torch.no_grad()(lambda: run(some))
+        found = {name: profiled(f"{name} in bfloat16", call, args) for name, call in calls.items()}
+    for name, one in found.items():
+        say(f"{name}: moved by its operations", moved[name] / 1e9, "GB")
+        if one["device_ms"]:
+            say("    per second of the device", moved[name] / one["device_ms"] / 1e6, "GB/s")
+    return found
 
 
 def profiled(name, call, args):

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import masking_utils
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,17 +58,21 @@ def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False,
 
 
 class Launches(TorchDispatchMode):
-    """Counts operations that launch a kernel, by name."""
+    """Counts operations that launch a kernel, by name, and the bytes that they read and write."""
 
     def __init__(self):
         super().__init__()
-        self.found = Counter()
+        self.found, self.moved = Counter(), 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
         aliases = [value.alias_info for value in function._schema.returns]
         if name not in NO_KERNEL and not any(alias is not None and not alias.is_write for alias in aliases):
             self.found[name] += 1
+            made = function(*args, **(kwargs or {}))
+            touched = [value for value in tree_leaves((args, kwargs, made)) if isinstance(value, torch.Tensor)]
+            self.moved += sum(min(value.nbytes, value.untyped_storage().nbytes()) for value in touched)
+            return made
         return function(*args, **(kwargs or {}))
 
 
@@ -75,6 +80,17 @@ def count(call):
     with AsOnAGpu(), Launches() as launches:
         call()
     return launches.found
+
+
+def bytes_moved(length, users, rows, **sizes):
+    """Bytes that the operations of a decode of `users` and of a step of `rows` read and write, in bfloat16."""
+    model, found = accelerate(model_of(**sizes)).to(torch.bfloat16), {}
+    for name, call in (("decode", decode_of(model, users, length)), ("step", on_meta(step_of(model, rows, length)))):
+        with AsOnAGpu(), Launches() as launches:
+            (model.eval if name == "decode" else model.train)()
+            call()
+        found[name] = launches.moved
+    return found
 
 
 def model_of(**sizes):
