@@ -33,7 +33,7 @@ def test_the_clock_sets_rates_asks_for_ten_validations_and_ends(script, monkeypa
     monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=lambda: now[0]))
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 1.0}, {"params": weights[1:], "lr": 10.0}])
-    clock, state, ends = script.clock_callback(20.0), SimpleNamespace(global_step=1), []
+    clock, state, ends = script.clock_callback(20.0, 10), SimpleNamespace(global_step=1), []
     for step in range(21):
         control = SimpleNamespace(should_training_stop=False, should_evaluate=False, should_save=False)
         clock.on_step_begin(None, state, control, optimizer=optimizer)

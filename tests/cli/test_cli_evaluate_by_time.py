@@ -59,7 +59,7 @@ def test_tables_lists_and_figures(shop, tmp_path, capsys):
     assert f" {seen:.4f} ± " in rows[1] and rows[1].endswith(f"{places:.3f}")
     assert any(line.startswith(f"36 purchases from {CUT} on by 12 users; ") for line in out)
     assert any("% of the 36 later purchases are of what they had" in line for line in out)
-    assert out[-1] == report["verdict"]["text"]
+    assert out[-2] == report["verdict"]["text"]
     lines = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
     later = {}
     for line in sorted((shop / "interactions.csv").read_text().splitlines()[1:], key=lambda line: line.split(",")[2]):

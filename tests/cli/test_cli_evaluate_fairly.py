@@ -97,12 +97,12 @@ def test_hidden_lists_hold_nothing_that_the_user_has(shop, tmp_path, capsys):
     assert "own history shown:" in out and "own history hidden:" in out
     assert any(line.startswith("0.0% of the 14 users took again what they had") for line in out)
     hidden = report["hidden"]["ensemble"]
-    assert f"ensemble HR@10 {hidden['hr@10']:.4f}, NDCG@10 {hidden['ndcg@10']:.4f} (own history hidden)" in out[-2]
-    assert out[-1] == report["verdict"]["text"]
+    assert f"ensemble HR@10 {hidden['hr@10']:.4f}, NDCG@10 {hidden['ndcg@10']:.4f} (own history hidden)" in out[-3]
+    assert out[-2] == report["verdict"]["text"]
 
 
 def test_the_answer_is_short(shop, tmp_path, capsys):
-    """The model's row, the best other and those of other libraries, of the table to quote; the verdict is the end."""
+    """The model's row, the best other and those of other libraries, of the table to quote; then verdict and next."""
     folder, histories = shop
     lines = [{"user_id": f"u{user}", "items": [f"i{row}" for row in range(NUM_ITEMS)]} for user in range(NUM_USERS)]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -116,9 +116,9 @@ def test_the_answer_is_short(shop, tmp_path, capsys):
         assert line.split()[0] == name and f" {row['hr@10']:.4f} ± " in line
         assert f" {row['ndcg@10']:.4f} ± {(high - low) / 2:.4f} " in line
         assert line.endswith(f"{hidden['coverage'][name]:.3f}")
-    assert len(out) <= 3 + 5 and out[-1] == report["verdict"]["text"]
+    assert len(out) <= 3 + 6 and out[-2] == report["verdict"]["text"] and out[-1].startswith("Next: macrec app ")
     others = len(hidden["coverage"]) - len({"ensemble", best, "mine"})
-    assert out[-3] == f"{others} more rows, and the other table: --tables shows them"
+    assert out[-4] == f"{others} more rows, and the other table: --tables shows them"
 
 
 def test_lists_of_other_libraries_from_the_command_line(shop, tmp_path, capsys):
