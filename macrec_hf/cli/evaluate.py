@@ -183,7 +183,7 @@ def _targets(users: "SplitUsers | FutureUsers", place: int, ids: list[str]) -> d
 
 
 def _verdicts(report: dict) -> list[str]:
-    """The last line, or one for each seed."""
+    """The verdict, or one for each seed."""
     if "seeds" in report:
         return [f"Seed {of_seed['seed']}: {of_seed['verdict']['text']}" for of_seed in report["seeds"]]
     return [report["verdict"]["text"]]

@@ -104,6 +104,8 @@ def trainer_facts(trainer: "Trainer") -> dict[str, Any]:
         "precision": precision(arguments),
         "seed": arguments.seed,
     }
+    if (rate := cast(Any, arguments).cross_modal_rate) < 1:
+        settings["cross-modal examples in an epoch"] = f"{rate:.3g} of them"
     if arguments.load_best_model_at_end and state.best_model_checkpoint:
         settings["step of the weights"] = state.best_model_checkpoint.rpartition("-")[2]
     if state.best_metric is not None:

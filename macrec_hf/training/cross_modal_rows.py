@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from transformers.trainer_utils import has_length
 
 from ..model.tokenization_macrec import all_tasks
 
@@ -17,12 +18,13 @@ def cross_modal_rows(dataset: Any, modalities: Iterable[str]) -> np.ndarray:
         modalities: of the table, in its order.
 
     Raises:
-        ValueError: a data set without the column `task`.
+        ValueError: a data set without the column `task`, or one that is streamed.
     """
-    if "task" not in getattr(dataset, "column_names", ()):
+    streamed = not has_length(dataset)
+    if streamed or "task" not in getattr(dataset, "column_names", ()):
         raise ValueError(
-            "cross_modal_rate: expected 1 for a train_dataset without the column 'task', which says what an example "
-            "is. Take the split of RecommendationTasksBuilder as it is, or leave cross_modal_rate out."
+            "cross_modal_rate: expected 1 for a train_dataset that is streamed, or has no column 'task', which says "
+            "what an example is. Take the split of RecommendationTasksBuilder as it is, or give a rate of 1."
         )
     crossing = [place for place, task in enumerate(all_tasks(modalities).values()) if task.source != task.target]
     tasks = dataset.select_columns("task").with_format("numpy")["task"][:]

@@ -153,7 +153,7 @@ def recommender_sizes(
         num_processes: that share a batch.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1; more tasks between two modalities than tasks.
 
     Example:
 
@@ -163,6 +163,8 @@ def recommender_sizes(
     ```
     """
     _check(num_users=num_users, num_purchases=num_purchases, num_tasks=num_tasks, num_processes=num_processes)
+    if num_cross_modal is not None and not 0 <= num_cross_modal <= num_tasks:
+        raise ValueError(f"num_cross_modal: expected 0 to {num_tasks}, as many as num_tasks, got {num_cross_modal}.")
     examples = num_tasks * max(num_users, num_purchases - 3 * num_users)
     small = examples <= SMALL_UP_TO
     batch, rate = (64, 4e-3) if small else (256, 1e-3)

@@ -96,9 +96,11 @@ class MacRecTrainerBase(LossPartsTrainer):
         """Batches of this process, see [`GlobalBatches`]."""
         dataset, args = self.train_dataset, self.args
         strategy = args.train_sampling_strategy
-        if dataset is None or not has_length(dataset) or strategy == "batch_rebalance":
+        if dataset is None or strategy == "batch_rebalance":
             return super().get_train_dataloader()
         rare, share = self._rare_rows(dataset)
+        if not has_length(dataset):
+            return super().get_train_dataloader()
         batches = GlobalBatches(
             len(dataset),
             self._train_batch_size,
@@ -123,6 +125,11 @@ class MacRecTrainerBase(LossPartsTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
         )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Examples of a pass, of which the log's `train_samples_per_second` is told."""
+        batches = dataloader.batch_sampler
+        return batches.num_rows if isinstance(batches, GlobalBatches) else super().num_examples(dataloader)
 
     def _rare_rows(self, dataset: Any) -> tuple[Sequence[int] | np.ndarray, float]:
         """Rows of which an epoch has only a share, and the share."""

@@ -150,7 +150,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         if self.table is None:
             raise ValueError(
                 f"cross_modal_rate: expected 1 without a table, got {rate}. Which tasks lead from one modality to "
-                "another is read off the catalogue's SemanticIdTable: give it, or leave the rate out."
+                "another is read off the catalogue's SemanticIdTable: give it, or a rate of 1."
             )
         return cross_modal_rows(dataset, self.table.modalities), rate
 

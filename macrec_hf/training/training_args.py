@@ -181,7 +181,7 @@ def _refuse_what_is_not_followed(arguments: TrainingArguments) -> None:
     if getattr(arguments, "cross_modal_rate", 1.0) != 1.0 and arguments.train_sampling_strategy == "batch_rebalance":
         raise ValueError(
             "cross_modal_rate: expected 1 beside train_sampling_strategy='batch_rebalance', which draws transformers' "
-            "own batches, of all rows. Leave one of the two out."
+            "own batches, of all rows. Give a rate of 1, or leave the strategy out."
         )
 
 

@@ -3,9 +3,16 @@
 import argparse
 import json
 
-from hub_tools import tiny_shop
+import pytest
+from hub_tools import quantized_shop, tiny_shop
 
-from macrec_hf import MacRecConfig, MacRecQuantizerConfig, quantizer_sizes, recommender_sizes
+from macrec_hf import (
+    MacRecConfig,
+    MacRecQuantizerConfig,
+    load_recommendation_tasks,
+    quantizer_sizes,
+    recommender_sizes,
+)
 from macrec_hf.cli.main import main
 from macrec_hf.cli.sizing import sizes_line, with_sizes
 
@@ -70,3 +77,23 @@ def test_the_papers_sizes_are_the_configurations_defaults(tmp_path, capsys):
     assert config.hidden_sizes == (8,)
     settings = json.loads((shop / "ids" / "training_log.json").read_text())[-1]["settings"]
     assert settings["batch_size"] == 1024
+
+
+@pytest.mark.parametrize("tasks", [None, "text_to_text", "text_to_image,item_text_to_image"])
+def test_the_header_and_the_steps_are_of_what_an_epoch_goes_through(tmp_path, capsys, tasks):
+    shop = quantized_shop(tmp_path)
+    words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(shop / "ids")]
+    words += ["--output", str(shop / "model"), "--epochs", "3", "--batch-size", "8"]
+    words += ["--gradient-accumulation-steps", "2", "--dataloader-drop-last", "true", "--seeds", "1"]
+    words += ["--d-model", "8", "--d-ff", "8", "--num-beams", "2"]
+    assert main([*words, *([] if tasks is None else ["--tasks", tasks])]) == 0, capsys.readouterr().err
+    chosen = {"cache_dir": tmp_path / "cache", "tasks": tasks and tasks.split(",")}
+    made = load_recommendation_tasks(shop / "interactions.csv", shop / "ids", **chosen)["train"]["task"]
+    crossing = sum(task >= 2 for task in made)
+    examples = len(made) - crossing + -(-crossing // 4)
+    steps = 3 * -(-(examples // 8) // 2)
+    out = capsys.readouterr().out
+    assert f"\n{examples:,} examples, " in out and f": {steps:,} steps (3 epochs), ends at step {steps:,}" in out
+    log = json.loads((shop / "model" / "seed-0" / "training_log.json").read_text())
+    assert log[-1]["step"] == steps and log[-1]["settings"]["cross_modal_rate"] == 0.25
+    assert max(entry["epoch"] for entry in log) == 3

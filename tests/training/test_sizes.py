@@ -97,3 +97,6 @@ def test_numbers_below_one_are_refused():
         quantizer_sizes(5, {})
     with pytest.raises(ValueError, match="num_purchases: expected at least 1, got 0"):
         recommender_sizes(3, 0)
+    for number in (-1, 3):
+        with pytest.raises(ValueError, match=f"num_cross_modal: expected 0 to 2, as many as num_tasks, got {number}"):
+            recommender_sizes(60, 600, num_tasks=2, num_cross_modal=number)
