@@ -62,7 +62,7 @@ FIELDS = (
 SIZED = tuple(field.name for field in dataclasses.fields(RecommenderSizes))
 _FASTER = (
     "--epochs lowered, --d-model, --d-ff, --num-layers and --num-decoder-layers smaller, a shorter --max-history, "
-    "fewer --tasks, or a GPU (--device cuda)"
+    "a lower --cross-modal-rate, fewer --tasks, or a GPU (--device cuda)"
 )
 _EVERY = dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps"), "use --eval-every")
 _UPLOADS = dict.fromkeys(
