@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> str:
         f"{report['num_users']} users, {args.split}: {row} HR@10 {best['hr@10']:.4f}, NDCG@10 "
         f"{best['ndcg@10']:.4f} (own history {report['quoted']}){models} in {seconds_since(args.started)}{written}"
     )
-    return "\n".join([summary, *_verdicts(report), after_evaluate(args)])
+    return "\n".join([summary, *_verdicts(report), after_evaluate(next(iter(reports)))])
 
 
 def evaluate_model(

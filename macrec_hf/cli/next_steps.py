@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .history_flag import history_words
-from .seeds import seed_folder, seed_folders
+from .seeds import seed_folder
 
 _NEXT = "Next: "
 _COLUMNS = {"user_column": "user_id", "item_column": "item_id", "time_column": "timestamp"}
@@ -58,10 +58,8 @@ def after_refresh(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID"))
     return f"{_NEXT}{_command('recommend', args.model, *history_words(items))} recommends by the new counts."
 
 
-def after_evaluate(args: argparse.Namespace) -> str:
-    """Args of `macrec evaluate`."""
-    seeds = seed_folders(args.model)
-    model = next(iter(seeds.values())) if seeds else args.model
+def after_evaluate(model: str | Path) -> str:
+    """The model that `macrec evaluate` has judged, of several the first."""
     return f"{_NEXT}{_command('app', model)} shows such lists beside a catalogue to click on."
 
 

@@ -261,7 +261,7 @@ def sized(args: argparse.Namespace, histories: "Histories", table: "SemanticIdTa
 
     tasks = all_tasks(table.modalities)
     chosen = [name.strip() for name in args.tasks.split(",")] if args.tasks else list(tasks)
-    crossing = sum(tasks[name].source != tasks[name].target for name in chosen if name in tasks)
+    crossing = sum(tasks[name].token is not None for name in chosen if name in tasks)
     purchases, processes = sum(map(len, histories.items)), num_processes()
     sizes = recommender_sizes(len(histories.user_ids), purchases, len(chosen), processes, num_cross_modal=crossing)
     auto = dataclasses.asdict(sizes) if args.start_from is None else sizes.arguments

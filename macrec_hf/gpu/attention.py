@@ -18,8 +18,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from ..model.search_kernels import ALIGNED
+
 NAME = "sdpa_joined"
-_ALIGNED = 16  # SDPA copies an additive mask whose rows are not so many elements apart
 
 
 class JoinedAttention(T5Attention):
@@ -87,7 +88,7 @@ class JoinedAttention(T5Attention):
         if bias is None or mask is None:
             return None if bias is None else bias.to(query.dtype).contiguous()
         # Rows that are aligned, of which the scores' are the first columns: SDPA then reads them where they are.
-        room = (0, -length % _ALIGNED)
+        room = (0, -length % ALIGNED)
         bias, mask = (nn.functional.pad(values, room) for values in (bias.to(query.dtype), mask))
         if mask.dtype != torch.bool:
             return (bias + mask.to(query.dtype)).expand(rows, -1, -1, -1)[..., :length]

@@ -47,19 +47,16 @@ class RecordedSearch:
     ) -> Found:
         """What `search(passes, requests, num_beams, states)` returns."""
         with of_short_sequences(passes.model.device.type):
-            return self._found(search, passes, requests, num_beams, states)
+            found = None if states is not None else self._recorded(search, passes, requests, num_beams)
+            return search(passes, requests, num_beams, states) if found is None else found
 
-    def _found(
-        self,
-        search: Search,
-        passes: SearchPasses,
-        requests: Sequence[BeamRequest],
-        num_beams: int,
-        states: torch.Tensor | None,
-    ) -> Found:
+    def _recorded(
+        self, search: Search, passes: SearchPasses, requests: Sequence[BeamRequest], num_beams: int
+    ) -> Found | None:
+        """What a recording finds; `None`: there is none."""
+        if not self._records(passes, requests):
+            return None
         model = passes.model
-        if states is not None or not self._records(passes, requests):
-            return search(passes, requests, num_beams, states)
         padded = [_Padded.of(request) for request in requests]
         inputs = [values for each in padded for values in each.tensors]
         key: Hashable = (
@@ -78,9 +75,9 @@ class RecordedSearch:
 
         with self.recordings.lock:
             recording = self.recordings.of(key, run, inputs)
-            if recording is not None:
-                return _cut(recording(*inputs), requests, [each.users for each in padded])
-        return search(passes, requests, num_beams, states)
+            if recording is None:
+                return None
+            return _cut(recording(*inputs), requests, [each.users for each in padded])
 
     def _records(self, passes: SearchPasses, requests: Sequence[BeamRequest]) -> bool:
         users, model = [len(request.input_ids) for request in requests], passes.model

@@ -30,7 +30,7 @@ Part = tuple[torch.Tensor, slice]  # users that are decoded together, long, and 
 RunParts = Callable[[Callable[[Part], None], torch.Tensor | None, torch.Tensor, int, int], None]
 RunBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
-_ALIGNED = 16  # numbers: of half precision two such rows are 64 bytes
+ALIGNED = 16  # numbers between rows of an additive mask: others SDPA copies
 _LINEARS = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head")
 _EMBEDDINGS = ("embed_tokens", "relative_attention_bias")
 # Hooks and classes of these libraries gather weights, record states or set the precision, and leave the computation.
@@ -326,7 +326,7 @@ def in_aligned_rows(bias: torch.Tensor, mask: torch.Tensor | None = None) -> tor
 
 
 def _aligned(length: int) -> int:
-    return -(-length // _ALIGNED) * _ALIGNED
+    return -(-length // ALIGNED) * ALIGNED
 
 
 def by_head(projected: torch.Tensor, batch_size: int, attention: T5Attention, parts: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ def cross_modal_rows(dataset: Any, modalities: Iterable[str]) -> np.ndarray:
             "cross_modal_rate: expected 1 for a train_dataset that is streamed, or has no column 'task', which says "
             "what an example is. Take the split of RecommendationTasksBuilder as it is, or give a rate of 1."
         )
-    crossing = [place for place, task in enumerate(all_tasks(modalities).values()) if task.source != task.target]
+    crossing = [place for place, task in enumerate(all_tasks(modalities).values()) if task.token]
     tasks = dataset.select_columns("task").with_format("numpy")["task"][:]
     return np.flatnonzero(np.isin(tasks, crossing))
 
