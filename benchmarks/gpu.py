@@ -55,6 +55,7 @@ from macrec_hf import (  # noqa: E402
     SemanticIdTokenizer,
 )
 from macrec_hf.gpu import accelerate  # noqa: E402
+from macrec_hf.gpu.buckets import bucket_of  # noqa: E402
 from macrec_hf.gpu.recordings import Recordings  # noqa: E402
 from macrec_hf.model.beam_search import BeamRequest, joint_beam_search  # noqa: E402
 from macrec_hf.model.trie import SemanticIdTrie  # noqa: E402
@@ -340,9 +341,9 @@ def step(args, folder, rows, name, chosen):
 
 
 def six_items(ours, args):
-    """The same steps, of one batch again and again, whose histories have six items."""
+    """The same steps, of one batch again and again, whose histories have six items; not every way pads to a bucket."""
     batch = next(ours.batches)
-    while batch["input_ids"].shape[1] != LENGTH and not args.rehearse:
+    while bucket_of(batch["input_ids"].shape[1]) != LENGTH and not args.rehearse:
         batch = next(ours.batches)
     ours.batches = iter(lambda: dict(batch), None)
     return ours

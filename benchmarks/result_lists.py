@@ -6,7 +6,8 @@ A row of ours is a kind of semantic IDs and a way to train on them. It is traine
 the one with the best NDCG@10 on the validation users that choose is trained with the further seeds; `macrec evaluate`
 writes the lists of every test user. The rows of others (SASRec and FDSA of our own; with `--rectools PYTHON`, the
 interpreter of an environment of `benchmarks/baselines/requirements.txt`, SASRec and BERT4Rec of RecTools) get the CPU
-minutes that the first configuration of MACRec took. Whatever lies in `--output` already is not made again.
+minutes that the first configuration of MACRec took. Whatever lies in `--output` already is not made again. `--jobs`
+trains so many models at once; each takes one thread, so one a core is enough.
 
 Each row's folder holds `seed-0.jsonl`, …, and `record.json`: configurations, CPU minutes, and whether validation had
 stopped rising. Without `--interactions` a demo shop is made; `make result-lists` does that.
@@ -15,10 +16,13 @@ stopped rising. Without `--interactions` a demo shop is made; `make result-lists
 import argparse
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +67,7 @@ def main() -> None:
     if args.embeddings is None:
         args.embeddings = folder / "emb"
         macrec("embed", "--items", args.items, into=args.embeddings, result="meta.json")
-    for name in args.rows:
-        fill_own_row(args, folder, name)
+    train_rows(args, folder)
     minutes = json.loads((folder / FULL / "record.json").read_text())["tried"][0]["minutes"]
     lists = fill_other_rows(args, folder, minutes)
     for name in args.rows:
@@ -89,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--configurations", type=int, default=len(CONFIGURATIONS), help="only the first so many")
     parser.add_argument("--quantize", type=shlex.split, default=[], help="further flags of macrec quantize")
     parser.add_argument("--train", type=shlex.split, default=[], help="further flags of macrec train")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
     parser.add_argument("--rectools", type=Path, help="interpreter of RecTools' environment (default: no such rows)")
     args = parser.parse_args()
     if set(args.rows) - set(ROWS) or FULL not in args.rows:
@@ -96,35 +100,47 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def fill_own_row(args: argparse.Namespace, folder: Path, name: str) -> None:
-    """Trains a row's configurations and the further seeds of the best one, and writes its record."""
-    ids, flags = ROWS[name]
-    tried = []
-    for number, configuration in enumerate(CONFIGURATIONS[: args.configurations]):
-        words = [*flags, *args.train, *shlex.split(configuration)]
-        model = folder / name / "tried" / str(number)
-        tried.append({"configuration": configuration, **trained(args, folder, ids, 0, words, model)})
-    best = max(range(len(tried)), key=lambda number: tried[number]["best"])
-    kept = []
-    for seed in args.seeds:
-        words = shlex.split(CONFIGURATIONS[best])
-        model = folder / name / ("tried" if seed == 0 else "further") / str(seed or best)
-        found = trained(args, folder, ids, seed, [*flags, *args.train, *words], model)
-        kept.append({"seed": seed, "model": str(model.relative_to(folder / name)), **found})
-    record = {"tried": tried, "kept": kept, "configuration": CONFIGURATIONS[best]}
-    (folder / name / "record.json").write_text(json.dumps(record, indent=2))
+def train_rows(args: argparse.Namespace, folder: Path) -> None:
+    """Trains the configurations of all rows, then the further seeds of the best ones, and writes the rows' records."""
+    if "with co-purchases" in {ROWS[name][0] for name in args.rows}:
+        embed_with_co_purchases(args, folder)
+    kinds = dict.fromkeys(ROWS[name][0] for name in args.rows)
+    at_once(args.jobs, lambda kind, seed: ids_of(args, folder, kind, seed), product(kinds, args.seeds))
+    numbers = range(min(args.configurations, len(CONFIGURATIONS)))
+    configurations, seeds = list(product(args.rows, numbers)), list(product(args.rows, args.seeds))
+    found = at_once(args.jobs, lambda name, number: trained(args, folder, name, number, 0), configurations)
+    tried = dict(zip(configurations, found, strict=True))
+    best = {name: max(numbers, key=lambda number: tried[name, number]["best"]) for name in args.rows}
+    found = at_once(args.jobs, lambda name, seed: trained(args, folder, name, best[name], seed), seeds)
+    kept = dict(zip(seeds, found, strict=True))
+    for name in args.rows:
+        record = {
+            "tried": [{"configuration": CONFIGURATIONS[number], **tried[name, number]} for number in numbers],
+            "kept": [{"seed": seed, **kept[name, seed]} for seed in args.seeds],
+            "configuration": CONFIGURATIONS[best[name]],
+        }
+        (folder / name / "record.json").write_text(json.dumps(record, indent=2))
 
 
-def trained(
-    args: argparse.Namespace, folder: Path, ids: str, seed: int, flags: list[str], model: Path
-) -> dict[str, Any]:
-    """Trains a model, and says how it went: best NDCG@10 on validation, CPU minutes, whether it converged."""
-    words = ["train", "--interactions", args.interactions, "--semantic-ids", ids_of(args, folder, ids, seed)]
-    macrec(*words, *flags, "--seed", seed, into=model, result="training_log.json")
-    log = json.loads((model / "training_log.json").read_text())
+def at_once(jobs: int, call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """What the calls return, so many of them at once."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda one: call(*one), arguments))
+
+
+def trained(args: argparse.Namespace, folder: Path, name: str, number: int, seed: int) -> dict[str, Any]:
+    """Trains a row's model, and says how it went: best NDCG@10 on validation, CPU minutes, whether it converged."""
+    kind, flags = ROWS[name]
+    model = Path("tried", str(number)) if seed == 0 else Path("further", str(seed))
+    into = folder / name / model
+    words = ["train", "--interactions", args.interactions, "--semantic-ids", ids_of(args, folder, kind, seed), *flags]
+    words += [*args.train, *shlex.split(CONFIGURATIONS[number]), "--seed", seed]
+    macrec(*words, into=into, result="training_log.json")
+    log = json.loads((into / "training_log.json").read_text())
     curve = [entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry]
-    minutes = json.loads((model / "minutes.json").read_text())
-    return {"best": max(curve), "curve": curve, "minutes": minutes, "converged": curve[-1] < max(curve)}
+    minutes = json.loads((into / "minutes.json").read_text())
+    converged = curve[-1] < max(curve)
+    return {"model": str(model), "best": max(curve), "curve": curve, "minutes": minutes, "converged": converged}
 
 
 def ids_of(args: argparse.Namespace, folder: Path, kind: str, seed: int) -> Path:
@@ -137,9 +153,7 @@ def ids_of(args: argparse.Namespace, folder: Path, kind: str, seed: int) -> Path
         return path
     embeddings = args.embeddings
     if kind == "with co-purchases":
-        embeddings = folder / "emb_with_co_purchases"
-        words = ["embed", "--items", args.items, "--interactions", args.interactions]
-        macrec(*words, into=embeddings, result="meta.json")
+        embeddings = embed_with_co_purchases(args, folder)
     further = args.quantize
     if kind == "k-means":  # no training, so none of its flags
         sizes = [place for place, word in enumerate(further) if word == "--codebook-size"]
@@ -147,6 +161,13 @@ def ids_of(args: argparse.Namespace, folder: Path, kind: str, seed: int) -> Path
     words = ["quantize", "--embeddings", embeddings, *further, *IDS[kind]]
     macrec(*words, "--seed", seed, into=path, result="report.json")
     return path
+
+
+def embed_with_co_purchases(args: argparse.Namespace, folder: Path) -> Path:
+    """Embeddings of texts, photos and co-purchases, made if they are not there."""
+    embeddings = folder / "emb_with_co_purchases"
+    macrec("embed", "--items", args.items, "--interactions", args.interactions, into=embeddings, result="meta.json")
+    return embeddings
 
 
 def fill_other_rows(args: argparse.Namespace, folder: Path, minutes: float) -> dict[str, dict[int, Path]]:
@@ -185,15 +206,18 @@ def run(*words: Any) -> float:
     Raises:
         SystemExit: it failed.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [str(word) for word in words]
     print(f"$ {shlex.join(command)}", flush=True)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, env=environment, capture_output=True)
-    if done.returncode:
-        raise SystemExit(f"failed:\n{done.stderr.decode()[-3000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_WAIT_POLICY": "PASSIVE"}
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)  # so that it does not wait again
+        if child.returncode:
+            errors.seek(0)
+            raise SystemExit(f"failed:\n{errors.read().decode()[-3000:]}")
+    return (usage.ru_utime + usage.ru_stime) / 60
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> str:
             **dataclasses.asdict(decoding) | {"fusion": args.fusion},
             exclude_history=args.exclude_history,
             on_unknown=args.on_unknown,
-            progress=len(users) > decoding.batch_size,
+            progress=len(users) > decoding.users_at_a_time(recommender.model.device),
         )
     except ValueError as error:
         hint = "" if args.history is None else quotes_missing(users[0][1], known)

@@ -7,9 +7,11 @@ repeats, -1 where the catalogue is exhausted. Only `random_items` uses the seed.
 """
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 
 import numpy as np
 
+from ..cpu.threads import map_parts
 from ..data.purchase_counting import count_purchases
 from ..model.inference import pad_rows
 from ..model.purchase_counts import TOGETHER_WINDOW, PurchaseCounts
@@ -18,9 +20,66 @@ from .ranking_metrics import KS
 
 WINDOWS = (3, 5, 10)  # distances that `best_window` chooses from; ours
 _WINDOW_USERS = 2000
-_USERS_AT_A_TIME = 1024  # bounds the memory of the scores
+_USERS_AT_A_TIME = 256  # bounds the memory of the scores; smaller blocks stay in a core's cache
+
+# What the neighbours of a history's items vote with, and whether its own items are left out.
+VOTES = {
+    "co_visitation": ("together", False),
+    "co_occurrence": ("near", False),
+    "co_visitation_new_items": ("together", True),
+}
 
 History = Sequence[np.ndarray]
+
+
+class Counted:
+    """Training sequences, and what the baselines count in them: once, however many lists they make.
+
+    Args:
+        histories: the training sequences.
+        num_items: of the catalogue.
+        window: the largest distance of `co_occurrence`; None: that of [`best_window`].
+    """
+
+    def __init__(self, histories: History, num_items: int, window: int | None = None):
+        self.histories, self.num_items, self.window = histories, num_items, window
+
+    @cached_property
+    def counts(self) -> PurchaseCounts:
+        """Pairs by distance."""
+        window = best_window(self.histories, self.num_items) if self.window is None else self.window
+        return count_purchases(self.histories, self.num_items, window=window)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """All rows, the bestsellers first: see [`popularity_order`]."""
+        return popularity_order(self.histories, self.num_items)
+
+    def votes(self, histories: History, width: int, names: Sequence[str] = tuple(VOTES)) -> dict[str, np.ndarray]:
+        """Lists by the neighbours of a history's items, by name of [`VOTES`]: equal values by popularity, then the
+        bestsellers; a block of users on each thread."""
+        blocks = [histories[at : at + _USERS_AT_A_TIME] for at in range(0, len(histories), _USERS_AT_A_TIME)]
+        place = np.empty(self.num_items, dtype=np.int64)
+        place[self.order] = np.arange(self.num_items)
+        self.counts  # noqa: B018  # counted here, not by each thread
+        found = map_parts(partial(self._votes_of_some, width, names, place), blocks)
+        nobody = np.zeros((0, width), dtype=np.int64)
+        return {name: np.concatenate([nobody, *(block[name] for block in found)]) for name in names}
+
+    def _votes_of_some(
+        self, width: int, names: Sequence[str], place: np.ndarray, histories: History
+    ) -> dict[str, np.ndarray]:
+        own, _ = pad_rows(histories)
+        longest: dict[str, int] = {}
+        for values, hides in (VOTES[name] for name in names):
+            longest[values] = max(longest.get(values, 0), width + own.shape[1] * hides)
+        scores = self.counts.neighbours(histories, names=list(longest))
+        best = {values: scores.best(values, len(histories), longest[values], place) for values in longest}
+        lists = {}
+        for name in names:
+            values, hides = VOTES[name]
+            lists[name] = _fill(best[values], self.order, width, own if hides else None)
+        return lists
 
 
 def random_items(
@@ -55,27 +114,21 @@ def recent_then_popularity(
 
 
 def co_visitation(
-    train_histories: History,
-    histories: History,
-    num_items: int,
-    width: int,
-    seed: int = 0,
-    hide_history: bool = False,
+    train_histories: History, histories: History, num_items: int, width: int, seed: int = 0
 ) -> np.ndarray:
     """Items that other users bought within five steps of the history's items, then the bestsellers.
 
     The j-th last item of a history votes with weight 1 / j. A bought item can be proposed again, as its neighbours
-    vote for it; `hide_history=True` leaves the history out, which shows what the neighbours alone are worth.
+    vote for it.
     """
-    counts = count_purchases(train_histories, num_items, window=TOGETHER_WINDOW)
-    return _voted(counts, "together", train_histories, histories, width, hide_history)
+    return _voted("co_visitation", train_histories, histories, num_items, width, TOGETHER_WINDOW)
 
 
 def co_visitation_new_items(
     train_histories: History, histories: History, num_items: int, width: int, seed: int = 0
 ) -> np.ndarray:
-    """`co_visitation` without the items of the history."""
-    return co_visitation(train_histories, histories, num_items, width, seed, hide_history=True)
+    """`co_visitation` without the items of the history, which shows what the neighbours alone are worth."""
+    return _voted("co_visitation_new_items", train_histories, histories, num_items, width, TOGETHER_WINDOW)
 
 
 def co_occurrence(
@@ -86,9 +139,13 @@ def co_occurrence(
     The j-th last item of a history votes with weight 1 / j; how far apart purchases may be is chosen by
     [`best_window`]. The strongest single count that we know.
     """
-    window = best_window(train_histories, num_items)
-    counts = count_purchases(train_histories, num_items, window=window)
-    return _voted(counts, "near", train_histories, histories, width)
+    return _voted("co_occurrence", train_histories, histories, num_items, width)
+
+
+def _voted(
+    name: str, train_histories: History, histories: History, num_items: int, width: int, window: int | None = None
+) -> np.ndarray:
+    return Counted(train_histories, num_items, window).votes(histories, width, [name])[name]
 
 
 def best_window(train_histories: History, num_items: int) -> int:
@@ -105,9 +162,8 @@ def best_window(train_histories: History, num_items: int) -> int:
     targets = np.array([long[user][-1] for user in chosen])
     found = {}
     for window in WINDOWS:
-        counts = count_purchases(earlier, num_items, window=window)
-        lists = _voted(counts, "near", earlier, [earlier[user] for user in chosen], max(KS))
-        hits = lists == targets[:, None]
+        asked = [earlier[user] for user in chosen]
+        hits = _voted("co_occurrence", earlier, asked, num_items, max(KS), window) == targets[:, None]
         found[window] = (hits / np.log2(np.arange(max(KS)) + 2.0)).sum()
     return max(WINDOWS, key=lambda window: found[window])
 
@@ -127,28 +183,6 @@ def _counts(histories: History, num_items: int) -> np.ndarray:
     return np.bincount(rows, minlength=num_items)
 
 
-def _voted(
-    counts: PurchaseCounts,
-    name: str,
-    train_histories: History,
-    histories: History,
-    width: int,
-    hide_history: bool = False,
-) -> np.ndarray:
-    """The lists by one of the counts, equal values by popularity, then the bestsellers."""
-    order = popularity_order(train_histories, counts.num_items)
-    place = np.empty(counts.num_items, dtype=np.int64)
-    place[order] = np.arange(counts.num_items)
-    blocks = [np.zeros((0, width), dtype=np.int64)]
-    for start in range(0, len(histories), _USERS_AT_A_TIME):
-        some = histories[start : start + _USERS_AT_A_TIME]
-        hidden = pad_rows(some)[0] if hide_history else None
-        keep = width + (0 if hidden is None else hidden.shape[1])
-        best = counts.neighbours(some).best(name, len(some), keep, place)
-        blocks.append(_fill(best, order, width, hidden))
-    return np.concatenate(blocks)
-
-
 def _fill(own: np.ndarray, order: np.ndarray, width: int, hidden: np.ndarray | None = None) -> np.ndarray:
     """Each user's own list, then `order`; every item at its first place only, none of the hidden ones."""
     hidden = np.zeros((len(own), 0), dtype=np.int64) if hidden is None else hidden
@@ -166,8 +200,8 @@ def _fill(own: np.ndarray, order: np.ndarray, width: int, hidden: np.ndarray | N
 
 
 def baseline_lists(
-    train_histories: Sequence[np.ndarray],
-    histories: Sequence[np.ndarray],
+    train_histories: History | Counted,
+    histories: History,
     num_items: int,
     width: int = max(KS),
     seed: int = 0,
@@ -175,7 +209,8 @@ def baseline_lists(
     """What a shop can do without a model, the figures to beat; scores are the places, so there are no ties.
 
     Args:
-        train_histories: int arrays of table rows, oldest first, a user each, to count in: all but the last two items.
+        train_histories: int arrays of table rows, oldest first, a user each, to count in: all but the last two items;
+            or these as `Counted`, which several calls can share.
         histories: the same of the users to answer, up to the item that is asked for.
         num_items: items of the catalogue.
         width: length of the lists. Default 10, the largest K.
@@ -186,9 +221,10 @@ def baseline_lists(
         first), "co_visitation" (items bought within five steps of the history's), "co_visitation_new_items" (the
         same without the history) and "co_occurrence" (pairs weighted by 1 / distance).
     """
-    found = {}
+    counted = train_histories if isinstance(train_histories, Counted) else Counted(train_histories, num_items)
+    voted, found = counted.votes(histories, width), {}
     for name, baseline in BASELINES.items():
-        items = baseline(train_histories, histories, num_items, width, seed)
+        items = voted[name] if name in voted else baseline(counted.histories, histories, num_items, width, seed)
         scores = np.where(items >= 0, -np.arange(width, dtype=np.float32), -np.inf)
         found[name] = RankedLists(items, scores)
     return found

@@ -22,7 +22,7 @@ from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, ran
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from .baselines import BASELINES, baseline_lists
+from .baselines import BASELINES, Counted, baseline_lists
 from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
@@ -44,7 +44,7 @@ def evaluate(
     lists: Mapping[str, str | PathLike[str]] | None = None,
     num_beams: int = NUM_BEAMS,
     fusion: str = "average",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     limit_users: int | None = None,
     seed: int = 0,
     accelerator: Accelerator | None = None,
@@ -146,9 +146,10 @@ class SplitRanking:
     def columns(self) -> dict[str, Lists]:
         """All lists, "shown" and "hidden": the model's, the baselines' and those of other libraries."""
         width, histories = max(KS), self.users.histories
+        counted = Counted(self.users.counted, self.num_items)
 
         def count(histories: Any, width: int) -> Lists:
-            return baseline_lists(self.users.counted, histories, self.num_items, width, self.settings["seed"])
+            return baseline_lists(counted, histories, self.num_items, width, self.settings["seed"])
 
         baselines = {"shown": count(histories, width), "hidden": refilled(count, histories, width)}
         model = self.model

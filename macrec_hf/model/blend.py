@@ -16,9 +16,9 @@ import numpy as np
 
 from .checksums import renew_checksums
 from .files import read_json, replacing
-from .inference import pad_rows
+from .inference import pad_rows, values_at
 from .limits import Limits
-from .purchase_counts import HISTORY, MAX_WINDOW, NeighbourScores, PurchaseCounts, values_at
+from .purchase_counts import HISTORY, MAX_WINDOW, NeighbourScores, PurchaseCounts
 from .ranked_lists import RankedLists, best_columns, log_softmax, sort_lists, unique_rows
 
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source

@@ -40,7 +40,7 @@ class Decoding:
             missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
             rule of the authors' code over what the beams found: that mean, plus 1 for each further list that has the
             item.
-        batch_size: users at a time. Default 64 (ours).
+        batch_size: users at a time; None: 64 on a CPU, 512 on a GPU (ours), see `users_at_a_time`.
 
     Raises:
         ValueError: a number below 1, or an unknown fusion. Modalities are checked where the catalogue is known.
@@ -50,11 +50,11 @@ class Decoding:
     top_k: int | None = None
     modality: str = ENSEMBLE
     fusion: str = "average"
-    batch_size: int = 64
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "top_k", "batch_size"):
-            if name != "top_k" or self.top_k is not None:
+            if name == "num_beams" or getattr(self, name) is not None:
                 check_at_least_one(name, getattr(self, name))
         if not isinstance(self.modality, str):
             raise ValueError(f"modality: expected 'ensemble' or the name of a modality, got {self.modality!r}.")
@@ -64,6 +64,10 @@ class Decoding:
     def width(self) -> int:
         """The beams of a user in a modality: never fewer than the items of a list."""
         return int(max(self.num_beams, self.top_k or 0))
+
+    def users_at_a_time(self, device: torch.device) -> int:
+        """`batch_size`, or its default on a device: a GPU takes as long for one user as for a hundred."""
+        return self.batch_size or (64 if device.type == "cpu" else 512)
 
     @property
     def fuses(self) -> bool:
@@ -322,8 +326,8 @@ def rank_catalogue(
     order = order[rank::num_processes]
     limits = _checked_limits(limits, num_users, next(iter(tries.values())).num_items)
     catalogues = {name: IndexedTrie(trie.to(model.device)) for name, trie in tries.items()}
-    starts = range(0, len(order), decoding.batch_size)
-    batches = [order[start : start + decoding.batch_size] for start in starts]
+    size = decoding.users_at_a_time(model.device)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     with eval_mode(model):
         parts = [
             (users, rank_batch(model, catalogues, sources, users, limits, decoding))

@@ -122,6 +122,24 @@ def pad_rows(rows: Sequence[Sequence[int] | np.ndarray], fill: int = -1) -> tupl
     return padded, inside
 
 
+def values_at(keys: np.ndarray, wanted: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Looks numbers up among ascending ones.
+
+    Args:
+        keys: int64, `(num_entries,)`, ascending, none below 0.
+        wanted: int, any shape; -1 is nowhere.
+        columns: `(num_entries,)` each.
+
+    Returns:
+        Whether each number is there, and for each column its value, 0 where it is not; all of the shape of `wanted`.
+    """
+    if not len(keys):
+        return np.zeros(wanted.shape, dtype=bool), [np.zeros(wanted.shape) for _ in columns]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    known = keys[place] == wanted
+    return known, [np.where(known, column[place], 0) for column in columns]
+
+
 # Arguments of `from_pretrained` that say where a repository's files lie.
 WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 

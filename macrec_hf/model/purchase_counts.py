@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from .checksums import renew_checksums
 from .files import replacing
-from .inference import pad_rows
+from .inference import pad_rows, values_at
 
 COUNTS_NAME = "purchase_counts.safetensors"
 UNIT = 2520  # one purchase at distance d is worth UNIT / d: a whole number for every d up to 10
@@ -29,6 +29,7 @@ _FIRST_DAY = -719_162  # days from 1970 to the year 1
 _MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 bits
 _ANEW = "`macrec refresh` makes them anew from the purchases."
 FEW_CUSTOMERS = 5  # a pair of fewer is not shown to strangers
+NEIGHBOUR_SCORES = ("before", "after", "next", "together", "cosine", "near", "last_next")
 PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
 
 
@@ -62,8 +63,11 @@ class NeighbourScores:
         """
         values = self.values[name]
         some = np.flatnonzero(values > 0)
-        users, items = self.keys[some] // self.num_items, self.keys[some] % self.num_items
-        order = np.lexsort((items if place is None else place[items], -values[some], users))
+        values = values[some]
+        users, items = np.divmod(self.keys[some], self.num_items)
+        kept = values >= _least_of_best(users, values, num_users, width)[users]
+        users, items, values = users[kept], items[kept], values[kept]
+        order = np.lexsort((items if place is None else place[items], -values, users))
         users, items = users[order], items[order]
         rank = np.arange(len(users)) - np.searchsorted(users, users)
         found = np.full((num_users, width), -1, dtype=np.int64)
@@ -114,39 +118,38 @@ class PurchaseCounts:
         """The last day with a purchase; None without dates."""
         return None if self.sale_days is None or not len(self.sale_days) else int(self.sale_days.max())
 
-    def neighbours(self, histories: Sequence[np.ndarray], place_power: float = 1.0) -> NeighbourScores:
+    def neighbours(
+        self, histories: Sequence[np.ndarray], place_power: float = 1.0, names: Sequence[str] = NEIGHBOUR_SCORES
+    ) -> NeighbourScores:
         """What the last `HISTORY` items of each history say of the items that were bought near them.
 
         The j-th last item votes with weight `1 / j ** place_power`. Per voter and other item the values are `before`
         and `after` (in units of one purchase at distance 1), their sum `near`, `next`, `together`, `cosine`
         (`together` divided by the square root of both items' purchases), and `last_next`: `next` of the last item
-        alone.
+        alone; `names` says which.
         """
         recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
         users, places = np.nonzero(inside)
         voters, weights = recent[users, places], 1.0 / (places + 1.0) ** place_power
         lengths = self.starts[voters + 1] - self.starts[voters]
-        entry = (
-            np.repeat(self.starts[voters] - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths)
-            if len(lengths)
-            else np.zeros(0, dtype=np.int64)
-        )
+        entry = np.repeat(self.starts[voters] - (lengths.cumsum() - lengths), lengths)
         entry = entry + np.arange(len(entry))
         items, weight = self.others[entry], np.repeat(weights, lengths)
         keys, where = np.unique(np.repeat(users, lengths) * self.num_items + items, return_inverse=True)
 
-        def summed(values: np.ndarray) -> np.ndarray:
-            return np.bincount(where, weights=weight * values, minlength=len(keys))
+        def worth(name: str) -> np.ndarray:
+            if name == "near":
+                return (self.before[entry] + self.after[entry]) / UNIT
+            if name == "last_next":  # whose weight is 1
+                return self.next[entry] * np.repeat(places == 0, lengths)
+            if name == "cosine":
+                norm = 1.0 / np.sqrt(self.popularity + 1.0)
+                return self.together[entry] * np.repeat(norm[voters], lengths) * norm[items]
+            return getattr(self, name)[entry] / (UNIT if name in ("before", "after") else 1)
 
-        found = {name: summed(getattr(self, name)[entry]) for name in ("before", "after", "next", "together")}
-        found["before"], found["after"] = found["before"] / UNIT, found["after"] / UNIT
-        norm = 1.0 / np.sqrt(self.popularity + 1.0)
-        found["cosine"] = summed(self.together[entry] * np.repeat(norm[voters], lengths) * norm[items])
-        found["near"] = found["before"] + found["after"]
-        last = np.repeat(places == 0, lengths)
-        found["last_next"] = np.bincount(where, weights=self.next[entry] * last, minlength=len(keys))
+        sums = {name: np.bincount(where, weights=weight * worth(name), minlength=len(keys)) for name in names}
         # Sums of 1 / j differ in the last bits by the order of addition: without rounding equal ones would not be.
-        return NeighbourScores(self.num_items, keys, {name: np.round(values, 9) for name, values in found.items()})
+        return NeighbourScores(self.num_items, keys, {name: np.round(values, 9) for name, values in sums.items()})
 
     def sales(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Item, day and number of purchases of each entry of the sales, `(num_sales,)` each.
@@ -370,22 +373,15 @@ def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
     return None
 
 
-def values_at(keys: np.ndarray, wanted: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Looks numbers up among ascending ones.
-
-    Args:
-        keys: int64, `(num_entries,)`, ascending, none below 0.
-        wanted: int, any shape; -1 is nowhere.
-        columns: `(num_entries,)` each.
-
-    Returns:
-        Whether each number is there, and for each column its value, 0 where it is not; all of the shape of `wanted`.
-    """
-    if not len(keys):
-        return np.zeros(wanted.shape, dtype=bool), [np.zeros(wanted.shape) for _ in columns]
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    known = keys[place] == wanted
-    return known, [np.where(known, column[place], 0) for column in columns]
+def _least_of_best(users: np.ndarray, values: np.ndarray, num_users: int, width: int) -> np.ndarray:
+    """Each user's `width`-th highest value, -inf where there are fewer; `users` ascend."""
+    starts = np.searchsorted(users, np.arange(num_users + 1))
+    longest = int(np.diff(starts).max(initial=0))
+    if longest < width:
+        return np.full(num_users, -np.inf)
+    table = np.full((num_users, longest), -np.inf)
+    table[users, np.arange(len(users)) - starts[users]] = values
+    return np.partition(table, longest - width, axis=1)[:, longest - width]
 
 
 def _starts(rows: np.ndarray, num_items: int) -> np.ndarray:

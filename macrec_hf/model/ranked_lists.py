@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .purchase_counts import values_at
+from .inference import values_at
 
 FUSIONS = ("average", "authors")
 

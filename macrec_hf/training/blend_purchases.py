@@ -197,7 +197,7 @@ def candidates_to_weigh(
         recommender.model,
         recommender.tries,
         sources,
-        Decoding(batch_size=64),
+        Decoding(),
         limits=limits,
         progress=progress,
         **(gather or {}),

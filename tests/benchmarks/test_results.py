@@ -115,7 +115,7 @@ def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
     page = tmp_path / "results.md"
     page.write_text("<!-- table: demo -->\n<!-- end -->\n")
     words = ["--shop", "30x24", "--output", str(tmp_path), "--rows", "MACRec,residual k-means,LETTER-like,P5-CID IDs"]
-    words += ["--configurations", "1", "--seeds", "0,1", "--quantize", SMALL, "--train", TINY]
+    words += ["--configurations", "1", "--seeds", "0,1", "--jobs", "2", "--quantize", SMALL, "--train", TINY]
     monkeypatch.setattr(sys, "argv", ["result_lists.py", *words])
     scripts[0].main()
     rows, report = scripts[1].read_rows(tmp_path / "demo")
