@@ -161,8 +161,9 @@ class MacRecTrainerBase(LossPartsTrainer):
     ) -> tuple[list, torch.Tensor | int | None]:
         """The micro-batches of a step; notes the factor for the loss of each."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [self._size_of(batch) for batch in batches]
-        self._weights = micro_batch_weights(sizes, self.accelerator) if len(sizes) > 1 else []
+        self._weights = []
+        if len(batches) > 1:
+            self._weights = micro_batch_weights([self._size_of(batch) for batch in batches], self.accelerator)
         return batches, num_items
 
     def _size_of(self, batch: Mapping[str, Any]) -> int | list[int]:

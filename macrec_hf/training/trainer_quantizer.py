@@ -249,10 +249,11 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
             group = ProcessGroup.around(self.accelerator.unwrap_model(model), len(first), first.device)
         every = {name: group.gather(labels) for name, labels in given.items()}
         for name, other in permutations(every, 2):
-            labels = every[name][(every[name] >= 0) & (every[other] >= 0)]  # −1: the item lacks the modality
-            _, inverse, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-            alone = (counts[inverse] == 1).float().mean() if len(labels) else torch.zeros(())
-            self._note(f"without_partner_{name}", alone, rows=len(labels))
+            both = (every[name] >= 0) & (every[other] >= 0)  # −1: the item lacks the modality
+            labels = every[name].where(both, -1).sort().values
+            mates = torch.searchsorted(labels, labels, right=True) - torch.searchsorted(labels, labels)
+            alone, rows = ((labels >= 0) & (mates == 1)).sum(), both.sum()
+            self._note(f"without_partner_{name}", alone / rows.clamp(min=1), rows=rows)
 
     def _look_at(self, means: Mapping[str, float]) -> None:
         alone = {name: value for name, value in means.items() if name.startswith("without_partner_")}

@@ -6,14 +6,12 @@ asks for the kind of device takes the way that it takes on a GPU. So what runs t
 
 import contextlib
 import copy
-import traceback
-from collections import Counter
 
 import decoding_tools
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from host_reads import OF_TRANSFORMERS, Reads
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
 from macrec_hf.gpu import accelerate
@@ -22,26 +20,6 @@ from macrec_hf.model.ensemble import IndexedTrie
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.model_decoding import SearchPasses, candidate_scores
 from macrec_hf.model.search_kernels import DecoderPast, SharedPast
-
-WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select"}
-OF_TRANSFORMERS = {"masking_utils.py"}  # whether a padding mask hides anything, once for each kind of attention
-
-
-class Reads(TorchDispatchMode):
-    """Counts operations whose result the host waits for, by the file that asks."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name.removeprefix("aten::")
-        by_mask = name == "index" and any(place is not None and place.dtype == torch.bool for place in args[1])
-        if name in WAITING or by_mask:
-            frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
-            asking = frames[-2].filename.rpartition("/")[2]  # the last one is this method
-            self.found[asking] += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,9 @@ def test_more_examples_are_seen_less_often_and_in_all_not_too_many():
         assert epochs == 40 or epochs * examples <= 2_400_000 < (epochs + 1) * examples or epochs == 2
         assert epochs * examples <= 2_400_000 or epochs == 2
     assert recommender_sizes(300, 3_000).num_train_epochs == 40
-    assert recommender_sizes(1_000, 100_000).num_train_epochs == 10
-    assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 16
-    assert recommender_sizes(1_000, 100_000, num_tasks=2, num_cross_modal=1).num_train_epochs == 26
+    assert recommender_sizes(1_000, 100_000).num_train_epochs == 8
+    assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 12
+    assert recommender_sizes(1_000, 100_000, num_tasks=2, num_cross_modal=1).num_train_epochs == 19
 
 
 def test_large_shops_get_the_papers_model_and_small_ones_a_narrow_one():
