@@ -27,6 +27,7 @@ _CONTENTS = {
     "embeddings": "embeddings", "every_embedding": "embeddings", "start_from": "start-from",
 }  # fmt: skip
 _LENGTHS = ("epochs", "max_steps")
+_BEFORE_THERE_WAS_ONE = {"cross_modal_rate": 1.0}  # what trainings did before a flag was added
 
 
 def is_finished(folder: Path) -> bool:
@@ -256,7 +257,7 @@ def _settings_of(checkpoint: Path) -> dict[str, Any]:
     from ..training.checkpoints import SETTINGS
 
     if (checkpoint / SETTINGS).is_file():
-        return read_json(checkpoint / SETTINGS, dict, "the settings of a training")
+        return _BEFORE_THERE_WAS_ONE | read_json(checkpoint / SETTINGS, dict, "the settings of a training")
     if not (checkpoint / "config.json").is_file():
         return {}
     logger.warning("%s does not say what inputs it was made from: only its sizes are compared.", checkpoint)

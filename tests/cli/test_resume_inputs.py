@@ -103,6 +103,20 @@ def test_a_checkpoint_of_an_earlier_release_is_compared_by_its_sizes(shop, tmp_p
     assert "does not say what inputs it was made from" in caplog.text
 
 
+def test_a_checkpoint_from_before_there_was_a_rate_saw_all_examples(shop, tmp_path, capsys):
+    output = tmp_path / "model"
+    shutil.copytree(shop / "model", output)
+    for checkpoint in checkpoints_in(output / CHECKPOINTS):
+        settings = json.loads((checkpoint / SETTINGS).read_text())
+        del settings["cross_modal_rate"]
+        (checkpoint / SETTINGS).write_text(json.dumps(settings))
+        seal(checkpoint)
+    (output / FINISHED).unlink()
+    assert train(shop, "--output", str(output), "--resume", "--cross-modal-rate", "0.5") == 1
+    assert "--cross-modal-rate was 1.0, is 0.5" in capsys.readouterr().err
+    assert train(shop, "--output", str(output), "--resume", "--cross-modal-rate", "1") == 0
+
+
 @pytest.mark.parametrize("content", ["[]", "[[]]", '[{"settings": 3}]', "{}", "[1", "null"])
 def test_a_damaged_log_of_a_finished_run_is_named(shop, tmp_path, capsys, content):
     output = tmp_path / "ids"
