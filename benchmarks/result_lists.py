@@ -95,6 +95,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
     parser.add_argument("--rectools", type=Path, help="interpreter of RecTools' environment (default: no such rows)")
     args = parser.parse_args()
+    if args.jobs < 1:
+        raise SystemExit(f"--jobs: expected at least 1, got {args.jobs}.")
     if set(args.rows) - set(ROWS) or FULL not in args.rows:
         raise SystemExit(f"--rows: expected {FULL} and some of {', '.join(ROWS)}, got {', '.join(args.rows)}.")
     return args
@@ -105,7 +107,7 @@ def train_rows(args: argparse.Namespace, folder: Path) -> None:
     if "with co-purchases" in {ROWS[name][0] for name in args.rows}:
         embed_with_co_purchases(args, folder)
     kinds = dict.fromkeys(ROWS[name][0] for name in args.rows)
-    at_once(args.jobs, lambda kind, seed: ids_of(args, folder, kind, seed), product(kinds, args.seeds))
+    at_once(args.jobs, lambda kind, seed: ids_of(args, folder, kind, seed), product(kinds, {0, *args.seeds}))
     numbers = range(min(args.configurations, len(CONFIGURATIONS)))
     configurations, seeds = list(product(args.rows, numbers)), list(product(args.rows, args.seeds))
     found = at_once(args.jobs, lambda name, number: trained(args, folder, name, number, 0), configurations)

@@ -16,7 +16,7 @@ from ablation_rows import QUANTIZERS, ROWS
 from ablation_steps import demo_shop, embeddings_without_photos, run_step, write_tables
 
 # The sizes follow the data, as in `macrec demo`; the number of levels is needed for the weights of the rows.
-QUANTIZE, TRAIN = "--num-levels 3", "--epochs 24"
+QUANTIZE, TRAIN = "--num-levels 3", "--epochs 32"
 
 
 def main():

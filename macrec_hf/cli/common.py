@@ -228,7 +228,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "rule of the authors' code (default: blend where the model directory holds one, else average; ours)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=whole(1), help="users at a time (default: 64 on a CPU, 512 on a GPU; ours)"
+        "--batch-size", type=whole(1), help="users at a time (default: 64 on a CPU, up to 512 on a GPU; ours)"
     )
     parser.add_argument(
         "--max-history", type=whole(1), help="last items of a history to read (default: as the model was trained)"

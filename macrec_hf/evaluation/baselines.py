@@ -8,6 +8,7 @@ repeats, -1 where the catalogue is exhausted. Only `random_items` uses the seed.
 
 from collections.abc import Sequence
 from functools import cached_property, partial
+from typing import cast
 
 import numpy as np
 
@@ -221,7 +222,9 @@ def baseline_lists(
         first), "co_visitation" (items bought within five steps of the history's), "co_visitation_new_items" (the
         same without the history) and "co_occurrence" (pairs weighted by 1 / distance).
     """
-    counted = train_histories if isinstance(train_histories, Counted) else Counted(train_histories, num_items)
+    known = train_histories.histories if isinstance(train_histories, Counted) else train_histories
+    same = isinstance(train_histories, Counted) and train_histories.num_items == num_items
+    counted = cast(Counted, train_histories) if same else Counted(known, num_items)
     voted, found = counted.votes(histories, width), {}
     for name, baseline in BASELINES.items():
         items = voted[name] if name in voted else baseline(counted.histories, histories, num_items, width, seed)

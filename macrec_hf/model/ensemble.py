@@ -40,7 +40,7 @@ class Decoding:
             missed is scored exactly there, and an item without an ID there counts by the others alone. "authors": the
             rule of the authors' code over what the beams found: that mean, plus 1 for each further list that has the
             item.
-        batch_size: users at a time; None: 64 on a CPU, 512 on a GPU (ours), see `users_at_a_time`.
+        batch_size: users at a time; None: 64 on a CPU, up to 512 on a GPU (ours), see `users_at_a_time`.
 
     Raises:
         ValueError: a number below 1, or an unknown fusion. Modalities are checked where the catalogue is known.
@@ -66,8 +66,8 @@ class Decoding:
         return int(max(self.num_beams, self.top_k or 0))
 
     def users_at_a_time(self, device: torch.device) -> int:
-        """`batch_size`, or its default on a device: a GPU takes as long for one user as for a hundred."""
-        return self.batch_size or (64 if device.type == "cpu" else 512)
+        """`batch_size`, or its default on a device: 64, on a GPU up to 512, so that they have at most 10,240 beams."""
+        return self.batch_size or (64 if device.type == "cpu" else min(512, max(64, 10_240 // self.width)))
 
     @property
     def fuses(self) -> bool:

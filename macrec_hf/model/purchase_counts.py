@@ -374,10 +374,13 @@ def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
 
 
 def _least_of_best(users: np.ndarray, values: np.ndarray, num_users: int, width: int) -> np.ndarray:
-    """Each user's `width`-th highest value, -inf where there are fewer; `users` ascend."""
+    """Each user's `width`-th highest value, -inf where there are fewer or where looking would cost more than sorting.
+
+    `users` ascend. One user with many values makes the table of all users wide.
+    """
     starts = np.searchsorted(users, np.arange(num_users + 1))
     longest = int(np.diff(starts).max(initial=0))
-    if longest < width:
+    if not 0 < width <= longest or num_users * longest > 8 * len(users):
         return np.full(num_users, -np.inf)
     table = np.full((num_users, longest), -np.inf)
     table[users, np.arange(len(users)) - starts[users]] = values

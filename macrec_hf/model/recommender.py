@@ -238,7 +238,7 @@ class MacRecRecommender:
             exclude_history: whether a user's own items may not appear. None: they are left out where the blend, or
                 else `macrec train`, found that fewer than 1 % of purchases are repeats; else they may appear.
             on_unknown: "raise", or "skip" to leave out ids that the table lacks, in histories and limits.
-            batch_size: users at a time; None: 64 on a CPU, 512 on a GPU.
+            batch_size: users at a time; None: 64 on a CPU, up to 512 on a GPU.
             progress: whether to show a progress bar.
 
         Returns:

@@ -18,8 +18,8 @@ QUANTIZER_STEPS = 1000
 SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2}
 PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}
 SMALL_UP_TO = 1_000_000  # examples
-SEEN_AT_MOST = 2_400_000  # examples, all epochs together
-CROSS_MODAL_RATE = 0.25
+SEEN_AT_MOST = 2_000_000  # examples, all epochs together
+CROSS_MODAL_RATE = 0.05
 EPOCHS_AT_MOST = 40
 
 
@@ -139,9 +139,9 @@ def recommender_sizes(
       learned no better on small shops and take four times as long (ours).
     - `dropout_rate`: T5's 0.1.
     - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
-    - `cross_modal_rate`: an epoch has a quarter of the examples of the tasks between two modalities: what a step of
-      these gains is less than what it costs (ours, `benchmarks/NOTES.md`).
-    - `num_train_epochs`: 40, or as many as 2.4 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
+    - `cross_modal_rate`: an epoch has a twentieth of the examples of the tasks between two modalities, all where there
+      are no others: what a step of these gains is less than what it costs (ours, `benchmarks/NOTES.md`).
+    - `num_train_epochs`: 40, or as many as 2 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
     - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
     - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
       start ten times as large as matrices (ours).
@@ -170,7 +170,8 @@ def recommender_sizes(
     batch, rate = (64, 4e-3) if small else (256, 1e-3)
     widths = SMALL if small else PAPER
     crossing = {6: 4}.get(num_tasks, 0) if num_cross_modal is None else num_cross_modal
-    of_an_epoch = examples / num_tasks * (num_tasks - crossing + CROSS_MODAL_RATE * crossing)
+    share = CROSS_MODAL_RATE if crossing < num_tasks else 1.0
+    of_an_epoch = examples / num_tasks * (num_tasks - crossing + share * crossing)
     return RecommenderSizes(
         **widths,
         dropout_rate=0.1,
@@ -179,7 +180,7 @@ def recommender_sizes(
         per_device_train_batch_size=math.ceil(batch / num_processes),
         learning_rate=rate,
         embedding_learning_rate=10 * rate,
-        cross_modal_rate=CROSS_MODAL_RATE,
+        cross_modal_rate=share,
     )
 
 

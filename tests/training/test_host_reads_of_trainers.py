@@ -33,7 +33,10 @@ def test_no_step_of_a_recommender_waits_for_the_device(tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_no_step_of_a_quantizer_waits_for_the_device(epochs, tmp_path):
-    """But for one read of the host's own generator, whose seed is a tensor of the CPU."""
+    """But for one read of the host's own generator, whose seed is a tensor of the CPU; every item has all modalities.
+
+    Where some lack one, the rows that have it are picked, which waits.
+    """
     trainer = quantizer_training.make_trainer(tmp_path, num_train_epochs=epochs, **QUIET)
     steps, found = steps_and_reads(trainer)
     assert found.pop("losses.py") == steps
