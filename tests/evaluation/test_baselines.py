@@ -7,6 +7,8 @@ import pytest
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.evaluation.baselines import (
     BASELINES,
+    Counted,
+    baseline_lists,
     best_window,
     co_visitation,
     co_visitation_new_items,
@@ -131,3 +133,16 @@ def test_measured_popularity_of_the_instruments():
     interactions = read_interactions(DATA / "instruments" / "Instruments.inter.json")
     histories = user_histories(interactions, {str(row): row for row in range(6250)}).items
     assert hit_rate_at_10("popularity", histories, 6250) == pytest.approx(0.0638, abs=5e-5)
+
+
+def test_counts_that_several_calls_share_give_the_lists_of_each_call():
+    random = np.random.default_rng(2)
+    train = [random.integers(0, 40, size=random.integers(1, 9)) for _ in range(25)]
+    histories = [random.integers(0, 40, size=random.integers(0, 12)) for _ in range(600)]  # several blocks
+    counted = Counted(train, 40)
+    for some, width, num_items in ((histories, 10, 40), (histories[:3], 50, 40), ([], 5, 40), (histories[:3], 45, 60)):
+        shared, alone = (baseline_lists(of, some, num_items, width) for of in (counted, train))
+        assert list(shared) == list(BASELINES)
+        for name, lists in shared.items():
+            assert np.array_equal(lists.items, alone[name].items), name
+            assert np.array_equal(lists.items, BASELINES[name](train, some, num_items, width)), name

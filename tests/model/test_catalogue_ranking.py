@@ -316,6 +316,10 @@ def test_decoding_refuses_what_is_no_number_of_things(name, value):
 def test_decoding_keeps_as_many_beams_as_the_list_is_long(shop):
     assert [Decoding(num_beams=beams, top_k=k).width for beams, k in ((3, None), (3, 2), (2, 3))] == [3, 3, 3]
     assert Decoding(num_beams=np.int64(3)).width == 3
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [Decoding(num_beams=beams).users_at_a_time(gpu) for beams in (1, 20, 100, 500)] == [512, 512, 102, 64]
+    assert [Decoding(batch_size=size).users_at_a_time(cpu) for size in (None, 7)] == [64, 7]
+    assert Decoding(batch_size=7).users_at_a_time(gpu) == 7
     assert Decoding().width == 20 and Decoding().fuses and not Decoding(modality="text").fuses
     expected = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=3, top_k=3))
     found = rank_catalogue(shop.model, shop.tries, shop.sources, Decoding(num_beams=np.int64(2), top_k=np.int64(3)))

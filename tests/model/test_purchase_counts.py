@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from macrec_hf.data.purchase_counting import count_purchases
-from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, PurchaseCounts
+from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, NeighbourScores, PurchaseCounts
 
 NUM_ITEMS = 12
 
@@ -123,3 +123,20 @@ def test_a_file_that_is_gone_or_cut_off(tmp_path):
     (tmp_path / COUNTS_NAME).write_bytes(b"\x09\x00")
     with pytest.raises(ValueError, match="they cannot be read: .* Was the file cut off"):
         PurchaseCounts.load(tmp_path)
+
+
+@pytest.mark.parametrize("width", [0, 1, 4, 50])
+@pytest.mark.parametrize("longest", [0, 3, 12, 400])  # of 400 among short ones the table would be mostly empty
+def test_the_best_are_those_of_a_sort_of_all(longest, width):
+    random = np.random.default_rng(longest)
+    lengths = [*random.integers(0, 7, size=19), longest, 0]
+    rows = [np.sort(random.permutation(400)[:length]) for length in lengths]
+    keys = np.concatenate([user * 400 + items for user, items in enumerate(rows)]).astype(np.int64)
+    values = random.integers(0, 4, size=len(keys)) / 2  # many equal ones, and zeros
+    place = random.permutation(400)
+    found = NeighbourScores(400, keys, {"near": values}).best("near", len(rows), width, place)
+    assert found.shape == (len(rows), width)
+    for user, items in enumerate(rows):
+        own = values[keys // 400 == user]
+        wanted = sorted(items[own > 0], key=lambda item: (-own[items == item][0], place[item]))[:width]  # noqa: B023
+        assert found[user].tolist() == wanted + [-1] * (width - len(wanted))
