@@ -20,7 +20,7 @@ from killing import make_inputs, start, words
 from macrec_hf.training.checkpoints import checkpoints_in
 
 # Smaller batches than the other tests': 8 and 10 steps an epoch, a checkpoint every 3 and 2.
-CHANGES = {"quantize": ["--batch-size", "4"], "train": []}
+CHANGES = {"quantize": ["--batch-size", "4"], "train": ["--cross-modal-rate", "0.25"]}
 
 
 def begin(arguments: list[str], log: Path, port: int, before: Callable[[], object] = lambda: None) -> int:
