@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..model.ensemble import ENSEMBLE
+
 METRIC = "ndcg@10"  # what training chooses checkpoints by, too
 
 
@@ -71,6 +73,8 @@ def _text(
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
     )
     alone = _best_alone(report, ours, model_rows)
+    if ours != ENSEMBLE and ENSEMBLE in model_rows:  # a blend, which may owe little to the model
+        text += f" The model without the purchases: {report[ENSEMBLE][METRIC]:.4f}."
     if outcome == "better" and alone is not None:  # else it is among the advice
         text += f" {alone} alone finds more here: {report[alone][METRIC]:.4f}."
     return text + (f" To try: {'; '.join(advice)}." if advice else "")

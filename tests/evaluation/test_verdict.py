@@ -44,6 +44,13 @@ def test_a_row_of_the_model_that_finds_more_than_the_winner_is_named():
     assert judged(0.002, 0.008, text=0.065, image=0.07)["text"].endswith(" image alone finds more here: 0.0700.")
 
 
+def test_beside_a_blend_stands_what_the_model_finds_without_it():
+    figures = dict(blend=0.07, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
+    column = report({"popularity": (0.01, 0.05)}, **figures)
+    text = verdict(column, "blend", ["blend", *MODEL])["text"]
+    assert "0.0700 against 0.0300" in text and text.endswith(" The model without the purchases: 0.0600.")
+
+
 @pytest.mark.parametrize(
     ("changes", "advice"),
     [
