@@ -47,18 +47,9 @@ if TYPE_CHECKING:
 HELP = "Trains the recommender on interactions and semantic IDs."
 RESULT = "config.json"
 FIELDS = (
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_decoder_layers",
-    "num_heads",
-    "dropout_rate",
-    "attention_dropout_rate",
-    "history_dropout_rate",
-    "implicit_alignment_weight",
-    "alignment_temperature",
-)
+    "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "num_item_positions", "dropout_rate",
+    "attention_dropout_rate", "history_dropout_rate", "implicit_alignment_weight", "alignment_temperature",
+)  # fmt: skip
 SIZED = tuple(field.name for field in dataclasses.fields(RecommenderSizes))
 _FASTER = (
     "--epochs lowered, --d-model, --d-ff, --num-layers and --num-decoder-layers smaller, a shorter --max-history, "

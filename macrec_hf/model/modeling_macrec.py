@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub import HfApi
+from torch import nn
 from transformers import EncoderDecoderCache, GenerationConfig, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .checksums import renew_checksums
@@ -46,6 +47,61 @@ class MacRecOutput(Seq2SeqLMOutput):
     alignment_loss: torch.Tensor | None = None
 
 
+class MacRecEncoder(T5Stack):
+    """T5's encoder that is told how many items before the end of its history each code stands.
+
+    T5 knows distances between tokens and nothing else of their places, and its cross-attention not even these, so that
+    the decoder finds the last item of a history only after long training. P5 (Geng et al., 2022) adds a *whole-word
+    embedding* to all tokens of an item; here items are counted from the end, where the next one follows.
+
+    Attributes:
+        item_positions: `(num_item_positions + 1, d_model)`: row 0 is that of `</s>` and what follows it, 1 of the last
+            item. Items further back than the last row have that one.
+    """
+
+    item_positions: nn.Embedding
+
+    @classmethod
+    def take_over(cls, encoder: T5Stack) -> None:
+        """Makes a T5's encoder one of these, with the weights that it has."""
+        config = encoder.config
+        encoder.item_positions = nn.Embedding(config.num_item_positions + 1, config.d_model)
+        nn.init.normal_(encoder.item_positions.weight, std=config.initializer_factor)  # as T5's tokens
+        encoder.__class__ = cls
+
+    def embedded(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Tokens and the positions of their items: long `(…, length)` → `(…, length, d_model)`."""
+        return self.embed_tokens(input_ids) + self.item_positions(self.positions_of(input_ids))
+
+    def positions_of(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Rows of `item_positions`: long `(…, length)` → the same. A task token counts as a further item.
+
+        Sources end with `</s>`, but for those of the alignment loss; padding may stand on either side.
+        """
+        places = torch.arange(1, input_ids.shape[-1] + 1, device=input_ids.device)
+        end = (places * input_ids.ne(cast(int, self.config.pad_token_id))).amax(-1, keepdim=True)
+        end = end - input_ids.eq(cast(int, self.config.eos_token_id)).any(-1, keepdim=True).long()  # after the codes
+        items = (end - places).div(self.config.num_levels, rounding_mode="floor") + 1
+        return items.clamp(0, self.config.num_item_positions)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """T5's, of `embedded(input_ids)`, or of `inputs_embeds` as they are."""
+        if input_ids is not None and inputs_embeds is None:
+            inputs_embeds, input_ids = self.embedded(input_ids), None
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        )
+
+    _searched_forward = forward
+
+
 class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGeneration):
     """Writes the semantic ID of the item that a user will want next.
 
@@ -77,6 +133,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
     def __init__(self, config: MacRecConfig):
         with LOADING:  # a load in another thread must not leave the weights untied
             super().__init__(config)
+            if config.num_item_positions:
+                MacRecEncoder.take_over(self.encoder)
         if config.attention_dropout_rate is not None:
             for module in self.modules():
                 if isinstance(module, T5Attention):

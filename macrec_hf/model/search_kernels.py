@@ -32,7 +32,7 @@ RunBatch = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 ALIGNED = 16  # numbers between rows of an additive mask: others SDPA copies
 _LINEARS = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head")
-_EMBEDDINGS = ("embed_tokens", "relative_attention_bias")
+_EMBEDDINGS = ("embed_tokens", "item_positions", "relative_attention_bias")
 # Hooks and classes of these libraries gather weights, record states or set the precision, and leave the computation.
 _TRANSPARENT = ("torch.distributed.", "transformers.utils.output_capturing", "accelerate.utils.operations")
 _READ = (
@@ -146,7 +146,7 @@ def _departure(
         found = None
         if cls is not nn.ModuleList:  # nobody calls a list
             found = _hooked(module)
-        if cls not in classes:
+        if cls not in classes and not _is_searched(cls, classes):
             if not (cls.__module__.startswith(_ADAPTERS) and name in (*_LINEARS, *_EMBEDDINGS)):
                 found = f" is a {cls.__name__} where a {classes[0].__name__} was expected"
         elif issubclass(cls, T5Attention) and module.config._attn_implementation not in kernels.attention_names:
@@ -172,6 +172,11 @@ def _hooked(module: nn.Module) -> str | None:
     if forward is not None and not (_is_transparent(forward) and _had_its_own(module)):
         return " has a forward pass of its own"
     return None
+
+
+def _is_searched(cls: type[nn.Module], classes: tuple[type, ...]) -> bool:
+    """Whether a class of ours, below one of the classes, has the forward pass that the search follows."""
+    return issubclass(cls, classes) and cls.forward is getattr(cls, "_searched_forward", None)
 
 
 def _had_its_own(module: nn.Module) -> bool:

@@ -162,7 +162,7 @@ class EncoderPass:
             float, `(batch_size, sequence_length, d_model)`.
         """
         batch_size, length = input_ids.shape
-        hidden = self.encoder.embed_tokens(input_ids).flatten(0, 1)
+        hidden = getattr(self.encoder, "embedded", self.encoder.embed_tokens)(input_ids).flatten(0, 1)
         first = self.layers[0][1]  # its bias is that of all layers
         bias, mask = first.compute_bias(length, length), _additive_mask(attention_mask, hidden.dtype)
         bias = in_aligned_rows(bias, mask)

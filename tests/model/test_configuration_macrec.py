@@ -47,7 +47,17 @@ def test_wrong_values_are_named(changes, message):
         MacRecQuantizerConfig(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"alignment_temperature": 0.0}, {"implicit_alignment_weight": -0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alignment_temperature": 0.0},
+        {"implicit_alignment_weight": -0.1},
+        {"num_item_positions": -1},
+        {"num_item_positions": True},
+        {"num_item_positions": False},
+        {"num_item_positions": 2.0},
+    ],
+)
 def test_wrong_recommender_values_are_named(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         MacRecConfig(**changes)

@@ -95,6 +95,25 @@ def test_a_forward_hook_on_any_module_is_followed(kind, name):
     assert bool(fired) == called and torch.allclose(scores, plain) != called
 
 
+def test_item_positions_are_followed():
+    model, plain = make_model(num_item_positions=3), exact_scores(make_model(), *BATCH, TRIES["text"])
+    told = check_followed(model, slow=False)
+    assert not torch.allclose(told, exact_scores(make_model(num_item_positions=1), *BATCH, TRIES["image"]))
+    assert not torch.allclose(exact_scores(model, *BATCH, TRIES["text"]), plain)
+    accelerate(model)
+    torch.testing.assert_close(check_followed(model, slow=False), told, atol=1e-9, rtol=0)
+    hook = model.encoder.item_positions.register_forward_hook(lambda _, __, output: scaled(output))
+    assert not torch.allclose(check_followed(model), told)
+    hook.remove()
+
+    class Doubled(type(model.encoder)):
+        def forward(self, *arguments, **kwargs):  # by this name, else `generate` leaves out the mask
+            return scaled(super().forward(*arguments, **kwargs))
+
+    model.encoder.__class__ = Doubled
+    assert not torch.allclose(check_followed(model), told)
+
+
 def on_block(model):
     model.decoder.block[1].register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0.7, *inputs[1:]))
 
