@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse
 from transformers.utils import logging
 
-from ..data.cells import plain_text
+from ..data.cells import holds_numbers, plain_text
 from ..data.learned_purchases import LEARNED_FROM
 from ..data.photos import read_photo
 from ..data.text_files import shortened
@@ -222,7 +222,19 @@ def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEnco
         logger.warning(f"text_columns: the table has no {lacking}, by which the earlier items were embedded too.")
     if encoder is not None and encoder.columns is None:
         encoder.columns = columns
+        _warn_of_numbers(items, columns)
     return columns
+
+
+def _warn_of_numbers(items: pd.DataFrame, columns: Sequence[str]) -> None:
+    """A price or a stock count counts as words of the text, which are rare or shared by items that are not alike."""
+    if numbers := [column for column in columns if holds_numbers(items[column])]:
+        words = ",".join(column for column in columns if column not in numbers) or "NAME"
+        logger.warning(
+            f"text_columns: nearly all values of {', '.join(map(repr, numbers))} are numbers, which say little of "
+            f"what an item is and spoil its text codes. Name columns of words alone: --text-columns {words}, or "
+            "text_columns in Python."
+        )
 
 
 @overload

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     from ..doctor.advice import findings
     from ..doctor.figures import codebook_report
-    from ..doctor.verdict import blend_verdict, verdict
+    from ..doctor.verdict import blend_verdict, mend_first, verdict
     from ..model.blend import BLEND_NAME
     from ..model.files import reading
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> str:
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
     said = f"{len(problems)} to look at ({'; '.join(problems)})" if problems else "nothing to mend"
     figures = f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(args.started)}: {output}"
-    following = after_doctor(args, is_model=_is_model(args.semantic_ids, folder))
+    following = after_doctor(args, _is_model(args.semantic_ids, folder), mend_first(found))
     return "\n".join([verdict(report, found), *([blend_verdict(blend)] if blend else []), figures, following])
 
 

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> str:
     from ..catalogue.encoders import TABLE_COLUMNS, load_encoders, make_encoders
     from ..catalogue.item_encoders import embed_items
     from ..data.learned_purchases import training_purchases
-    from ..data.readers import read_interactions, read_items
+    from ..data.readers import ITEM_COLUMN, read_interactions, read_items
 
     _check(args)
     device, output = named_device(args), make_output(args.output, WORK, args.overwrite)
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> str:
     _fill_columns(args)
     together = _co_purchases(args)
     sold = None if together and args.until is None else sold_before(args)
-    items = read_items(args.items, args.item_column, **shown_columns(args))
+    ids = (args.item_column, ITEM_COLUMN) if args.interactions else args.item_column  # as `macrec train` reads them
+    items = read_items(args.items, ids, **shown_columns(args))
     if together:  # refused before the work
         interactions = read_interactions(args.interactions, **interaction_columns(args))
         training_purchases(interactions, {item: row for row, item in enumerate(items["item_id"])}, args.until)
@@ -129,6 +130,8 @@ def run(args: argparse.Namespace) -> str:
     if args.like:
         embedded = nobody_bought(embedded, args.like)
     names = {name: getattr(args, name) for name in TABLE_COLUMNS}
+    if args.item_column not in items.attrs["columns"]:
+        names["item_column"] = ITEM_COLUMN
     embedded.save(output, dict.fromkeys(embedded.modalities, names))
     texts = columns_read(embedded, items)
     parts = [

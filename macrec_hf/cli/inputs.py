@@ -240,7 +240,7 @@ def check_tables(args: argparse.Namespace) -> None:
 
     if items is not None and (columns := table_columns(Path(items))) and not getattr(args, "like", None):
         named = {name: getattr(args, name, None) for name in ("item_column", "title_column", "image_column")}
-        ids = [named["item_column"] or ITEM_COLUMN, *([ITEM_COLUMN] if "interactions" in args else [])]
+        ids = [named["item_column"] or ITEM_COLUMN, *([ITEM_COLUMN] if bought is not None else [])]
         shown = (named["title_column"] or TITLE_COLUMN, named["image_column"] or IMAGE_COLUMN)
         check_item_columns(Path(items), columns, ids, *shown)
         texts = (getattr(args, "text_columns", None) or "").split(",")

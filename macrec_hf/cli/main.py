@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO, cast
 
 from .common import outputs
 from .inputs import check_embeddings, check_tables
-from .messages import PlainLines, for_terminal, goes_on, in_flags, resumed, show_notices
+from .messages import PlainLines, for_terminal, goes_on, in_flags, of_both_tables, resumed, show_notices
 from .next_steps import without_next
 from .stopping import stoppable
 
@@ -213,7 +213,8 @@ def _main(argv: list[str] | None) -> int:
             if verbose:
                 traceback.print_exc()
             message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            said, status = f"error: {for_terminal(in_flags(message, parser))}{goes_on(message, verb, args)}", 1
+            hint = goes_on(message, verb, args) + of_both_tables(message, args)
+            said, status = f"error: {for_terminal(in_flags(message, parser))}{hint}", 1
         except KeyboardInterrupt:
             if stop is None:  # the verb that runs this one answers
                 raise

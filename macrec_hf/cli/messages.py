@@ -67,6 +67,16 @@ def goes_on(message: str, verb: str, args: argparse.Namespace | None) -> str:
     return resumed(verb, args) if "Is the disk full" in message and "--resume" not in message else ""
 
 
+def of_both_tables(message: str, args: argparse.Namespace | None) -> str:
+    """The way out where two tables have different names for a column that one flag names; empty for other errors."""
+    if "--item-column" not in message or not (getattr(args, "items", None) and getattr(args, "interactions", None)):
+        return ""
+    return (
+        " --item-column names the ids of both tables: where these call them differently, rename that column in one of "
+        "the files, or call it item_id in --items."
+    )
+
+
 class _Notices(logging.Formatter):
     """Notices of this package spelled for the command line; other libraries' lines with their level and name."""
 

@@ -70,17 +70,20 @@ def after_recommend(args: argparse.Namespace) -> str:
     return f"{_NEXT}{page} shows such lists beside a catalogue to click on, {photos} too."
 
 
-def after_doctor(args: argparse.Namespace, is_model: bool) -> str:
+def after_doctor(args: argparse.Namespace, is_model: bool, mend: str = "") -> str:
     """Args of `macrec doctor`.
 
     Args:
         is_model: whether a model directory was examined, or semantic IDs before a training.
+        mend: advice on what should be mended before a training; empty where nothing is that grave.
     """
     if is_model:
-        return f"{_NEXT}{_command('app', args.semantic_ids)} shows what the model recommends."
+        first = f"before another training, mend that. {mend} Meanwhile " if mend else ""
+        return f"{_NEXT}{first}{_command('app', args.semantic_ids)} shows what the model recommends."
     output = "model" if "=" in args.semantic_ids else _beside(args.semantic_ids, "model")
     train = _command("train", "--interactions", _USUAL, "--semantic-ids", args.semantic_ids, "--output", output)
-    return f"{_NEXT}{train} trains a recommender on these IDs."
+    first = f"before training, mend that. {mend} Then " if mend else ""
+    return f"{_NEXT}{first}{train} trains a recommender on {'the new' if mend else 'these'} IDs."
 
 
 def without_next(summary: str) -> str:

@@ -28,7 +28,8 @@ class Number:
         if not self.bounds.hold(value):
             bounds = "a number" if self.bounds is ANY else str(self.bounds)
             expected = bounds.replace("a number", "a whole number" if self.is_whole else "a number")
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+            remedy = f". {self.bounds.remedy.rstrip('.')}" if self.bounds.remedy else ""
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}{remedy}")
         return value
 
 

@@ -31,6 +31,8 @@ def answer(report: Column, lists: Collection[str] = (), tables: bool = False) ->
         lines += _facts(report)
         whose = f"{report['num_purchases']:,} later purchases are of"
     lines.append(f"{report['repeat_rate']:.1%} of the {whose} what they had: below 1 % own history is hidden")
+    if report["split"] == "validation" and "blend" in report["model_rows"]:
+        lines.append("the blend was fitted on validation purchases: its row here flatters it, --split test does not")
     others = len(quoted["coverage"]) - len(rows)
     return lines if tables else [*lines, f"{others} more rows, and the other table: --tables shows them"]
 

@@ -6,6 +6,7 @@ import binascii
 import re
 import unicodedata
 import urllib.parse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
@@ -15,6 +16,7 @@ import pandas as pd
 
 from .text_files import parse_json, shortened
 
+MOSTLY = 0.95  # of the cells that are not empty; ours
 # How base64 of the common formats begins: JPEG, PNG, GIF, WebP.
 _BASE64_PICTURE = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/\s]{60,}={0,2}\s*")
 
@@ -36,6 +38,13 @@ def plain_text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return "" if is_missing(value) else str(value)
+
+
+def holds_numbers(values: Iterable[Any]) -> bool:
+    """Whether nearly all cells that are not empty are numbers, also as prices and dates: digits and no letter."""
+    texts = [text for value in values if (text := plain_text(value).strip())]
+    numbers = sum(any(map(str.isdigit, text)) and not any(map(str.isalpha, text)) for text in texts)
+    return bool(texts) and numbers >= MOSTLY * len(texts)
 
 
 def photo_source(value: Any, folder: Path, where: str) -> str | bytes | None:

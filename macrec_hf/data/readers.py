@@ -124,6 +124,12 @@ def read_interactions(
     read = {"user_id": users, "item_id": items, "timestamp": as_timestamps(times, path)}
     interactions = pd.DataFrame(read, copy=False)
     interactions.attrs["file"] = str(path)
+    if again := int(interactions.duplicated().sum()):
+        warn_once(
+            logger,
+            f"{path}: {again:,} of {len(interactions):,} rows are the same as an earlier one, in user, item and time: "
+            "they are kept, each as a purchase of its own. If an export has written them twice, take them out.",
+        )
     if short:
         warn_once(
             logger,

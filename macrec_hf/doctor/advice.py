@@ -212,8 +212,8 @@ CHECKS = (
     Check(
         "Collapsed codebook", _spread, "perplexity / codes that could be used", 0.10, "low", ".0%",
         "Below a tenth, a level of 256 codes says less than 5 of its 8 bits: the other codes are trained for nothing.",
-        "Train longer (--epochs), with a lower --learning-rate; a larger --commitment-weight keeps latents near their "
-        "codes.",
+        "Train the quantizer longer (--epochs), with a lower --learning-rate; a larger --commitment-weight keeps "
+        "latents near their codes.",
         "nearly all the work is done by {shown} of the codes ({where}), so that items are hardly told apart there and "
         "recommendations are less exact than they could be",
         is_grave=True,
@@ -222,7 +222,8 @@ CHECKS = (
         "One modality drowned: codes say nothing", _own_gain, "likeness gained by the same first code", 0.05, "low",
         "z.2f",
         "At 0.05, two items with the same first code are hardly more alike than any two items.",
-        "Were the IDs made from these embeddings? If so, train longer (--epochs) with a lower --alignment-weight.",
+        "Were the IDs made from these embeddings? If so, train the quantizer longer (--epochs), with a lower "
+        "--alignment-weight.",
         "items with the same {where} code are hardly more alike than any two, so that the recommender learns nothing "
         "from this kind of data",
         is_grave=True,

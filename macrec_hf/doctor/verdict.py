@@ -10,6 +10,11 @@ def is_healthy(found: Sequence[Mapping]) -> bool:
     return all(finding["status"] != "warning" for finding in found)
 
 
+def mend_first(found: Sequence[Mapping]) -> str:
+    """What to do before a training; empty where it need not wait."""
+    return next((finding["advice"] for finding in found if finding["status"] == "warning" and finding["is_grave"]), "")
+
+
 def verdict(report: Mapping, found: Sequence[Mapping]) -> str:
     """Healthy, or the problem that costs most and how many more there are.
 

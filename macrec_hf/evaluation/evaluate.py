@@ -89,9 +89,11 @@ def evaluate(
         `{list: share of the catalogue in somebody's first ten places}`; "differences", the ensemble minus each
         list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
         "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items" and
-        "settings". By time each column also has "seen", "unseen" and "new_customers", the figures and intervals of a
-        part of the purchases, and "unseen_places" (see `evaluation.by_time.column_by_time`); and there are "cut",
-        "num_purchases", "num_new_customers", "num_unknown_items" and "trained_until".
+        "settings", of which "fusion" says by what rule the row "ensemble" was made, and by which source "blend" serves
+        ("blend" itself where its guard found no single one better). By time each column also has "seen", "unseen" and
+        "new_customers", the figures and intervals of a part of the purchases, and "unseen_places" (see
+        `evaluation.by_time.column_by_time`); and there are "cut", "num_purchases", "num_new_customers",
+        "num_unknown_items" and "trained_until".
 
     Raises:
         FileNotFoundError: no such file of interactions or lists.
@@ -237,7 +239,10 @@ def rank_split(
     if accelerator is None or accelerator.is_main_process:
         for column, limits in left_out.items():
             model[column] |= _blended(recommender, users, model[column], limits)
-    settings = {"num_beams": decoding.num_beams, "fusion": decoding.fusion, "max_history": encoder.max_history}
+    fusion = {ENSEMBLE: decoding.fusion}
+    if recommender.blend is not None:
+        fusion[BLEND] = recommender.blend.serves
+    settings: dict[str, Any] = {"num_beams": decoding.num_beams, "fusion": fusion, "max_history": encoder.max_history}
     settings |= {"limit_users": limit_users, "seed": seed}
     unread = None
     if isinstance(users, FutureUsers):

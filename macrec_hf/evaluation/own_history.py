@@ -1,4 +1,4 @@
-"""The second column of every table: lists without what the user has already, and when that is the column to quote."""
+"""The second table of an evaluation: lists without what the user has already, and when that is the table to quote."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ def repeat_rate(histories: History, targets: np.ndarray) -> float:
 
 
 def quoted(rate: float) -> str:
-    """Which column the summary quotes, fixed by the repeat rate and not by the figures: "hidden" below 1 %."""
+    """Which table the summary quotes, fixed by the repeat rate and not by the figures: "hidden" below 1 %."""
     return "hidden" if rate < FEW_REPEATS else "shown"
 
 

@@ -41,7 +41,9 @@ def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], 
             "look in training_log.json whether eval_ndcg@10 was still rising"
         )
     alone = _best_alone(report, summary_row, model_rows)
-    if alone is not None:
+    if alone == ENSEMBLE:  # beside a blend
+        advice.append(f"the model without the purchases finds more ({report[alone][METRIC]:.4f}): --fusion average")
+    elif alone is not None:
         advice.append(
             f"{alone} alone finds more ({report[alone][METRIC]:.4f}): recommend with --modality {alone}, and look at "
             "the IDs of the others with `macrec doctor`"
@@ -73,8 +75,9 @@ def _text(
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
     )
     alone = _best_alone(report, ours, model_rows)
-    if ours != ENSEMBLE and ENSEMBLE in model_rows:  # a blend, which may owe little to the model
+    if ours != ENSEMBLE and ENSEMBLE in model_rows and alone != ENSEMBLE:  # a blend, which may owe little to the model
         text += f" The model without the purchases: {report[ENSEMBLE][METRIC]:.4f}."
     if outcome == "better" and alone is not None:  # else it is among the advice
-        text += f" {alone} alone finds more here: {report[alone][METRIC]:.4f}."
+        name = "The model without the purchases" if alone == ENSEMBLE else f"{alone} alone"
+        text += f" {name} finds more here: {report[alone][METRIC]:.4f}."
     return text + (f" To try: {'; '.join(advice)}." if advice else "")

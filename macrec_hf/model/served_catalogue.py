@@ -1,7 +1,7 @@
 """All that a recommender keeps per item, and how ranked rows become recommendations."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -265,7 +265,7 @@ def reasons(
         called: the title of the item of a row.
 
     Returns:
-        For each user and item at most three reasons, the strongest first; none for empty places.
+        For each user and item at most three reasons, strongest first; none for empty places or by negative weights.
     """
     if not candidates.items.shape[1]:  # nothing may be shown
         return [[()] * shown.shape[1] for _ in shown]
@@ -273,20 +273,20 @@ def reasons(
     inside = candidates.items >= 0
     groups = _GROUPS | {"model": _starting(candidates, "model_", "missed_")}
     groups |= {name: _starting(candidates, name) for name in ("alike", "family")}
-    lifts = []
-    for names in groups.values():
-        terms = {name: candidates.terms[name] for name in names if name in candidates.terms}
-        scores = np.where(inside, Candidates(candidates.items, terms).scores(weights), 0.0)
-        mean = scores.sum(axis=1, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
-        lifts.append(np.take_along_axis(scores - mean, place, axis=1))
-    words = _words(inputs, histories, candidates, shown, place, called)
-    said = [words[group] for group in groups]
+    speaking = {name: weight for name, weight in weights.items() if weight > 0}
+    lifts: dict[str, np.ndarray] = {}
+    for group, names in groups.items():
+        of_group = [{name: by[name] for name in by if name in names} for by in (weights, speaking)]
+        scores = np.where(inside, [candidates.scores(by) for by in of_group], 0.0)
+        mean = scores.sum(axis=2, keepdims=True) / np.maximum(inside.sum(axis=1, keepdims=True), 1)
+        lifts[group] = np.take_along_axis(scores - mean, place[None], axis=2).min(axis=0)
+    words = _words(inputs, histories, candidates, shown, place, called, speaking)
     told: list[list[tuple[str, ...]]] = []
-    for user, of_user in enumerate(np.stack(lifts, axis=-1)):
+    for user, items in enumerate(shown):
         told.append([])
-        for column, lift in enumerate(of_user):
-            strong = [group for group in np.argsort(-lift) if lift[group] > 0 and shown[user, column] >= 0]
-            texts = [said[group](user, column) for group in strong]
+        for column, item in enumerate(items):
+            by = {name: lift[user, column] for name, lift in lifts.items() if item >= 0 and lift[user, column] > 0}
+            texts = [words[group](user, column) for group in sorted(by, key=by.__getitem__, reverse=True)]
             told[-1].append(tuple(text for text in texts if text)[:3])
     return told
 
@@ -302,6 +302,7 @@ def _words(
     shown: np.ndarray,
     place: np.ndarray,
     called: Callable[[int], str],
+    speaking: Collection[str],
 ) -> dict[str, Callable[[int, int], str | None]]:
     """For each group of terms its words for the item in a user's place; None where it has nothing to say."""
     recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
@@ -312,8 +313,9 @@ def _words(
     alike = {
         name: weights * np.einsum("uwd,upd->uwp", vectors[np.maximum(shown, 0)], vectors[np.maximum(recent, 0)])
         for name, vectors in inputs.content.items()
+        if f"alike_{name}" in speaking
     }
-    of_model = _starting(candidates, "model_")
+    of_model = [name for name in _starting(candidates, "model_") if name in speaking]
 
     def bought(user: int, column: int) -> str | None:
         if not near[user, column].any():
@@ -323,9 +325,8 @@ def _words(
         return f"bought {way} {called(int(recent[user, best]))}"
 
     def like(user: int, column: int) -> str | None:
-        best = max(
-            ((values[user, column].max(initial=0.0), name) for name, values in alike.items()), default=(0.0, "")
-        )
+        found = [(values[user, column].max(initial=0.0), name) for name, values in alike.items()]
+        best = max(found, default=(0.0, ""))
         if best[0] <= 0:
             return None
         other = int(recent[user, int(alike[best[1]][user, column].argmax())])

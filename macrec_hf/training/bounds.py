@@ -16,6 +16,7 @@ class Bounds(NamedTuple):
         above: whether `least` itself is too small.
         below: whether `most` itself is too large.
         besides: one number that means something of its own.
+        remedy: a sentence for whoever wants what no such number says.
     """
 
     least: float
@@ -23,6 +24,7 @@ class Bounds(NamedTuple):
     above: bool = False
     below: bool = False
     besides: float | None = None
+    remedy: str = ""
 
     def hold(self, value: float) -> bool:
         """Whether a number is within; NaN and infinity never are."""
@@ -49,7 +51,11 @@ BOUNDS = {  # field of the arguments → what its numbers may be; None stays Non
     "eval_accumulation_steps": _COUNT,
     "learning_rate": Bounds(0),
     "embedding_learning_rate": Bounds(0),
-    "cross_modal_rate": Bounds(0, 1, above=True),
+    "cross_modal_rate": Bounds(
+        0, 1, above=True,
+        remedy="To leave the tasks between modalities out, name the others: --tasks text_to_text,image_to_image, or "
+        "tasks of load_recommendation_tasks in Python.",
+    ),
     "weight_decay": Bounds(0),
     "warmup_steps": Bounds(0),
     "max_grad_norm": Bounds(0),
@@ -71,7 +77,7 @@ BOUNDS = {  # field of the arguments → what its numbers may be; None stays Non
     "num_eval_users": _COUNT,
     "generation_num_beams": _COUNT,
     "torch_empty_cache_steps": _COUNT,
-}
+}  # fmt: skip
 
 
 def check_bounds(arguments: Any) -> None:
@@ -85,4 +91,4 @@ def check_bounds(arguments: Any) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds.hold(value):
-            raise ValueError(f"{name}: expected {bounds}, got {value!r}.")
+            raise ValueError(f"{name}: expected {bounds}, got {value!r}. {bounds.remedy}".rstrip())

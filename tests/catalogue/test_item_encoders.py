@@ -455,6 +455,24 @@ def test_item_texts_join_what_exists():
         item_texts(items, ["title", "colour"])
 
 
+def test_columns_of_numbers_among_the_texts_are_named(caplog):
+    items = pd.DataFrame(
+        {
+            "item_id": ["a", "b", "c", "d"],
+            "title": ["Scarf 2", "1984", "Mug", "Lamp"],
+            "price": ["12.99", "$3", None, "1,200.00 €"],
+            "stock": [3, 0, 7, 1],
+        }
+    )
+    encoders = make_encoders(image_model=None)
+    embed_items(items, encoders, text_columns=["title", "price", "stock"], progress=False)
+    assert "all values of 'price', 'stock' are numbers" in caplog.text and "--text-columns title," in caplog.text
+    caplog.clear()
+    embed_items(items, encoders, progress=False)  # later items, in the same columns
+    embed_items(items, make_encoders(image_model=None), text_columns=["title"], progress=False)
+    assert caplog.text == ""
+
+
 @pytest.mark.skipif(not HM.is_dir(), reason="needs the H&M test data beside the project")
 def test_neighbours_of_real_products_are_products_of_their_type():
     items = read_items(HM / "items.jsonl").iloc[:400].reset_index(drop=True)

@@ -54,6 +54,15 @@ def test_files_of_the_folder_are_known_to_be_of_purchases(shop):
     assert list(renamed.learned_from) == ["other"]
 
 
+def test_items_may_say_item_id_where_purchases_do_not(shop, tmp_path):
+    (tmp_path / "bought.csv").write_text((shop / "interactions.csv").read_text().replace("item_id", "sku", 1))
+    words = ["--items", shop / "items.jsonl", "--output"]
+    bought = ["--interactions", tmp_path / "bought.csv", "--item-column sku --image-model none"]
+    assert call("embed", *words, tmp_path / "emb", *bought) == 0
+    assert EmbeddingStore.open(tmp_path / "emb").fingerprint() == EmbeddingStore.open(shop / "emb").fingerprint()
+    assert call("embed", *words, tmp_path / "later", "--like", tmp_path / "emb") == 0
+
+
 def test_train_and_evaluate_take_ids_of_training_purchases_and_no_others(shop, tmp_path, capsys):
     assert EmbeddingStore.open(shop / "emb").learned_from["purchases"]["split"] == "leave-one-out"
     words = ["--semantic-ids", shop / "ids", "--output", tmp_path / "model", RECOMMENDER]

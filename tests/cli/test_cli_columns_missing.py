@@ -99,6 +99,7 @@ def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
     pd.DataFrame({"sku": ["a"]}).to_parquet(tmp_path / "items.parquet")
     (tmp_path / "bought.tsv").write_text("user_id\titem_id\twhen\na\tb\t3\n")
     embed, train = ["embed", "--output", "e", "--items"], ["train", "--semantic-ids", "x", "--output", "m"]
+    way_out = "--item-column names the ids of both tables: where these call them differently, rename that column"
     told = [
         ([*embed, "items.csv"], "Name the right one with --item-column"),
         (
@@ -116,6 +117,10 @@ def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
         (["quantize", "--embeddings", "nowhere/", "--output", "o"], "got 'nowhere/', where nothing is"),
         (["doctor", "ids", "--embeddings", "text=a.npy"], "got 'text=a.npy', where nothing is"),
         (["recommend", "m", "--history", "a", "--items", "items.csv"], "expected a column 'item_id'"),
+        *(
+            ([*embed, "items.csv", "--interactions", "bought.tsv", "--time-column", "when", *column], way_out)
+            for column in ([], ["--item-column", "sku"])
+        ),
     ]
     code = f"""
         import sys

@@ -212,6 +212,12 @@ def test_what_follows_when_there_is_a_model():
     assert (train["semantic_ids"], train["output"]) == ("shop/ids", "shop/model")
     (app,) = parsed(after_doctor(examined, is_model=True), ends=" shows")
     assert app["model"] == "shop/ids"
+    advice = "Look at the rows."
+    assert after_doctor(examined, False, advice).startswith("Next: before training, mend that. Look at the rows. Then")
+    (train,) = parsed(after_doctor(examined, False, advice), ends=" trains")
+    assert train["semantic_ids"] == "shop/ids"
+    (app,) = parsed(after_doctor(examined, True, advice), ends=" shows")
+    assert app["model"] == "shop/ids" and advice in after_doctor(examined, True, advice)
 
 
 def test_a_verb_inside_another_leaves_to_it_what_follows():

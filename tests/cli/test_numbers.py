@@ -51,6 +51,7 @@ WRONG = [
     ("train", "--seeds 0"),
     ("train", "--learning-rate inf"),
     ("train", "--embedding-learning-rate -1"),
+    ("train", "--cross-modal-rate 0"),
     ("train", "--adam-beta1 1"),
     ("train", "--gradient-accumulation-steps 0"),
     ("train", "--dataloader-num-workers -1"),
@@ -88,6 +89,12 @@ def test_a_number_that_cannot_be_is_one_line(verb, words, capsys, tmp_path, monk
     assert stopped.value.code == 2 and error.count("\n") == 1
     assert f"argument {flag}: expected " in error and f"got {value!r}" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_whoever_wants_no_cross_modal_examples_is_told_of_the_tasks(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", *NEEDED["train"], "--cross-modal-rate", "0"])
+    assert "got '0'. To leave the tasks between modalities out, name the others: --tasks" in capsys.readouterr().err
 
 
 def test_numbers_at_the_edge_are_taken():

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from macrec_hf.catalogue.item_encoders import encode_photos, item_texts
 from macrec_hf.catalogue.offline_encoders import OfflineImageEncoder
-from macrec_hf.data.cells import photo_source, plain_text
+from macrec_hf.data.cells import holds_numbers, photo_source, plain_text
 from macrec_hf.data.dataset_builders import ItemsBuilder
 from macrec_hf.data.readers import read_items
 
@@ -25,6 +25,22 @@ def pictures(tmp_path):
     for name, colour in (("a", "red"), ("b", "blue")):
         Pillow.new("RGB", (40, 30), colour).save(tmp_path / "images" / f"{name}.jpg")
     return {name: (tmp_path / "images" / f"{name}.jpg").read_bytes() for name in "ab"}
+
+
+@pytest.mark.parametrize(
+    ("values", "is_numeric"),
+    [
+        (["12.99", "$3", "1.200,00 €", "-4", "2024-03-01"], True),
+        ([1, 2.5, None, "", float("nan")], True),
+        ([str(number) for number in range(19)] + ["many"], True),
+        ([str(number) for number in range(9)] + ["many"], False),
+        (["XL", "44 EU"], False),
+        (["—", "!"], False),
+        ([None, ""], False),
+    ],
+)
+def test_columns_of_numbers_are_known_by_their_values(values, is_numeric):
+    assert holds_numbers(values) is is_numeric
 
 
 def as_url(content: bytes, kind: str = "image/jpeg") -> str:

@@ -245,3 +245,13 @@ def test_a_bad_timestamp_is_named_by_its_own_row(tmp_path, times, row):
     path.write_text("\n".join(["user_id,item_id,timestamp", *(f"u,i,{time}" for time in times)]))
     with pytest.raises(ValueError, match=f"got {times[row - 1]!r} in row {row}"):
         read_interactions(path)
+
+
+def test_rows_that_stand_twice_are_counted_and_kept(tmp_path, caplog):
+    rows = ["user_id,item_id,timestamp", "u,a,1", "v,a,1", "u,b,1", "u,a,1", "u,a,2", "u,a,1"]
+    (tmp_path / "i.csv").write_text("\n".join(rows))
+    assert len(read_interactions(tmp_path / "i.csv")) == 6
+    assert "i.csv: 2 of 6 rows are the same as an earlier one, in user, item and time: they are kept" in caplog.text
+    caplog.clear()
+    (tmp_path / "i.csv").write_text("\n".join(rows[:4]))
+    assert len(read_interactions(tmp_path / "i.csv")) == 3 and not caplog.records

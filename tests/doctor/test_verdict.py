@@ -3,7 +3,7 @@
 import pytest
 
 from macrec_hf.doctor.blend_figures import blend_figures
-from macrec_hf.doctor.verdict import blend_verdict, is_healthy, verdict
+from macrec_hf.doctor.verdict import blend_verdict, is_healthy, mend_first, verdict
 from macrec_hf.model.blend import Blend
 
 REPORT = {"num_items": 1200}
@@ -15,8 +15,8 @@ ABOUT = {
 }  # fmt: skip
 
 
-def finding(title, status="ok", is_grave=False, told=""):
-    return {"title": title, "status": status, "is_grave": is_grave, "told": told}
+def finding(title, status="ok", is_grave=False, told="", advice=""):
+    return {"title": title, "status": status, "is_grave": is_grave, "told": told, "advice": advice}
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,11 @@ def test_the_gravest_problem_is_told_with_the_number_of_the_others():
         "Worth mending before training: two, so that y (and one more thing to look at)."
     )
     assert "(and 2 more things to look at)" in verdict(REPORT, [light, light, grave])
+
+
+def test_only_what_is_grave_is_mended_before_a_training():
+    light, grave = finding("a", "warning", advice="Look."), finding("b", "warning", True, advice="Train.")
+    assert mend_first([grave, light]) == "Train." and mend_first([light, finding("c", is_grave=True)]) == ""
 
 
 def test_figures_of_a_blend_are_ordered_and_weights_stand_under_their_kind():

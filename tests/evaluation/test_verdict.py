@@ -52,6 +52,19 @@ def test_beside_a_blend_stands_what_the_model_finds_without_it():
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "end"),
+    [
+        (0.01, 0.05, "0.250. The model without the purchases finds more here: 0.0800."),
+        (-0.01, 0.05, "0.250. To try: the model without the purchases finds more (0.0800): --fusion average."),
+    ],
+)
+def test_a_model_that_finds_more_than_its_blend_is_named_once(low, high, end):
+    figures = dict(blend=0.07, text=0.05, image=0.04, ensemble=0.08, popularity=0.03)
+    text = verdict(report({"popularity": (low, high)}, **figures), "blend", ["blend", *MODEL])["text"]
+    assert text.endswith(end) and text.count("0.0800") == 1
+
+
+@pytest.mark.parametrize(
     ("changes", "advice"),
     [
         ({"co_visitation": 0.09}, "train longer or wider"),

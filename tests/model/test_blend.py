@@ -232,6 +232,33 @@ def test_a_model_that_hardly_believes_in_an_item_is_no_reason(chance, expected):
     assert told == [[expected]]
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"model_text": 1.0}, ("the model: 40.0%",)),
+        ({"model_text": -1.0}, ()),
+        ({"model_text": 1.0, "model_image": -0.5}, ("the model: 40.0%",)),  # image, which would say 20.0 %, is no part
+        ({"model_text": -1.0, "model_image": 0.5}, ()),
+        ({"sold_log1p": 1.0}, ("sells well",)),
+        ({"sold_log1p": -1.0}, ()),
+        ({"alike_image": 1.0}, ("like item 0 (image)",)),
+        ({"alike_image": -1.0}, ()),
+    ],
+)
+def test_what_counts_against_an_item_is_no_reason(weights, expected):
+    """Of item 1, and of item 3, of which everything is the other way round, where weights are negative."""
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [-1, 0]], dtype=np.float32)
+    inputs = BlendInputs(count_purchases([np.array([0]), *[np.array([1])] * 9], 4), {"image": vectors})
+    lists = {
+        "text": RankedLists(np.array([[1, 2, 3]]), np.log(np.array([[0.4, 0.2, 0.1]]))),
+        "image": RankedLists(np.array([[2, 1, 3]]), np.log(np.array([[0.3, 0.1, 0.05]]))),
+    }
+    histories = [np.array([0])]
+    found = find_candidates(inputs, histories, lists)
+    told = reasons(inputs, histories, found, np.array([[1, 3]]), weights, "item {}".format)
+    assert told == [[expected, ()]]
+
+
 def test_content_is_the_sum_of_codewords_of_length_one():
     books = {"text": np.array([[[1.0, 0], [0, 2]], [[0, 1], [3, 0]]])}
     found = content_vectors({"text": np.array([[0, 1], [1, 0], [-1, -1]])}, books)["text"]

@@ -105,6 +105,7 @@ def test_its_row_stands_in_the_evaluation_by_time(purchases, recommender, tmp_pa
     made.fit_blend(purchases)
     report = evaluate(made, purchases, "time", cut=UNTIL)
     assert report["verdict"]["row"] == "blend" and report["blend"]["ndcg@10"] > report["ensemble"]["ndcg@10"]
+    assert report["settings"]["fusion"] == {"ensemble": "average", "blend": made.blend.serves}
     made.save_pretrained(tmp_path / "model")
     again = evaluate(MacRecRecommender.from_pretrained(tmp_path / "model"), purchases, "time", cut=UNTIL)
     assert json.dumps(again["blend"]) == json.dumps(report["blend"])
