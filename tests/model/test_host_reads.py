@@ -22,10 +22,19 @@ from macrec_hf.model.model_decoding import SearchPasses, candidate_scores
 from macrec_hf.model.search_kernels import DecoderPast, SharedPast
 
 
-@pytest.fixture(scope="module")
-def model_and_batch():
+@pytest.fixture(scope="module", params=[0, 2], ids=["plain", "item positions"])
+def model_and_batch(request):
     torch.manual_seed(0)
-    sizes = dict(d_model=16, d_kv=8, d_ff=32, num_heads=2, num_layers=1, num_decoder_layers=1, num_levels=3)
+    sizes = dict(
+        num_item_positions=request.param,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_heads=2,
+        num_layers=1,
+        num_decoder_layers=1,
+        num_levels=3,
+    )
     model = MacRecForConditionalGeneration(MacRecConfig(vocab_size=100, **sizes)).train()
     input_ids = torch.randint(8, 100, (4, 13))
     mask = (torch.arange(13) < torch.tensor([[13], [13], [10], [7]])).long()
