@@ -33,8 +33,10 @@ NO_PHOTO, ODD = "p0005", "p0002"
 @functools.cache
 def shop_folder() -> Path:
     """`shop/` with photos, `items.jsonl` with stock, `emb/` and `model/` with quantizer, counts and titles."""
-    folder = Path(tempfile.mkdtemp(prefix="app-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix="app-tests-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder = place / "corner_shop-of__Ana_"
+    folder.mkdir()
     shop = make_demo_shop(folder / "shop", num_items=NUM_ITEMS, num_customers=5)
     rows = [json.loads(line) for line in shop.items.read_text(encoding="utf-8").splitlines()]
     for place, row in enumerate(rows):
