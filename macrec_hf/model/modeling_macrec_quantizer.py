@@ -262,9 +262,9 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         masks = modality_masks(embeddings, modality_mask, self.quantizers)
         if pseudo_labels is not None:
             check_labels(pseudo_labels, masks)
-        full = {name: modality_mask is None or name not in modality_mask or bool(masks[name].all()) for name in masks}
-        rows = {name: embeddings[name] if full[name] else embeddings[name][masks[name]] for name in masks}
-        latents = {name: self.quantizers[name].encoder(rows[name]) for name in masks}
+        # Rows without the modality are zeros and masked, not left out: to pick them would be to wait for the device.
+        embeddings = {name: embeddings[name].where(mask[:, None], 0.0) for name, mask in masks.items()}
+        latents = {name: self.quantizers[name].encoder(rows) for name, rows in embeddings.items()}
         parts = {name: residual_quantize(latents[name], self.quantizers[name].codebooks) for name in masks}
         first = next(iter(masks.values()))
         group = ProcessGroup.around(self, len(first), first.device)
@@ -273,8 +273,8 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
             gathered = group.gather(torch.stack(list(masks.values()), dim=1))
             every_mask = dict(zip(masks, gathered.unbind(dim=1), strict=True))
         found = LossParts(group)
-        self._own_losses(found, rows, latents, parts, every_mask)
-        self._cross_modal_losses(found, parts, masks, full, pseudo_labels, every_mask)
+        self._own_losses(found, embeddings, latents, parts, masks, every_mask)
+        self._cross_modal_losses(found, parts, pseudo_labels, every_mask)
         losses = found.sums()
         # In the graph of every codebook, where one modality has nothing to be compared with.
         nothing = torch.stack([part.quantized.sum() for part in parts.values()]).sum() * 0.0
@@ -285,7 +285,7 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
             quantization_loss=losses["quantization_loss"],
             contrastive_losses=torch.stack(levels),
             alignment_loss=losses.get("alignment_loss", nothing),
-            codes={name: _scatter(parts[name].codes, masks[name], full[name], -1) for name in masks},
+            codes={name: parts[name].codes.masked_fill(~mask[:, None], -1) for name, mask in masks.items()},
             loss_parts=found.shares,
             loss_rows=found.rows,
         )
@@ -302,25 +302,24 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
     def _own_losses(
         self,
         found: LossParts,
-        rows: Mapping[str, torch.Tensor],
+        embeddings: Mapping[str, torch.Tensor],
         latents: Mapping[str, torch.Tensor],
         parts: Mapping[str, ResidualQuantization],
+        masks: Mapping[str, torch.Tensor],
         every_mask: Mapping[str, torch.Tensor],
     ) -> None:
         """Eq. 10-12: each modality by itself."""
         for name, part in parts.items():
-            counts = (len(rows[name]), len(rows[name]) if found.group.alone else every_mask[name].sum())
+            counts, mask = (masks[name].sum(), every_mask[name].sum()), masks[name]
             decoded = self.quantizers[name].decoder(straight_through(latents[name], part.quantized))
-            found.add("reconstruction_loss", name, reconstruction_loss(decoded, rows[name]), *counts)
-            loss = quantization_loss(part.residuals, part.codewords, self.config.commitment_weight)
+            found.add("reconstruction_loss", name, reconstruction_loss(decoded, embeddings[name], mask), *counts)
+            loss = quantization_loss(part.residuals, part.codewords, self.config.commitment_weight, mask)
             found.add("quantization_loss", name, loss, *counts)
 
     def _cross_modal_losses(
         self,
         found: LossParts,
         parts: Mapping[str, ResidualQuantization],
-        masks: Mapping[str, torch.Tensor],
-        full: Mapping[str, bool],
         pseudo_labels: Mapping[str, torch.Tensor] | None,
         every_mask: Mapping[str, torch.Tensor],
     ) -> None:
@@ -331,68 +330,49 @@ class MacRecQuantizer(MacRecQuantizerPreTrainedModel):
         config, names, group = self.config, list(parts), found.group
         weights, given = config.contrastive_weights or (), pseudo_labels or {}
         levels = [level for level, weight in enumerate(weights) if weight and given]
-        # (batch_size, used levels + 1, codebook_dim): the residuals and the quantized sum, each row at its place.
+        # (batch_size, used levels + 1, codebook_dim): the residuals and the quantized sum.
         own = {
-            name: _scatter(
-                torch.stack([*(part.residuals[level] for level in levels), part.quantized], dim=1),
-                masks[name],
-                full[name],
-                0.0,
-            )
+            name: torch.stack([*(part.residuals[level] for level in levels), part.quantized], dim=1)
             for name, part in parts.items()
         }
         # One exchange for all of it, after the decoders' forward: backward then meets it before any weight of theirs,
         # in every process, and never crosses the exchange of gradients.
         everything = own if group.alone else _unpack(group.gather(torch.cat(list(own.values()), dim=1)), own)
-        labels = {name: group.gather(given[name].to(masks[name].device)) for name in names if levels}
+        labels = {name: group.gather(given[name].to(every_mask[name].device)) for name in names if levels}
         generator = group.generator(next(iter(own.values())).device) if levels else None
         for name, other in permutations(names, 2):
-            # Rows that have both modalities, of all processes and of ours.
-            both: Any = slice(None)
-            mine: Any = both
-            offset: Any = 0
-            if not (group.alone and full[name] and full[other]):
-                both = every_mask[name] & every_mask[other]
-                mine, offset = both[group.mine], both[: group.mine.start].sum()
-            anchors, candidates = own[name][mine], everything[name][both]
+            both = every_mask[name] & every_mask[other]  # items that have both modalities, of all processes
+            present = (both[group.mine], both)
             for place, level in enumerate(levels):
-                known = long_enough(candidates[:, place])
+                anchors, candidates = own[name][:, place], everything[name][:, place]
+                known = long_enough(candidates) & both
                 # Twice the label, and one more where the residual takes no part: those pair up among themselves.
-                positives = draw_positives(2 * labels[other][both] + ~known, generator)
-                if not group.alone:
-                    positives = positives[offset : offset + len(anchors)]
+                groups = (2 * labels[other] + ~known).where(both, -1)
                 loss = contrastive_loss(
-                    anchors[:, place],
-                    positives,
+                    anchors,
+                    draw_positives(groups, generator)[group.mine],
                     config.contrastive_temperature,
                     config.contrastive_normalize,
-                    candidates[:, place],
+                    candidates,
+                    present,
                 )
-                counts = (long_enough(anchors[:, place]).sum(), known.sum())
+                counts = known[group.mine].sum(), known.sum()
                 found.add(contrastive_name(level), f"{name}, {other}", loss, *counts)
             if names.index(name) < names.index(other):
                 loss = alignment_loss(
-                    anchors[:, -1],
-                    own[other][mine][:, -1],
+                    own[name][:, -1],
+                    own[other][:, -1],
                     config.contrastive_temperature,
-                    (candidates[:, -1], everything[other][both][:, -1]),
-                    offset,
+                    (everything[name][:, -1], everything[other][:, -1]),
+                    group.mine.start,
+                    present,
                 )
-                found.add("alignment_loss", f"{name}, {other}", loss, len(anchors), len(candidates))
+                found.add("alignment_loss", f"{name}, {other}", loss, present[0].sum(), both.sum())
 
 
 def contrastive_name(level: int) -> str:
     """The name of the loss of eq. 6 at a level, counted from 0."""
     return f"contrastive_loss_{level + 1}"
-
-
-def _scatter(values: torch.Tensor, mask: torch.Tensor, full: bool, fill: float) -> torch.Tensor:
-    """Values of the rows inside the mask → values of all rows, `fill` outside."""
-    if full:
-        return values
-    scattered = values.new_full((len(mask), *values.shape[1:]), fill)
-    scattered[mask] = values
-    return scattered
 
 
 def _unpack(packed: torch.Tensor, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

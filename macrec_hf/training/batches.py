@@ -50,21 +50,25 @@ def keep_to_one_gpu(args: TrainingArguments) -> None:
         args._n_gpu = 1
 
 
-def micro_batch_weights(sizes: Sequence[int | Sequence[int]], accelerator: Accelerator) -> list[Any]:
+def micro_batch_weights(
+    sizes: Sequence[torch.Tensor], accelerator: Accelerator, dtype: torch.dtype = torch.float32
+) -> list[torch.Tensor]:
     """Factor for the loss of each micro-batch of an optimizer step; 1 for each when all are equally large.
 
     Trainer takes the plain average over micro-batches. With these factors it becomes the mean over all tokens or items
-    of the step and of all processes, also at the end of an epoch, where the last micro-batch is smaller.
+    of the step and of all processes, also at the end of an epoch, where the last micro-batch is smaller. Nothing is
+    read on the host.
 
     Args:
-        sizes: number of target tokens, or items, in each micro-batch of this process; or as many numbers for each as
-            its loss has parts, and a factor comes back for each part.
+        sizes: number of target tokens, or items, in each micro-batch of this process, a scalar; or as many numbers for
+            each as its loss has parts, (num_parts,), and a factor comes back for each part.
+        dtype: of the factors, the loss's.
     """
-    totals = torch.tensor(sizes, dtype=torch.float32, device=accelerator.device)  # whole numbers below 2**24: exact
+    totals = torch.stack(list(sizes)).to(accelerator.device, torch.float32)  # whole numbers below 2**24: exact
     if accelerator.num_processes > 1:
         totals = accelerator.reduce(totals, "sum")
-    totals = totals.double().cpu()
-    return (totals * len(totals) / totals.sum(0).clamp(min=1)).tolist()
+    totals = totals.to(dtype)
+    return list(totals * len(totals) / totals.sum(0).clamp(min=1))
 
 
 def warn_of_accumulation(losses: Sequence[str], rows: int, steps: int) -> None:

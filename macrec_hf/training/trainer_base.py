@@ -69,8 +69,8 @@ class MacRecTrainerBase(LossPartsTrainer):
     _threads: int | None = None  # that torch had when training began
     # Factors for the losses of this step's remaining micro-batches, and that of the current one, which compute_loss
     # multiplies by: a number, or a list of one for each part of the loss. 1 where a step has one micro-batch.
-    _weights: Sequence[Any] = ()
-    _weight: Any = 1.0
+    _weights: Sequence[torch.Tensor] = ()
+    _weight: torch.Tensor | None = None  # of the micro-batch, where a step has several
 
     def __init__(
         self,
@@ -163,15 +163,16 @@ class MacRecTrainerBase(LossPartsTrainer):
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._weights = []
         if len(batches) > 1:
-            self._weights = micro_batch_weights([self._size_of(batch) for batch in batches], self.accelerator)
+            dtype = torch.promote_types(self.accelerator.unwrap_model(self.model).dtype, torch.float32)
+            self._weights = micro_batch_weights([self._size_of(batch) for batch in batches], self.accelerator, dtype)
         return batches, num_items
 
-    def _size_of(self, batch: Mapping[str, Any]) -> int | list[int]:
+    def _size_of(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Number of target tokens, or items, that the loss of a batch is the mean of. Here 1: all weigh the same.
 
-        Or a list: of each part of a loss whose parts are means over different items.
+        A scalar, or (num_parts,) of a loss whose parts are means over different items.
         """
-        return 1
+        return torch.ones(())
 
     # ---- nothing lost ----
 
@@ -243,7 +244,7 @@ class MacRecTrainerBase(LossPartsTrainer):
         try:
             loss = self._with_gradients(model, inputs, num_items_in_batch)
         finally:
-            self._weight = 1.0
+            self._weight = None
         self._unseen.append((self.state.global_step + 1, loss.detach()))
         if loss.device.type == "cpu":
             self._check_losses()

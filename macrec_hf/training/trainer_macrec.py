@@ -217,7 +217,9 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         """Eq. 19, scalar; its parts are kept for the next log line."""
         outputs = model(**inputs)
         self._note_parts(outputs, "train" if model.training else "eval")
-        loss: Any = outputs.loss if outputs.loss is None else outputs.loss * self._weight  # None without labels
+        loss: Any = outputs.loss  # None without labels
+        if loss is not None and self._weight is not None:
+            loss = loss * self._weight
         return (loss, outputs) if return_outputs else loss
 
     def _note_parts(self, outputs: Mapping[str, torch.Tensor], kind: str) -> None:
@@ -228,8 +230,8 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
     def _small_steps(self) -> bool:
         return self.accelerator.unwrap_model(self.model).config.d_model <= ONE_THREAD_UP_TO
 
-    def _size_of(self, batch: Mapping[str, Any]) -> int:
-        return int((batch["labels"] != -100).sum())
+    def _size_of(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        return (batch["labels"] != -100).sum()
 
     def evaluation_loop(
         self,

@@ -211,12 +211,12 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
                 self._note(name, value, of=of, rows=outputs.loss_rows[name][of])
         if "pseudo_labels" in inputs:
             self._note_partners(model, inputs)
-        loss = outputs.loss if self._weight == 1.0 else self._weighted_loss(outputs)
+        loss = outputs.loss if self._weight is None else self._weighted_loss(outputs, self._weight)
         return (loss, outputs) if return_outputs else loss
 
-    def _weighted_loss(self, outputs: MacRecQuantizerOutput) -> torch.Tensor:
+    def _weighted_loss(self, outputs: MacRecQuantizerOutput, weight: torch.Tensor) -> torch.Tensor:
         """Eq. 13 as this micro-batch's part of the step: each of its means weighs as much as it has rows."""
-        weights = dict(zip(self._parts_of_the_loss(), self._weight, strict=True))
+        weights = dict(zip(self._parts_of_the_loss(), weight, strict=True))
         losses = {
             name: torch.stack([value * weights[of] for of, value in parts.items()]).sum()
             for name, parts in cast(Mapping[str, Mapping[str, torch.Tensor]], outputs.loss_parts).items()
@@ -231,12 +231,12 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
     def _small_steps(self) -> bool:
         return max(self.accelerator.unwrap_model(self.model).config.hidden_sizes, default=0) <= ONE_THREAD_UP_TO
 
-    def _size_of(self, batch: Mapping[str, Any]) -> list[int]:
+    def _size_of(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Rows that have the modality, or both of the pair, for each part of the loss."""
-        rows, masks = len(next(iter(batch["embeddings"].values()))), batch.get("modality_mask", {})
-        every = torch.ones(rows, dtype=torch.bool)
+        first, masks = next(iter(batch["embeddings"].values())), batch.get("modality_mask", {})
+        every = torch.ones(len(first), dtype=torch.bool, device=first.device)
         parts = [[masks.get(name, every) for name in of.split(", ")] for of in self._parts_of_the_loss()]
-        return [int(torch.stack(part).all(0).sum()) for part in parts]
+        return torch.stack([torch.stack(part).all(0).sum() for part in parts])
 
     def _note_partners(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor | Any]) -> None:
         """Notes the share of items without another of their pseudo-label in the batch: they are their own positive.

@@ -56,7 +56,7 @@ def train_quantizer(folder, size, accumulation, only=None, missing=False):
             if only is None:
                 return loss
             outputs.loss_parts = {only: outputs.loss_parts[only]}
-            return outputs[only] if self._weight == 1.0 else self._weighted_loss(outputs)
+            return outputs[only] if self._weight is None else self._weighted_loss(outputs, self._weight)
 
     trainer = OneLoss(
         MacRecQuantizer(config).double(),
@@ -117,9 +117,15 @@ def test_generation_with_unequal_numbers_of_label_tokens(tmp_path):
     check(train_recommender, tmp_path)
 
 
-def test_micro_batches_weigh_what_they_hold():
-    accelerator = Accelerator(cpu=True)
-    assert micro_batch_weights([3, 3], accelerator) == [1.0, 1.0]
-    assert micro_batch_weights([2, 1, 0], accelerator) == [2.0, 1.0, 0.0]
-    assert micro_batch_weights([0, 0], accelerator) == [0.0, 0.0]
-    assert micro_batch_weights([[3, 1], [1, 0]], accelerator) == [[1.5, 2.0], [0.5, 0.0]]
+@pytest.mark.parametrize(
+    ("sizes", "weights"),
+    [
+        ([3, 3], [1.0, 1.0]),
+        ([2, 1, 0], [2.0, 1.0, 0.0]),
+        ([0, 0], [0.0, 0.0]),
+        ([[3, 1], [1, 0]], [[1.5, 2.0], [0.5, 0.0]]),
+    ],
+)
+def test_micro_batches_weigh_what_they_hold(sizes, weights):
+    found = micro_batch_weights([torch.tensor(size) for size in sizes], Accelerator(cpu=True), torch.float64)
+    assert torch.stack(found).tolist() == weights and found[0].dtype == torch.float64

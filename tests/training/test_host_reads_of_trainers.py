@@ -5,8 +5,6 @@ import quantizer_training
 import recommender_training
 from host_reads import OF_TRANSFORMERS, Reads
 
-# Once an epoch and once at the end of a training: the seed of the loader, the longest batch, the loss that is told.
-OF_TRAINER = {"trainer.py", "trainer_pt_utils.py"}
 QUIET = dict(eval_strategy="no", save_strategy="no", logging_steps=1000, use_cpu_kernels=False)
 
 
@@ -16,31 +14,40 @@ def steps_and_reads(trainer):
     return trainer.state.global_step, reads.found
 
 
-def test_no_step_of_a_recommender_waits_for_the_device(tmp_path):
+def reads_of_a_step(train):
+    """How often each file reads in every step, by the difference between `train(epochs)` and twice as many epochs.
+
+    On a CPU the trainer looks at the loss of each step; on a GPU it does so at a log line (`_check_losses`).
+    """
+    shorter, longer = train(2), train(4)
+    (steps, once), (twice, again) = steps_and_reads(shorter), steps_and_reads(longer)
+    assert twice == 2 * steps > 2
+    found = {asking: reads // steps for asking, reads in (again - once).items() if reads >= steps}
+    assert found.pop("trainer_base.py") == shorter.args.gradient_accumulation_steps
+    return found
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_no_step_of_a_recommender_waits_for_the_device(accumulated, tmp_path):
     shop = recommender_training.make_shop(tmp_path)
 
-    def trained(epochs):
-        return steps_and_reads(
-            recommender_training.make_trainer(shop, tmp_path / "run", num_train_epochs=epochs, **QUIET)
-        )
+    def trainer(epochs):
+        changes = QUIET | dict(gradient_accumulation_steps=accumulated, num_train_epochs=epochs)
+        return recommender_training.make_trainer(shop, tmp_path / "run", **changes)
 
-    steps, found = trained(1)
-    twice, again = trained(2)
-    assert twice == 2 * steps > 2
-    assert set(again) <= OF_TRAINER | OF_TRANSFORMERS
-    assert {asking for asking, reads in (again - found).items() if reads >= steps} <= OF_TRANSFORMERS
+    of_trainer = {"trainer_pt_utils.py"} if accumulated > 1 else set()
+    assert set(reads_of_a_step(trainer)) <= OF_TRANSFORMERS | of_trainer
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_no_step_of_a_quantizer_waits_for_the_device(epochs, tmp_path):
-    """But for one read of the host's own generator, whose seed is a tensor of the CPU; every item has all modalities.
+@pytest.mark.parametrize("missing", [(), range(0, 96, 3)], ids=["complete", "photos missing"])
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_no_step_of_a_quantizer_waits_for_the_device(accumulated, missing, tmp_path):
+    """But for one read of the host's own generator, whose seed is a tensor of the CPU."""
+    store = quantizer_training.make_store(missing=missing)
 
-    Where some lack one, the rows that have it are picked, which waits.
-    """
-    trainer = quantizer_training.make_trainer(tmp_path, num_train_epochs=epochs, **QUIET)
-    steps, found = steps_and_reads(trainer)
-    assert found.pop("losses.py") == steps
-    assert (
-        found.pop("modeling_macrec_quantizer.py") <= 3
-    )  # before the first step: is every number finite, every code set
-    assert set(found) <= OF_TRAINER
+    def trainer(epochs):
+        changes = QUIET | dict(gradient_accumulation_steps=accumulated, num_train_epochs=epochs)
+        changes["per_device_train_batch_size"] = 16
+        return quantizer_training.make_trainer(tmp_path / "run", store, **changes)
+
+    assert reads_of_a_step(trainer) == {"losses.py": accumulated}
