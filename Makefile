@@ -43,7 +43,7 @@ pictures: $(or $(DEMO:%=$(READY)),demo) ## the pictures of README and docs: the 
 result-lists: $(READY) ## hours: every system in six configurations and three seeds, on the demo shop or by RESULTS
 	$(BIN)/python benchmarks/result_lists.py $(RESULTS)
 
-results: $(READY) ## seconds: the tables of docs/results.md, from those lists
+results: $(READY) ## seconds: the tables of docs/results.md, from what is kept of those lists
 	$(BIN)/python benchmarks/results.py
 
 # `macrec train --help` and `macrec quantize --help` read it instead of loading transformers.

@@ -6,8 +6,11 @@ A row of ours is a kind of semantic IDs and a way to train on them. It is traine
 the one with the best NDCG@10 on the validation users that choose is trained with the further seeds; `macrec evaluate`
 writes the lists of every test user. The rows of others (SASRec and FDSA of our own; with `--rectools PYTHON`, the
 interpreter of an environment of `benchmarks/baselines/requirements.txt`, SASRec and BERT4Rec of RecTools) get the CPU
-minutes that the first configuration of MACRec took. Whatever lies in `--output` already is not made again. `--jobs`
-trains so many models at once; each takes one thread, so one a core is enough.
+minutes that the first configuration of MACRec took, and come with its row.
+
+Row by row: as soon as one is whole, where its targets stood goes into `--figures`, `NAME.json`, and it is not made
+again while it stands there. Of a row that was interrupted, whatever lies in `--output` is not made again either.
+`--jobs` trains so many models at once; each takes one thread, so one a core is enough.
 
 Each row's folder holds `seed-0.jsonl`, …, and `record.json`: configurations, CPU minutes, and whether validation had
 stopped rising. Without `--interactions` a demo shop is made; `make result-lists` does that.
@@ -31,10 +34,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from ablation_rows import QUANTIZERS  # noqa: E402
 from ablation_rows import ROWS as ABLATIONS  # noqa: E402
+from results import FIGURES, FULL, keep_figures, read_figures  # noqa: E402
 
 from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
 
-FULL = "MACRec"
 LEVELS = ["--num-levels", "3"]  # the weights of the losses are one a level; enough up to 300,000 items
 IDS = {name: [*LEVELS, *(flag.format(zeros="0,0,0") for flag in flags)] for name, flags in QUANTIZERS.items()}
 IDS |= {
@@ -67,16 +70,19 @@ def main() -> None:
     if args.embeddings is None:
         args.embeddings = folder / "emb"
         macrec("embed", "--items", args.items, into=args.embeddings, result="meta.json")
-    train_rows(args, folder)
-    minutes = json.loads((folder / FULL / "record.json").read_text())["tried"][0]["minutes"]
-    lists = fill_other_rows(args, folder, minutes)
+    kept = args.figures / f"{args.name}.json"
     for name in args.rows:
-        for kept in json.loads((folder / name / "record.json").read_text())["kept"]:
-            told = [f"{other}={paths[kept['seed']]}" for other, paths in lists.items()]
-            flags = ["--lists", *told] if name == FULL else []
-            words = ["evaluate", folder / name / kept["model"], "--interactions", args.interactions, *flags]
-            words += ["--no-card", "--output", folder / name / f"seed-{kept['seed']}.json"]
-            macrec(*words, into=folder / name / f"seed-{kept['seed']}.jsonl", flag="--predictions")
+        if name in read_figures(kept)[0]:
+            print(f"{name}: in {kept} already")
+            continue
+        record = train_row(args, folder, name)
+        lists = fill_other_rows(args, folder, record["tried"][0]["minutes"]) if name == FULL else {}
+        for one in record["kept"]:
+            told = [f"{other}={paths[one['seed']]}" for other, paths in lists.items()]
+            words = ["evaluate", folder / name / one["model"], "--interactions", args.interactions, "--no-card"]
+            words += ["--output", folder / name / f"seed-{one['seed']}.json", *(["--lists", *told] if told else [])]
+            macrec(*words, into=folder / name / f"seed-{one['seed']}.jsonl", flag="--predictions")
+        keep_figures(folder, name, kept)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -87,6 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--items", type=Path, help="for --embeddings that do not exist yet")
     parser.add_argument("--embeddings", type=Path, help="folder of `macrec embed`")
     parser.add_argument("--output", type=Path, default=Path("result_lists"))
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of what is kept of finished rows")
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="(default: all)")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--configurations", type=int, default=len(CONFIGURATIONS), help="only the first so many")
@@ -97,31 +104,28 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.jobs < 1:
         raise SystemExit(f"--jobs: expected at least 1, got {args.jobs}.")
-    if set(args.rows) - set(ROWS) or FULL not in args.rows:
-        raise SystemExit(f"--rows: expected {FULL} and some of {', '.join(ROWS)}, got {', '.join(args.rows)}.")
+    if set(args.rows) - set(ROWS):
+        raise SystemExit(f"--rows: expected some of {', '.join(ROWS)}, got {', '.join(args.rows)}.")
     return args
 
 
-def train_rows(args: argparse.Namespace, folder: Path) -> None:
-    """Trains the configurations of all rows, then the further seeds of the best ones, and writes the rows' records."""
-    if "with co-purchases" in {ROWS[name][0] for name in args.rows}:
+def train_row(args: argparse.Namespace, folder: Path, name: str) -> dict[str, Any]:
+    """Trains the configurations of a row, then the further seeds of the best one; writes and returns its record."""
+    kind = ROWS[name][0]
+    if kind == "with co-purchases":
         embed_with_co_purchases(args, folder)
-    kinds = dict.fromkeys(ROWS[name][0] for name in args.rows)
-    at_once(args.jobs, lambda kind, seed: ids_of(args, folder, kind, seed), product(kinds, {0, *args.seeds}))
+    at_once(args.jobs, lambda seed: ids_of(args, folder, kind, seed), product({0, *args.seeds}))
     numbers = range(min(args.configurations, len(CONFIGURATIONS)))
-    configurations, seeds = list(product(args.rows, numbers)), list(product(args.rows, args.seeds))
-    found = at_once(args.jobs, lambda name, number: trained(args, folder, name, number, 0), configurations)
-    tried = dict(zip(configurations, found, strict=True))
-    best = {name: max(numbers, key=lambda number: tried[name, number]["best"]) for name in args.rows}
-    found = at_once(args.jobs, lambda name, seed: trained(args, folder, name, best[name], seed), seeds)
-    kept = dict(zip(seeds, found, strict=True))
-    for name in args.rows:
-        record = {
-            "tried": [{"configuration": CONFIGURATIONS[number], **tried[name, number]} for number in numbers],
-            "kept": [{"seed": seed, **kept[name, seed]} for seed in args.seeds],
-            "configuration": CONFIGURATIONS[best[name]],
-        }
-        (folder / name / "record.json").write_text(json.dumps(record, indent=2))
+    tried = at_once(args.jobs, lambda number: trained(args, folder, name, number, 0), product(numbers))
+    best = max(numbers, key=lambda number: tried[number]["best"])
+    kept = at_once(args.jobs, lambda seed: trained(args, folder, name, best, seed), product(args.seeds))
+    record = {
+        "tried": [{"configuration": CONFIGURATIONS[number], **tried[number]} for number in numbers],
+        "kept": [{"seed": seed, **one} for seed, one in zip(args.seeds, kept, strict=True)],
+        "configuration": CONFIGURATIONS[best],
+    }
+    (folder / name / "record.json").write_text(json.dumps(record, indent=2))
+    return record
 
 
 def at_once(jobs: int, call: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:

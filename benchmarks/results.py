@@ -1,7 +1,10 @@
-"""The tables of docs/results.md from lists of `benchmarks/result_lists.py`: `python benchmarks/results.py`.
+"""The tables of docs/results.md: `python benchmarks/results.py`.
 
-The table of each folder of `--lists` is printed, and written between the lines `<!-- table: NAME -->` and
-`<!-- end -->` of `--page`, where it has them.
+They are made from `benchmarks/figures/NAME.json`, one file a data set, which `benchmarks/result_lists.py` writes row
+by row: in whose list the target stood where. Figures, intervals and tests are computed from that in seconds.
+
+The table of each data set is printed, and written between the lines `<!-- table: NAME -->` and `<!-- end -->` of
+`--page`, where it has them.
 
 A row's figures are means over the test users, each user's the mean over the seeds; users are resampled for the 95 %
 intervals, and the range of the seeds stands beside. Differences to the two rows that were fixed before, the blend and
@@ -10,9 +13,10 @@ validation still rose at its end is marked and not tested against.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ import numpy as np
 from macrec_hf import bootstrap_interval, paired_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ROOT / "benchmarks" / "figures"
 FULL, BLEND, ENSEMBLE = "MACRec", "blend", "ensemble"
 K, METRICS, COLUMNS = 10, ("HR@10", "NDCG@10"), ("shown", "hidden")
 TOLD = ("user_id", "target", "hidden")  # of a line of predictions; everything else is a list
@@ -29,15 +34,25 @@ BEGIN, END = "<!-- table: {} -->\n", "<!-- end -->\n"
 
 @dataclass
 class Row:
-    """A system's figures.
+    """A system's answers.
 
     Attributes:
-        figures: `(num_seeds, num_users, 2, 2)`: by column, shown and hidden, and metric, HR@10 and NDCG@10.
+        places: `(num_seeds, 2, num_users)`: where the target stands in a user's list, shown and hidden; 1 is the first
+            place, 0 none of the first ten.
+        coverage: of the first seed, shown and hidden; None where it is not known.
         record: how it was trained; None where nothing was.
     """
 
-    figures: np.ndarray
+    places: list[list[list[int]]]
+    coverage: list[float | None]
     record: dict[str, Any] | None = None
+
+    @property
+    def figures(self) -> np.ndarray:
+        """`(num_seeds, num_users, 2, 2)`: by column, shown and hidden, and metric, HR@10 and NDCG@10."""
+        places = np.array(self.places).transpose(0, 2, 1)
+        hit = places > 0
+        return np.stack([hit, hit / np.log2(places.clip(min=1) + 1)], axis=-1)
 
     @property
     def users(self) -> np.ndarray:
@@ -51,14 +66,17 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lists", type=Path, default=Path("result_lists"))
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of the data sets' files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
     args = parser.parse_args()
-    for folder in sorted(path.parent.parent for path in args.lists.glob(f"*/{FULL}/seed-0.jsonl")):
-        rows, report = read_rows(folder)
-        text = table(rows, report)
-        print(f"{folder.name}\n{text}", flush=True)
-        begin = BEGIN.format(folder.name)
+    for path in sorted(args.figures.glob("*.json")):
+        rows, about = read_figures(path)
+        if FULL not in rows:
+            print(f"{path.stem}: {FULL}, which the others are compared with, has no row yet.")
+            continue
+        text = table(rows, about)
+        print(f"{path.stem}\n{text}", flush=True)
+        begin = BEGIN.format(path.stem)
         page = args.page.read_text(encoding="utf-8")
         if page.count(begin) != 1 or END not in page.partition(begin)[2]:
             print(f"{args.page} stays as it is: `{begin.strip()}` and `{END.strip()}` would give the table a place.")
@@ -67,21 +85,41 @@ def main() -> None:
         args.page.write_text(before + begin + text + rest[rest.index(END) :], encoding="utf-8")
 
 
-def read_rows(folder: Path) -> tuple[dict[str, Row], dict[str, Any]]:
-    """The rows of a data set, and the report of MACRec's first model."""
-    full = [read_predictions(path) for path in sorted((folder / FULL).glob("seed-*.jsonl"))]
-    report = json.loads((folder / FULL / "seed-0.json").read_text())
-    order = [line["user_id"] for line in full[0]]
-    others = {path.stem: json.loads(path.read_text()) for path in (folder / "others").glob("*.json")}
-    ours = json.loads((folder / FULL / "record.json").read_text())
-    rows = {BLEND: row_of(full, BLEND, order, ours), FULL: row_of(full, ENSEMBLE, order, ours)}
-    for path in sorted(folder.glob("*/record.json"), key=lambda path: path.stat().st_mtime):
-        if path.parent.name != FULL:
-            lists = [read_predictions(one) for one in sorted(path.parent.glob("seed-*.jsonl"))]
-            rows[path.parent.name] = row_of(lists, ENSEMBLE, order, json.loads(path.read_text()))
-    rows |= {name: row_of(full, name, order, record) for name, record in others.items()}
-    counted = [name for name in full[0][0] if name not in {*TOLD, *report["model_rows"], *others}]
-    return rows | {name: row_of(full[:1], name, order) for name in counted}, report
+def read_figures(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:
+    """The rows of a data set, and what all of them share; nothing where there is no such file."""
+    if not path.exists():
+        return {}, {}
+    about = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Row(**row) for name, row in about.pop("rows").items()}, about
+
+
+def keep_figures(folder: Path, name: str, path: Path) -> None:
+    """Adds a row whose lists are there to a data set's figures; with MACRec's come the blend, others' and counting.
+
+    Raises:
+        SystemExit: lists of other users than the rows before.
+    """
+    lists = [read_predictions(one) for one in sorted((folder / name).glob("seed-*.jsonl"))]
+    report = json.loads((folder / name / "seed-0.json").read_text())
+    record = json.loads((folder / name / "record.json").read_text())
+    users = ["\n".join(f"{line['user_id']} {line['target']}" for line in lines) for lines in lists]
+    about = {"quoted": report["quoted"], "num_users": report["num_users"], "num_items": report["num_items"]}
+    about["users"] = hashlib.sha256(users[0].encode()).hexdigest()
+    rows, before = read_figures(path)
+    if set(users) != {users[0]} or (before and before != about):
+        raise SystemExit(
+            f"{name}: expected lists of the users that the rows before were tested on, got {about}, not {before}."
+        )
+    rows[name] = row_of(lists, ENSEMBLE, report, record)
+    if name == FULL:
+        others = {one.stem: json.loads(one.read_text()) for one in (folder / "others").glob("*.json")}
+        counted = [one for one in lists[0][0] if one not in {*TOLD, *report["model_rows"], *others}]
+        rows = {BLEND: row_of(lists, BLEND, report, record), **rows}
+        rows |= {one: row_of(lists, one, report, told) for one, told in others.items()}
+        rows |= {one: row_of(lists[:1], one, report) for one in counted}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(about | {"rows": {one: asdict(row) for one, row in rows.items()}})
+    path.write_text(text.replace('}, "', '},\n"') + "\n", encoding="utf-8")
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -90,27 +128,18 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 
 
 def row_of(
-    seeds: Sequence[list[dict[str, Any]]], name: str, order: Sequence[str], record: dict[str, Any] | None = None
+    seeds: Sequence[list[dict[str, Any]]], name: str, report: dict[str, Any], record: dict[str, Any] | None = None
 ) -> Row:
-    """The figures of one list of each line.
-
-    Raises:
-        SystemExit: predictions of other users.
-    """
-    for lines in seeds:
-        if [line["user_id"] for line in lines] != list(order):
-            raise SystemExit(f"{name}: expected predictions of the same users as of {FULL}'s first model.")
-    return Row(np.array([[figures_of(line, name) for line in lines] for lines in seeds]), record)
+    """Where the targets stand in one list of each line."""
+    places = [[[place_of(line, column, name) for line in lines] for column in COLUMNS] for lines in seeds]
+    return Row(places, [part["coverage"].get(name) for part in (report, report["hidden"])], record)
 
 
-def figures_of(line: dict[str, Any], name: str) -> list[list[float]]:
-    """HR@10 and NDCG@10 of a user's list, shown and hidden, items of one score in the order of the list."""
-    found = []
-    for lists in (line, line["hidden"]):
-        items = [item for item, _ in lists[name][:K]] if name in lists else []
-        place = items.index(line["target"]) if line["target"] in items else None
-        found.append([0.0, 0.0] if place is None else [1.0, 1 / np.log2(place + 2)])
-    return found
+def place_of(line: dict[str, Any], column: str, name: str) -> int:
+    """The target's place in a user's list, items of one score in the order of the list; 0 where it is not there."""
+    lists = line if column == "shown" else line["hidden"]
+    items = [item for item, _ in lists.get(name, [])[:K]]
+    return items.index(line["target"]) + 1 if line["target"] in items else 0
 
 
 def holm(values: dict[str, float]) -> dict[str, float]:
@@ -122,13 +151,13 @@ def holm(values: dict[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def table(rows: dict[str, Row], report: dict[str, Any]) -> str:
+def table(rows: dict[str, Row], about: dict[str, Any]) -> str:
     """A Markdown table, and below it how the rows were trained."""
-    column = COLUMNS.index(report["quoted"])
+    column = COLUMNS.index(about["quoted"])
     other = 1 - column
     quoted = {name: row.users[:, column] for name, row in rows.items()}
     against = {reference: differences(rows, quoted, reference) for reference in (BLEND, FULL)}
-    head = [f"own history {report['quoted']}: HR@10", "NDCG@10", "its range over the seeds"]
+    head = [f"own history {about['quoted']}: HR@10", "NDCG@10", "its range over the seeds"]
     head += [f"{COLUMNS[other]}: HR@10", "NDCG@10", "NDCG@10 − blend", f"NDCG@10 − {FULL}", "coverage"]
     lines = [f"| | {' | '.join(head)} |", "|" + "---|" * (len(head) + 1)]
     for name in sorted(rows, key=lambda name: -quoted[name][:, 1].mean()):
@@ -139,14 +168,13 @@ def table(rows: dict[str, Row], report: dict[str, Any]) -> str:
         cells.append(f"{ends.min():.4f}–{ends.max():.4f}" if len(ends) > 1 else "")
         cells += [f"{row.users[:, other, m].mean():.4f}" for m in range(len(METRICS))]
         cells += [against[reference].get(name, "") for reference in (BLEND, FULL)]
-        place = ENSEMBLE if name == FULL else name
-        covered = (report["hidden"] if column else report)["coverage"].get(place)
+        covered = row.coverage[column]
         cells.append("" if covered is None else f"{covered:.0%}")
         label = f"**{name}**" if name in (BLEND, FULL) else name
         lines.append(f"| {label}{'' if row.converged else ', not converged'} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"{report['num_users']:,} test users, {report['num_items']:,} items, {len(rows[FULL].figures)} seeds; "
+        f"{about['num_users']:,} test users, {about['num_items']:,} items, {len(rows[FULL].places)} seeds; "
         "differences paired over users, p by Holm over the rows.",
         "",
         "Trained rows: configurations tried, CPU minutes of a training, the configuration that was kept.",

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def write_predictions(path: Path, places: dict[str, list[int | None]], only_show
 
 
 @pytest.fixture
-def lists(tmp_path):
-    """Two users, two seeds; another row, one of another library, and counting."""
+def figures(tmp_path, scripts):
+    """The file of two users and two seeds; another row, one of another library, and counting."""
     folder = tmp_path / "shop"
     counted = {"popularity": [None, 5], "sasrec": [0, 11]}
     write_predictions(
@@ -55,18 +56,24 @@ def lists(tmp_path):
     coverage = {"blend": 0.5, "ensemble": 0.25, "popularity": 0.01}
     report = {"quoted": "shown", "model_rows": ["ensemble", "blend"], "num_users": 2, "num_items": 40}
     report |= {"coverage": coverage, "hidden": {"coverage": coverage}}
-    (folder / "MACRec" / "seed-0.json").write_text(json.dumps(report))
+    for name in ("MACRec", "TIGER"):
+        (folder / name / "seed-0.json").write_text(json.dumps(report))
     one = {"minutes": 1.5, "converged": True, "configuration": {"width": 64}}
     for name, kept in (("MACRec", one), ("TIGER", one | {"converged": False}), ("others/sasrec", one)):
         path = folder / (f"{name}.json" if "/" in name else f"{name}/record.json")
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"tried": [one], "kept": [kept]}))
-    return tmp_path
+    path = tmp_path / "figures" / "shop.json"
+    for name in ("MACRec", "TIGER"):
+        scripts[1].keep_figures(folder, name, path)
+    return path
 
 
-def test_figures_are_means_over_users_of_their_means_over_the_seeds(scripts, lists):
-    rows, _ = scripts[1].read_rows(lists / "shop")
-    assert list(rows) == ["blend", "MACRec", "TIGER", "sasrec", "popularity"]
+def test_figures_are_means_over_users_of_their_means_over_the_seeds(scripts, figures):
+    rows, about = scripts[1].read_figures(figures)
+    assert list(rows) == ["blend", "MACRec", "sasrec", "popularity", "TIGER"]
+    assert (about["quoted"], about["num_users"], about["num_items"]) == ("shown", 2, 40)
+    assert rows["TIGER"].coverage == [0.25, 0.25] and rows["sasrec"].coverage == [None, None]
     second, third = 1 / math.log2(3), 1 / math.log2(5)
     np.testing.assert_allclose(rows["blend"].users[:, 0], [[1, 1], [1, (second + 1) / 2]])
     np.testing.assert_allclose(rows["MACRec"].users[:, 0], [[1, (third + 1) / 2], [0, 0]])
@@ -83,10 +90,10 @@ def test_holm_is_the_step_down_rule(scripts):
         assert adjusted[name] == pytest.approx(max((4 - place) * one for place, one in enumerate(smaller)))
 
 
-def test_the_page_gets_its_table_and_keeps_the_rest(scripts, lists, tmp_path, monkeypatch, capsys):
+def test_the_page_gets_its_table_and_keeps_the_rest(scripts, figures, tmp_path, monkeypatch, capsys):
     page = tmp_path / "results.md"
     page.write_text("# Results\n<!-- table: shop -->\nold\n<!-- end -->\nSentences.\n")
-    monkeypatch.setattr(sys, "argv", ["results.py", "--lists", str(lists), "--page", str(page)])
+    monkeypatch.setattr(sys, "argv", ["results.py", "--figures", str(figures.parent), "--page", str(page)])
     scripts[1].main()
     text = page.read_text()
     assert text.startswith("# Results\n<!-- table: shop -->\n| |") and text.endswith("<!-- end -->\nSentences.\n")
@@ -104,10 +111,27 @@ def test_the_page_gets_its_table_and_keeps_the_rest(scripts, lists, tmp_path, mo
         assert re.search(r"\| \*\*blend\*\* [\s\S]*stays as it is: `<!-- table: shop -->`", capsys.readouterr().out)
 
 
-def test_rows_of_other_users_are_refused(scripts, lists):
-    write_predictions(lists / "shop" / "TIGER" / "seed-1.jsonl", {"ensemble": [9]})
-    with pytest.raises(SystemExit, match="expected predictions of the same users"):
-        scripts[1].read_rows(lists / "shop")
+def test_rows_of_other_users_are_refused_and_change_nothing(scripts, figures, tmp_path):
+    before = figures.read_text()
+    folder = tmp_path / "shop"
+    for users in ([9], [9, 10, 11]):
+        for seed in range(2):
+            write_predictions(folder / "TIGER" / f"seed-{seed}.jsonl", {"ensemble": users})
+        with pytest.raises(SystemExit, match="TIGER: expected lists of the users that the rows before were tested on"):
+            scripts[1].keep_figures(folder, "TIGER", figures)
+    write_predictions(folder / "TIGER" / "seed-0.jsonl", {"ensemble": [9, 10]})  # seeds of different users
+    with pytest.raises(SystemExit, match="expected lists of the users"):
+        scripts[1].keep_figures(folder, "TIGER", figures)
+    assert figures.read_text() == before
+
+
+def test_without_the_row_that_others_are_compared_with_there_is_no_table(
+    scripts, figures, tmp_path, monkeypatch, capsys
+):
+    scripts[1].keep_figures(tmp_path / "shop", "TIGER", tmp_path / "alone" / "shop.json")
+    monkeypatch.setattr(sys, "argv", ["results.py", "--figures", str(tmp_path / "alone"), "--page", "none.md"])
+    scripts[1].main()
+    assert capsys.readouterr().out == "shop: MACRec, which the others are compared with, has no row yet.\n"
 
 
 @pytest.mark.slow
@@ -115,17 +139,40 @@ def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
     page = tmp_path / "results.md"
     page.write_text("<!-- table: demo -->\n<!-- end -->\n")
     words = ["--shop", "30x24", "--output", str(tmp_path), "--rows", "MACRec,residual k-means,LETTER-like,P5-CID IDs"]
-    words += ["--configurations", "1", "--seeds", "0,1", "--jobs", "2", "--quantize", SMALL, "--train", TINY]
+    words += [
+        "--figures",
+        str(tmp_path / "figures"),
+        "--configurations",
+        "1",
+        "--seeds",
+        "0,1",
+        "--jobs",
+        "2",
+        "--quantize",
+        SMALL,
+        "--train",
+        TINY,
+    ]
     monkeypatch.setattr(sys, "argv", ["result_lists.py", *words])
     scripts[0].main()
-    rows, report = scripts[1].read_rows(tmp_path / "demo")
+    kept = tmp_path / "figures" / "demo.json"
+    rows, _ = scripts[1].read_figures(kept)
+    report = json.loads((tmp_path / "demo" / "MACRec" / "seed-0.json").read_text())
     assert {"blend", "MACRec", "residual k-means", "LETTER-like", "P5-CID IDs", "own_sasrec", "own_fdsa"} < set(rows)
     for name in ("hr@10", "ndcg@10"):  # as evaluate says it, without ties
         place = ["hr@10", "ndcg@10"].index(name)
         assert rows["blend"].figures[0, :, 0, place].mean() == pytest.approx(report["blend"][name])
         assert rows["popularity"].users[:, 1, place].mean() == pytest.approx(report["hidden"]["popularity"][name])
-    record = json.loads((tmp_path / "demo" / "MACRec" / "record.json").read_text())
+    assert rows["own_sasrec"].coverage == [part["coverage"]["own_sasrec"] for part in (report, report["hidden"])]
+    record = rows["MACRec"].record
     assert len(record["tried"]) == 1 and [one["seed"] for one in record["kept"]] == [0, 1]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
-    scripts[0].main()  # nothing is made twice
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+    lists = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+    before = kept.read_text()
+    kept.write_text(before.replace("P5-CID IDs", "another"))
+    scripts[0].main()  # nothing is made twice, but for what is not kept: that from what lies there
+    assert lists == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+    after = json.loads(kept.read_text())["rows"]
+    assert after["P5-CID IDs"] == after["another"] == json.loads(before)["rows"]["P5-CID IDs"]
+    shutil.rmtree(tmp_path / "demo" / "MACRec")
+    scripts[0].main()  # nor are the lists looked for once the row is kept
+    assert not (tmp_path / "demo" / "MACRec").exists()
