@@ -127,15 +127,15 @@ def seconds(call, args, repeats=None):
     After three that are not timed, of the third of which a recording may be made, and on a GPU after a quarter of a
     second of such, until which its clock may be rising.
     """
-    times, begun, calls = [], time.perf_counter(), 0
-    rising = 0.25 if args.device == "cuda" else 0.0
+    for _ in range(3):
+        call()
+    wait(args.device)
+    times, begun, rising = [], time.perf_counter(), 0.25 if args.device == "cuda" else 0.0
     while len(times) < (repeats or args.repeats):
-        wait(args.device)
         start = time.perf_counter()
         call()
         wait(args.device)
-        calls += 1
-        if calls > 3 and start - begun > rising:
+        if start - begun >= rising:
             times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -153,9 +153,7 @@ def card(args, _):
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         left, right = (torch.randn(size, size, device=args.device, dtype=dtype) for _ in range(2))
         found[name] = say(f"product, {name}", 2 * size**3 / seconds(lambda: left @ right, args) / 1e12, "TFLOP/s")  # noqa: B023
-    values = torch.empty(2**28 if args.device == "cuda" else 2**20, device=args.device)
-    target = torch.empty_like(values)
-    found["copy"] = say("copy", 2 * 4 * values.numel() / seconds(lambda: target.copy_(values), args) / 1e9, "GB/s")
+    found["copy"] = say("copy", copied(args), "GB/s")
     return found
 
 
@@ -392,10 +390,18 @@ def kernels(args, _):
         calls["decode"] = torch.no_grad()(lambda: run(some))
         found = {name: profiled(f"{name} in bfloat16", call, args) for name, call in calls.items()}
     for name, one in found.items():
-        say(f"{name}: moved by its operations", moved[name] / 1e9, "GB")
+        one["moved_gb"] = say(f"{name}: moved by its operations", moved[name] / 1e9, "GB")
         if one["device_ms"]:
-            say("    per second of the device", moved[name] / one["device_ms"] / 1e6, "GB/s")
+            one["gb_s"] = say("    per second of the device", moved[name] / one["device_ms"] / 1e6, "GB/s")
+            one["of_a_copy"] = say("    of the speed of copies", 100 * one["gb_s"] / copied(args), "%")
     return found
+
+
+def copied(args):
+    """GB/s of copies."""
+    values = torch.empty(2**28 if args.device == "cuda" else 2**20, device=args.device)
+    target = torch.empty_like(values)
+    return 2 * 4 * values.numel() / seconds(lambda: target.copy_(values), args) / 1e9
 
 
 def profiled(name, call, args):

@@ -6,7 +6,7 @@ A row of ours is a kind of semantic IDs and a way to train on them. It is traine
 the one with the best NDCG@10 on the validation users that choose is trained with the further seeds; `macrec evaluate`
 writes the lists of every test user. The rows of others (SASRec and FDSA of our own; with `--rectools PYTHON`, the
 interpreter of an environment of `benchmarks/baselines/requirements.txt`, SASRec and BERT4Rec of RecTools) get the CPU
-minutes that the first configuration of MACRec took, and come with its row.
+minutes that the first configuration of MACRec took.
 
 Row by row: as soon as one is whole, where its targets stood goes into `--figures`, `NAME.json`, and it is not made
 again while it stands there. Of a row that was interrupted, whatever lies in `--output` is not made again either.
@@ -34,7 +34,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from ablation_rows import QUANTIZERS  # noqa: E402
 from ablation_rows import ROWS as ABLATIONS  # noqa: E402
-from results import FIGURES, FULL, keep_figures, read_figures  # noqa: E402
+from results import (  # noqa: E402
+    FIGURES,
+    FULL,
+    Row,
+    digest,
+    keep_figures,
+    keep_other_figures,
+    read_figures,
+    tested,
+)
 
 from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
 
@@ -51,8 +60,7 @@ ROWS |= {
     "LETTER-like": ("with co-purchases", []),
     "P5-CID IDs": ("P5-CID", []),
 }
-OTHERS = {"own SASRec": "own_sasrec", "own FDSA": "own_fdsa"}
-RECTOOLS = {"SASRec": "sasrec", "BERT4Rec": "bert4rec"}
+OTHERS = ["own_sasrec", "own_fdsa", "sasrec", "bert4rec"]  # the last two by RecTools
 CONFIGURATIONS = [
     f"--dropout-rate {dropout} --learning-rate {rate} --embedding-learning-rate {10 * rate:g}"
     for dropout in (0.1, 0.3)
@@ -71,18 +79,54 @@ def main() -> None:
         args.embeddings = folder / "emb"
         macrec("embed", "--items", args.items, into=args.embeddings, result="meta.json")
     kept = args.figures / f"{args.name}.json"
+    check_users(args, kept)
     for name in args.rows:
-        if name in read_figures(kept)[0]:
-            print(f"{name}: in {kept} already")
+        if is_kept(args, name, kept):
             continue
-        record = train_row(args, folder, name)
-        lists = fill_other_rows(args, folder, record["tried"][0]["minutes"]) if name == FULL else {}
-        for one in record["kept"]:
-            told = [f"{other}={paths[one['seed']]}" for other, paths in lists.items()]
+        for one in train_row(args, folder, name)["kept"]:
             words = ["evaluate", folder / name / one["model"], "--interactions", args.interactions, "--no-card"]
-            words += ["--output", folder / name / f"seed-{one['seed']}.json", *(["--lists", *told] if told else [])]
+            words += ["--output", folder / name / f"seed-{one['seed']}.json"]
             macrec(*words, into=folder / name / f"seed-{one['seed']}.jsonl", flag="--predictions")
         keep_figures(folder, name, kept)
+    for name, command in other_commands(args).items():
+        if not is_kept(args, name, kept):
+            fill_other_row(args, folder / "others", name, command, read_figures(kept)[0])
+            keep_other_figures(folder / "others", name, read_interactions(args.interactions), kept)
+
+
+def check_users(args: argparse.Namespace, kept: Path) -> None:
+    """Refuses purchases that are not those of the rows which are kept, before anything is trained.
+
+    Raises:
+        SystemExit: they are of other users.
+    """
+    purchases = tested(read_interactions(args.interactions))
+    users, (_, about) = digest([(user, purchases[user][-1]) for user in sorted(purchases)]), read_figures(kept)
+    if about and about["users"] != users:
+        raise SystemExit(
+            f"{args.interactions}: expected the purchases of the rows in {kept}, got others. Take another --name."
+        )
+
+
+def is_kept(args: argparse.Namespace, name: str, kept: Path) -> bool:
+    """Whether a row is whole; says so.
+
+    Raises:
+        SystemExit: it was made with other settings.
+    """
+    rows, _ = read_figures(kept)
+    if name not in rows:
+        return False
+    made = (rows[name].record or {}).get("settings", settings(args))
+    if name in ROWS and made != settings(args):
+        raise SystemExit(f"{name}: in {kept} by {made}, not {settings(args)}. Take another --name or --figures.")
+    print(f"{name}: in {kept} already")
+    return True
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides on a row of ours, besides its name and the data."""
+    return {"seeds": args.seeds, "configurations": args.configurations, "quantize": args.quantize, "train": args.train}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -95,6 +139,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("result_lists"))
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of what is kept of finished rows")
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="(default: all)")
+    parser.add_argument("--others", type=lambda text: text.split(","), default=OTHERS, help="(default: all)")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--configurations", type=int, default=len(CONFIGURATIONS), help="only the first so many")
     parser.add_argument("--quantize", type=shlex.split, default=[], help="further flags of macrec quantize")
@@ -123,6 +168,7 @@ def train_row(args: argparse.Namespace, folder: Path, name: str) -> dict[str, An
         "tried": [{"configuration": CONFIGURATIONS[number], **tried[number]} for number in numbers],
         "kept": [{"seed": seed, **one} for seed, one in zip(args.seeds, kept, strict=True)],
         "configuration": CONFIGURATIONS[best],
+        "settings": settings(args),
     }
     (folder / name / "record.json").write_text(json.dumps(record, indent=2))
     return record
@@ -176,24 +222,30 @@ def embed_with_co_purchases(args: argparse.Namespace, folder: Path) -> Path:
     return embeddings
 
 
-def fill_other_rows(args: argparse.Namespace, folder: Path, minutes: float) -> dict[str, dict[int, Path]]:
-    """Trains the systems of others. Returns their lists, by name and seed."""
+def other_commands(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """The programs of the systems of others, by the names of their rows and files."""
     programs = ROOT / "benchmarks" / "baselines"
     own = [sys.executable, programs / "own_lists.py"]
-    commands = {"own SASRec": own, "own FDSA": [*own, "--features", args.embeddings]}
+    commands = {"own_sasrec": own, "own_fdsa": [*own, "--features", args.embeddings]}
     if args.rectools is not None:
-        commands |= {
-            name: [args.rectools, programs / "rectools_lists.py", "--system", system]
-            for name, system in RECTOOLS.items()
-        }
-    lists = {}
-    for name, command in commands.items():
-        file = (OTHERS | RECTOOLS)[name]
-        if not (folder / "others" / f"{file}.json").exists():
-            budget = ["--minutes", minutes, "--seeds", len(args.seeds), "--configurations", args.configurations]
-            run(*command, "--interactions", args.interactions, *budget, "--output", folder / "others")
-        lists[file] = {seed: folder / "others" / f"{file}.seed-{seed}.jsonl" for seed in args.seeds}
-    return lists
+        for name in ("sasrec", "bert4rec"):
+            commands[name] = [args.rectools, programs / "rectools_lists.py", "--system", name]
+    return {name: command for name, command in commands.items() if name in args.others}
+
+
+def fill_other_row(args: argparse.Namespace, into: Path, name: str, command: list[Any], rows: dict[str, Row]) -> None:
+    """Trains a system of others as long as MACRec's first configuration took, unless its lists are there.
+
+    Raises:
+        SystemExit: MACRec has no row yet.
+    """
+    if (into / f"{name}.json").exists():
+        return
+    if FULL not in rows or rows[FULL].record is None:
+        raise SystemExit(f"{name}: expected {FULL}'s row first, which says how many minutes a training may take.")
+    budget = ["--minutes", rows[FULL].record["tried"][0]["minutes"]]
+    budget += ["--seeds", len(args.seeds), "--configurations", args.configurations]
+    run(*command, "--interactions", args.interactions, *budget, "--output", into)
 
 
 def macrec(*words: Any, into: Path, result: str = "", flag: str = "--output") -> None:

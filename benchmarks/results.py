@@ -15,16 +15,21 @@ validation still rose at its end is marked and not tested against.
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from macrec_hf import bootstrap_interval, paired_bootstrap
+import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from macrec_hf import bootstrap_interval, paired_bootstrap  # noqa: E402
+from macrec_hf.data.histories import user_histories  # noqa: E402
+
 FIGURES = ROOT / "benchmarks" / "figures"
 FULL, BLEND, ENSEMBLE = "MACRec", "blend", "ensemble"
 K, METRICS, COLUMNS = 10, ("HR@10", "NDCG@10"), ("shown", "hidden")
@@ -94,32 +99,84 @@ def read_figures(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:
 
 
 def keep_figures(folder: Path, name: str, path: Path) -> None:
-    """Adds a row whose lists are there to a data set's figures; with MACRec's come the blend, others' and counting.
+    """Adds a row whose lists are there to a data set's figures; with MACRec's come the blend and counting.
 
     Raises:
         SystemExit: lists of other users than the rows before.
     """
-    lists = [read_predictions(one) for one in sorted((folder / name).glob("seed-*.jsonl"))]
-    report = json.loads((folder / name / "seed-0.json").read_text())
     record = json.loads((folder / name / "record.json").read_text())
-    users = ["\n".join(f"{line['user_id']} {line['target']}" for line in lines) for lines in lists]
-    about = {"quoted": report["quoted"], "num_users": report["num_users"], "num_items": report["num_items"]}
-    about["users"] = hashlib.sha256(users[0].encode()).hexdigest()
-    rows, before = read_figures(path)
-    if set(users) != {users[0]} or (before and before != about):
-        raise SystemExit(
-            f"{name}: expected lists of the users that the rows before were tested on, got {about}, not {before}."
-        )
-    rows[name] = row_of(lists, ENSEMBLE, report, record)
+    seeds = [one["seed"] for one in record["kept"]]
+    lists = [read_predictions(folder / name / f"seed-{seed}.jsonl") for seed in seeds]
+    report = json.loads((folder / name / f"seed-{seeds[0]}.json").read_text())
+    rows = {name: row_of(lists, ENSEMBLE, report, record)}
     if name == FULL:
-        others = {one.stem: json.loads(one.read_text()) for one in (folder / "others").glob("*.json")}
-        counted = [one for one in lists[0][0] if one not in {*TOLD, *report["model_rows"], *others}]
-        rows = {BLEND: row_of(lists, BLEND, report, record), **rows}
-        rows |= {one: row_of(lists, one, report, told) for one, told in others.items()}
+        counted = [one for one in lists[0][0] if one not in {*TOLD, *report["model_rows"]}]
+        rows = {BLEND: row_of(lists, BLEND, report, record)} | rows
         rows |= {one: row_of(lists[:1], one, report) for one in counted}
+    users = {digest([(line["user_id"], line["target"]) for line in lines]) for lines in lists}
+    about = {"quoted": report["quoted"], "num_users": report["num_users"], "num_items": report["num_items"]}
+    add_rows(path, rows, about, users)
+
+
+def keep_other_figures(folder: Path, name: str, interactions: pd.DataFrame, path: Path) -> None:
+    """Adds the row of a system that is not ours, whose lists `macrec evaluate --lists` would read, beside MACRec's.
+
+    Raises:
+        SystemExit: lists of other users than the rows before.
+    """
+    histories, (_, about) = tested(interactions), read_figures(path)
+    seeds, seen = [], [set(), set()]
+    record = json.loads((folder / f"{name}.json").read_text())
+    for told in record["kept"]:
+        one = folder / f"{name}.seed-{told['seed']}.jsonl"
+        lists = {str(line["user_id"]): line["items"] for line in map(json.loads, one.read_text().splitlines())}
+        if set(lists) != set(histories):
+            raise SystemExit(
+                f"{one}: expected lists of the {len(histories)} users with a test purchase, got {len(lists)}."
+            )
+        columns = []
+        for column in COLUMNS:
+            own = {user: set(items[:-1]) if column == "hidden" else () for user, items in histories.items()}
+            firsts = {user: [item for item in lists[user] if item not in own[user]][:K] for user in sorted(histories)}
+            columns.append([place_in(first, histories[user][-1]) for user, first in firsts.items()])
+            if not seeds:
+                seen[COLUMNS.index(column)].update(*firsts.values())
+        seeds.append(columns)
+    users = {digest([(user, histories[user][-1]) for user in sorted(histories)])}
+    add_rows(path, {name: Row(seeds, [len(items) / about["num_items"] for items in seen], record)}, about, users)
+
+
+def tested(interactions: pd.DataFrame) -> dict[str, list[str]]:
+    """The purchases of each user who is tested, oldest first; the last one tests."""
+    item_ids = list(dict.fromkeys(interactions["item_id"]))
+    found = user_histories(interactions, {item: row for row, item in enumerate(item_ids)})
+    return {str(user): [item_ids[row] for row in rows] for user, rows in zip(found.user_ids, found.items, strict=True)}
+
+
+def add_rows(path: Path, rows: dict[str, Row], about: dict[str, Any], users: set[str]) -> None:
+    """Writes a data set's figures with further rows.
+
+    Raises:
+        SystemExit: they are of other users than the rows before, or of several.
+    """
+    before, known = read_figures(path)
+    about = about | {"users": users.pop()}
+    if users or (known and known != about):
+        raise SystemExit(
+            f"{', '.join(rows)}: expected lists of the users that the rows before were tested on, the same of every "
+            f"seed, {known or about}; got {about}."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(about | {"rows": {one: asdict(row) for one, row in rows.items()}})
-    path.write_text(text.replace('}, "', '},\n"') + "\n", encoding="utf-8")
+    lines = [f"{json.dumps(name)}: {json.dumps(asdict(row))}" for name, row in (before | rows).items()]
+    head = json.dumps(about)[:-1]
+    beside = path.with_suffix(".part")
+    beside.write_text(head + ', "rows": {\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def digest(users: Sequence[tuple[str, str]]) -> str:
+    """Of users and their targets, so that rows can be compared user by user."""
+    return hashlib.sha256(json.dumps(users).encode()).hexdigest()
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -138,8 +195,11 @@ def row_of(
 def place_of(line: dict[str, Any], column: str, name: str) -> int:
     """The target's place in a user's list, items of one score in the order of the list; 0 where it is not there."""
     lists = line if column == "shown" else line["hidden"]
-    items = [item for item, _ in lists.get(name, [])[:K]]
-    return items.index(line["target"]) + 1 if line["target"] in items else 0
+    return place_in([item for item, _ in lists.get(name, [])[:K]], line["target"])
+
+
+def place_in(items: Sequence[str], target: str) -> int:
+    return items.index(target) + 1 if target in items else 0
 
 
 def holm(values: dict[str, float]) -> dict[str, float]:
@@ -174,8 +234,8 @@ def table(rows: dict[str, Row], about: dict[str, Any]) -> str:
         lines.append(f"| {label}{'' if row.converged else ', not converged'} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"{about['num_users']:,} test users, {about['num_items']:,} items, {len(rows[FULL].places)} seeds; "
-        "differences paired over users, p by Holm over the rows.",
+        f"{about['num_users']:,} test users, {about['num_items']:,} items, {len(rows[FULL].places)} seeds of trained "
+        "rows; differences paired over users, p by Holm over the rows.",
         "",
         "Trained rows: configurations tried, CPU minutes of a training, the configuration that was kept.",
         "",

@@ -8,6 +8,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select"}
+WAITING |= {"equal", "bincount"}
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 COPYING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}  # on a CPU no operation tells of them
 OF_TRANSFORMERS = {"masking_utils.py"}  # whether a padding mask hides anything, once for each kind of attention
 
@@ -37,8 +39,9 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
-        by_mask = name == "index" and any(place is not None and place.dtype == torch.bool for place in args[1])
-        if name in WAITING or by_mask:
+        by_mask = name in INDEXING and any(place is not None and place.dtype == torch.bool for place in args[1])
+        unsized = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
+        if name in WAITING or by_mask or unsized:
             self.found[asking()] += 1
         return function(*args, **(kwargs or {}))
 

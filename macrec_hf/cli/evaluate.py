@@ -128,7 +128,9 @@ def evaluate_model(
 
     decoding = chosen_decoding(args)  # refused before the model is read
     lists = named_lists(args.lists)
-    recommender = MacRecRecommender.from_pretrained(name, device=accelerator.device, max_history=args.max_history)
+    recommender = MacRecRecommender.from_pretrained(
+        name, device=accelerator.device, dtype=args.dtype, max_history=args.max_history
+    )
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     ranking = rank_split(
         recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,

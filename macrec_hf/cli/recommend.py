@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> str:
     decoding = chosen_decoding(args)  # refused before the model is read
     users = [(None, read_history(args.history))] if args.history is not None else read_histories(Path(args.histories))
     check_finished(args.model)
-    recommender = MacRecRecommender.from_pretrained(args.model, device=device, max_history=args.max_history)
+    recommender = MacRecRecommender.from_pretrained(
+        args.model, device=device, dtype=args.dtype, max_history=args.max_history
+    )
     known = recommender.table.item_ids
     titles = read_titles(args.items, args.item_column, args.title_column, known) or recommender.item_titles
     try:

@@ -243,7 +243,8 @@ def rank_split(
     if recommender.blend is not None:
         fusion[BLEND] = recommender.blend.serves
     settings: dict[str, Any] = {"num_beams": decoding.num_beams, "fusion": fusion, "max_history": encoder.max_history}
-    settings |= {"limit_users": limit_users, "seed": seed}
+    dtype = str(recommender.model.dtype).removeprefix("torch.")
+    settings |= {"limit_users": limit_users, "seed": seed, "dtype": dtype}
     unread = None
     if isinstance(users, FutureUsers):
         settings["trained_until"] = _trained_until(recommender)

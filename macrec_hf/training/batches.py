@@ -64,7 +64,8 @@ def micro_batch_weights(
             each as its loss has parts, (num_parts,), and a factor comes back for each part.
         dtype: of the factors, the loss's.
     """
-    totals = torch.stack(list(sizes)).to(accelerator.device, torch.float32)  # whole numbers below 2**24: exact
+    # Whole numbers below 2**24: exact in float32.
+    totals = torch.stack(list(sizes)).float().to(accelerator.device, non_blocking=True)
     if accelerator.num_processes > 1:
         totals = accelerator.reduce(totals, "sum")
     totals = totals.to(dtype)

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+
+from macrec_hf import MacRecRecommender, evaluate
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = "--hidden-sizes 16 --codebook-size 12 --num-pseudo-labels 4 --epochs 1 --evaluations 1"
@@ -40,17 +43,29 @@ def write_predictions(path: Path, places: dict[str, list[int | None]], only_show
     path.write_text("\n".join(json.dumps(line) for line in reversed(lines)) + "\n")
 
 
+# Oldest last in the file; the third user has no test purchase.
+PURCHASES = pd.DataFrame(
+    [("u0", "wanted", 3), ("u0", "thing", 2), ("u0", "other0", 1), ("u2", "thing", 1), ("u2", "wanted", 2)]
+    + [("u1", "other1", 1), ("u1", "other0", 2), ("u1", "wanted", 3)],
+    columns=["user_id", "item_id", "timestamp"],
+)
+
+
+def write_other(path: Path, places: dict[str, int]) -> None:
+    lines = []
+    for user, place in places.items():
+        items = [f"other{rank}" for rank in range(12)]
+        lines.append({"user_id": user, "items": [*items[:place], "wanted", *items[place:]]})
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+
+
 @pytest.fixture
 def figures(tmp_path, scripts):
     """The file of two users and two seeds; another row, one of another library, and counting."""
     folder = tmp_path / "shop"
-    counted = {"popularity": [None, 5], "sasrec": [0, 11]}
-    write_predictions(
-        folder / "MACRec" / "seed-0.jsonl", {"blend": [0, 1], "ensemble": [3, None], **counted}, ("sasrec",)
-    )
-    write_predictions(
-        folder / "MACRec" / "seed-1.jsonl", {"blend": [0, 0], "ensemble": [0, None], **counted}, ("sasrec",)
-    )
+    counted = {"popularity": [None, 5]}
+    write_predictions(folder / "MACRec" / "seed-0.jsonl", {"blend": [0, 1], "ensemble": [3, None], **counted})
+    write_predictions(folder / "MACRec" / "seed-1.jsonl", {"blend": [0, 0], "ensemble": [0, None], **counted})
     for seed in range(2):
         write_predictions(folder / "TIGER" / f"seed-{seed}.jsonl", {"ensemble": [9, 10]})
     coverage = {"blend": 0.5, "ensemble": 0.25, "popularity": 0.01}
@@ -62,23 +77,32 @@ def figures(tmp_path, scripts):
     for name, kept in (("MACRec", one), ("TIGER", one | {"converged": False}), ("others/sasrec", one)):
         path = folder / (f"{name}.json" if "/" in name else f"{name}/record.json")
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"tried": [one], "kept": [kept]}))
+        seeds = [0] if "/" in name else [0, 1]
+        path.write_text(json.dumps({"tried": [one], "kept": [kept | {"seed": seed} for seed in seeds]}))
     path = tmp_path / "figures" / "shop.json"
     for name in ("MACRec", "TIGER"):
         scripts[1].keep_figures(folder, name, path)
+    write_other(folder / "others" / "sasrec.seed-0.jsonl", {"u1": 11, "u0": 2, "u2": 0})
+    with pytest.raises(SystemExit, match="expected lists of the 2 users with a test purchase, got 3"):
+        scripts[1].keep_other_figures(folder / "others", "sasrec", PURCHASES, path)
+    write_other(folder / "others" / "sasrec.seed-0.jsonl", {"u1": 11, "u0": 2})
+    scripts[1].keep_other_figures(folder / "others", "sasrec", PURCHASES, path)
     return path
 
 
 def test_figures_are_means_over_users_of_their_means_over_the_seeds(scripts, figures):
     rows, about = scripts[1].read_figures(figures)
-    assert list(rows) == ["blend", "MACRec", "sasrec", "popularity", "TIGER"]
+    assert list(rows) == ["blend", "MACRec", "popularity", "TIGER", "sasrec"]
     assert (about["quoted"], about["num_users"], about["num_items"]) == ("shown", 2, 40)
-    assert rows["TIGER"].coverage == [0.25, 0.25] and rows["sasrec"].coverage == [None, None]
+    assert rows["TIGER"].coverage == [0.25, 0.25] and rows["sasrec"].coverage == [11 / 40, 11 / 40]
     second, third = 1 / math.log2(3), 1 / math.log2(5)
     np.testing.assert_allclose(rows["blend"].users[:, 0], [[1, 1], [1, (second + 1) / 2]])
     np.testing.assert_allclose(rows["MACRec"].users[:, 0], [[1, (third + 1) / 2], [0, 0]])
     np.testing.assert_allclose(rows["TIGER"].users[:, 0], [[1, 1 / math.log2(11)], [0, 0]])  # the eleventh is too late
-    np.testing.assert_allclose(rows["sasrec"].users, [[[1, 1], [0, 0]], [[0, 0], [0, 0]]])  # hidden: left out
+    # Own items are left out of the hidden list: the third place becomes the second, the twelfth the tenth.
+    np.testing.assert_allclose(
+        rows["sasrec"].users, [[[1, 1 / math.log2(4)], [1, second]], [[0, 0], [1, 1 / math.log2(11)]]]
+    )
 
 
 def test_holm_is_the_step_down_rule(scripts):
@@ -99,9 +123,9 @@ def test_the_page_gets_its_table_and_keeps_the_rest(scripts, figures, tmp_path, 
     assert text.startswith("# Results\n<!-- table: shop -->\n| |") and text.endswith("<!-- end -->\nSentences.\n")
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in table[1:]] == [
-        "| **blend**", "| sasrec", "| **MACRec**", "| popularity", "| TIGER, not converged",
+        "| **blend**", "| **MACRec**", "| sasrec", "| popularity", "| TIGER, not converged",
     ]  # fmt: skip
-    assert "| 0.5000 (0.0000–1.0000) |" in table[2] and table[5].count(" p ") == 0 and table[3].count(" p ") == 1
+    assert "| 0.5000 (0.0000–1.0000) |" in table[3] and table[5].count(" p ") == 0 and table[2].count(" p ") == 1
     assert "- TIGER: 1, 1.5 to 1.5; kept `width 64`" in text
     for place in ("# Results\n", "# Results\n<!-- table: shop -->\n"):  # no place, and one without an end
         page.write_text(place)
@@ -163,7 +187,13 @@ def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
         place = ["hr@10", "ndcg@10"].index(name)
         assert rows["blend"].figures[0, :, 0, place].mean() == pytest.approx(report["blend"][name])
         assert rows["popularity"].users[:, 1, place].mean() == pytest.approx(report["hidden"]["popularity"][name])
-    assert rows["own_sasrec"].coverage == [part["coverage"]["own_sasrec"] for part in (report, report["hidden"])]
+    # As `macrec evaluate --lists` says it of a system of others.
+    lists = {"own_fdsa": tmp_path / "demo" / "others" / "own_fdsa.seed-1.jsonl"}
+    recommender = MacRecRecommender.from_pretrained(tmp_path / "demo" / "MACRec" / "tried" / "0")
+    other = evaluate(recommender, tmp_path / "demo" / "shop" / "interactions.csv", lists=lists)
+    for column, part in enumerate((other, other["hidden"])):
+        hits, gains = rows["own_fdsa"].figures[1, :, column].mean(axis=0)
+        assert (hits, gains) == (pytest.approx(part["own_fdsa"]["hr@10"]), pytest.approx(part["own_fdsa"]["ndcg@10"]))
     record = rows["MACRec"].record
     assert len(record["tried"]) == 1 and [one["seed"] for one in record["kept"]] == [0, 1]
     lists = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
@@ -173,6 +203,10 @@ def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
     assert lists == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     after = json.loads(kept.read_text())["rows"]
     assert after["P5-CID IDs"] == after["another"] == json.loads(before)["rows"]["P5-CID IDs"]
+    monkeypatch.setattr(sys, "argv", ["result_lists.py", *words, "--seeds", "0"])
+    with pytest.raises(SystemExit, match="MACRec: in .* by .*'seeds': .0, 1.*Take another --name"):
+        scripts[0].main()
+    monkeypatch.setattr(sys, "argv", ["result_lists.py", *words])
     shutil.rmtree(tmp_path / "demo" / "MACRec")
     scripts[0].main()  # nor are the lists looked for once the row is kept
     assert not (tmp_path / "demo" / "MACRec").exists()

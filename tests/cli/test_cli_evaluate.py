@@ -104,13 +104,14 @@ def test_evaluate_some_users_with_other_settings(shop, capsys, tmp_path):
     status, out, err = run(
         capsys, "evaluate", "--model", folder / "model", "--interactions", folder / "interactions.csv",
         "--limit-users", 3, "--num-beams", 4, "--fusion", "authors", "--max-history", 1, "--batch-size", 2,
-        "--output", tmp_path / "m.json",
+        "--output", tmp_path / "m.json", "--dtype", "bfloat16",
     )  # fmt: skip
     assert status == 0, err
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["num_users"] == 3 and out.splitlines()[-3].startswith("3 users, test")
     assert found["settings"] == {
         "num_beams": 4, "fusion": {"ensemble": "authors"}, "max_history": 1, "limit_users": 3, "seed": 0,
+        "dtype": "bfloat16",
     }  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def test_the_figures_are_those_of_the_recommended_lists(shop, split, back):
     assert (report["split"], report["num_users"], report["num_items"]) == (split, NUM_USERS, NUM_ITEMS)
     assert set(report["coverage"]) == set(report["intervals"]) == {"text", "image", "ensemble", *BASELINES}
     expected = {"num_beams": 20, "fusion": {"ensemble": "average"}, "max_history": 20, "limit_users": None, "seed": 0}
+    expected["dtype"] = "float32"
     assert report["settings"] == expected
     assert evaluate(recommender, read_interactions(path), split, batch_size=5) == report
 

@@ -53,7 +53,10 @@ def test_a_training_step_reads_nothing_of_ours(model_and_batch):
         float(batch["labels"].sum())
         batch["labels"][batch["labels"] > 9]
         batch["labels"].tolist(), batch["labels"].cpu().numpy()
-    assert reads.found == {"test_host_reads.py": 5}
+        torch.equal(batch["labels"], batch["labels"]), batch["labels"].flatten().bincount()
+        batch["labels"].clone()[batch["labels"] > 9] = torch.zeros(())
+        torch.arange(3).repeat_interleave(torch.arange(3))
+    assert reads.found == {"test_host_reads.py": 9}
 
 
 def test_accelerated_for_a_gpu_a_training_step_reads_nothing_at_all(model_and_batch, monkeypatch):
