@@ -13,11 +13,12 @@ import pytest
 import torch
 from host_reads import OF_TRANSFORMERS, Reads
 
-from macrec_hf import MacRecConfig, MacRecForConditionalGeneration
+from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecQuantizer, MacRecQuantizerConfig
 from macrec_hf.gpu import accelerate
 from macrec_hf.model.beam_search import BeamRequest, beam_search, joint_beam_search, search_batch
 from macrec_hf.model.ensemble import IndexedTrie
 from macrec_hf.model.limits import Limits
+from macrec_hf.model.losses import ProcessGroup
 from macrec_hf.model.model_decoding import SearchPasses, candidate_scores
 from macrec_hf.model.search_kernels import DecoderPast, SharedPast
 
@@ -74,6 +75,27 @@ def test_the_forward_pass_of_a_training_compiles_without_a_break(model_and_batch
     explained = torch._dynamo.explain(model)(**batch)
     assert explained.graph_count == 1 and explained.graph_break_count == 0, explained.break_reasons
     torch._dynamo.reset()
+
+
+def test_a_step_of_the_quantizer_reads_nothing_where_items_lack_a_modality(monkeypatch):
+    monkeypatch.setattr(ProcessGroup, "generator", lambda self, device: None)  # this device lacks one, and autocast
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    config = MacRecQuantizerConfig(
+        modalities={"text": 6, "image": 5}, num_levels=3, codebook_size=4, codebook_dim=4, hidden_sizes=(8,),
+        num_pseudo_labels=4, contrastive_weights=(0.1, 0.1, 0.1),
+    )  # fmt: skip
+    quantizer = MacRecQuantizer(config).train()
+    quantizer.set_codebooks({name: torch.randn(3, 4, 4) for name in ("text", "image")})
+    quantizer = quantizer.to("meta")
+    embeddings = {"text": torch.randn(8, 6), "image": torch.randn(8, 5)}
+    labels = {name: torch.arange(8) % 4 for name in embeddings}
+    masks = {"text": torch.ones(8, dtype=torch.bool), "image": torch.arange(8) > 2}
+    batch = [{name: values.to("meta") for name, values in part.items()} for part in (embeddings, labels, masks)]
+    out = quantizer(*batch)
+    out.loss.backward()
+    assert all(weight.grad.is_meta for weight in quantizer.parameters())
+    with pytest.raises((RuntimeError, NotImplementedError), match="[mM]eta"):
+        int(out.loss_rows["alignment_loss"]["text, image"])
 
 
 USERS = [7, 4, 2, 5]
