@@ -389,11 +389,12 @@ def kernels(args, _):
         calls = {"step": six_items(our_trainer(args, Path(folder), rows, bf16=True), args).step}
         calls["decode"] = torch.no_grad()(lambda: run(some))
         found = {name: profiled(f"{name} in bfloat16", call, args) for name, call in calls.items()}
+    copies = copied(args)
     for name, one in found.items():
         one["moved_gb"] = say(f"{name}: moved by its operations", moved[name] / 1e9, "GB")
         if one["device_ms"]:
             one["gb_s"] = say("    per second of the device", moved[name] / one["device_ms"] / 1e6, "GB/s")
-            one["of_a_copy"] = say("    of the speed of copies", 100 * one["gb_s"] / copied(args), "%")
+            one["of_a_copy"] = say("    of the speed of copies", 100 * one["gb_s"] / copies, "%")
     return found
 
 

@@ -34,18 +34,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from ablation_rows import QUANTIZERS  # noqa: E402
 from ablation_rows import ROWS as ABLATIONS  # noqa: E402
-from results import (  # noqa: E402
-    FIGURES,
-    FULL,
-    Row,
-    digest,
-    keep_figures,
-    keep_other_figures,
-    read_figures,
-    tested,
-)
+from results import FIGURES, FULL, Row, digest_of, keep_figures, keep_other_figures, read_figures, tested  # noqa: E402
 
 from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
+from macrec_hf.cli.demo import TRAIN  # noqa: E402
 
 LEVELS = ["--num-levels", "3"]  # the weights of the losses are one a level; enough up to 300,000 items
 IDS = {name: [*LEVELS, *(flag.format(zeros="0,0,0") for flag in flags)] for name, flags in QUANTIZERS.items()}
@@ -100,9 +92,8 @@ def check_users(args: argparse.Namespace, kept: Path) -> None:
     Raises:
         SystemExit: they are of other users.
     """
-    purchases = tested(read_interactions(args.interactions))
-    users, (_, about) = digest([(user, purchases[user][-1]) for user in sorted(purchases)]), read_figures(kept)
-    if about and about["users"] != users:
+    _, about = read_figures(kept)
+    if about and about["users"] != digest_of(*tested(read_interactions(args.interactions))):
         raise SystemExit(
             f"{args.interactions}: expected the purchases of the rows in {kept}, got others. Take another --name."
         )
@@ -143,14 +134,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--configurations", type=int, default=len(CONFIGURATIONS), help="only the first so many")
     parser.add_argument("--quantize", type=shlex.split, default=[], help="further flags of macrec quantize")
-    parser.add_argument("--train", type=shlex.split, default=[], help="further flags of macrec train")
+    parser.add_argument("--train", type=shlex.split, help="further flags of macrec train (default: none; the demo's)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
     parser.add_argument("--rectools", type=Path, help="interpreter of RecTools' environment (default: no such rows)")
     args = parser.parse_args()
     if args.jobs < 1:
         raise SystemExit(f"--jobs: expected at least 1, got {args.jobs}.")
-    if set(args.rows) - set(ROWS):
-        raise SystemExit(f"--rows: expected some of {', '.join(ROWS)}, got {', '.join(args.rows)}.")
+    for flag, known in (("rows", ROWS), ("others", OTHERS)):
+        if set(given := getattr(args, flag)) - set(known):
+            raise SystemExit(f"--{flag}: expected some of {', '.join(known)}, got {', '.join(given)}.")
+    if args.train is None:
+        args.train = TRAIN if args.interactions is None else []
     return args
 
 

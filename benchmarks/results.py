@@ -9,14 +9,14 @@ The table of each data set is printed, and written between the lines `<!-- table
 A row's figures are means over the test users, each user's the mean over the seeds; users are resampled for the 95 %
 intervals, and the range of the seeds stands beside. Differences to the two rows that were fixed before, the blend and
 MACRec's ensemble, are paired over users, with p-values by Holm over the rows of the table. A trained row whose
-validation still rose at its end is marked and not tested against.
+validation still rose at its end is marked and not tested against, also where it is one of those two.
 """
 
 import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "baselines")]
+
+from purchases import without_own  # noqa: E402
 
 from macrec_hf import bootstrap_interval, paired_bootstrap  # noqa: E402
 from macrec_hf.data.histories import user_histories  # noqa: E402
+from macrec_hf.data.splits import SplitUsers, split_users  # noqa: E402
 
 FIGURES = ROOT / "benchmarks" / "figures"
 FULL, BLEND, ENSEMBLE = "MACRec", "blend", "ensemble"
@@ -113,7 +116,7 @@ def keep_figures(folder: Path, name: str, path: Path) -> None:
         counted = [one for one in lists[0][0] if one not in {*TOLD, *report["model_rows"]}]
         rows = {BLEND: row_of(lists, BLEND, report, record)} | rows
         rows |= {one: row_of(lists[:1], one, report) for one in counted}
-    users = {digest([(line["user_id"], line["target"]) for line in lines]) for lines in lists}
+    users = {digest({line["user_id"]: line["target"] for line in lines}) for lines in lists}
     about = {"quoted": report["quoted"], "num_users": report["num_users"], "num_items": report["num_items"]}
     add_rows(path, rows, about, users)
 
@@ -124,33 +127,32 @@ def keep_other_figures(folder: Path, name: str, interactions: pd.DataFrame, path
     Raises:
         SystemExit: lists of other users than the rows before.
     """
-    histories, (_, about) = tested(interactions), read_figures(path)
-    seeds, seen = [], [set(), set()]
+    (item_ids, users), (_, about) = tested(interactions), read_figures(path)
+    row_of = {item: row for row, item in enumerate(item_ids)}
+    order = sorted(range(len(users)), key=users.user_ids.__getitem__)
     record = json.loads((folder / f"{name}.json").read_text())
-    for told in record["kept"]:
-        one = folder / f"{name}.seed-{told['seed']}.jsonl"
-        lists = {str(line["user_id"]): line["items"] for line in map(json.loads, one.read_text().splitlines())}
-        if set(lists) != set(histories):
+    places, coverage = [], []
+    for seed in (kept["seed"] for kept in record["kept"]):
+        file = folder / f"{name}.seed-{seed}.jsonl"
+        lists = {line["user_id"]: line["items"] for line in map(json.loads, file.read_text().splitlines())}
+        if set(lists) != set(users.user_ids):
             raise SystemExit(
-                f"{one}: expected lists of the {len(histories)} users with a test purchase, got {len(lists)}."
+                f"{file}: expected lists of the {len(users)} users with a test purchase, got {len(lists)}."
             )
-        columns = []
-        for column in COLUMNS:
-            own = {user: set(items[:-1]) if column == "hidden" else () for user, items in histories.items()}
-            firsts = {user: [item for item in lists[user] if item not in own[user]][:K] for user in sorted(histories)}
-            columns.append([place_in(first, histories[user][-1]) for user, first in firsts.items()])
-            if not seeds:
-                seen[COLUMNS.index(column)].update(*firsts.values())
-        seeds.append(columns)
-    users = {digest([(user, histories[user][-1]) for user in sorted(histories)])}
-    add_rows(path, {name: Row(seeds, [len(items) / about["num_items"] for items in seen], record)}, about, users)
+        # Also items that nobody bought.
+        shown = np.array([[row_of.setdefault(i, len(row_of)) for i in lists[user]] for user in users.user_ids])
+        columns = [ranked[:, :K] for ranked in (shown, without_own(shown, users.histories))]
+        hits = [ranked == np.asarray(users.targets)[:, None] for ranked in columns]
+        places.append([np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)[order].tolist() for hit in hits])
+        coverage = coverage or [len(np.unique(ranked[ranked >= 0])) / about["num_items"] for ranked in columns]
+    add_rows(path, {name: Row(places, coverage, record)}, about, {digest_of(item_ids, users)})
 
 
-def tested(interactions: pd.DataFrame) -> dict[str, list[str]]:
-    """The purchases of each user who is tested, oldest first; the last one tests."""
+def tested(interactions: pd.DataFrame) -> tuple[list[str], SplitUsers]:
+    """The items that are sold, and the users who are tested, whose histories and targets are rows of these."""
     item_ids = list(dict.fromkeys(interactions["item_id"]))
-    found = user_histories(interactions, {item: row for row, item in enumerate(item_ids)})
-    return {str(user): [item_ids[row] for row in rows] for user, rows in zip(found.user_ids, found.items, strict=True)}
+    histories = user_histories(interactions, {item: row for row, item in enumerate(item_ids)})
+    return item_ids, split_users(histories, "test")
 
 
 def add_rows(path: Path, rows: dict[str, Row], about: dict[str, Any], users: set[str]) -> None:
@@ -174,9 +176,14 @@ def add_rows(path: Path, rows: dict[str, Row], about: dict[str, Any], users: set
     beside.replace(path)
 
 
-def digest(users: Sequence[tuple[str, str]]) -> str:
+def digest(targets: Mapping[str, str]) -> str:
     """Of users and their targets, so that rows can be compared user by user."""
-    return hashlib.sha256(json.dumps(users).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(targets.items())).encode()).hexdigest()
+
+
+def digest_of(item_ids: Sequence[str], users: SplitUsers) -> str:
+    """The digest of what [`tested`] returns."""
+    return digest({user: item_ids[row] for user, row in zip(users.user_ids, users.targets, strict=True)})
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -195,11 +202,8 @@ def row_of(
 def place_of(line: dict[str, Any], column: str, name: str) -> int:
     """The target's place in a user's list, items of one score in the order of the list; 0 where it is not there."""
     lists = line if column == "shown" else line["hidden"]
-    return place_in([item for item, _ in lists.get(name, [])[:K]], line["target"])
-
-
-def place_in(items: Sequence[str], target: str) -> int:
-    return items.index(target) + 1 if target in items else 0
+    items = [item for item, _ in lists.get(name, [])[:K]]
+    return items.index(line["target"]) + 1 if line["target"] in items else 0
 
 
 def holm(values: dict[str, float]) -> dict[str, float]:
@@ -245,7 +249,9 @@ def table(rows: dict[str, Row], about: dict[str, Any]) -> str:
 
 
 def differences(rows: dict[str, Row], users: dict[str, np.ndarray], reference: str) -> dict[str, str]:
-    """The cells of one reference: each row that converged less it, in NDCG@10."""
+    """The cells of a reference: each row that converged less it, in NDCG@10; none where it has not converged."""
+    if not rows[reference].converged:
+        return {}
     found = {
         name: paired_bootstrap(values[:, 1], users[reference][:, 1])
         for name, values in users.items()

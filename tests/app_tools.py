@@ -33,9 +33,9 @@ NO_PHOTO, ODD = "p0005", "p0002"
 @functools.cache
 def shop_folder() -> Path:
     """`shop/` with photos, `items.jsonl` with stock, `emb/` and `model/` with quantizer, counts and titles."""
-    place = Path(tempfile.mkdtemp(prefix="app-tests-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    folder = place / "corner_shop-of__Ana_"
+    around = Path(tempfile.mkdtemp(prefix="app-tests-"))
+    atexit.register(shutil.rmtree, around, ignore_errors=True)
+    folder = around / "corner_shop-of__Ana_"
     folder.mkdir()
     shop = make_demo_shop(folder / "shop", num_items=NUM_ITEMS, num_customers=5)
     rows = [json.loads(line) for line in shop.items.read_text(encoding="utf-8").splitlines()]

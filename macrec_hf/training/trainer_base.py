@@ -68,9 +68,9 @@ class MacRecTrainerBase(LossPartsTrainer):
     _saving_to: Path | None = None
     _threads: int | None = None  # that torch had when training began
     # Factors for the losses of this step's remaining micro-batches, and that of the current one, which compute_loss
-    # multiplies by: a number, or a list of one for each part of the loss. 1 where a step has one micro-batch.
+    # multiplies by: a scalar, or one for each part of the loss. None where a step has one micro-batch.
     _weights: Sequence[torch.Tensor] = ()
-    _weight: torch.Tensor | None = None  # of the micro-batch, where a step has several
+    _weight: torch.Tensor | None = None
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ def scripts(monkeypatch):
     return result_lists, results
 
 
-def write_predictions(path: Path, places: dict[str, list[int | None]], only_shown: tuple[str, ...] = ()) -> None:
+def write_predictions(path: Path, places: dict[str, list[int | None]]) -> None:
     """A user a place: the target stands at that place of its list (0 is the first), or nowhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -38,8 +38,7 @@ def write_predictions(path: Path, places: dict[str, list[int | None]], only_show
             if of_users[user] is not None:
                 items[of_users[user]][0] = "wanted"
             lists[name] = items
-        hidden = {name: lists[name] for name in lists if name not in only_shown}
-        lines.append({"user_id": f"u{user}", "target": "wanted", **lists, "hidden": hidden})
+        lines.append({"user_id": f"u{user}", "target": "wanted", **lists, "hidden": lists})
     path.write_text("\n".join(json.dumps(line) for line in reversed(lines)) + "\n")
 
 
@@ -135,6 +134,14 @@ def test_the_page_gets_its_table_and_keeps_the_rest(scripts, figures, tmp_path, 
         assert re.search(r"\| \*\*blend\*\* [\s\S]*stays as it is: `<!-- table: shop -->`", capsys.readouterr().out)
 
 
+def test_what_has_not_converged_is_not_tested_against(scripts, figures):
+    rows, about = scripts[1].read_figures(figures)
+    assert len(re.findall(r" p \d", scripts[1].table(rows, about))) == 6  # three other rows that converged, to both
+    rows["MACRec"].record["kept"][1]["converged"] = False
+    text = scripts[1].table(rows, about)
+    assert len(re.findall(r" p \d", text)) == 2 and "| **MACRec**, not converged |" in text
+
+
 def test_rows_of_other_users_are_refused_and_change_nothing(scripts, figures, tmp_path):
     before = figures.read_text()
     folder = tmp_path / "shop"
@@ -160,23 +167,9 @@ def test_without_the_row_that_others_are_compared_with_there_is_no_table(
 
 @pytest.mark.slow
 def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
-    page = tmp_path / "results.md"
-    page.write_text("<!-- table: demo -->\n<!-- end -->\n")
     words = ["--shop", "30x24", "--output", str(tmp_path), "--rows", "MACRec,residual k-means,LETTER-like,P5-CID IDs"]
-    words += [
-        "--figures",
-        str(tmp_path / "figures"),
-        "--configurations",
-        "1",
-        "--seeds",
-        "0,1",
-        "--jobs",
-        "2",
-        "--quantize",
-        SMALL,
-        "--train",
-        TINY,
-    ]
+    words += ["--figures", str(tmp_path / "figures"), "--configurations", "1", "--seeds", "0,1", "--jobs", "2"]
+    words += ["--quantize", SMALL, "--train", TINY]
     monkeypatch.setattr(sys, "argv", ["result_lists.py", *words])
     scripts[0].main()
     kept = tmp_path / "figures" / "demo.json"
