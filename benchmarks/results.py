@@ -239,7 +239,7 @@ def table(rows: dict[str, Row], about: dict[str, Any]) -> str:
     lines += [
         "",
         f"{about['num_users']:,} test users, {about['num_items']:,} items, {len(rows[FULL].places)} seeds of trained "
-        "rows; differences paired over users, p by Holm over the rows.",
+        f"rows{'; differences paired over users, p by Holm over the rows' if any(against.values()) else ''}.",
         "",
         "Trained rows: configurations tried, CPU minutes of a training, the configuration that was kept.",
         "",
