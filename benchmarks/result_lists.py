@@ -10,10 +10,12 @@ minutes that the first configuration of MACRec took.
 
 Row by row: as soon as one is whole, where its targets stood goes into `--figures`, `NAME.json`, and it is not made
 again while it stands there. Of a row that was interrupted, whatever lies in `--output` is not made again either.
+Both are refused where purchases or flags have changed since.
 `--jobs` trains so many models at once; each takes one thread, so one a core is enough.
 
-Each row's folder holds `seed-0.jsonl`, …, and `record.json`: configurations, CPU minutes, and whether validation had
-stopped rising. Without `--interactions` a demo shop is made; `make result-lists` does that.
+Each row's folder holds `record.json`: configurations, CPU minutes, and whether validation had stopped rising; each of
+its models' folders `lists.jsonl` once it is evaluated. Without `--interactions` a demo shop is made; `make
+result-lists` does that.
 """
 
 import argparse
@@ -34,7 +36,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from ablation_rows import QUANTIZERS  # noqa: E402
 from ablation_rows import ROWS as ABLATIONS  # noqa: E402
-from results import FIGURES, FULL, Row, digest_of, keep_figures, keep_other_figures, read_figures, tested  # noqa: E402
+from results import (  # noqa: E402
+    FIGURES,
+    FULL,
+    LISTS,
+    REPORT,
+    Row,
+    digest,
+    keep_figures,
+    keep_other_figures,
+    read_figures,
+)
 
 from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
 from macrec_hf.cli.demo import TRAIN  # noqa: E402
@@ -52,7 +64,7 @@ ROWS |= {
     "LETTER-like": ("with co-purchases", []),
     "P5-CID IDs": ("P5-CID", []),
 }
-OTHERS = ["own_sasrec", "own_fdsa", "sasrec", "bert4rec"]  # the last two by RecTools
+OTHERS, RECTOOLS = ["own_sasrec", "own_fdsa"], ["sasrec", "bert4rec"]
 CONFIGURATIONS = [
     f"--dropout-rate {dropout} --learning-rate {rate} --embedding-learning-rate {10 * rate:g}"
     for dropout in (0.1, 0.3)
@@ -70,33 +82,41 @@ def main() -> None:
     if args.embeddings is None:
         args.embeddings = folder / "emb"
         macrec("embed", "--items", args.items, into=args.embeddings, result="meta.json")
-    kept = args.figures / f"{args.name}.json"
-    check_users(args, kept)
+    interactions, kept = read_interactions(args.interactions), args.figures / f"{args.name}.json"
+    check_purchases(args, folder, digest(interactions), kept)
     for name in args.rows:
         if is_kept(args, name, kept):
             continue
         for one in train_row(args, folder, name)["kept"]:
-            words = ["evaluate", folder / name / one["model"], "--interactions", args.interactions, "--no-card"]
-            words += ["--output", folder / name / f"seed-{one['seed']}.json"]
-            macrec(*words, into=folder / name / f"seed-{one['seed']}.jsonl", flag="--predictions")
-        keep_figures(folder, name, kept)
+            model = folder / name / one["model"]
+            words = ["evaluate", model, "--interactions", args.interactions, "--no-card", "--output", model / REPORT]
+            macrec(*words, into=model / LISTS, flag="--predictions")
+        keep_figures(folder, name, interactions, kept)
     for name, command in other_commands(args).items():
         if not is_kept(args, name, kept):
             fill_other_row(args, folder / "others", name, command, read_figures(kept)[0])
-            keep_other_figures(folder / "others", name, read_interactions(args.interactions), kept)
+            keep_other_figures(folder / "others", name, settings(args, name), interactions, kept)
 
 
-def check_users(args: argparse.Namespace, kept: Path) -> None:
-    """Refuses purchases that are not those of the rows which are kept, before anything is trained.
+def check_purchases(args: argparse.Namespace, folder: Path, purchases: str, kept: Path) -> None:
+    """Refuses purchases or flags that are not those of what lies in the folder or is kept, before anything is trained.
 
     Raises:
-        SystemExit: they are of other users.
+        SystemExit: they are others.
     """
     _, about = read_figures(kept)
-    if about and about["users"] != digest_of(*tested(read_interactions(args.interactions))):
+    if about and about["purchases"] != purchases:
         raise SystemExit(
-            f"{args.interactions}: expected the purchases of the rows in {kept}, got others. Take another --name."
+            f"{args.interactions}: expected the purchases of the rows in {kept}, got others: take another --name."
         )
+    shop = str(args.embeddings) if args.embeddings != folder / "emb" else args.shop
+    made = {"purchases": purchases, "shop": shop, "quantize": args.quantize, "train": args.train}
+    file = folder / "settings.json"
+    if file.exists() and (before := json.loads(file.read_text())) != made:
+        raise SystemExit(
+            f"{folder}: expected what its models were made with, {before}, got {made}: take another --output."
+        )
+    file.write_text(json.dumps(made))
 
 
 def is_kept(args: argparse.Namespace, name: str, kept: Path) -> bool:
@@ -108,16 +128,17 @@ def is_kept(args: argparse.Namespace, name: str, kept: Path) -> bool:
     rows, _ = read_figures(kept)
     if name not in rows:
         return False
-    made = (rows[name].record or {}).get("settings", settings(args))
-    if name in ROWS and made != settings(args):
-        raise SystemExit(f"{name}: in {kept} by {made}, not {settings(args)}. Take another --name or --figures.")
+    made = (rows[name].record or {}).get("settings")
+    if made != settings(args, name):
+        raise SystemExit(f"{name}: in {kept} by {made}, not {settings(args, name)}. Take another --name.")
     print(f"{name}: in {kept} already")
     return True
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What decides on a row of ours, besides its name and the data."""
-    return {"seeds": args.seeds, "configurations": args.configurations, "quantize": args.quantize, "train": args.train}
+def settings(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """What decides on a row besides its name and the data."""
+    ours = {"quantize": args.quantize, "train": args.train} if name in ROWS else {}
+    return {"seeds": args.seeds, "configurations": args.configurations, **ours}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -130,7 +151,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("result_lists"))
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of what is kept of finished rows")
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help="(default: all)")
-    parser.add_argument("--others", type=lambda text: text.split(","), default=OTHERS, help="(default: all)")
+    parser.add_argument(
+        "--others", type=lambda text: text.split(","), help="(default: all, RecTools' with --rectools)"
+    )
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--configurations", type=int, default=len(CONFIGURATIONS), help="only the first so many")
     parser.add_argument("--quantize", type=shlex.split, default=[], help="further flags of macrec quantize")
@@ -138,11 +161,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
     parser.add_argument("--rectools", type=Path, help="interpreter of RecTools' environment (default: no such rows)")
     args = parser.parse_args()
-    if args.jobs < 1:
-        raise SystemExit(f"--jobs: expected at least 1, got {args.jobs}.")
-    for flag, known in (("rows", ROWS), ("others", OTHERS)):
+    for flag in ("jobs", "configurations"):
+        if getattr(args, flag) < 1:
+            raise SystemExit(f"--{flag}: expected at least 1, got {getattr(args, flag)}.")
+    if args.seeds != list(range(len(args.seeds))):
+        raise SystemExit(f"--seeds: expected 0 and those after it, such as 0,1,2, got {args.seeds}.")
+    others = OTHERS + RECTOOLS * (args.rectools is not None)
+    args.others = others if args.others is None else args.others
+    for flag, known in (("rows", ROWS), ("others", others)):
         if set(given := getattr(args, flag)) - set(known):
             raise SystemExit(f"--{flag}: expected some of {', '.join(known)}, got {', '.join(given)}.")
+    if args.interactions is not None and args.items is None and "LETTER-like" in args.rows:
+        raise SystemExit(
+            "--items: expected the items, of which LETTER-like makes embeddings with co-purchases, got none."
+        )
+    if args.others and args.interactions is not None and args.interactions.suffix not in (".csv", ".json"):
+        raise SystemExit(f"--interactions: the systems of others read .csv or .json, got {args.interactions}.")
     if args.train is None:
         args.train = TRAIN if args.interactions is None else []
     return args
@@ -153,7 +187,7 @@ def train_row(args: argparse.Namespace, folder: Path, name: str) -> dict[str, An
     kind = ROWS[name][0]
     if kind == "with co-purchases":
         embed_with_co_purchases(args, folder)
-    at_once(args.jobs, lambda seed: ids_of(args, folder, kind, seed), product({0, *args.seeds}))
+    at_once(args.jobs, lambda seed: ids_of(args, folder, kind, seed), product(args.seeds))
     numbers = range(min(args.configurations, len(CONFIGURATIONS)))
     tried = at_once(args.jobs, lambda number: trained(args, folder, name, number, 0), product(numbers))
     best = max(numbers, key=lambda number: tried[number]["best"])
@@ -162,7 +196,7 @@ def train_row(args: argparse.Namespace, folder: Path, name: str) -> dict[str, An
         "tried": [{"configuration": CONFIGURATIONS[number], **tried[number]} for number in numbers],
         "kept": [{"seed": seed, **one} for seed, one in zip(args.seeds, kept, strict=True)],
         "configuration": CONFIGURATIONS[best],
-        "settings": settings(args),
+        "settings": settings(args, name),
     }
     (folder / name / "record.json").write_text(json.dumps(record, indent=2))
     return record
@@ -177,7 +211,7 @@ def at_once(jobs: int, call: Callable[..., Any], arguments: Iterable[tuple[Any, 
 def trained(args: argparse.Namespace, folder: Path, name: str, number: int, seed: int) -> dict[str, Any]:
     """Trains a row's model, and says how it went: best NDCG@10 on validation, CPU minutes, whether it converged."""
     kind, flags = ROWS[name]
-    model = Path("tried", str(number)) if seed == 0 else Path("further", str(seed))
+    model = Path("tried", str(number)) if seed == 0 else Path("further", f"{number}-seed-{seed}")
     into = folder / name / model
     words = ["train", "--interactions", args.interactions, "--semantic-ids", ids_of(args, folder, kind, seed), *flags]
     words += [*args.train, *shlex.split(CONFIGURATIONS[number]), "--seed", seed]
@@ -221,9 +255,7 @@ def other_commands(args: argparse.Namespace) -> dict[str, list[Any]]:
     programs = ROOT / "benchmarks" / "baselines"
     own = [sys.executable, programs / "own_lists.py"]
     commands = {"own_sasrec": own, "own_fdsa": [*own, "--features", args.embeddings]}
-    if args.rectools is not None:
-        for name in ("sasrec", "bert4rec"):
-            commands[name] = [args.rectools, programs / "rectools_lists.py", "--system", name]
+    commands |= {name: [args.rectools, programs / "rectools_lists.py", "--system", name] for name in RECTOOLS}
     return {name: command for name, command in commands.items() if name in args.others}
 
 
@@ -244,7 +276,7 @@ def fill_other_row(args: argparse.Namespace, into: Path, name: str, command: lis
 
 def macrec(*words: Any, into: Path, result: str = "", flag: str = "--output") -> None:
     """One verb in a process of its own, unless its result is there; `minutes.json` beside it has the CPU minutes."""
-    if (into / result).exists():
+    if into.is_file() or all((into / file).exists() for file in (result, "minutes.json")):
         return
     overwrite = [] if words[0] == "evaluate" else ["--overwrite"]
     minutes = run(sys.executable, "-m", "macrec_hf.cli", *words, flag, into, *overwrite)

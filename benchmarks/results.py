@@ -36,6 +36,7 @@ from macrec_hf.data.splits import SplitUsers, split_users  # noqa: E402
 FIGURES = ROOT / "benchmarks" / "figures"
 FULL, BLEND, ENSEMBLE = "MACRec", "blend", "ensemble"
 K, METRICS, COLUMNS = 10, ("HR@10", "NDCG@10"), ("shown", "hidden")
+LISTS, REPORT = "lists.jsonl", "evaluation.json"  # of `macrec evaluate`, in a model's folder
 TOLD = ("user_id", "target", "hidden")  # of a line of predictions; everything else is a list
 BEGIN, END = "<!-- table: {} -->\n", "<!-- end -->\n"
 
@@ -86,7 +87,8 @@ def main() -> None:
         print(f"{path.stem}\n{text}", flush=True)
         begin = BEGIN.format(path.stem)
         page = args.page.read_text(encoding="utf-8")
-        if page.count(begin) != 1 or END not in page.partition(begin)[2]:
+        inside, end, _ = page.partition(begin)[2].partition(END)
+        if page.count(begin) != 1 or not end or BEGIN.partition("{")[0] in inside:
             print(f"{args.page} stays as it is: `{begin.strip()}` and `{END.strip()}` would give the table a place.")
             continue
         before, _, rest = page.partition(begin)
@@ -94,47 +96,66 @@ def main() -> None:
 
 
 def read_figures(path: Path) -> tuple[dict[str, Row], dict[str, Any]]:
-    """The rows of a data set, and what all of them share; nothing where there is no such file."""
+    """The rows of a data set, and what all of them share; nothing where there is no such file.
+
+    Raises:
+        SystemExit: the file is damaged.
+    """
     if not path.exists():
         return {}, {}
-    about = json.loads(path.read_text(encoding="utf-8"))
-    return {name: Row(**row) for name, row in about.pop("rows").items()}, about
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Row(**row) for name, row in about.pop("rows").items()}, about
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SystemExit(
+            f"{path}: expected the figures of result_lists.py, found something else ({error!r})."
+        ) from None
 
 
-def keep_figures(folder: Path, name: str, path: Path) -> None:
+def keep_figures(folder: Path, name: str, interactions: pd.DataFrame, path: Path) -> None:
     """Adds a row whose lists are there to a data set's figures; with MACRec's come the blend and counting.
 
     Raises:
-        SystemExit: lists of other users than the rows before.
+        SystemExit: lists of other users or purchases than these, or than those of the rows before.
     """
     record = json.loads((folder / name / "record.json").read_text())
-    seeds = [one["seed"] for one in record["kept"]]
-    lists = [read_predictions(folder / name / f"seed-{seed}.jsonl") for seed in seeds]
-    report = json.loads((folder / name / f"seed-{seeds[0]}.json").read_text())
+    models = [folder / name / one["model"] for one in record["kept"]]
+    lists, report = [read_predictions(model / LISTS) for model in models], json.loads((models[0] / REPORT).read_text())
+    item_ids, users = tested(interactions)
+    targets = {user: item_ids[row] for user, row in zip(users.user_ids, users.targets, strict=True)}
+    for model, lines in zip(models, lists, strict=True):
+        if {line["user_id"]: line["target"] for line in lines} != targets:
+            raise SystemExit(
+                f"{model / LISTS}: expected lists of the {len(users)} users with a test purchase, got others."
+            )
     rows = {name: row_of(lists, ENSEMBLE, report, record)}
     if name == FULL:
         counted = [one for one in lists[0][0] if one not in {*TOLD, *report["model_rows"]}]
         rows = {BLEND: row_of(lists, BLEND, report, record)} | rows
         rows |= {one: row_of(lists[:1], one, report) for one in counted}
-    users = {digest({line["user_id"]: line["target"] for line in lines}) for lines in lists}
-    about = {"quoted": report["quoted"], "num_users": report["num_users"], "num_items": report["num_items"]}
-    add_rows(path, rows, about, users)
+    shared = {one: report[one] for one in ("quoted", "num_users", "num_items")}
+    add_rows(path, rows, shared | {"purchases": digest(interactions)})
 
 
-def keep_other_figures(folder: Path, name: str, interactions: pd.DataFrame, path: Path) -> None:
+def keep_other_figures(
+    folder: Path, name: str, settings: Mapping[str, Any], interactions: pd.DataFrame, path: Path
+) -> None:
     """Adds the row of a system that is not ours, whose lists `macrec evaluate --lists` would read, beside MACRec's.
 
+    Args:
+        settings: what decides on the row, for its record.
+
     Raises:
-        SystemExit: lists of other users than the rows before.
+        SystemExit: lists of other users or purchases than those of the rows before.
     """
     (item_ids, users), (_, about) = tested(interactions), read_figures(path)
     row_of = {item: row for row, item in enumerate(item_ids)}
     order = sorted(range(len(users)), key=users.user_ids.__getitem__)
-    record = json.loads((folder / f"{name}.json").read_text())
+    record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) | {"settings": settings}
     places, coverage = [], []
     for seed in (kept["seed"] for kept in record["kept"]):
         file = folder / f"{name}.seed-{seed}.jsonl"
-        lists = {line["user_id"]: line["items"] for line in map(json.loads, file.read_text().splitlines())}
+        lists = {line["user_id"]: line["items"] for line in read_predictions(file)}
         if set(lists) != set(users.user_ids):
             raise SystemExit(
                 f"{file}: expected lists of the {len(users)} users with a test purchase, got {len(lists)}."
@@ -145,7 +166,7 @@ def keep_other_figures(folder: Path, name: str, interactions: pd.DataFrame, path
         hits = [ranked == np.asarray(users.targets)[:, None] for ranked in columns]
         places.append([np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0)[order].tolist() for hit in hits])
         coverage = coverage or [len(np.unique(ranked[ranked >= 0])) / about["num_items"] for ranked in columns]
-    add_rows(path, {name: Row(places, coverage, record)}, about, {digest_of(item_ids, users)})
+    add_rows(path, {name: Row(places, coverage, record)}, about | {"purchases": digest(interactions)})
 
 
 def tested(interactions: pd.DataFrame) -> tuple[list[str], SplitUsers]:
@@ -155,18 +176,21 @@ def tested(interactions: pd.DataFrame) -> tuple[list[str], SplitUsers]:
     return item_ids, split_users(histories, "test")
 
 
-def add_rows(path: Path, rows: dict[str, Row], about: dict[str, Any], users: set[str]) -> None:
+def digest(interactions: pd.DataFrame) -> str:
+    """Of all purchases, so that rows can be compared user by user."""
+    return hashlib.sha256(interactions[["user_id", "item_id", "timestamp"]].to_csv(index=False).encode()).hexdigest()
+
+
+def add_rows(path: Path, rows: dict[str, Row], about: dict[str, Any]) -> None:
     """Writes a data set's figures with further rows.
 
     Raises:
-        SystemExit: they are of other users than the rows before, or of several.
+        SystemExit: they are of other users or purchases than the rows before.
     """
     before, known = read_figures(path)
-    about = about | {"users": users.pop()}
-    if users or (known and known != about):
+    if known and known != about:
         raise SystemExit(
-            f"{', '.join(rows)}: expected lists of the users that the rows before were tested on, the same of every "
-            f"seed, {known or about}; got {about}."
+            f"{', '.join(rows)}: expected lists of the purchases of the rows before, {known}; got {about}."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{json.dumps(name)}: {json.dumps(asdict(row))}" for name, row in (before | rows).items()]
@@ -176,19 +200,9 @@ def add_rows(path: Path, rows: dict[str, Row], about: dict[str, Any], users: set
     beside.replace(path)
 
 
-def digest(targets: Mapping[str, str]) -> str:
-    """Of users and their targets, so that rows can be compared user by user."""
-    return hashlib.sha256(json.dumps(sorted(targets.items())).encode()).hexdigest()
-
-
-def digest_of(item_ids: Sequence[str], users: SplitUsers) -> str:
-    """The digest of what [`tested`] returns."""
-    return digest({user: item_ids[row] for user, row in zip(users.user_ids, users.targets, strict=True)})
-
-
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return sorted(lines, key=lambda line: line["user_id"])
+    with path.open(encoding="utf-8") as file:  # not by splitlines(), which also splits within ids
+        return sorted(map(json.loads, file), key=lambda line: line["user_id"])
 
 
 def row_of(

@@ -63,29 +63,31 @@ def figures(tmp_path, scripts):
     """The file of two users and two seeds; another row, one of another library, and counting."""
     folder = tmp_path / "shop"
     counted = {"popularity": [None, 5]}
-    write_predictions(folder / "MACRec" / "seed-0.jsonl", {"blend": [0, 1], "ensemble": [3, None], **counted})
-    write_predictions(folder / "MACRec" / "seed-1.jsonl", {"blend": [0, 0], "ensemble": [0, None], **counted})
+    write_predictions(folder / "MACRec" / "0" / "lists.jsonl", {"blend": [0, 1], "ensemble": [3, None], **counted})
+    write_predictions(folder / "MACRec" / "1" / "lists.jsonl", {"blend": [0, 0], "ensemble": [0, None], **counted})
     for seed in range(2):
-        write_predictions(folder / "TIGER" / f"seed-{seed}.jsonl", {"ensemble": [9, 10]})
+        write_predictions(folder / "TIGER" / str(seed) / "lists.jsonl", {"ensemble": [9, 10]})
     coverage = {"blend": 0.5, "ensemble": 0.25, "popularity": 0.01}
     report = {"quoted": "shown", "model_rows": ["ensemble", "blend"], "num_users": 2, "num_items": 40}
     report |= {"coverage": coverage, "hidden": {"coverage": coverage}}
     for name in ("MACRec", "TIGER"):
-        (folder / name / "seed-0.json").write_text(json.dumps(report))
+        (folder / name / "0" / "evaluation.json").write_text(json.dumps(report))
     one = {"minutes": 1.5, "converged": True, "configuration": {"width": 64}}
     for name, kept in (("MACRec", one), ("TIGER", one | {"converged": False}), ("others/sasrec", one)):
         path = folder / (f"{name}.json" if "/" in name else f"{name}/record.json")
         path.parent.mkdir(exist_ok=True)
         seeds = [0] if "/" in name else [0, 1]
-        path.write_text(json.dumps({"tried": [one], "kept": [kept | {"seed": seed} for seed in seeds]}))
+        path.write_text(
+            json.dumps({"tried": [one], "kept": [kept | {"seed": seed, "model": str(seed)} for seed in seeds]})
+        )
     path = tmp_path / "figures" / "shop.json"
     for name in ("MACRec", "TIGER"):
-        scripts[1].keep_figures(folder, name, path)
+        scripts[1].keep_figures(folder, name, PURCHASES, path)
     write_other(folder / "others" / "sasrec.seed-0.jsonl", {"u1": 11, "u0": 2, "u2": 0})
     with pytest.raises(SystemExit, match="expected lists of the 2 users with a test purchase, got 3"):
-        scripts[1].keep_other_figures(folder / "others", "sasrec", PURCHASES, path)
+        scripts[1].keep_other_figures(folder / "others", "sasrec", {"seeds": [0]}, PURCHASES, path)
     write_other(folder / "others" / "sasrec.seed-0.jsonl", {"u1": 11, "u0": 2})
-    scripts[1].keep_other_figures(folder / "others", "sasrec", PURCHASES, path)
+    scripts[1].keep_other_figures(folder / "others", "sasrec", {"seeds": [0]}, PURCHASES, path)
     return path
 
 
@@ -126,7 +128,9 @@ def test_the_page_gets_its_table_and_keeps_the_rest(scripts, figures, tmp_path, 
     ]  # fmt: skip
     assert "| 0.5000 (0.0000–1.0000) |" in table[3] and table[5].count(" p ") == 0 and table[2].count(" p ") == 1
     assert "- TIGER: 1, 1.5 to 1.5; kept `width 64`" in text
-    for place in ("# Results\n", "# Results\n<!-- table: shop -->\n"):  # no place, and one without an end
+    # No place, and one without an end, or without one of its own.
+    begun = "# Results\n<!-- table: shop -->\n"
+    for place in ("# Results\n", begun, begun + "Prose.\n<!-- table: other -->\n<!-- end -->\n"):
         page.write_text(place)
         capsys.readouterr()
         scripts[1].main()
@@ -142,27 +146,59 @@ def test_what_has_not_converged_is_not_tested_against(scripts, figures):
     assert len(re.findall(r" p \d", text)) == 2 and "| **MACRec**, not converged |" in text
 
 
-def test_rows_of_other_users_are_refused_and_change_nothing(scripts, figures, tmp_path):
-    before = figures.read_text()
-    folder = tmp_path / "shop"
-    for users in ([9], [9, 10, 11]):
-        for seed in range(2):
-            write_predictions(folder / "TIGER" / f"seed-{seed}.jsonl", {"ensemble": users})
-        with pytest.raises(SystemExit, match="TIGER: expected lists of the users that the rows before were tested on"):
-            scripts[1].keep_figures(folder, "TIGER", figures)
-    write_predictions(folder / "TIGER" / "seed-0.jsonl", {"ensemble": [9, 10]})  # seeds of different users
-    with pytest.raises(SystemExit, match="expected lists of the users"):
-        scripts[1].keep_figures(folder, "TIGER", figures)
+def test_rows_of_other_users_or_purchases_are_refused_and_change_nothing(scripts, figures, tmp_path):
+    before, folder = figures.read_text(), tmp_path / "shop"
+    other = PURCHASES.assign(item_id=PURCHASES["item_id"].replace("thing", "other1"))  # the same targets
+    with pytest.raises(SystemExit, match="TIGER: expected lists of the purchases of the rows before"):
+        scripts[1].keep_figures(folder, "TIGER", other, figures)
+    with pytest.raises(SystemExit, match="sasrec: expected lists of the purchases of the rows before"):
+        scripts[1].keep_other_figures(folder / "others", "sasrec", {}, other, figures)
+    for places in ([9], [9, 10, 11]):
+        write_predictions(folder / "TIGER" / "1" / "lists.jsonl", {"ensemble": places})
+        with pytest.raises(SystemExit, match="lists.jsonl: expected lists of the 2 users with a test purchase"):
+            scripts[1].keep_figures(folder, "TIGER", PURCHASES, figures)
     assert figures.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"rows": {"a": {"b": 1}}}', '{"rows": 3}'])
+def test_damaged_figures_are_named(scripts, text, tmp_path):
+    path = tmp_path / "demo.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="demo.json: expected the figures of result_lists.py"):
+        scripts[1].read_figures(path)
+
+
+def test_ids_may_hold_what_looks_like_the_end_of_a_line(scripts, tmp_path):
+    path = tmp_path / "lists.jsonl"
+    path.write_text(json.dumps({"user_id": "u\u2028\x85", "target": "x"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert scripts[1].read_predictions(path) == [{"user_id": "u\u2028\x85", "target": "x"}]
 
 
 def test_without_the_row_that_others_are_compared_with_there_is_no_table(
     scripts, figures, tmp_path, monkeypatch, capsys
 ):
-    scripts[1].keep_figures(tmp_path / "shop", "TIGER", tmp_path / "alone" / "shop.json")
+    scripts[1].keep_figures(tmp_path / "shop", "TIGER", PURCHASES, tmp_path / "alone" / "shop.json")
     monkeypatch.setattr(sys, "argv", ["results.py", "--figures", str(tmp_path / "alone"), "--page", "none.md"])
     scripts[1].main()
     assert capsys.readouterr().out == "shop: MACRec, which the others are compared with, has no row yet.\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--jobs", "0"], "--jobs: expected at least 1"),
+        (["--configurations", "0"], "--configurations: expected at least 1"),
+        (["--seeds", "1,2"], "--seeds: expected 0 and those after it"),
+        (["--rows", "MACRecc"], "--rows: expected some of MACRec"),
+        (["--others", "sasrec"], "--others: expected some of own_sasrec, own_fdsa, got sasrec"),
+        (["--interactions", "a.csv"], "--items: expected the items"),
+        (["--interactions", "a.jsonl", "--items", "b"], "read .csv or .json, got a.jsonl"),
+    ],
+)
+def test_flags_that_cannot_be_followed_are_refused_before_any_training(scripts, flags, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["result_lists.py", *flags])
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        scripts[0].main()
 
 
 @pytest.mark.slow
@@ -174,7 +210,7 @@ def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
     scripts[0].main()
     kept = tmp_path / "figures" / "demo.json"
     rows, _ = scripts[1].read_figures(kept)
-    report = json.loads((tmp_path / "demo" / "MACRec" / "seed-0.json").read_text())
+    report = json.loads((tmp_path / "demo" / "MACRec" / "tried" / "0" / "evaluation.json").read_text())
     assert {"blend", "MACRec", "residual k-means", "LETTER-like", "P5-CID IDs", "own_sasrec", "own_fdsa"} < set(rows)
     for name in ("hr@10", "ndcg@10"):  # as evaluate says it, without ties
         place = ["hr@10", "ndcg@10"].index(name)
@@ -196,9 +232,14 @@ def test_lists_become_a_table(scripts, tmp_path, monkeypatch):
     assert lists == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     after = json.loads(kept.read_text())["rows"]
     assert after["P5-CID IDs"] == after["another"] == json.loads(before)["rows"]["P5-CID IDs"]
-    monkeypatch.setattr(sys, "argv", ["result_lists.py", *words, "--seeds", "0"])
-    with pytest.raises(SystemExit, match="MACRec: in .* by .*'seeds': .0, 1.*Take another --name"):
-        scripts[0].main()
+    for flags, message in (
+        (["--seeds", "0"], "MACRec: in .* by .*'seeds': .0, 1.*Take another --name"),
+        (["--shop", "40x30"], "expected what its models were made with"),
+        (["--train", TINY.replace("16", "32")], "expected what its models were made with.*take another --output"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["result_lists.py", *words, *flags])
+        with pytest.raises(SystemExit, match=message):
+            scripts[0].main()
     monkeypatch.setattr(sys, "argv", ["result_lists.py", *words])
     shutil.rmtree(tmp_path / "demo" / "MACRec")
     scripts[0].main()  # nor are the lists looked for once the row is kept
