@@ -339,7 +339,7 @@ def _words(
     return {
         "near": bought,
         "alike": like,
-        "model": model,
+        "model": model if of_model else lambda user, column: None,  # an item that it missed speaks without it
         "sold": lambda user, column: "sells well",
         "family": lambda user, column: "like items that sell well",
         "own": lambda user, column: "bought before" if shown[user, column] in histories[user] else None,

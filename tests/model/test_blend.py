@@ -259,6 +259,13 @@ def test_what_counts_against_an_item_is_no_reason(weights, expected):
     assert told == [[expected, ()]]
 
 
+def test_that_the_model_missed_an_item_is_no_reason():
+    inputs, histories = BlendInputs(count_purchases([np.array([0, 2])] * 3, 4), {}), [np.array([0])]
+    found = find_candidates(inputs, histories, {"text": RankedLists(np.array([[1, 3]]), np.log([[0.4, 0.1]]))})
+    told = reasons(inputs, histories, found, np.array([[2]]), {"missed_text": 1.0}, "item {}".format)
+    assert told == [[()]]
+
+
 def test_content_is_the_sum_of_codewords_of_length_one():
     books = {"text": np.array([[[1.0, 0], [0, 2]], [[0, 1], [3, 0]]])}
     found = content_vectors({"text": np.array([[0, 1], [1, 0], [-1, -1]])}, books)["text"]
