@@ -53,17 +53,22 @@ def build_page(shop: Shop, thumbnails: Thumbnails) -> gr.Blocks:
                     gr.Markdown("**Most likely next**")
                     gr.Checkbox(label="Details", container=False, scale=0, min_width=100, elem_id="details")
                 ranked = gr.HTML(elem_id="ranked", js_on_load=CLICKS)
-        recommend = {"fn": handlers.recommend, "inputs": [visit, *options], "outputs": ranked, **_MODEL, **_QUIET}
+        # "always_last": what is picked while a list is made gets its own, else the page would keep the earlier list.
+        recommend = {
+            "fn": handlers.recommend, "inputs": [visit, *options], "outputs": ranked, "trigger_mode": "always_last",
+            **_MODEL, **_QUIET,
+        }  # fmt: skip
         picked = [visit, catalogue, history]
         page.load(handlers.arrive, None, picked, **_QUIET).then(**recommend)
         for piece in (catalogue, history, ranked):
             # "multiple": a click must not be lost because the one before is still at work.
             clicked = piece.click(handlers.act, visit, picked, trigger_mode="multiple", **_QUIET)
             clicked.then(**recommend)
-        examples.click(handlers.example, [visit, examples], picked, **_QUIET).then(**recommend)
+        chosen = examples.click(handlers.example, [visit, examples], picked, trigger_mode="always_last", **_QUIET)
+        chosen.then(**recommend)
         query.change(handlers.search, [visit, query], [visit, catalogue], trigger_mode="always_last", **_QUIET)
         modality, beams, exclude, stock = options
-        gr.on([modality.input, beams.change, exclude.input, stock.input], trigger_mode="always_last", **recommend)
+        gr.on([modality.input, beams.change, exclude.input, stock.input], **recommend)
         if new_item is not None:
             landing, submit, form = new_item
             added = submit.click(handlers.add, [visit, *form], [visit, catalogue, landing], preprocess=False, **_MODEL)

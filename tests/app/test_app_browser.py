@@ -221,6 +221,17 @@ def test_a_history_is_picked_and_every_option_does_what_it_says(page):
     assert page.failures == []
 
 
+def test_the_list_is_that_of_the_last_of_many_quick_clicks(page):
+    picked = [f"p{number:04d}" for number in range(12, 24)]
+    clicks = "items => items.forEach(id => document.querySelector(`#catalogue .tile[data-item=${id}]`).click())"
+    page.evaluate(clicks, picked)
+    page.locator("#history .step:nth-child(12)").wait_for()
+    steps = [step.get_attribute("data-item") for step in page.locator("#history .step").all()]
+    assert sorted(steps) == picked
+    settles(page, expected(open_shop().recommender, steps))
+    assert page.failures == []
+
+
 def test_the_history_is_changed_in_all_the_ways_there_are(page):
     recommender = open_shop().recommender
     pick(page, HISTORY)
