@@ -220,6 +220,12 @@ def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEnco
                 f"{list(items.columns)}. Name the columns with --text-columns, or text_columns in Python."
             )
         logger.warning(f"text_columns: the table has no {lacking}, by which the earlier items were embedded too.")
+    empty = [column for column in given or () if not any(plain_text(cell).strip() for cell in items.get(column, [1]))]
+    if empty and len(items):
+        logger.warning(
+            f"text_columns: no item has a word in {', '.join(map(repr, empty))}, so texts are made of the others. The "
+            f"table has {items.attrs.get('columns', list(items.columns))}."
+        )
     if encoder is not None and encoder.columns is None:
         encoder.columns = columns
         _warn_of_numbers(items, columns)

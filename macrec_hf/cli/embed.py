@@ -1,6 +1,8 @@
 """`macrec embed`: items with text and photos → a folder of embeddings."""
 
 import argparse
+import shlex
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from .common import add_device_flag, add_overwrite_flag, make_output, named_device, process_state, seconds_since
@@ -24,6 +26,8 @@ HELP = """Turns item texts and photos into embeddings, through any AutoModel or 
 --interactions also what customers buy together."""
 
 WORK = ("item_ids.json", "meta.json")
+_USUAL = {"item_id", "title", "text", "image"}  # columns of every catalogue that is read
+_LOOKED_AT = 1000  # items whose cells say what a column holds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,7 +145,13 @@ def run(args: argparse.Namespace) -> str:
         for modality, size in embedded.modalities.items()
     ]
     made = f"{len(items)} items, {', '.join(parts)} in {seconds_since(args.started)}: {output}"
-    return made if args.like else f"{made}\n{after_embed(args)}"  # later items get their IDs by `add_items`
+    if args.like:  # of later items, which get their IDs by `add_items`
+        return made
+    unread = columns_unread(items, [*texts, *names.values()]) if texts and not args.text_columns else []
+    if unread:
+        made += f"\nNot read: {', '.join(unread)}, which hold words too. To read all: --text-columns "
+        made += shlex.quote(",".join([*texts, *unread]))
+    return f"{made}\n{after_embed(args)}"
 
 
 def _co_purchases(args: argparse.Namespace) -> bool:
@@ -157,6 +167,20 @@ def columns_read(embedded: "EmbeddedCatalogue", items: "pd.DataFrame") -> list[s
 
     chosen = getattr(embedded.item_encoders.get("text"), "columns", None) or []
     return [column for column in chosen if column in items and any(item_texts(items, [column]))]
+
+
+def columns_unread(items: "pd.DataFrame", known: Collection[str]) -> list[str]:
+    """Columns that were left out though most of their cells are words: no numbers, paths, addresses or keys."""
+    from ..data.cells import holds_numbers, plain_text
+
+    found = []
+    for column in (column for column in items.columns if column not in _USUAL | {*known} and "," not in column):
+        cells = [text for value in items[column][:_LOOKED_AT] if (text := plain_text(value).strip())]
+        words = [text for text in cells if any(map(str.isalpha, text)) and not any(sign in text for sign in "/\\@")]
+        is_key = len(set(cells)) == len(cells) and not any(" " in text for text in cells)
+        if 2 * len(words) > len(cells) and len(set(cells)) > 1 and not is_key and not holds_numbers(cells):
+            found.append(column)
+    return found
 
 
 def _fill_columns(args: argparse.Namespace) -> None:

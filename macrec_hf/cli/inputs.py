@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp"}
-_SHOWN = ("item_id", "title", "text", "image")  # columns of every catalogue that is read
+_SHOWN = {"item_id": "item_column", "title": "title_column", "image": "image_column"}  # which a flag can name
 _PAIR = re.compile(r"\s*[^\W\d][\w.-]*\s*=")  # a folder before the sign, `runs/lr=`, is no name
 _NEXT_PAIR = re.compile(r",(?=\s*[^\W\d][\w.-]*\s*=)")
 
@@ -244,7 +244,8 @@ def check_tables(args: argparse.Namespace) -> None:
         shown = (named["title_column"] or TITLE_COLUMN, named["image_column"] or IMAGE_COLUMN)
         check_item_columns(Path(items), columns, ids, *shown)
         texts = (getattr(args, "text_columns", None) or "").split(",")
-        if lacking := [text for text in texts if text and text not in (*columns, *_SHOWN)]:
+        renamed = {name for name, flag in _SHOWN.items() if named.get(flag) in columns}
+        if lacking := [text for text in texts if text and text not in {*columns, *renamed}]:
             raise ValueError(f"--text-columns: expected columns of the items, {columns}, got also {lacking}.")
     if bought is not None and not str(bought).lower().endswith((".json", ".json.gz")):
         if columns := table_columns(Path(bought)):

@@ -80,7 +80,17 @@ def _largest(report: Mapping) -> Values:
 
 def _dead(report: Mapping) -> Values:
     can_shrink = report["codebook_size"] > LEAST_CODES
-    return _levels(report, lambda level, _: level["dead"] / report["codebook_size"]) if can_shrink else []
+    return _levels(report, _dead_share(report["codebook_size"])) if can_shrink else []
+
+
+def _dead_share(size: int) -> Callable[[Mapping, Mapping], float]:
+    """Of the codes that so many items would use if they were spread evenly at random: few items leave codes empty."""
+
+    def share(level: Mapping, modality: Mapping) -> float:
+        reached = size * (1 - (1 - 1 / size) ** modality["num_items"])
+        return max(0.0, 1 - (size - level["dead"]) / reached)
+
+    return share
 
 
 def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Values:
@@ -89,8 +99,9 @@ def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Va
 
 
 def _items_per_code(report: Mapping) -> Values:
+    """One value for all modalities, which share the size; that one has few items is a check of its own."""
     can_shrink = report["codebook_size"] > LEAST_CODES
-    return _modalities(report, lambda modality: modality["num_items"] / report["codebook_size"]) if can_shrink else []
+    return [("the catalogue", report["num_items"] / report["codebook_size"])] if can_shrink else []
 
 
 def _room(report: Mapping) -> Values:
@@ -139,9 +150,9 @@ def _shared_information(report: Mapping) -> Values:
 
 # Every advice on sizes comes from these two, so that none contradicts another and none exceeds the catalogue.
 def _codes(report: Mapping) -> int:
-    """The codes of a level that suit the modality with the fewest items, by the rule of `macrec quantize`."""
-    fewest = min(value["num_items"] for value in report["modalities"].values() if value["num_items"])
-    return min(report["codebook_size"], quantizer_sizes(fewest, {"any": 1}).codebook_size, fewest)
+    """The codes of a level that suit so many items, by the rule of `macrec quantize`: all modalities have as many."""
+    num_items = report["num_items"]
+    return min(report["codebook_size"], quantizer_sizes(num_items, {"any": 1}).codebook_size, num_items)
 
 
 def _num_levels(report: Mapping) -> int:
@@ -248,7 +259,7 @@ CHECKS = (
         "Modality missing from much of the catalogue", _coverage, "items with an ID", 0.50, "low", ".0%",
         "Below half, most histories have gaps in this modality, and the ensemble rests on the other one.",
         "Find the missing texts or photos, or train on the other modality alone (--modalities).",
-        "only {shown} of the items have a {where} ID, so that recommendations rest on the other kind of data",
+        "only {shown} of the items have an ID of {where}, so that recommendations rest on the other kind of data",
         needs="two modalities",
     ),
     Check(
@@ -286,16 +297,16 @@ CHECKS = (
         ".1f",
         "The paper's smallest data set has 24 items a code; below a third of that a token is seen in too few items.",
         _fewer_codes,
-        "there are only {shown} items for each code ({where}), so that little is learned from one item about another",
+        "there are only {shown} items for each code, so that little is learned from one item about another",
         needs=f"more than {LEAST_CODES} codes a level",
     ),
     Check(
-        "Codebook too large: dead codes", _dead, "codes that nobody uses", 0.25, "high", ".0%",
+        "Codebook too large: dead codes", _dead, "codes that nobody uses / that chance would use", 0.25, "high", ".0%",
         "A quarter of the tokens is never trained and yet takes part in every softmax. Large codebooks thin out what "
         "each token sees (paper, parameter analysis).",
         _fewer_codes,
-        "{shown} of the codes are never used ({where}), so that the model is larger than it has to be and learns a "
-        "little more slowly",
+        "{shown} of the codes that so many items would use by chance are never used ({where}), so that the "
+        "model is larger than it has to be and learns a little more slowly",
         needs=f"more than {LEAST_CODES} codes a level",
     ),
 )  # fmt: skip

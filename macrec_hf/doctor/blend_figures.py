@@ -21,6 +21,7 @@ SOURCE_WORDS = {
     "co_visitation": "items bought within five purchases of each other (co-visitation)",
     "co_visitation_new_items": "co-visitation, without what the customer has",
     "co_occurrence": "items bought nearest to each other (co-occurrence)",
+    "markov_chain": "items bought right after the last one (Markov chain)",
 }
 
 

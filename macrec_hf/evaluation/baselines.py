@@ -28,6 +28,7 @@ VOTES = {
     "co_visitation": ("together", False),
     "co_occurrence": ("near", False),
     "co_visitation_new_items": ("together", True),
+    "markov_chain": ("last_next", False),
 }
 
 History = Sequence[np.ndarray]
@@ -138,9 +139,20 @@ def co_occurrence(
     """Items bought near those of the history, each pair weighted by 1 / distance, then the bestsellers.
 
     The j-th last item of a history votes with weight 1 / j; how far apart purchases may be is chosen by
-    [`best_window`]. The strongest single count that we know.
+    [`best_window`].
     """
     return _voted("co_occurrence", train_histories, histories, num_items, width)
+
+
+def markov_chain(
+    train_histories: History, histories: History, num_items: int, width: int, seed: int = 0
+) -> np.ndarray:
+    """Items that other users bought right after the history's last item, the most often first, then the bestsellers.
+
+    The transitions of a first-order Markov chain, as they were counted. The strongest count where each purchase
+    follows from the one before, such as the next volume of a series.
+    """
+    return _voted("markov_chain", train_histories, histories, num_items, width)
 
 
 def _voted(
@@ -176,6 +188,7 @@ BASELINES = {
     "co_visitation": co_visitation,
     "co_occurrence": co_occurrence,
     "co_visitation_new_items": co_visitation_new_items,
+    "markov_chain": markov_chain,
 }
 
 
@@ -220,7 +233,8 @@ def baseline_lists(
     Returns:
         `{name: RankedLists}`: "random", "popularity", "recent_then_popularity" (the user's own items, the last one
         first), "co_visitation" (items bought within five steps of the history's), "co_visitation_new_items" (the
-        same without the history) and "co_occurrence" (pairs weighted by 1 / distance).
+        same without the history), "co_occurrence" (pairs weighted by 1 / distance) and "markov_chain" (what was
+        bought right after the last item).
     """
     known = train_histories.histories if isinstance(train_histories, Counted) else train_histories
     same = isinstance(train_histories, Counted) and train_histories.num_items == num_items

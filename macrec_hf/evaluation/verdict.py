@@ -6,6 +6,7 @@ from typing import Any
 from ..model.ensemble import ENSEMBLE
 
 METRIC = "ndcg@10"  # what training chooses checkpoints by, too
+_ALSO = "hr@10"  # said beside it
 
 
 def verdict(report: Mapping[str, Any], summary_row: str, model_rows: list[str]) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def _text(
     text = (
         f"Verdict: {ours} {words[outcome]} {best}, the best baseline, by NDCG@10: {report[ours][METRIC]:.4f} "
         f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
-        f"[{found['low']:+.4f}, {found['high']:+.4f}]; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
+        f"[{found['low']:+.4f}, {found['high']:+.4f}]; {_ALSO.upper()} {report[ours][_ALSO]:.4f} against "
+        f"{report[best][_ALSO]:.4f}; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
     )
     alone = _best_alone(report, ours, model_rows)
     if ours != ENSEMBLE and ENSEMBLE in model_rows and alone != ENSEMBLE:  # a blend, which may owe little to the model

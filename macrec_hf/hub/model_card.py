@@ -29,6 +29,7 @@ _BASELINES = (
     "co_visitation",
     "co_occurrence",
     "co_visitation_new_items",
+    "markov_chain",
 )
 _START, _END = "<!-- results: `macrec evaluate` writes what stands here -->", "<!-- end of results -->"
 _COUNTS_START, _COUNTS_END = "<!-- what customers bought -->", "<!-- end of what customers bought -->"

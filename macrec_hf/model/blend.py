@@ -31,6 +31,8 @@ POPULARITY = ("sold_log1p", *(f"sold_in_{days}_days" for days in WINDOWS))  # te
 OFFSETS = {
     "before": 0.1, "after": 0.1, "near": 0.1, "next": 0.1, "last_next": 0.1, "together": 0.1, "cosine": 0.003,
 }  # inside the logarithm, so that no neighbour is little and not minus infinity; ours  # fmt: skip
+COUNT_TERMS = ("near_count", "together_count", "last_next_count")  # as they were counted, for `SOURCES`
+NEIGHBOUR_TERMS = (*(f"{name}_{form}" for name in OFFSETS for form in ("log", "log1p")), *COUNT_TERMS)
 MOST_WEIGHT = 1e12  # of a term; beyond it scores lose their digits
 _LONG_AGO = 400.0  # days since the last sale at most, and of items that were never sold; ours
 
@@ -227,13 +229,11 @@ SOURCES: dict[str, dict[str, float]] = {
     "popularity": {"sold": 1.0}, "recent_then_popularity": {"own_recency": 1e6, "sold": 1e-3},
     "co_visitation": {"together_count": 1.0, "sold": 1e-9}, "co_occurrence": {"near_count": 1.0, "sold": 1e-9},
     "co_visitation_new_items": {"together_count": 1.0, "sold": 1e-9, "own": -1e6},
+    "markov_chain": {"last_next_count": 1.0, "sold": 1e-9},
 }  # fmt: skip
 
-
 TERMS = {
-    *(f"{name}_{form}" for name in OFFSETS for form in ("log", "log1p")), "near_count", "together_count", "sold",
-    "sold_log", "sold_log1p", "is_new", "own", "own_recency", "own_often", "days_since_sale",
-    *(f"sold_in_{days}_days" for days in WINDOWS),
+    *NEIGHBOUR_TERMS, *POPULARITY, "sold", "sold_log", "is_new", "own", "own_recency", "own_often", "days_since_sale",
 }  # fmt: skip
 FAMILY_WINDOWS = {"all": None} | {f"{days}_days": days for days in WINDOWS}
 BY_MODALITY = (  # each with the name of a modality
@@ -324,7 +324,7 @@ def _terms(
     for name, offset in OFFSETS.items():
         terms[f"{name}_log"] = np.log(of_pairs[name] + offset)
         terms[f"{name}_log1p"] = np.log1p(of_pairs[name])
-    terms |= {"near_count": of_pairs["near"], "together_count": of_pairs["together"]}
+    terms |= {name: of_pairs[name.removesuffix("_count")] for name in COUNT_TERMS}
     sold = counts.popularity[rows].astype(np.float64)
     terms |= {"sold": sold, "sold_log": np.log(sold + 0.5), "sold_log1p": np.log1p(sold)}
     terms["is_new"] = (sold == 0).astype(np.float64)

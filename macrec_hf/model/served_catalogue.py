@@ -10,7 +10,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .blend import BLEND, BY_MODALITY, MODEL, OFFSETS, WINDOWS, Blend, BlendInputs, Candidates, find_candidates
+from .blend import BLEND, BY_MODALITY, MODEL, NEIGHBOUR_TERMS, WINDOWS, Blend, BlendInputs, Candidates, find_candidates
 from .configuration_macrec import MacRecConfig
 from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from .inference import pad_rows
@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 BLENDED_AT_A_TIME = 256  # users whose candidates are in memory together
 _GROUPS = {  # the terms that one reason stands for
-    "near": (*(f"{name}_{form}" for name in OFFSETS for form in ("log", "log1p")), "near_count", "together_count"),
+    "near": NEIGHBOUR_TERMS,
     "sold": ("sold", "sold_log", "sold_log1p", "days_since_sale", *(f"sold_in_{days}_days" for days in WINDOWS)),
     "own": ("own", "own_recency", "own_often"),
 }
@@ -342,7 +342,7 @@ def _words(
         "model": model if of_model else lambda user, column: None,  # an item that it missed speaks without it
         "sold": lambda user, column: "sells well",
         "family": lambda user, column: "like items that sell well",
-        "own": lambda user, column: "bought before" if shown[user, column] in histories[user] else None,
+        "own": lambda user, column: "in the history" if shown[user, column] in histories[user] else None,
     }
 
 

@@ -25,7 +25,7 @@ from ..data.readers import read_interactions
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
 from ..hub.model_card import tell_of_counts
-from ..model.blend import BLEND_NAME, MODEL, SOURCES, Blend, Candidates
+from ..model.blend import BLEND_NAME, COUNT_TERMS, MODEL, SOURCES, Blend, Candidates
 from ..model.model_files import load_model_directory
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of standardised terms; ours
 FOLDS = 5
-_ONLY_TO_RANK = ("sold", "near_count", "together_count")  # other terms hold the same, in a form that can be weighed
+_ONLY_TO_RANK = ("sold", *COUNT_TERMS)  # other terms hold the same, in a form that can be weighed
 NEW_ITEMS_ALONE = "co_visitation_new_items"  # the source that never lists what the user has
 _USERS_AT_A_TIME = 512
 

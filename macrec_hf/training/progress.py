@@ -66,8 +66,8 @@ class Announcement(TrainerCallback):
             end += f", or from step {earliest:,} on after {self.patience} evaluations without progress"
         tqdm.write(self.first_line)
         tqdm.write(
-            f"{self.num_examples:,} examples, {weights:,} parameters, on {args.device}: {state.max_steps:,} steps "
-            f"({state.num_train_epochs:g} epochs), {end}."
+            f"{self.num_examples:,} examples an epoch, {weights:,} parameters, on {args.device}: {state.max_steps:,} "
+            f"steps ({state.num_train_epochs:g} epochs), {end}."
         )
 
     def _earliest(self, state: TrainerState) -> int | None:

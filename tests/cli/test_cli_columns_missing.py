@@ -110,6 +110,11 @@ def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
             [*embed, "items.jsonl", "--text-columns", "title,words"],
             "expected columns of the items, ['item_id', 'title']",
         ),
+        (
+            [*embed, "items.jsonl", "--text-columns", "title,text"],
+            "expected columns of the items, ['item_id', 'title'], got also ['text']",
+        ),
+        ([*embed, "items.csv", "--item-column", "sku", "--text-columns", "name,title"], "got also ['title']"),
         ([*embed, "items.parquet"], "expected a column 'item_id', got ['sku']"),
         ([*embed, "none.jsonl"], "none.jsonl: no such file"),
         ([*train, "--interactions", "bought.tsv"], "Name the right one with --time-column"),

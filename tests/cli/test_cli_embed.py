@@ -130,6 +130,26 @@ def test_text_columns(shop):
     assert np.linalg.norm(rows[0] - rows[1]) > 1
 
 
+def test_columns_of_words_that_are_not_read_are_named(shop, capsys, caplog):
+    rows = [
+        {"item_id": "a", "title": "mug", "description": "of clay", "made in": "Spain", "price": 3, "sku": "X1"},
+        {"item_id": "b", "title": "lamp", "description": "of glass", "made in": "Italy", "price": 4, "sku": "X2"},
+        {"item_id": "c", "title": "rug", "description": "of wool", "made in": "Spain", "price": "5", "sku": "X3"},
+    ]
+    pictures = [{"photo": f"photos/{row['item_id']}.png", "page": f"https://shop/{row['item_id']}"} for row in rows]
+    lines = [json.dumps(row | picture | {"note": " "}) for row, picture in zip(rows, pictures, strict=True)]
+    (shop / "rich.jsonl").write_text("\n".join(lines))
+    assert embed(shop, "--image-model", "none", items="rich.jsonl") == 0
+    told = capsys.readouterr().out
+    assert "Not read: description, made in, which hold words too." in told
+    assert "--text-columns 'title,description,made in'\n" in told
+    everything = ["--image-model", "none", "--overwrite", "--text-columns", "title,description,made in"]
+    assert embed(shop, *everything, items="rich.jsonl") == 0
+    assert "from title, description, made in)" in (told := capsys.readouterr().out) and "Not read" not in told
+    assert embed(shop, "--image-model", "none", "--overwrite", "--text-columns", "title,note", items="rich.jsonl") == 0
+    assert "no item has a word in 'note'" in caplog.text
+
+
 def embeddings(folder):
     return EmbeddingStore.open(folder).arrays
 

@@ -16,7 +16,7 @@ from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 20, 12
 BASELINES = ["random", "popularity", "recent_then_popularity", "co_visitation", "co_occurrence"]
-BASELINES += ["co_visitation_new_items"]
+BASELINES += ["co_visitation_new_items", "markov_chain"]
 
 
 @pytest.fixture(scope="module")

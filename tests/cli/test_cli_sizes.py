@@ -94,7 +94,9 @@ def test_the_header_and_the_steps_are_of_what_an_epoch_goes_through(tmp_path, ca
     examples = len(made) - crossing + -(-crossing // share)
     steps = 3 * -(-(examples // 8) // 2)
     out = capsys.readouterr().out
-    assert f"\n{examples:,} examples, " in out and f": {steps:,} steps (3 epochs), ends at step {steps:,}" in out
+    assert (
+        f"\n{examples:,} examples an epoch, " in out and f": {steps:,} steps (3 epochs), ends at step {steps:,}" in out
+    )
     log = json.loads((shop / "model" / "seed-0" / "training_log.json").read_text())
     assert log[-1]["step"] == steps and log[-1]["settings"]["cross_modal_rate"] == 1 / share
     assert max(entry["epoch"] for entry in log) == 3

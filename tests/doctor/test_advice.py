@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from macrec_hf import EmbeddingStore, SemanticIdTable, codebook_report
+from macrec_hf import EmbeddingStore, SemanticIdTable, codebook_report, quantizer_sizes
 from macrec_hf.doctor.advice import CHECKS, LEAST_CODES, findings, shared_words
 
 HEALTHY = 4000  # items
@@ -175,6 +175,17 @@ def test_advice_on_sizes_is_one_and_within_the_catalogue(num_items, size, num_le
         assert not any(word in text for text in advice for word in ("double", "halve", "Halve"))
         room = {min(size, *codes) ** number >= 50 * num_items for number in levels} if codes else set()
         assert room <= {True}, "what is advised is enough"
+
+
+@pytest.mark.parametrize("num_photos", [20, 40, 150, 199, 200])
+def test_a_codebook_of_the_usual_size_is_not_called_too_large_where_photos_are_missing(num_photos):
+    """All modalities share the size, so fewer codes would take room from the texts."""
+    size = quantizer_sizes(200, {"text": 64, "image": 32}).codebook_size
+    text, image = np.random.default_rng(0).integers(size, size=(2, 200, 3))
+    image[num_photos:] = -1
+    named = warnings(codebook_report(table_of(text, image, size=size)))
+    assert not [title for title in named if "too large" in title or "too small" in title]
+    assert ("Modality missing from much of the catalogue" in named) == (num_photos < 100)
 
 
 def test_the_smallest_codebook_is_not_called_too_large():

@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from macrec_hf.evaluation.baselines import (
     best_window,
     co_visitation,
     co_visitation_new_items,
+    markov_chain,
     popularity,
     random_items,
     recent_then_popularity,
@@ -44,6 +46,18 @@ def test_co_visitation_by_hand():
     # item 1: 3 + 1/2, item 0: 1, item 2: 1/2, then the bestseller 3.
     assert co_visitation(TRAIN, [np.array([0, 2])], 6, 4).tolist() == [[1, 0, 2, 3]]
     assert co_visitation_new_items(TRAIN, [np.array([0, 2])], 6, 4).tolist() == [[1, 3, 4, 5]]
+
+
+def test_the_markov_chain_equals_counting_with_loops():
+    generator = np.random.default_rng(3)
+    train = [generator.integers(0, 12, size=generator.integers(1, 15)) for _ in range(30)]
+    histories = [generator.integers(0, 12, size=generator.integers(0, 25)) for _ in range(20)]
+    followed = Counter((int(a), int(b)) for sequence in train for a, b in pairwise(sequence) if a != b)
+    bought = Counter(int(item) for sequence in train for item in sequence)
+    for history, found in zip(histories, markov_chain(train, histories, 12, 6), strict=True):
+        last = int(history[-1]) if len(history) else None
+        expected = sorted(range(12), key=lambda item: (-followed[last, item], -bought[item], item))[:6]
+        assert found.tolist() == expected
 
 
 def test_every_baseline_but_chance_is_a_source_of_the_blend():

@@ -15,7 +15,7 @@ def report(differences, **figures):
         }
         for name, (low, high) in differences.items()
     }
-    rows = {name: {"ndcg@10": value} for name, value in figures.items()}
+    rows = {name: {"ndcg@10": value, "hr@10": 2 * value} for name, value in figures.items()}
     return rows | {"coverage": dict.fromkeys(figures, 0.25) | {"ensemble": 0.75}, "differences": told}
 
 
@@ -36,7 +36,7 @@ def test_a_model_that_wins():
     }
     assert found["text"] == (
         "Verdict: ensemble is better than co_visitation, the best baseline, by NDCG@10: 0.0600 against 0.0550, "
-        "difference +0.0050 [+0.0020, +0.0080]; coverage 0.750 against 0.250."
+        "difference +0.0050 [+0.0020, +0.0080]; HR@10 0.1200 against 0.1100; coverage 0.750 against 0.250."
     )
 
 

@@ -62,7 +62,7 @@ def dense_terms(inputs, histories, lists, day, bought, days):
         votes["together"] = sum((together[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
         root = np.sqrt(sold + 1)
         votes["cosine"] = sum((together[i] / root[i] / root / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
-        terms = {"near_count": votes["near"], "together_count": votes["together"]}
+        terms = {f"{name}_count": votes[name] for name in ("near", "together", "last_next")}
         for name, values in votes.items():
             terms[f"{name}_log"] = np.log(values + (0.003 if name == "cosine" else 0.1))
             terms[f"{name}_log1p"] = np.log1p(values)

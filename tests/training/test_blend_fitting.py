@@ -279,8 +279,14 @@ def test_the_recommender_says_what_it_holds(blended, recommender):
 
 
 def test_where_new_items_alone_are_listed_own_ones_are_left_out(recommender):
-    """Twelve customers walk on without looking back, but for one who buys the first item again."""
-    walked = {f"u{user}": [(2 * user + step) % NUM_ITEMS for step in range(8)] for user in range(12)}
+    """Twelve customers buy eight neighbours, four and four in any order; one of them buys the first item again."""
+    order = np.random.default_rng(0)
+    walked = {
+        f"u{user}": [
+            (2 * user + start + step) % NUM_ITEMS for start in (0, 4) for step in order.permutation(4).tolist()
+        ]
+        for user in range(12)
+    }
     walked["u0"][-2] = walked["u0"][0]
     rows = [(user, f"i{item}", day) for user, items in walked.items() for day, item in enumerate(items)]
     made = tiny_recommender(NUM_ITEMS)

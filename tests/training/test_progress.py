@@ -53,7 +53,9 @@ def said(capsys, arguments, seconds_a_step, monkeypatch, steps=1000):
 def test_the_header_and_the_time_left(arguments, capsys, monkeypatch):
     lines = said(capsys, arguments, 20.0, monkeypatch)
     assert lines[0] == "Sizes."
-    assert lines[1].startswith("1,234 examples, 0 parameters, on cpu: 1,000 steps (5 epochs), ends at step 1,000, or")
+    assert lines[1].startswith(
+        "1,234 examples an epoch, 0 parameters, on cpu: 1,000 steps (5 epochs), ends at step 1,000, or"
+    )
     assert "from step 800 on after 10 evaluations without progress" in lines[1]
     # the clock is read twice: after the first step and after twenty more, which then took 20 s / 20
     assert lines[2] == "About 16 min left at 1 s a step, evaluations apart." and len(lines) == 3
