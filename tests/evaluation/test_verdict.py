@@ -71,6 +71,7 @@ def test_a_model_that_finds_more_than_its_blend_is_named_once(low, high, end):
         ({"ensemble": 0.02, "text": 0.01, "image": 0.01}, "does not beat the bestsellers, so it has hardly learned"),
         ({"text": 0.08, "co_visitation": 0.09}, r"text alone finds more \(0.0800\): recommend with --modality text"),
         ({"recent_then_popularity": 0.2}, "customers buy again what they had"),
+        ({"markov_chain": 0.2}, "--num-item-positions 20"),
         ({"sasrec": 0.2}, "worse than sasrec"),
     ],
 )
