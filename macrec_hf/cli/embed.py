@@ -1,6 +1,7 @@
 """`macrec embed`: items with text and photos → a folder of embeddings."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ HELP = """Turns item texts and photos into embeddings, through any AutoModel or 
 
 WORK = ("item_ids.json", "meta.json")
 _USUAL = {"item_id", "title", "text", "image"}  # columns of every catalogue that is read
+_WORD, _LONG_WORD = re.compile(r"[^\W\d_]{2,}"), re.compile(r"[^\W\d_]{3,}|[^\W\d_a-zA-Z]{2,}")
 _LOOKED_AT = 1000  # items whose cells say what a column holds
 
 
@@ -171,16 +173,28 @@ def columns_read(embedded: "EmbeddedCatalogue", items: "pd.DataFrame") -> list[s
 
 def columns_unread(items: "pd.DataFrame", known: Collection[str]) -> list[str]:
     """Columns that were left out though most of their cells are words: no numbers, paths, addresses or keys."""
-    from ..data.cells import holds_numbers, plain_text
+    from ..data.cells import plain_text
 
     found = []
-    for column in (column for column in items.columns if column not in _USUAL | {*known} and "," not in column):
+    for column in (column for column in map(str, items.columns) if column not in _USUAL | {*known}):
+        if column not in items or "," in column or column.startswith("Unnamed:"):
+            continue
         cells = [text for value in items[column][:_LOOKED_AT] if (text := plain_text(value).strip())]
-        words = [text for text in cells if any(map(str.isalpha, text)) and not any(sign in text for sign in "/\\@")]
         is_key = len(set(cells)) == len(cells) and not any(" " in text for text in cells)
-        if 2 * len(words) > len(cells) and len(set(cells)) > 1 and not is_key and not holds_numbers(cells):
+        is_switch = {text.casefold() for text in cells} <= {"true", "false", "yes", "no"}
+        if 2 * sum(map(_is_words, cells)) > len(cells) and len(set(cells)) > 1 and not is_key and not is_switch:
             found.append(column)
     return found
+
+
+def _is_words(text: str) -> bool:
+    """Whether a cell says something of an item: not a price, a date, a key, a path or an address."""
+    if not _LONG_WORD.search(text):
+        return False
+    has_digit = any(map(str.isdigit, text))
+    if " " not in text:
+        return not has_digit and not any(sign in text for sign in ".@\\:_#")
+    return not has_digit or len(_WORD.findall(text)) > 1
 
 
 def _fill_columns(args: argparse.Namespace) -> None:

@@ -243,9 +243,9 @@ def check_tables(args: argparse.Namespace) -> None:
         ids = [named["item_column"] or ITEM_COLUMN, *([ITEM_COLUMN] if bought is not None else [])]
         shown = (named["title_column"] or TITLE_COLUMN, named["image_column"] or IMAGE_COLUMN)
         check_item_columns(Path(items), columns, ids, *shown)
-        texts = (getattr(args, "text_columns", None) or "").split(",")
+        texts = given.split(",") if (given := getattr(args, "text_columns", None)) else []
         renamed = {name for name, flag in _SHOWN.items() if named.get(flag) in columns}
-        if lacking := [text for text in texts if text and text not in {*columns, *renamed}]:
+        if lacking := [text for text in texts if text not in {*columns, *renamed}]:
             raise ValueError(f"--text-columns: expected columns of the items, {columns}, got also {lacking}.")
     if bought is not None and not str(bought).lower().endswith((".json", ".json.gz")):
         if columns := table_columns(Path(bought)):

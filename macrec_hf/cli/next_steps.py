@@ -96,7 +96,7 @@ def best_checkpoint(state: Any) -> str:
     if state.best_metric is None:
         return ""
     at = f" step {state.best_global_step:,} of {state.max_steps:,}" if state.best_global_step else ""
-    return f", best checkpoint{at} with NDCG@10 {state.best_metric:.4f} on the validation users that choose"
+    return f", best checkpoint{at} with NDCG@10 {state.best_metric:.4f} on the validation users who choose it"
 
 
 def _named_columns(args: argparse.Namespace) -> list[str]:

@@ -31,7 +31,7 @@ def answer(report: Column, lists: Collection[str] = (), tables: bool = False) ->
         lines += _facts(report)
         whose = f"{report['num_purchases']:,} later purchases are of"
     lines.append(
-        f"{report['repeat_rate']:.1%} of the {whose} what they had: the table to quote hides own history below 1 %"
+        f"{report['repeat_rate']:.1%} of the {whose} what they had (below 1 %, the table to quote hides own history)"
     )
     if report["split"] == "validation" and "blend" in report["model_rows"]:
         lines.append("the blend was fitted on validation purchases: its row here flatters it, --split test does not")

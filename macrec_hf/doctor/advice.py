@@ -10,6 +10,7 @@ from ..training.sizes import IDS_AN_ITEM, ITEMS_A_CODE, quantizer_sizes
 Values = list[tuple[str, float]]  # (where, value)
 MIN_CODES_FOR_SHARES = 20  # with fewer codes even use gives one code more than a twentieth of the items
 MIN_ITEMS_FOR_AGREEMENT = 100  # of fewer, chance alone moves the shared information by more than its limit; ours
+ITEMS_FOR_DEAD_CODES = 2  # with fewer, chance alone leaves a quarter of the codes it would use empty; ours
 LEAST_CODES = quantizer_sizes(1, {"any": 1}).codebook_size  # `macrec quantize` chooses no fewer for any catalogue
 
 
@@ -79,18 +80,14 @@ def _largest(report: Mapping) -> Values:
 
 
 def _dead(report: Mapping) -> Values:
-    can_shrink = report["codebook_size"] > LEAST_CODES
-    return _levels(report, _dead_share(report["codebook_size"])) if can_shrink else []
-
-
-def _dead_share(size: int) -> Callable[[Mapping, Mapping], float]:
-    """Of the codes that so many items would use if they were spread evenly at random: few items leave codes empty."""
+    """Beside the codes that so many items would use if they were spread evenly at random: few leave codes empty."""
+    size, modalities = report["codebook_size"], report["modalities"]
+    enough = {name: one for name, one in modalities.items() if one["num_items"] >= ITEMS_FOR_DEAD_CODES * size}
 
     def share(level: Mapping, modality: Mapping) -> float:
-        reached = size * (1 - (1 - 1 / size) ** modality["num_items"])
-        return max(0.0, 1 - (size - level["dead"]) / reached)
+        return max(0.0, 1 - (size - level["dead"]) / (size * (1 - (1 - 1 / size) ** modality["num_items"])))
 
-    return share
+    return _levels({"modalities": enough}, share) if size > LEAST_CODES else []
 
 
 def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Values:
@@ -100,7 +97,7 @@ def _modalities(report: Mapping, value: Callable[[Mapping], float | None]) -> Va
 
 def _items_per_code(report: Mapping) -> Values:
     """One value for all modalities, which share the size; that one has few items is a check of its own."""
-    can_shrink = report["codebook_size"] > LEAST_CODES
+    can_shrink = report["codebook_size"] > LEAST_CODES and any(_modalities(report, lambda modality: 1.0))
     return [("the catalogue", report["num_items"] / report["codebook_size"])] if can_shrink else []
 
 
@@ -301,13 +298,14 @@ CHECKS = (
         needs=f"more than {LEAST_CODES} codes a level",
     ),
     Check(
-        "Codebook too large: dead codes", _dead, "codes that nobody uses / that chance would use", 0.25, "high", ".0%",
-        "A quarter of the tokens is never trained and yet takes part in every softmax. Large codebooks thin out what "
+        "Codebook too large: dead codes", _dead, "1 − codes in use / codes that chance would use", 0.25, "high", ".0%",
+        "So many items, spread evenly at random, would use a third more; what is never trained takes part in every "
+        "softmax. Large codebooks thin out what "
         "each token sees (paper, parameter analysis).",
         _fewer_codes,
-        "{shown} of the codes that so many items would use by chance are never used ({where}), so that the "
-        "model is larger than it has to be and learns a little more slowly",
-        needs=f"more than {LEAST_CODES} codes a level",
+        "{shown} of the codes that so many items would use by chance are never used ({where}), so that a part "
+        "of the model is never trained",
+        needs=f"more than {LEAST_CODES} codes a level and {ITEMS_FOR_DEAD_CODES} items a code",
     ),
 )  # fmt: skip
 

@@ -51,14 +51,15 @@ def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], 
         )
     if best == "recent_then_popularity":
         advice.append("customers buy again what they had: a list of their own items is hard to beat here")
-    if best == "markov_chain":
-        advice.append(
-            "the next purchase follows from the last one: `macrec train --num-item-positions 20` learns that sooner"
-        )
     if not advice:
         advice.append(
             "train longer or wider (--epochs, --d-model), and look with `macrec doctor` whether items with the same "
             "first codes are alike"
+        )
+    if best == "markov_chain":
+        advice.append(
+            "where the next purchase follows from the last one, as the next volume of a series does, `macrec train "
+            "--num-item-positions 20` learns that sooner"
         )
     return advice
 

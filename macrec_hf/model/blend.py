@@ -24,7 +24,7 @@ from .ranked_lists import RankedLists, best_columns, log_softmax, sort_lists, un
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
 BLEND_NAME = "blend.json"
 CANDIDATES = {"near": 100, "cosine": 50, "next": 30}  # of each count, so many items a user; ours
-POPULAR, RECENT, ALIKE = 100, 50, 50  # bestsellers, those of the last month, alike in a modality; ours
+POPULAR, RECENT, ALIKE, FOLLOWERS = 100, 50, 50, 30  # bestsellers, of the last month, alike, after the last item; ours
 NEW, PROMISING = 20, 100  # never sold: alike in a modality, and those whose families sell; ours
 WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
 POPULARITY = ("sold_log1p", *(f"sold_in_{days}_days" for days in WINDOWS))  # terms that rank for who has no history
@@ -125,9 +125,8 @@ class Candidates:
     def scores(self, weights: Mapping[str, float]) -> np.ndarray:
         """`Σ weights[k] · terms[k]`, `(num_users, num_candidates)`, -inf in empty places; other terms count 0."""
         total = np.zeros(self.items.shape)
-        for name, weight in weights.items():
-            if name in self.terms:
-                total += weight * self.terms[name]
+        for name in filter(self.terms.__contains__, weights):
+            total += weights[name] * self.terms[name]
         return np.where(self.items >= 0, total, -np.inf)
 
     def ranked(self, weights: Mapping[str, float], width: int | None = None) -> RankedLists:
@@ -290,10 +289,11 @@ def _gather(
 ) -> np.ndarray:
     counts, num_users = inputs.counts, len(histories)
     parts = [ranked.items for ranked in lists.values()]
-    parts += [neighbours.best(name, num_users, width) for name, width in CANDIDATES.items()]
     own, _ = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
-    popular = np.argsort(-counts.popularity, kind="stable")[:POPULAR]
-    parts += [own, np.broadcast_to(popular, (num_users, len(popular)))]
+    order = np.argsort(-counts.popularity, kind="stable")
+    popular = np.broadcast_to(order[:POPULAR], (num_users, len(order[:POPULAR])))
+    parts += [neighbours.best(name, num_users, width) for name, width in CANDIDATES.items()]
+    parts += [own, popular, neighbours.best("last_next", num_users, FOLLOWERS, np.argsort(order))]
     if days is not None and counts.sale_days is not None:
         parts.append(_recent_bestsellers(counts, days))
     unsold = inputs.unsold

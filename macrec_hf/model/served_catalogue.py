@@ -342,7 +342,7 @@ def _words(
         "model": model if of_model else lambda user, column: None,  # an item that it missed speaks without it
         "sold": lambda user, column: "sells well",
         "family": lambda user, column: "like items that sell well",
-        "own": lambda user, column: "in the history" if shown[user, column] in histories[user] else None,
+        "own": lambda user, column: "they have it already" if shown[user, column] in histories[user] else None,
     }
 
 

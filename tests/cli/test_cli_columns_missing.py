@@ -114,6 +114,7 @@ def test_a_missing_column_is_told_before_a_library_is_loaded(tmp_path):
             [*embed, "items.jsonl", "--text-columns", "title,text"],
             "expected columns of the items, ['item_id', 'title'], got also ['text']",
         ),
+        ([*embed, "items.jsonl", "--text-columns", "title,"], "got also ['']"),
         ([*embed, "items.csv", "--item-column", "sku", "--text-columns", "name,title"], "got also ['title']"),
         ([*embed, "items.parquet"], "expected a column 'item_id', got ['sku']"),
         ([*embed, "none.jsonl"], "none.jsonl: no such file"),

@@ -137,12 +137,26 @@ def test_columns_of_words_that_are_not_read_are_named(shop, capsys, caplog):
         {"item_id": "c", "title": "rug", "description": "of wool", "made in": "Spain", "price": "5", "sku": "X3"},
     ]
     pictures = [{"photo": f"photos/{row['item_id']}.png", "page": f"https://shop/{row['item_id']}"} for row in rows]
-    lines = [json.dumps(row | picture | {"note": " "}) for row, picture in zip(rows, pictures, strict=True)]
+    more = [
+        {
+            "cost": f"{n}.99 EUR",
+            "since": f"2020-01-0{n}T00:00:00Z",
+            "gift": n > 1,
+            "tone": f"#ff00a{n}",
+            "use": f"in/outdoor {n}",
+        }
+        for n in (1, 2, 3)
+    ]
+    aisles = ["Home/Kitchen", "Home/Living", "Home/Living"]
+    lines = [
+        json.dumps(row | picture | further | {"note": " ", "aisle": aisle})
+        for row, picture, further, aisle in zip(rows, pictures, more, aisles, strict=True)
+    ]
     (shop / "rich.jsonl").write_text("\n".join(lines))
     assert embed(shop, "--image-model", "none", items="rich.jsonl") == 0
     told = capsys.readouterr().out
-    assert "Not read: description, made in, which hold words too." in told
-    assert "--text-columns 'title,description,made in'\n" in told
+    assert "Not read: description, made in, use, aisle, which hold words too." in told
+    assert "--text-columns 'title,description,made in,use,aisle'\n" in told
     everything = ["--image-model", "none", "--overwrite", "--text-columns", "title,description,made in"]
     assert embed(shop, *everything, items="rich.jsonl") == 0
     assert "from title, description, made in)" in (told := capsys.readouterr().out) and "Not read" not in told

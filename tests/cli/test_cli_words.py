@@ -227,8 +227,8 @@ def test_a_verb_inside_another_leaves_to_it_what_follows():
 @pytest.mark.parametrize(
     ("best", "step", "said"),
     [
-        (0.25, 900, ", best checkpoint step 900 of 1,200 with NDCG@10 0.2500 on the validation users that choose"),
-        (0.25, None, ", best checkpoint with NDCG@10 0.2500 on the validation users that choose"),
+        (0.25, 900, ", best checkpoint step 900 of 1,200 with NDCG@10 0.2500 on the validation users who choose it"),
+        (0.25, None, ", best checkpoint with NDCG@10 0.2500 on the validation users who choose it"),
         (None, None, ""),
     ],
 )

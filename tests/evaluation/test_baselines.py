@@ -73,6 +73,19 @@ def test_every_baseline_but_chance_is_a_source_of_the_blend():
         assert candidates.ranked(weights, 10).items.tolist() == wanted.tolist(), name
 
 
+def test_sources_are_the_baselines_also_where_most_items_are_no_candidates():
+    generator = np.random.default_rng(4)
+    chances = 1 / np.arange(1, 1001)
+    train = [generator.choice(1000, size=generator.integers(1, 40), p=chances / chances.sum()) for _ in range(600)]
+    histories = [generator.choice(1000, size=generator.integers(0, 40), p=chances / chances.sum()) for _ in range(60)]
+    counts = count_purchases(train, 1000, window=best_window(train, 1000))
+    candidates = find_candidates(BlendInputs(counts), histories, {})
+    assert (candidates.items >= 0).sum(axis=1).max() < 500
+    for name, weights in SOURCES.items():
+        wanted = BASELINES[name](train, histories, 1000, 10)
+        assert candidates.ranked(weights, 10).items.tolist() == wanted.tolist(), name
+
+
 def test_co_visitation_equals_counting_with_loops():
     generator = np.random.default_rng(0)
     train = [generator.integers(0, 12, size=generator.integers(1, 15)) for _ in range(30)]
