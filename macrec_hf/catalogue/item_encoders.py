@@ -226,8 +226,8 @@ def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEnco
         logger.warning(f"text_columns: the table has no {lacking}, by which the earlier items were embedded too.")
     empty = [column for column in given or () if not any(plain_text(cell).strip() for cell in items[column])]
     if 0 < len(empty) < len(columns) and len(items):
-        empty = ", ".join(map(repr, empty))
-        logger.warning(f"text_columns: no item has a word in {empty}, so texts are made of the others alone.")
+        named = ", ".join(map(repr, empty))
+        logger.warning(f"text_columns: no item has a word in {named}, so texts are made of the others alone.")
     if encoder is not None and encoder.columns is None:
         encoder.columns = columns
         _warn_of_numbers(items, columns)

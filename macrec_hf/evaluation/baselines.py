@@ -8,7 +8,6 @@ repeats, -1 where the catalogue is exhausted. Only `random_items` uses the seed.
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import cast
 
 import numpy as np
 
@@ -152,30 +151,36 @@ def markov_chain(
     The transitions of a first-order Markov chain, as they were counted. The strongest count where each purchase
     follows from the one before, such as the next volume of a series.
     """
-    return _voted("markov_chain", train_histories, histories, num_items, width)
+    return _voted("markov_chain", train_histories, histories, num_items, width, TOGETHER_WINDOW)
 
 
 def _voted(
     name: str, train_histories: History, histories: History, num_items: int, width: int, window: int | None = None
 ) -> np.ndarray:
+    window = best_window(train_histories, num_items, histories) if window is None else window
     return Counted(train_histories, num_items, window).votes(histories, width, [name])[name]
 
 
-def best_window(train_histories: History, num_items: int) -> int:
-    """The distance of `co_occurrence` out of 3, 5 and 10 that best predicts the last item of training sequences.
+def best_window(train_histories: History, num_items: int, histories: History = ()) -> int:
+    """The distance of `co_occurrence` out of 3, 5 and 10 that best predicts the validation purchases.
 
-    What the choice is made on is part of what may be counted: each sequence's last item, from the items before it,
-    with counts that lack these last items. By NDCG@10 of at most 2,000 users, evenly spaced; equal ones: the smallest.
+    These are the last items of `histories` that go on from a training sequence by one item, as those of a test split
+    do. Where there are none, as in a validation split or by time: the last items of the training sequences, with
+    counts that lack these. By NDCG@10 of at most 2,000 users, evenly spaced; equal ones: the smallest.
     """
-    long = [history for history in train_histories if len(history) > 1]
+    trained = {tuple(history.tolist()) for history in train_histories}
+    long = [h for h in map(np.asarray, histories) if len(h) > 1 and tuple(h[:-1].tolist()) in trained]
+    earlier, long = train_histories, [h for h in long if tuple(h.tolist()) not in trained]
+    if not long:
+        long = [history for history in train_histories if len(history) > 1]
+        earlier = [history[:-1] for history in long]
     if not long:
         return WINDOWS[0]
     chosen = np.unique(np.linspace(0, len(long) - 1, min(_WINDOW_USERS, len(long))).astype(np.int64))
-    earlier = [history[:-1] for history in long]
     targets = np.array([long[user][-1] for user in chosen])
     found = {}
     for window in WINDOWS:
-        asked = [earlier[user] for user in chosen]
+        asked = [long[user][:-1] for user in chosen]
         hits = _voted("co_occurrence", earlier, asked, num_items, max(KS), window) == targets[:, None]
         found[window] = (hits / np.log2(np.arange(max(KS)) + 2.0)).sum()
     return max(WINDOWS, key=lambda window: found[window])
@@ -237,8 +242,10 @@ def baseline_lists(
         bought right after the last item).
     """
     known = train_histories.histories if isinstance(train_histories, Counted) else train_histories
-    same = isinstance(train_histories, Counted) and train_histories.num_items == num_items
-    counted = cast(Counted, train_histories) if same else Counted(known, num_items)
+    if isinstance(train_histories, Counted) and train_histories.num_items == num_items:
+        counted = train_histories
+    else:
+        counted = Counted(known, num_items, best_window(known, num_items, histories))
     voted, found = counted.votes(histories, width), {}
     for name, baseline in BASELINES.items():
         items = voted[name] if name in voted else baseline(counted.histories, histories, num_items, width, seed)

@@ -22,7 +22,7 @@ from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, ran
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from .baselines import BASELINES, Counted, baseline_lists
+from .baselines import BASELINES, Counted, baseline_lists, best_window
 from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
@@ -148,7 +148,8 @@ class SplitRanking:
     def columns(self) -> dict[str, Lists]:
         """All lists, "shown" and "hidden": the model's, the baselines' and those of other libraries."""
         width, histories = max(KS), self.users.histories
-        counted = Counted(self.users.counted, self.num_items)
+        window = best_window(self.users.counted, self.num_items, histories)
+        counted = Counted(self.users.counted, self.num_items, window)
 
         def count(histories: Any, width: int) -> Lists:
             return baseline_lists(counted, histories, self.num_items, width, self.settings["seed"])

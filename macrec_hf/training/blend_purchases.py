@@ -189,7 +189,9 @@ def candidates_to_weigh(
         progress: whether to show a progress bar.
     """
     table, users = recommender.table, known.histories
-    window = best_window(known.counted, table.num_items)
+    explained = zip(known.owners, known.targets, strict=True) if recommender.model.config.trained_until is None else ()
+    validation = [np.append(users[owner], target) for owner, target in explained]
+    window = best_window(known.counted, table.num_items, validation)
     inputs = blend_inputs(recommender, known, window)
     limits = Limits(len(users), table.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
     sources = history_sources(recommender.task_encoder, users, table.modalities)

@@ -65,7 +65,7 @@ def test_every_baseline_but_chance_is_a_source_of_the_blend():
     generator = np.random.default_rng(1)
     train = [generator.integers(0, 40, size=generator.integers(1, 9)) for _ in range(25)]
     histories = [generator.integers(0, 40, size=generator.integers(1, 12)) for _ in range(30)]
-    counts = count_purchases(train, 40, window=best_window(train, 40))
+    counts = count_purchases(train, 40, window=best_window(train, 40, histories))
     candidates = find_candidates(BlendInputs(counts), histories, {})
     assert set(SOURCES) == set(BASELINES) - {"random"}
     for name, weights in SOURCES.items():
@@ -78,7 +78,7 @@ def test_sources_are_the_baselines_also_where_most_items_are_no_candidates():
     chances = 1 / np.arange(1, 1001)
     train = [generator.choice(1000, size=generator.integers(1, 40), p=chances / chances.sum()) for _ in range(600)]
     histories = [generator.choice(1000, size=generator.integers(0, 40), p=chances / chances.sum()) for _ in range(60)]
-    counts = count_purchases(train, 1000, window=best_window(train, 1000))
+    counts = count_purchases(train, 1000, window=best_window(train, 1000, histories))
     candidates = find_candidates(BlendInputs(counts), histories, {})
     assert (candidates.items >= 0).sum(axis=1).max() < 500
     for name, weights in SOURCES.items():
@@ -162,10 +162,39 @@ def test_measured_popularity_of_the_instruments():
     assert hit_rate_at_10("popularity", histories, 6250) == pytest.approx(0.0638, abs=5e-5)
 
 
+def test_the_window_is_chosen_on_validation_purchases_where_histories_hold_them():
+    """In training an item is followed by its partner at once, in validation after four others."""
+    random, train, tested = np.random.default_rng(5), [], []
+    for _ in range(200):
+        item, others = int(random.integers(0, 20)), random.integers(40, 400, size=4)
+        tail = [item, *others, item + 20] if len(train) % 2 else [item, item + 20]
+        train.append(np.array([*random.integers(40, 400, size=6), *tail]))
+    for _ in range(100):
+        item = int(random.integers(0, 20))
+        known = np.array([item, *random.integers(40, 400, size=4)])
+        train.append(known)
+        tested.append(np.append(known, item + 20))
+    assert best_window(train, 400) == best_window(train, 400, train) == best_window(train, 400, tested[:0])
+
+    def found(window):
+        lists = co_occurrence_of(train, [history[:-1] for history in tested], window)
+        hits = lists == np.array([history[-1] for history in tested])[:, None]
+        return (hits / np.log2(np.arange(10) + 2)).sum()
+
+    assert best_window(train, 400, tested) == max((3, 5, 10), key=found)
+    assert best_window(train, 400, tested) > best_window(train, 400)
+
+
+def co_occurrence_of(train, histories, window):
+    return Counted(train, 400, window).votes(histories, 10, ["co_occurrence"])["co_occurrence"]
+
+
 def test_counts_that_several_calls_share_give_the_lists_of_each_call():
     random = np.random.default_rng(2)
-    train = [random.integers(0, 40, size=random.integers(1, 9)) for _ in range(25)]
-    histories = [random.integers(0, 40, size=random.integers(0, 12)) for _ in range(600)]  # several blocks
+    train = [random.integers(0, 40, size=random.integers(12, 20)) for _ in range(25)]
+    histories = [
+        random.integers(0, 40, size=random.integers(0, 12)) for _ in range(600)
+    ]  # several blocks, none in train
     counted = Counted(train, 40)
     for some, width, num_items in ((histories, 10, 40), (histories[:3], 50, 40), ([], 5, 40), (histories[:3], 45, 60)):
         shared, alone = (baseline_lists(of, some, num_items, width) for of in (counted, train))
