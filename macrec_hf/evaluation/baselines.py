@@ -168,7 +168,7 @@ def best_window(train_histories: History, num_items: int, histories: History = (
     do. Where there are none, as in a validation split or by time: the last items of the training sequences, with
     counts that lack these. By NDCG@10 of at most 2,000 users, evenly spaced; equal ones: the smallest.
     """
-    trained = {tuple(history.tolist()) for history in train_histories}
+    trained = {tuple(np.asarray(history).tolist()) for history in train_histories}
     long = [h for h in map(np.asarray, histories) if len(h) > 1 and tuple(h[:-1].tolist()) in trained]
     earlier, long = train_histories, [h for h in long if tuple(h.tolist()) not in trained]
     if not long:
