@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 
 from accelerate.state import AcceleratorState, GradientState
+from tqdm import std
 
 
 def free_port() -> int:
@@ -19,12 +21,21 @@ def free_port() -> int:
         return min(probe.getsockname()[1], 65_000)
 
 
+def own_bar_lock() -> None:
+    """tqdm's lock is shared by all forks: without one of its own, each would wait for ever for one that was killed."""
+    bars = [std.tqdm]
+    for bar in bars:  # subclasses may have been given the shared one
+        bar.set_lock(threading.RLock())
+        bars += bar.__subclasses__()
+
+
 def fork(run: Callable[[], int | None], **environment: str) -> int:
     """Starts `run`, which may return a status, in a process of its own with these variables; returns its number."""
     gc.freeze()  # what is loaded is no garbage, and each of a child's trainings would look through all of it
     child = os.fork()
     if child == 0:
         os.environ.update(environment)
+        own_bar_lock()
         status = 1
         try:
             status = run() or 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from forks import own_bar_lock
 
 import macrec_hf
 from macrec_hf.cli.main import main
@@ -57,6 +58,7 @@ def start(arguments: list[str], log: Path, before: Callable[[], object] = lambda
     gc.freeze()  # what is loaded is no garbage, and each of a child's trainings would look through all of it
     child = os.fork()
     if child == 0:
+        own_bar_lock()
         os.nice(5)  # on a busy core it is the parent, which watches for the moment, that should be woken
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
