@@ -60,9 +60,7 @@ class Counted:
         """Lists by the neighbours of a history's items, by name of [`VOTES`]: equal values by popularity, then the
         bestsellers; a block of users on each thread."""
         blocks = [histories[at : at + _USERS_AT_A_TIME] for at in range(0, len(histories), _USERS_AT_A_TIME)]
-        place = np.empty(self.num_items, dtype=np.int64)
-        place[self.order] = np.arange(self.num_items)
-        self.counts  # noqa: B018  # counted here, not by each thread
+        place = self.counts.places  # counted here, not by each thread
         found = map_parts(partial(self._votes_of_some, width, names, place), blocks)
         nobody = np.zeros((0, width), dtype=np.int64)
         return {name: np.concatenate([nobody, *(block[name] for block in found)]) for name in names}

@@ -125,8 +125,9 @@ class Candidates:
     def scores(self, weights: Mapping[str, float]) -> np.ndarray:
         """`Σ weights[k] · terms[k]`, `(num_users, num_candidates)`, -inf in empty places; other terms count 0."""
         total = np.zeros(self.items.shape)
-        for name in filter(self.terms.__contains__, weights):
-            total += weights[name] * self.terms[name]
+        for name, weight in weights.items():
+            if name in self.terms:
+                total += weight * self.terms[name]
         return np.where(self.items >= 0, total, -np.inf)
 
     def ranked(self, weights: Mapping[str, float], width: int | None = None) -> RankedLists:
@@ -290,10 +291,9 @@ def _gather(
     counts, num_users = inputs.counts, len(histories)
     parts = [ranked.items for ranked in lists.values()]
     own, _ = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
-    order = np.argsort(-counts.popularity, kind="stable")
-    popular = np.broadcast_to(order[:POPULAR], (num_users, len(order[:POPULAR])))
+    popular = np.tile(np.flatnonzero(counts.places < POPULAR), (num_users, 1))
     parts += [neighbours.best(name, num_users, width) for name, width in CANDIDATES.items()]
-    parts += [own, popular, neighbours.best("last_next", num_users, FOLLOWERS, np.argsort(order))]
+    parts += [own, popular, neighbours.best("last_next", num_users, FOLLOWERS, counts.places)]
     if days is not None and counts.sale_days is not None:
         parts.append(_recent_bestsellers(counts, days))
     unsold = inputs.unsold

@@ -249,6 +249,11 @@ class PurchaseCounts:
 
     # Of the size of the catalogue, so once and not for every request.
     @cached_property
+    def places(self) -> np.ndarray:
+        """Each item's place among the bestsellers, from 0, equal ones by row: int64, `(num_items,)`."""
+        return np.argsort(np.argsort(-self.popularity, kind="stable"))
+
+    @cached_property
     def _pairs(self) -> np.ndarray:
         return np.repeat(np.arange(self.num_items), np.diff(self.starts)) * self.num_items + self.others
 
