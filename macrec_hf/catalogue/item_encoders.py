@@ -196,7 +196,9 @@ def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> lis
     Raises:
         ValueError: a column named that the table does not have.
     """
-    _check_columns(items, columns)
+    unknown = [column for column in columns or () if column not in items]
+    if unknown:
+        raise ValueError(f"text_columns: expected columns of the items, {list(items.columns)}, got also {unknown}.")
     chosen = columns or [column for column in TEXT_COLUMNS if column in items]
     parts = [[plain_text(cell).strip() for cell in items[column]] for column in chosen]
     if not parts:
@@ -204,14 +206,8 @@ def item_texts(items: pd.DataFrame, columns: Sequence[str] | None = None) -> lis
     return [". ".join(text for text in row if text) for row in zip(*parts, strict=True)]
 
 
-def _check_columns(items: pd.DataFrame, columns: Sequence[str] | None) -> None:
-    if unknown := [column for column in columns or () if column not in items]:
-        raise ValueError(f"text_columns: expected columns of the items, {list(items.columns)}, got also {unknown}.")
-
-
 def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEncoder | None) -> list[str]:
     """The columns that become an item's text; those of the first time stay with the encoder."""
-    _check_columns(items, given)
     known = None if encoder is None else encoder.columns
     if known and given and list(given) != known:
         logger.warning(f"text_columns: {list(given)} are read, the earlier items were embedded by {known}.")
@@ -224,7 +220,7 @@ def _columns(items: pd.DataFrame, given: Sequence[str] | None, encoder: TextEnco
                 f"{list(items.columns)}. Name the columns with --text-columns, or text_columns in Python."
             )
         logger.warning(f"text_columns: the table has no {lacking}, by which the earlier items were embedded too.")
-    empty = [column for column in given or () if not any(plain_text(cell).strip() for cell in items[column])]
+    empty = [column for column in given or () if not any(item_texts(items, [column]))]  # refuses unknown ones
     if 0 < len(empty) < len(columns) and len(items):
         named = ", ".join(map(repr, empty))
         logger.warning(f"text_columns: no item has a word in {named}, so texts are made of the others alone.")
