@@ -20,7 +20,7 @@ def stage(args, left):
         return None
     device, purchases = args.device, str(data / "Instruments.inter.json")
     index = f"text={data / 'Instruments.index_lemb.json'},image={data / 'Instruments.index_vitemb.json'}"
-    sizes = ["--size", "paper", "--batch-size", "1024", "--bf16", "--eval-users", "2000"]
+    sizes = ["--bf16", "true", "--size", "paper", "--batch-size", "1024", "--eval-users", "2000"]
     with tempfile.TemporaryDirectory() as folder:
         model, found = Path(folder) / "model", {}
         steps = "2" if args.rehearse else str(int((minutes * 60 - IMPORTS) / STEP))
@@ -28,7 +28,7 @@ def stage(args, left):
             users = dict(list(json.loads(Path(purchases).read_text()).items())[:60])
             purchases = str(Path(folder) / "Instruments.inter.json")
             Path(purchases).write_text(json.dumps(users))
-            sizes = ["--batch-size", "8", "--eval-users", "4", "--d-model", "16", "--num-layers", "1"]
+            sizes += ["--batch-size", "8", "--eval-users", "4", "--d-model", "16", "--num-layers", "1"]
         words = ["train", "--interactions", purchases, "--semantic-ids", index, "--output", str(model), *sizes]
         found["train"] = verb([*words, "--max-steps", steps, "--device", device], deadline)
         words = ["evaluate", "--model", str(model), "--interactions", purchases, "--split", "test", "--no-card"]
@@ -42,4 +42,5 @@ def verb(words, deadline):
     print("\n".join((done.stdout + done.stderr[-1500:]).splitlines()[-30:]))
     took = time.monotonic() - started
     print(f"macrec {words[0]}, rc {done.returncode}: {took:.1f} s", flush=True)
+    done.check_returncode()
     return took

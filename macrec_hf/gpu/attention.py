@@ -89,10 +89,11 @@ class JoinedAttention(T5Attention):
             return None if bias is None else bias.to(query.dtype).contiguous()
         # Rows that are aligned, of which the scores' are the first columns: SDPA then reads them where they are.
         room = (0, -length % ALIGNED)
-        bias, mask = (nn.functional.pad(values, room) for values in (bias.to(query.dtype), mask))
+        bias = nn.functional.pad(bias.to(query.dtype), room).contiguous()
+        mask = nn.functional.pad(mask, room)
         if mask.dtype != torch.bool:
             return (bias + mask.to(query.dtype)).expand(rows, -1, -1, -1)[..., :length]
-        return bias.contiguous().where(mask, torch.finfo(query.dtype).min)[..., :length]
+        return bias.where(mask, torch.finfo(query.dtype).min)[..., :length]
 
 
 class _Choice:

@@ -19,7 +19,7 @@ Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Search = Callable[[SearchPasses, Sequence[BeamRequest], int, torch.Tensor | None], Found]
 
 FEWEST_USERS = 4  # a search of one user takes as long
-MOST_USERS = 1024  # of more the kernels work longer than it takes to launch them
+MOST_USERS = 2048  # of more the kernels work longer than it takes to launch them
 
 
 class RecordedSearch:

@@ -167,8 +167,14 @@ def taken_in(model: nn.Module) -> Hashable:
 
     The weights' values are none of it: they are read anew each time.
     """
-    weights = tuple((weight.data_ptr(), weight.dtype, weight.requires_grad) for weight in model.parameters())
-    rates = tuple(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+    modules = list(model.modules())  # the walk takes longer than all the rest
+    weights = tuple(
+        (weight.data_ptr(), weight.dtype, weight.requires_grad)
+        for module in modules
+        for weight in module._parameters.values()
+        if weight is not None
+    )
+    rates = tuple(module.p for module in modules if isinstance(module, nn.Dropout))
     return weights, rates, repr(vars(model.config))
 
 

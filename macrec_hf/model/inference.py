@@ -46,7 +46,8 @@ def without_bars() -> Iterator[None]:
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """No dropout and no gradient inside; afterwards each module is in the mode that it was in, whatever happened."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:  # else a walk for nothing: searches of one user are short
+        model.eval()
     try:
         with torch.no_grad():
             yield

@@ -310,7 +310,9 @@ class SharedPast:
     def attended(self, layer: int, queries: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """As of [`DecoderPast`]."""
         before = self.layers[layer]
-        both = states if before is None else torch.cat([before, states], dim=1)
+        both = states
+        if before is not None:  # flat: of more than four dimensions a GPU copies each part by a slow kernel
+            both = torch.cat([before.flatten(2), states.flatten(2)], dim=1).unflatten(2, states.shape[2:])
         self.layers[layer] = both
         keys, values = both.permute(2, 0, 3, 1, 4)
         return attended(queries.transpose(1, 2), keys, values, self.bias)
@@ -324,7 +326,8 @@ def in_aligned_rows(bias: torch.Tensor, mask: torch.Tensor | None = None) -> tor
     if bias.device.type == "cpu":
         return bias if mask is None else bias + mask
     length = bias.shape[-1]
-    bias = nn.functional.pad(bias, (0, _aligned(length) - length))
+    # Of whole rows `pad` gives a copy that lies as the bias does, heads last, and such a sum SDPA would take to pieces.
+    bias = nn.functional.pad(bias, (0, _aligned(length) - length)).contiguous()
     if mask is not None:
         bias = bias + nn.functional.pad(mask, (0, _aligned(length) - length))
     return bias[..., :length]

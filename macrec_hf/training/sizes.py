@@ -18,7 +18,7 @@ QUANTIZER_STEPS = 1000
 SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2}
 PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 4, "num_decoder_layers": 4}
 SMALL_UP_TO = 1_000_000  # examples
-SEEN_AT_MOST = 2_000_000  # examples, all epochs together
+SEEN_AT_MOST = 1_500_000  # examples, all epochs together
 CROSS_MODAL_RATE = 0.05
 EPOCHS_AT_MOST = 50
 
@@ -141,7 +141,7 @@ def recommender_sizes(
     - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
     - `cross_modal_rate`: an epoch has a twentieth of the examples of the tasks between two modalities, all where there
       are no others: what a step of these gains is less than what it costs (ours, `benchmarks/NOTES.md`).
-    - `num_train_epochs`: 50, or as many as 2 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
+    - `num_train_epochs`: 50, or as many as 1.5 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
     - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
     - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
       start ten times as large as matrices (ours).

@@ -2,6 +2,7 @@
 
 import copy
 
+import decoding_tools
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from macrec_hf.cpu import accelerate as accelerate_cpu
 from macrec_hf.gpu import accelerate, restore
 from macrec_hf.gpu.attention import JoinedAttention
 from macrec_hf.gpu.norm import FusedNorm
-from macrec_hf.model.search_kernels import departure
+from macrec_hf.model.beam_search import beam_search
+from macrec_hf.model.search_kernels import ALIGNED, departure
 
 SIZES = dict(vocab_size=80, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2, num_levels=4)
 
@@ -198,3 +200,24 @@ def test_weights_go_to_plain_t5_and_back(tmp_path):
     again = MacRecForConditionalGeneration.from_pretrained(tmp_path / "plain", config=config)
     for name, weight in again.state_dict().items():
         assert torch.equal(weight, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("length", [9, 16, 28, 96])
+def test_attention_reads_masks_where_they_lie(length, monkeypatch):
+    """Rows of adjoining numbers that are aligned; for others a GPU's kernel copies, or torch multiplies matrices."""
+    attention, seen = nn.functional.scaled_dot_product_attention, []
+
+    def watched(*given, attn_mask=None, **named):
+        if attn_mask is not None:
+            seen.append(attn_mask)
+        return attention(*given, attn_mask=attn_mask, **named)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched)
+    _, model = two(torch.float32)
+    model(**batch(length=length))
+    trie = decoding_tools.random_trie().to("meta")
+    tokens = torch.zeros(8, length, dtype=torch.long, device="meta")
+    beam_search(model.to("meta"), tokens, torch.ones_like(tokens), trie, 20)
+    of_users = [mask for mask in seen if len(mask) > 1 and mask.shape[-2] > 1]  # others are small
+    assert len(of_users) > 10 and {mask.stride(-1) for mask in seen} == {1}
+    assert not any(mask.stride(-2) % ALIGNED for mask in of_users)

@@ -52,14 +52,14 @@ def test_more_examples_are_seen_less_often_and_in_all_not_too_many():
     for users, purchases in ((60, 600), (300, 3_000), (917, 16_686), (1_000, 100_000), (100_000, 2_000_000)):
         sizes, examples = recommender_sizes(users, purchases), (2 + 4 / 20) * (purchases - 3 * users)
         epochs = sizes.num_train_epochs
-        assert epochs == 50 or epochs * examples <= 2_000_000 < (epochs + 1) * examples or epochs == 2
-        assert epochs * examples <= 2_000_000 or epochs == 2
+        assert epochs == 50 or epochs * examples <= 1_500_000 < (epochs + 1) * examples or epochs == 2
+        assert epochs * examples <= 1_500_000 or epochs == 2
     assert recommender_sizes(300, 3_000).num_train_epochs == 50
-    assert recommender_sizes(1_000, 100_000).num_train_epochs == 9
-    assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 10
-    assert recommender_sizes(1_000, 100_000, num_tasks=2, num_cross_modal=1).num_train_epochs == 19
+    assert recommender_sizes(1_000, 100_000).num_train_epochs == 7
+    assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 7
+    assert recommender_sizes(1_000, 100_000, num_tasks=2, num_cross_modal=1).num_train_epochs == 14
     alone = recommender_sizes(1_000, 100_000, num_tasks=2, num_cross_modal=2)
-    assert (alone.num_train_epochs, alone.cross_modal_rate) == (10, 1)
+    assert (alone.num_train_epochs, alone.cross_modal_rate) == (7, 1)
 
 
 def test_large_shops_get_the_papers_model_and_small_ones_a_narrow_one():
