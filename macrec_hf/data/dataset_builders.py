@@ -260,6 +260,8 @@ class RecommendationTasksBuilder(_Builder):
         self._chosen = self._names if tasks is None else _check_tasks(tasks, self._names)
         settings = {"semantic_ids": table.fingerprint(), "tasks": self._chosen, "max_history": max_history}
         settings["until"] = None if until is None else str(until)
+        if until is not None:  # a cache of an earlier release holds one purchase a user
+            settings["validates"] = "every purchase"
         super().__init__(interactions, settings | self._columns, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -313,9 +315,12 @@ class RecommendationTasksBuilder(_Builder):
     ) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
         for number, (name, split, start, stop) in enumerate(shards):
             task = -1 if name == NO_TASK else self._names.index(name)
-            rows, targets = _split(_part(self._histories, start, stop), split)
+            shard = _part(self._histories, start, stop)
+            rows, targets = _split(shard, split)
+            by_time = isinstance(shard, HistoriesUntil) and targets is not None
+            owners = shard.owners if by_time else np.arange(len(rows))
             for part, examples in enumerate(self._examples(name, rows, targets)):
-                table = _as_table(examples, task, start, rows if targets is not None else None)
+                table = _as_table(examples, task, start + owners, rows if targets is not None else None)
                 yield datasets.builder.Key(number, part), table
 
     def _examples(self, name: str, rows: list[np.ndarray], targets: np.ndarray | None) -> Iterator[TaskExamples]:
@@ -345,7 +350,7 @@ def _part(histories: Histories, start: int, stop: int) -> Histories:
     changes: dict[str, Any] = {"user_ids": histories.user_ids[long], "items": histories.items[long]}
     changes |= {"short_ids": histories.short_ids[short], "short_items": histories.short_items[short]}
     if isinstance(histories, HistoriesUntil):
-        changes["targets"] = histories.targets[long]
+        changes["later"] = histories.later[long]
     return replace(histories, **changes, days=None, short_days=None)
 
 
@@ -363,14 +368,20 @@ def _check_tasks(tasks: list[str], names: list[str]) -> list[str]:
 
 
 def _as_table(
-    examples: TaskExamples, task: int, first_user: int, histories: list[np.ndarray] | None = None
+    examples: TaskExamples, task: int, owners: np.ndarray, histories: list[np.ndarray] | None = None
 ) -> pa.Table:
-    """Arrow's rows of one task's examples, whose users stand in `histories`; without these the column is empty."""
+    """Arrow's rows of one task's examples.
+
+    Args:
+        owners: the user of each history.
+        histories: that the examples are of; None: the column is empty.
+    """
     number, levels = examples.labels.shape
     ends = np.arange(number + 1, dtype=np.int32) * levels
     read = [np.zeros(0, dtype=np.int32)] * number if histories is None else [histories[u] for u in examples.user]
     read_ends = np.cumsum([0, *map(len, read)]).astype(np.int32)
-    user = np.where(examples.user < 0, examples.user, examples.user + first_user).astype(np.int32)
+    user = examples.user.astype(np.int32)  # below 0: of no user
+    user[user >= 0] = owners[user[user >= 0]]
     return pa.table(
         {
             "input_ids": pa.ListArray.from_arrays(examples.offsets.astype(np.int32), examples.input_ids),

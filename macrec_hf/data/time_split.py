@@ -103,6 +103,22 @@ class FutureUsers:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def validation(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """What ways of counting are chosen by: the purchases before the latest fifth of the counted ones, and these.
+
+        Returns:
+            Everybody's purchases before the day with which validation begins, as of [`HistoriesUntil`]; and for each
+            later one that is counted, of a user who had bought before that day, what the user had bought and it. Where
+            the timestamps are no dates, or all of one day: all that is counted, and nothing.
+        """
+        days = np.unique(np.concatenate(self.counted_days)) if self.counted_days else np.zeros(0)
+        if len(days) < 2:
+            return self.counted, []
+        start = _latest_fifth(np.concatenate(self.counted_days or []))
+        parts = [np.searchsorted(days, start) for days in self.counted_days or []]
+        both = [(rows[:part], rows[part:]) for rows, part in zip(self.counted, parts, strict=True) if part]
+        return [known for known, _ in both], [np.append(known, item) for known, later in both for item in later]
+
     def some(self, count: int | None) -> "FutureUsers":
         """At most `count` of the users, evenly spaced, with their purchases; None: all. What is counted stays.
 
@@ -131,7 +147,6 @@ class HistoriesUntil(Histories):
 
     Attributes:
         user_ids, items: users who validate, with their purchases before `validates_from`, at least one.
-        targets: int32, `(num_users,)`, the table row of the first purchase of each of them from `validates_from` on.
         short_ids, short_items: the others with a purchase before `validates_from`: they only train.
         later: all that each of them buys from `validates_from` on and before the date, oldest first.
         newcomers: the same of those who had bought nothing before `validates_from`.
@@ -140,7 +155,6 @@ class HistoriesUntil(Histories):
         until, validates_from: the two days, as people write them.
     """
 
-    targets: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     later: list[np.ndarray] = field(default_factory=list)
     newcomers: list[np.ndarray] = field(default_factory=list)
     counted: list[np.ndarray] = field(default_factory=list)
@@ -148,15 +162,26 @@ class HistoriesUntil(Histories):
     until: str = ""
     validates_from: str = ""
 
+    @property
+    def owners(self) -> np.ndarray:
+        """Whose purchase each of `later` is: int64, `(num_purchases,)`, places in `user_ids`, rising."""
+        return np.repeat(np.arange(len(self)), [len(items) for items in self.later])
+
     def split(self, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
         """As [`leave_one_out`] gives "train" and "validation"; nothing tests.
+
+        A history validates with each purchase of `later`, of the user that `owners` names; each time as it was when
+        validation began.
 
         Raises:
             ValueError: another split.
         """
-        if split not in ("train", "validation"):
+        if split == "train":
+            return [*self.items, *self.short_items], None
+        if split != "validation":
             raise ValueError(f"Expected split 'train' or 'validation', got {split!r}: nothing tests before a date.")
-        return ([*self.items, *self.short_items], None) if split == "train" else (self.items, self.targets)
+        targets = np.concatenate([np.zeros(0, dtype=np.int32), *self.later])
+        return [self.items[user] for user in self.owners], targets
 
 
 def split_at(interactions: pd.DataFrame, row_of: Mapping[str, int], cut: Cut) -> FutureUsers:
@@ -230,8 +255,8 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
     """What training may learn before a date; later purchases are not looked at.
 
     Validation begins on the day from which on most nearly a fifth of the purchases before the date were made. Each
-    user who had bought before that day and buys again before the date validates, with the first purchase from that
-    day on as the target. Training has every purchase before that day, of everybody.
+    user who had bought before that day and buys again before the date validates, with every purchase from that day on
+    as a target. Training has every purchase before that day, of everybody.
 
     Args:
         interactions, row_of: as for [`split_at`].
@@ -265,7 +290,6 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
         [before.items[user] for user in no],
         days=None if before.days is None else [before.days[user] for user in yes],
         short_days=None if before.days is None else [before.days[user] for user in no],
-        targets=np.array([later_of[before.user_ids[user]][0] for user in yes], dtype=np.int32),
         later=[later_of[before.user_ids[user]] for user in yes],
         newcomers=[items for user, items in later_of.items() if user not in known_ids],
         counted=counted.items,
@@ -296,11 +320,16 @@ def _parted(
 
 def _validation_start(earlier: np.ndarray, moments: Moments, end: float) -> float:
     """The day from which on most nearly a fifth of the purchases were made."""
-    days, counts = np.unique(earlier, return_counts=True)
-    if len(days) < 2:
+    if len(days := np.unique(earlier)) < 2:
         raise ValueError(
             f"until: expected purchases of at least two days before {moments.name(end)}, some to train and some to "
             f"validate, got {len(days)}: those of the file are of {moments.span}."
         )
-    share = counts[::-1].cumsum()[::-1][1:] / len(earlier)
-    return float(days[1:][np.argmin(np.abs(share - VALIDATION_SHARE))])
+    return _latest_fifth(earlier)
+
+
+def _latest_fifth(moments: np.ndarray) -> float:
+    """The one from which on most nearly a fifth of them lie; there are at least two different ones."""
+    values, counts = np.unique(moments, return_counts=True)
+    share = counts[::-1].cumsum()[::-1][1:] / len(moments)
+    return float(values[1:][np.argmin(np.abs(share - VALIDATION_SHARE))])

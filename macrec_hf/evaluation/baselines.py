@@ -163,8 +163,9 @@ def best_window(train_histories: History, num_items: int, histories: History = (
     """The distance of `co_occurrence` out of 3, 5 and 10 that best predicts the validation purchases.
 
     These are the last items of `histories` that go on from a training sequence by one item, as those of a test split
-    do. Where there are none, as in a validation split or by time: the last items of the training sequences, with
-    counts that lack these. By NDCG@10 of at most 2,000 users, evenly spaced; equal ones: the smallest.
+    do, and by time those of `FutureUsers.validation`. Where there are none, as in a validation split: the last items
+    of the training sequences, with counts that lack these. By NDCG@10 of at most 2,000 purchases, evenly spaced;
+    equal ones: the smallest.
     """
     trained = {tuple(np.asarray(history).tolist()) for history in train_histories}
     long = [h for h in map(np.asarray, histories) if len(h) > 1 and tuple(h[:-1].tolist()) in trained]

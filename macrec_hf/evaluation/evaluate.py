@@ -147,9 +147,9 @@ class SplitRanking:
     @cached_property
     def columns(self) -> dict[str, Lists]:
         """All lists, "shown" and "hidden": the model's, the baselines' and those of other libraries."""
-        width, histories = max(KS), self.users.histories
-        window = best_window(self.users.counted, self.num_items, histories)
-        counted = Counted(self.users.counted, self.num_items, window)
+        users, width, histories = self.users, max(KS), self.users.histories
+        explains = users.validation() if isinstance(users, FutureUsers) else (users.counted, histories)
+        counted = Counted(users.counted, self.num_items, best_window(explains[0], self.num_items, explains[1]))
 
         def count(histories: Any, width: int) -> Lists:
             return baseline_lists(counted, histories, self.num_items, width, self.settings["seed"])

@@ -326,7 +326,7 @@ def in_aligned_rows(bias: torch.Tensor, mask: torch.Tensor | None = None) -> tor
     if bias.device.type == "cpu":
         return bias if mask is None else bias + mask
     length = bias.shape[-1]
-    # Of whole rows `pad` gives a copy that lies as the bias does, heads last, and such a sum SDPA would take to pieces.
+    # Of whole rows `pad` makes a copy that lies as the bias does, heads last: SDPA's kernel refuses such a sum.
     bias = nn.functional.pad(bias, (0, _aligned(length) - length)).contiguous()
     if mask is not None:
         bias = bias + nn.functional.pad(mask, (0, _aligned(length) - length))

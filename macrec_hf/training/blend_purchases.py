@@ -140,8 +140,7 @@ def share_bought_again(known: SplitUsers | HistoriesUntil) -> float:
     """
     if isinstance(known, SplitUsers):
         return repeat_rate(known.histories, known.targets)
-    owners = np.repeat(np.arange(len(known)), [len(items) for items in known.later])
-    return repeat_rate([known.items[user] for user in owners], np.concatenate(known.later))
+    return repeat_rate([known.items[user] for user in known.owners], np.concatenate(known.later))
 
 
 def hides_history(histories: Histories) -> bool:
@@ -189,8 +188,7 @@ def candidates_to_weigh(
         progress: whether to show a progress bar.
     """
     table, users = recommender.table, known.histories
-    explained = zip(known.owners, known.targets, strict=True) if recommender.model.config.trained_until is None else ()
-    validation = [np.append(users[owner], target) for owner, target in explained]
+    validation = [np.append(users[owner], target) for owner, target in zip(known.owners, known.targets, strict=True)]
     window = best_window(known.counted, table.num_items, validation)
     inputs = blend_inputs(recommender, known, window)
     limits = Limits(len(users), table.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None

@@ -255,7 +255,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
 
     def ranking(self, dataset: "Dataset") -> dict[str, float]:
         """HR and NDCG at 1, 5 and 10 of a split's users, flat: `hr@10` (of the ensemble), `text_hr@10`, …"""
-        sources, targets = self._sources(dataset)
+        sources, targets, owners = self._sources(dataset)
         model = self.accelerator.unwrap_model(self.model)
         with whole_weights(model):
             lists = rank_catalogue(
@@ -265,14 +265,17 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 Decoding(num_beams=self.args.generation_num_beams, batch_size=self.args.eval_batch_size),
                 **shared_by(self.accelerator),
             )
-        metrics = ranking_metrics(lists, targets)
+        metrics = ranking_metrics({name: of_users.rows(owners) for name, of_users in lists.items()}, targets)
         main = "ensemble" if "ensemble" in metrics else next(iter(metrics))
         parts = {name: values for name, values in metrics.items() if name != main or main != "ensemble"}
         flat = {f"{part}_{name}": value for part, values in parts.items() for name, value in values.items()}
         return {**metrics[main], **flat}
 
-    def _sources(self, dataset: "Dataset") -> tuple[dict[str, list[list[int] | None]], np.ndarray]:
-        """A source per modality, made from each user's history whatever the target is, and the target item."""
+    def _sources(self, dataset: "Dataset") -> tuple[dict[str, list[list[int] | None]], np.ndarray, np.ndarray]:
+        """A source per modality, made from each user's history whatever the target is; target items, and whose.
+
+        By time a user has several.
+        """
         table = cast(SemanticIdTable, self.table)
         lacking = [name for name in ("user", "item", "history") if name not in dataset.column_names]
         if lacking:
@@ -280,14 +283,20 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 f"eval_dataset: expected the columns of RecommendationTasksBuilder, found no {lacking}. Give one of "
                 "its splits, or leave `table` out to evaluate losses only."
             )
-        users, first = np.unique(dataset.select_columns("user").with_format("numpy")["user"][:], return_index=True)
+        columns = dataset.select_columns(["user", "item"]).with_format("numpy")[:]
+        users, first = np.unique(columns["user"], return_index=True)
         if self.args.num_eval_users is not None and self.args.num_eval_users < len(users):
-            first = first[np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))]
-        rows = dataset.select(first).select_columns(["history", "item"])[:]
+            chosen = np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))
+            users, first = users[chosen], first[chosen]
+        # Each of a user's targets once: it has an example of every task.
+        pairs = np.unique(np.stack([columns["user"], columns["item"]], axis=1), axis=0)
+        pairs = pairs[np.isin(pairs[:, 0], users)]
+        rows = dataset.select(first).select_columns(["history"])[:]
         max_history = self.accelerator.unwrap_model(self.model).config.max_history
         encoder = TaskEncoder(cast(SemanticIdTokenizer, self.processing_class), table, max_history)
         histories = [np.array(history, dtype=np.int64) for history in rows["history"]]
-        return history_sources(encoder, histories, table.modalities), np.array(rows["item"])
+        sources = history_sources(encoder, histories, table.modalities)
+        return sources, pairs[:, 1], np.searchsorted(users, pairs[:, 0])
 
 
 def with_examples(dataset: Any) -> Any:

@@ -64,7 +64,9 @@ def test_rows_are_those_of_brute_force(tmp_path):
     for place in (names.index("text_to_text"), names.index("image_to_image")):
         some = validation[validation["task"] == place]
         found = sorted((history.tolist(), item) for history, item in zip(some["history"], some["item"], strict=True))
-        assert found == sorted((before[user], rows[0]) for user, rows in between.items() if user in before)
+        assert found == sorted((before[user], row) for user, rows in between.items() if user in before for row in rows)
+        assert some.groupby("user")["history"].agg(lambda read: len(set(map(tuple, read)))).eq(1).all()
+        assert some["user"].nunique() == len(before.keys() & between.keys()) < len(some)
 
 
 def test_later_purchases_change_no_row(tmp_path):
@@ -89,10 +91,7 @@ def test_in_shards_the_targets_stay_with_their_users(tmp_path, monkeypatch):
     monkeypatch.setattr("macrec_hf.data.dataset_builders.EXAMPLES_AT_A_TIME", 2)
     parts = built(tmp_path / "interactions.csv", tmp_path / "b")["validation"].to_pandas()
     columns = ["user", "task", "item", "length"]
-    assert (
-        whole.sort_values(columns[:2])[columns].values.tolist()
-        == parts.sort_values(columns[:2])[columns].values.tolist()
-    )
+    assert whole.sort_values(columns)[columns].values.tolist() == parts.sort_values(columns)[columns].values.tolist()
 
 
 def test_histories_of_one_purchase_each_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """A date parts purchases: brute force over rows, what stays unread, and what is refused."""
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,20 @@ def test_some_users_keep_their_own_purchases():
         users.some(0)
 
 
+def test_ways_of_counting_are_chosen_by_the_latest_fifth_of_what_is_counted():
+    frame = purchases()
+    users = split_at(frame, ROW_OF, "2020-02-10")
+    learned, asked = users.validation()
+    until = histories_until(frame, ROW_OF, "2020-02-10")
+    assert sorted(map(list, learned)) == sorted(map(list, [*until.items, *until.short_items]))
+    expected = [[*known, item] for known, later in zip(until.items, until.later, strict=True) for item in later]
+    assert sorted(map(list, asked)) == sorted(expected)
+    plain = replace(users, counted_days=None)
+    assert plain.validation() == (users.counted, [])
+    one_day = replace(users, counted_days=[np.zeros_like(days) for days in users.counted_days])
+    assert one_day.validation() == (users.counted, [])
+
+
 def test_later_items_that_the_table_lacks_are_targets_beyond_it():
     frame = purchases()
     frame.loc[frame["timestamp"].idxmax(), "item_id"] = "new"
@@ -91,8 +106,12 @@ def test_a_fifth_of_the_purchases_before_the_date_validates():
     before, between = rows_of(known[early]), rows_of(known[~early])
     assert histories.user_ids == [user for user in before if user in between]
     assert histories.short_ids == [user for user in before if user not in between]
-    for user, rows, target in zip(histories.user_ids, histories.items, histories.targets, strict=True):
-        assert rows.tolist() == before[user] and target == between[user][0]
+    for user, rows, later in zip(histories.user_ids, histories.items, histories.later, strict=True):
+        assert rows.tolist() == before[user] and later.tolist() == between[user]
+    known_rows, targets = histories.split("validation")
+    owned = [(histories.user_ids[user], target) for user, target in zip(histories.owners, targets, strict=True)]
+    assert owned == [(user, item) for user in histories.user_ids for item in between[user]]
+    assert [rows.tolist() for rows in known_rows] == [before[user] for user, _ in owned]
     assert [rows.tolist() for rows in histories.short_items] == [before[user] for user in histories.short_ids]
     assert sorted(map(list, histories.counted)) == sorted(rows_of(known).values())
 
@@ -106,8 +125,7 @@ def test_purchases_from_the_date_on_are_not_looked_at():
     for other in (changed, frame[~late]):
         found, expected = (histories_until(one, ROW_OF, "2020-02-20") for one in (other, frame))
         assert found.user_ids == expected.user_ids and found.short_ids == expected.short_ids
-        assert found.targets.tolist() == expected.targets.tolist()
-        for name in ("items", "short_items", "counted"):
+        for name in ("items", "short_items", "counted", "later"):
             pairs = zip(getattr(found, name), getattr(expected, name), strict=True)
             assert all(np.array_equal(*pair) for pair in pairs)
 

@@ -1,13 +1,16 @@
 """What a trainer logs of its validation users is what `evaluate` says of them, whatever their targets lack."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from recommender_training import LEVELS, NUM_ITEMS, SIZE, make_trainer
 
 from macrec_hf import MacRecRecommender, RecommendationTasksBuilder, SemanticIdTable, SemanticIdTokenizer, evaluate
 from macrec_hf.cli.train import choosing_users
+from macrec_hf.data.readers import read_interactions
 from macrec_hf.data.splits import validation_halves
+from macrec_hf.data.time_split import histories_until
 
 NUM_USERS = 40
 
@@ -52,6 +55,30 @@ def test_the_trainers_figures_are_those_of_evaluate(shop, tmp_path, split):
     logged = trainer.evaluate(tasks[split])
     assert {name: logged[f"eval_{name}"] for name in figures} == pytest.approx(figures)
     assert np.isfinite(logged["eval_loss"])
+
+
+def test_by_time_every_later_purchase_of_a_user_is_ranked(shop, tmp_path):
+    """By one list a user, as `evaluate` with a cut where validation begins does."""
+    table, tokenizer, _ = shop[1]
+    random, rows = np.random.default_rng(5), []
+    for user in range(NUM_USERS):
+        bought = random.permutation(NUM_ITEMS)[: random.integers(4, 9)]  # nothing twice: a pair counts once
+        rows += [(f"u{user:02}", f"{item:03}", f"2020-01-{day:02}") for day, item in enumerate(bought, 1)]
+    known = tmp_path / "interactions.csv"
+    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(known, index=False)
+    builder = RecommendationTasksBuilder(known, table, cache_dir=tmp_path / "cache", until="2020-03-01")
+    builder.download_and_prepare()
+    tasks = builder.as_dataset()
+    trainer = make_trainer((table, tokenizer, tasks), tmp_path)
+    cut = histories_until(read_interactions(known), table.row_of, "2020-03-01").validates_from
+    recommender = MacRecRecommender(model=trainer.model, tokenizer=tokenizer, table=table)
+    report = evaluate(recommender, known, "time", cut=cut, num_beams=NUM_ITEMS)
+    figures = trainer.ranking(tasks["validation"])
+    assert report["num_purchases"] > report["num_users"] == len(set(tasks["validation"]["user"][:]))
+    assert figures == pytest.approx(flat(report)) and 0 < figures["hr@5"] < 1
+    trainer.args.num_eval_users = 3
+    sources, targets, owners = trainer._sources(tasks["validation"])
+    assert len(sources["text"]) == 3 < len(targets) and set(owners) == {0, 1, 2}
 
 
 def test_users_of_whom_nothing_can_be_told_count_for_no_loss(shop, tmp_path):
