@@ -81,7 +81,7 @@ OFFSETS = decoding.level_offsets(decoding.COMPACT_OFFSET)
 def main():
     args = parse_arguments()
     deadline, found = time.monotonic() + 60 * args.minutes, {"torch": torch.__version__}
-    sections = [card, loader, launches, parity, decode, train, kernels, stage, compiled]
+    sections, failed = [card, loader, launches, parity, decode, train, kernels, stage, compiled], []
     for section in sections:
         if section.__name__ not in args.sections.split(","):
             continue
@@ -93,8 +93,11 @@ def main():
             found[section.__name__] = section(args, left)
         except Exception:  # the other sections are worth having
             traceback.print_exc()
+            failed.append(section.__name__)
         print(f"# {section.__name__}: {args.minutes * 60 - (deadline - time.monotonic()):.0f} s so far", flush=True)
         Path(args.output).write_text(json.dumps(found, indent=2))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def parse_arguments():

@@ -209,8 +209,8 @@ class RecommendationTasksBuilder(_Builder):
     row in these two splits: its task is -1, its labels are -100, and it is ranked like the others.
 
     With `until` only the purchases before that date are looked at, see `data.time_split.histories_until`: the latest
-    fifth of them validates, `train` has what came before (item tasks: of the items sold by then), and there is no
-    `test`.
+    fifth of them validates, one row per purchase and modality, `train` has what came before (item tasks: of the items
+    sold by then), and there is no `test`. `history` then stands in the first of a user's rows of each task alone.
 
     Args:
         interactions: as for `InteractionsBuilder`.
@@ -260,8 +260,6 @@ class RecommendationTasksBuilder(_Builder):
         self._chosen = self._names if tasks is None else _check_tasks(tasks, self._names)
         settings = {"semantic_ids": table.fingerprint(), "tasks": self._chosen, "max_history": max_history}
         settings["until"] = None if until is None else str(until)
-        if until is not None:  # a cache of an earlier release holds one purchase a user
-            settings["validates"] = "every purchase"
         super().__init__(interactions, settings | self._columns, cache_dir)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -325,7 +323,7 @@ class RecommendationTasksBuilder(_Builder):
 
     def _examples(self, name: str, rows: list[np.ndarray], targets: np.ndarray | None) -> Iterator[TaskExamples]:
         if name == NO_TASK:
-            yield self._encoder.users_without_example(rows, cast(np.ndarray, targets))
+            yield from self._encoder.users_without_example(rows, cast(np.ndarray, targets))
         elif self._encoder.task(name).kind == ITEM:
             yield self._encoder.item_examples(name, self._items)
         else:
@@ -378,10 +376,17 @@ def _as_table(
     """
     number, levels = examples.labels.shape
     ends = np.arange(number + 1, dtype=np.int32) * levels
-    read = [np.zeros(0, dtype=np.int32)] * number if histories is None else [histories[u] for u in examples.user]
-    read_ends = np.cumsum([0, *map(len, read)]).astype(np.int32)
     user = examples.user.astype(np.int32)  # below 0: of no user
     user[user >= 0] = owners[user[user >= 0]]
+    read = [np.zeros(0, dtype=np.int32)] * number
+    if histories is not None:  # by time a user has a row for each purchase: one of them is enough
+        first = np.ones(number, dtype=bool)
+        first[1:] = user[1:] != user[:-1]
+        read = [
+            histories[place] if new else nothing
+            for place, new, nothing in zip(examples.user, first, read, strict=True)
+        ]
+    read_ends = np.cumsum([0, *map(len, read)]).astype(np.int32)
     return pa.table(
         {
             "input_ids": pa.ListArray.from_arrays(examples.offsets.astype(np.int32), examples.input_ids),

@@ -100,11 +100,15 @@ class TaskExampleEncoder(TaskEncoder):
         good = (stop > begin) & self.present[task.target][item]
         return self._join(kept, begin[good], stop[good], name, task, user[good] + first_user, item[good])
 
-    def users_without_example(self, histories: Sequence[np.ndarray], targets: np.ndarray) -> TaskExamples:
+    def users_without_example(self, histories: Sequence[np.ndarray], targets: np.ndarray) -> Iterator[TaskExamples]:
         """The users of whom no bare task makes an example: sources of `</s>` alone, labels -100, which no loss counts.
 
-        Args as in `sequence_examples`, with targets.
+        Args as in `sequence_examples`, with targets; many users at a time, too.
         """
+        for start, stop in chunk_by_length([len(history) for history in histories], EXAMPLES_AT_A_TIME):
+            yield self._without_example(histories[start:stop], np.asarray(targets[start:stop]), start)
+
+    def _without_example(self, histories: Sequence[np.ndarray], targets: np.ndarray, first_user: int) -> TaskExamples:
         lengths = [len(history) for history in histories]
         users, rows = np.repeat(np.arange(len(histories)), lengths), np.concatenate([*histories, np.zeros(0, int)])
         told = np.zeros(len(histories), dtype=bool)
@@ -114,8 +118,8 @@ class TaskExampleEncoder(TaskEncoder):
         (left,) = np.nonzero(~told)
         labels = np.full((len(left), self.num_levels), -100, dtype=np.int32)
         sources = np.full(len(left), self.eos, dtype=np.int32)
-        item = np.asarray(targets)[left].astype(np.int32)
-        return TaskExamples(sources, np.arange(len(left) + 1), labels, left.astype(np.int32), item)
+        users, item = (left + first_user).astype(np.int32), targets[left].astype(np.int32)
+        return TaskExamples(sources, np.arange(len(left) + 1), labels, users, item)
 
     def item_examples(self, task: str, items: np.ndarray | None = None) -> TaskExamples:
         """Examples of an item task: each item that has both modalities once.

@@ -103,21 +103,26 @@ class FutureUsers:
     def __len__(self) -> int:
         return len(self.user_ids)
 
-    def validation(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def validation(self) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, np.ndarray]:
         """What ways of counting are chosen by: the purchases before the latest fifth of the counted ones, and these.
 
         Returns:
-            Everybody's purchases before the day with which validation begins, as of [`HistoriesUntil`]; and for each
-            later one that is counted, of a user who had bought before that day, what the user had bought and it. Where
-            the timestamps are no dates, or all of one day: all that is counted, and nothing.
+            `(learned, histories, targets, owners)`: everybody's purchases before the day with which validation
+            begins, as of [`HistoriesUntil`]; the same of the users who had bought by then; their later purchases that
+            are counted, table rows; and whose each is, a place in `histories`. Where there are none, or no dates, or
+            all are of one day: all that is counted, and no purchase.
         """
-        days = np.unique(np.concatenate(self.counted_days)) if self.counted_days else np.zeros(0)
-        if len(days) < 2:
-            return self.counted, []
-        start = _latest_fifth(np.concatenate(self.counted_days or []))
-        parts = [np.searchsorted(days, start) for days in self.counted_days or []]
+        nothing, moments = np.zeros(0, dtype=np.int64), np.concatenate(self.counted_days or [np.zeros(0)])
+        if len(np.unique(moments)) < 2:
+            return self.counted, [], nothing, nothing
+        start = _latest_fifth(moments)
+        parts = [int(np.searchsorted(days, start)) for days in self.counted_days or []]
         both = [(rows[:part], rows[part:]) for rows, part in zip(self.counted, parts, strict=True) if part]
-        return [known for known, _ in both], [np.append(known, item) for known, later in both for item in later]
+        targets = np.concatenate([later for _, later in both]) if both else nothing
+        if not len(targets):
+            return self.counted, [], nothing, nothing
+        learned = [known for known, _ in both]
+        return learned, learned, targets.astype(np.int64), np.repeat(np.arange(len(both)), [len(b) for _, b in both])
 
     def some(self, count: int | None) -> "FutureUsers":
         """At most `count` of the users, evenly spaced, with their purchases; None: all. What is counted stays.

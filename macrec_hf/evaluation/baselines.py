@@ -159,30 +159,47 @@ def _voted(
     return Counted(train_histories, num_items, window).votes(histories, width, [name])[name]
 
 
-def best_window(train_histories: History, num_items: int, histories: History = ()) -> int:
+def best_window(
+    train_histories: History,
+    num_items: int,
+    histories: History = (),
+    targets: np.ndarray | None = None,
+    owners: np.ndarray | None = None,
+) -> int:
     """The distance of `co_occurrence` out of 3, 5 and 10 that best predicts the validation purchases.
 
-    These are the last items of `histories` that go on from a training sequence by one item, as those of a test split
-    do, and by time those of `FutureUsers.validation`. Where there are none, as in a validation split: the last items
-    of the training sequences, with counts that lack these. By NDCG@10 of at most 2,000 purchases, evenly spaced;
-    equal ones: the smallest.
+    By NDCG@10 of at most 2,000 purchases, evenly spaced; equal ones: the smallest. Where there is no purchase to
+    predict: of the last items of the training sequences, with counts that lack these.
+
+    Args:
+        train_histories: what is counted, as for [`baseline_lists`].
+        histories: what was bought before each purchase to predict.
+        targets: int, `(num_purchases,)`, table rows of these. None: they are the last items of those `histories` that
+            go on from a training sequence by one item and are none themselves, as those of a test split do.
+        owners: int, `(num_purchases,)`, whose purchase each is, a place in `histories`; None: one each.
     """
-    trained = {tuple(np.asarray(history).tolist()) for history in train_histories}
-    long = [h for h in map(np.asarray, histories) if len(h) > 1 and tuple(h[:-1].tolist()) in trained]
-    earlier, long = train_histories, [h for h in long if tuple(h.tolist()) not in trained]
-    if not long:
-        long = [history for history in train_histories if len(history) > 1]
-        earlier = [history[:-1] for history in long]
-    if not long:
+    earlier = train_histories
+    if targets is None:
+        trained = {tuple(np.asarray(history).tolist()) for history in train_histories}
+        long = [h for h in map(np.asarray, histories) if len(h) > 1 and tuple(h[:-1].tolist()) in trained]
+        histories, targets = _parted([h for h in long if tuple(h.tolist()) not in trained])
+    if not len(targets):
+        histories, targets = _parted([history for history in train_histories if len(history) > 1])
+        earlier, owners = histories, None
+    if not len(targets):
         return WINDOWS[0]
-    chosen = np.unique(np.linspace(0, len(long) - 1, min(_WINDOW_USERS, len(long))).astype(np.int64))
-    targets = np.array([long[user][-1] for user in chosen])
+    chosen = np.unique(np.linspace(0, len(targets) - 1, min(_WINDOW_USERS, len(targets))).astype(np.int64))
+    asked = [histories[user] for user in (chosen if owners is None else owners[chosen])]
     found = {}
     for window in WINDOWS:
-        asked = [long[user][:-1] for user in chosen]
-        hits = _voted("co_occurrence", earlier, asked, num_items, max(KS), window) == targets[:, None]
+        hits = _voted("co_occurrence", earlier, asked, num_items, max(KS), window) == targets[chosen][:, None]
         found[window] = (hits / np.log2(np.arange(max(KS)) + 2.0)).sum()
     return max(WINDOWS, key=lambda window: found[window])
+
+
+def _parted(sequences: History) -> tuple[History, np.ndarray]:
+    """All but the last item of each, and the last ones."""
+    return [items[:-1] for items in sequences], np.array([items[-1] for items in sequences], dtype=np.int64)
 
 
 BASELINES = {

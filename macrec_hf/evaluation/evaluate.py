@@ -148,8 +148,8 @@ class SplitRanking:
     def columns(self) -> dict[str, Lists]:
         """All lists, "shown" and "hidden": the model's, the baselines' and those of other libraries."""
         users, width, histories = self.users, max(KS), self.users.histories
-        explains = users.validation() if isinstance(users, FutureUsers) else (users.counted, histories)
-        counted = Counted(users.counted, self.num_items, best_window(explains[0], self.num_items, explains[1]))
+        window = best_window(*self._explained())
+        counted = Counted(users.counted, self.num_items, window)
 
         def count(histories: Any, width: int) -> Lists:
             return baseline_lists(counted, histories, self.num_items, width, self.settings["seed"])
@@ -164,6 +164,16 @@ class SplitRanking:
                 for name in model
             }
         return {name: model[name] | baselines[name] | self.outside[name] for name in ("shown", "hidden")}
+
+    def _explained(self) -> tuple[Any, ...]:
+        """The validation purchases, as [`best_window`] takes them; of a validation split there are none to know."""
+        users, histories, targets = self.users, self.users.histories, np.zeros(0, dtype=np.int64)
+        if isinstance(users, FutureUsers):
+            learned, histories, targets, owners = users.validation()
+            return learned, self.num_items, histories, targets, owners
+        if self.split == "test":
+            histories, targets = [rows[:-1] for rows in histories], np.array([rows[-1] for rows in histories])
+        return users.counted, self.num_items, histories, targets
 
     def report(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """What [`evaluate`] returns. The main process reckons, the others get it from there."""

@@ -1,6 +1,6 @@
 """What customers did, in sums: who bought what near what, how much of each item, and on which days.
 
-NumPy only; `macrec_hf.data.purchase_counting` makes the counts. All sums are whole numbers, so that the counts of two
+`macrec_hf.data.purchase_counting` makes the counts. All sums are whole numbers, so that the counts of two
 groups of customers add up to those of both, to the last bit, in whatever order. Axes: `num_items` rows of the table,
 `num_pairs` pairs of two different items that somebody bought within `window` purchases of each other, or within five.
 """

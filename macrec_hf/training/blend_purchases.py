@@ -188,8 +188,7 @@ def candidates_to_weigh(
         progress: whether to show a progress bar.
     """
     table, users = recommender.table, known.histories
-    validation = [np.append(users[owner], target) for owner, target in zip(known.owners, known.targets, strict=True)]
-    window = best_window(known.counted, table.num_items, validation)
+    window = best_window(known.counted, table.num_items, users, known.targets, known.owners)
     inputs = blend_inputs(recommender, known, window)
     limits = Limits(len(users), table.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
     sources = history_sources(recommender.task_encoder, users, table.modalities)

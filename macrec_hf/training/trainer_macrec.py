@@ -254,7 +254,7 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         return output
 
     def ranking(self, dataset: "Dataset") -> dict[str, float]:
-        """HR and NDCG at 1, 5 and 10 of a split's users, flat: `hr@10` (of the ensemble), `text_hr@10`, …"""
+        """HR and NDCG at 1, 5 and 10 of a split's purchases, flat: `hr@10` (of the ensemble), `text_hr@10`, …"""
         sources, targets, owners = self._sources(dataset)
         model = self.accelerator.unwrap_model(self.model)
         with whole_weights(model):
@@ -284,19 +284,36 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 "its splits, or leave `table` out to evaluate losses only."
             )
         columns = dataset.select_columns(["user", "item"]).with_format("numpy")[:]
+        tasks = dataset.select_columns("task").with_format("numpy")["task"][:] if "task" in dataset.column_names else 0
         users, first = np.unique(columns["user"], return_index=True)
         if self.args.num_eval_users is not None and self.args.num_eval_users < len(users):
             chosen = np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))
             users, first = users[chosen], first[chosen]
-        # Each of a user's targets once: it has an example of every task.
-        pairs = np.unique(np.stack([columns["user"], columns["item"]], axis=1), axis=0)
-        pairs = pairs[np.isin(pairs[:, 0], users)]
+        pairs = _purchases(columns["user"].astype(np.int64) * table.num_items + columns["item"], tasks)
+        owners, targets = np.divmod(pairs, table.num_items)
+        kept = np.isin(owners, users)
         rows = dataset.select(first).select_columns(["history"])[:]
+        if not all(rows["history"]):
+            raise ValueError(
+                "eval_dataset: expected each user's history in the first of the user's rows, as "
+                "RecommendationTasksBuilder writes it, got an empty one. Was the split shuffled? Give it as it was."
+            )
         max_history = self.accelerator.unwrap_model(self.model).config.max_history
         encoder = TaskEncoder(cast(SemanticIdTokenizer, self.processing_class), table, max_history)
         histories = [np.array(history, dtype=np.int64) for history in rows["history"]]
         sources = history_sources(encoder, histories, table.modalities)
-        return sources, pairs[:, 1], np.searchsorted(users, pairs[:, 0])
+        return sources, targets[kept], np.searchsorted(users, owners[kept])
+
+
+def _purchases(pairs: np.ndarray, tasks: np.ndarray | int) -> np.ndarray:
+    """Each purchase once, ascending: it has an example of every task, and may have been made twice."""
+    tasks, different = np.broadcast_to(tasks, pairs.shape), np.unique(pairs)
+    times = np.zeros(len(different), dtype=np.int64)
+    for task in np.unique(tasks):
+        found, count = np.unique(pairs[tasks == task], return_counts=True)
+        place = np.searchsorted(different, found)
+        times[place] = np.maximum(times[place], count)
+    return np.repeat(different, times)
 
 
 def with_examples(dataset: Any) -> Any:

@@ -33,7 +33,8 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
     Args:
         metric_for_best_model: The metric of `load_best_model_at_end` and early stopping. A trainer without a `table`
             ranks nothing: name `"loss"` there.
-        num_eval_users: Rank at most this many users of the evaluation set, evenly spaced; `None` ranks all.
+        num_eval_users: Rank at most this many users of the evaluation set, evenly spaced, by time
+            with all their purchases; `None` ranks all.
         embedding_learning_rate: Learning rate of the token embeddings, which then have no weight decay; `None` takes
             `learning_rate` for them too. T5's embeddings start with a standard deviation of 1 and its matrices with
             one of `d_model ** -0.5`, while AdamW moves both by the same amount; ten times the learning rate evens

@@ -71,15 +71,19 @@ def test_some_users_keep_their_own_purchases():
 def test_ways_of_counting_are_chosen_by_the_latest_fifth_of_what_is_counted():
     frame = purchases()
     users = split_at(frame, ROW_OF, "2020-02-10")
-    learned, asked = users.validation()
+    learned, histories, targets, owners = users.validation()
     until = histories_until(frame, ROW_OF, "2020-02-10")
     assert sorted(map(list, learned)) == sorted(map(list, [*until.items, *until.short_items]))
     expected = [[*known, item] for known, later in zip(until.items, until.later, strict=True) for item in later]
-    assert sorted(map(list, asked)) == sorted(expected)
-    plain = replace(users, counted_days=None)
-    assert plain.validation() == (users.counted, [])
-    one_day = replace(users, counted_days=[np.zeros_like(days) for days in users.counted_days])
-    assert one_day.validation() == (users.counted, [])
+    asked = [[*histories[owner], target] for owner, target in zip(owners, targets, strict=True)]
+    assert sorted(asked) == sorted(expected)
+    days = users.counted_days
+    apart = {"counted": [np.array([1, 2]), np.array([3])], "counted_days": [np.array([0, 0]), np.array([9])]}
+    one_day = {"counted_days": [np.zeros_like(each) for each in days]}
+    for nothing in ({"counted_days": None}, one_day, apart):  # nobody of the last bought both before and after
+        other = replace(users, **nothing)
+        learned, histories, targets, owners = other.validation()
+        assert learned is other.counted and not histories and not len(targets) and not len(owners)
 
 
 def test_later_items_that_the_table_lacks_are_targets_beyond_it():

@@ -183,6 +183,10 @@ def test_the_window_is_chosen_on_validation_purchases_where_histories_hold_them(
 
     assert best_window(train, 400, tested) == max((3, 5, 10), key=found)
     assert best_window(train, 400, tested) > best_window(train, 400)
+    known, targets = [history[:-1] for history in tested], np.array([history[-1] for history in tested])
+    assert best_window(train, 400, known, targets) == best_window(train, 400, tested)
+    # Given by themselves they count also where somebody has bought exactly so before.
+    assert best_window([*train, *tested], 400, known[::-1], targets, np.arange(100)[::-1]) > best_window(train, 400)
 
 
 def co_occurrence_of(train, histories, window):

@@ -1,6 +1,7 @@
 """`evaluate(split="time")` against brute force: means over purchases, users resampled with all of theirs, parts."""
 
 import logging
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable, evaluate
-from macrec_hf.evaluation.baselines import baseline_lists
+from macrec_hf.data.time_split import histories_until
+from macrec_hf.evaluation.baselines import baseline_lists, best_window
 from macrec_hf.evaluation.evaluate import rank_split
 from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
@@ -138,6 +140,24 @@ def test_the_facts_beside_the_figures(shop, caplog):
     repeats = np.mean([item in before.get(user, ()) for user, item in later])
     assert report["repeat_rate"] == pytest.approx(repeats) and report["quoted"] == "shown"
     assert report["verdict"]["difference"] == report["differences"][report["verdict"]["best"]]["ndcg@10"]["difference"]
+
+
+def test_the_width_of_co_occurrence_is_chosen_on_the_latest_fifth_before_the_cut(shop, monkeypatch):
+    frame, _, _, recommender = shop
+    asked = []
+
+    def watched(*given):
+        asked.append(given)
+        return best_window(*given)
+
+    monkeypatch.setattr(import_module("macrec_hf.evaluation.evaluate"), "best_window", watched)
+    evaluate(recommender, frame, "time", cut=CUT)
+    ((counted, _, histories, targets, owners),) = asked
+    until = histories_until(frame, recommender.table.row_of, CUT)
+    explained = sorted((*histories[owner], target) for owner, target in zip(owners, targets, strict=True))
+    pairs = zip(until.items, until.later, strict=True)
+    assert explained == sorted((*rows, item) for rows, later in pairs for item in later) and len(explained) > 5
+    assert sum(map(len, counted)) == sum(map(len, [*until.items, *until.short_items]))
 
 
 def test_no_list_knows_a_purchase_after_the_cut(shop):

@@ -11,8 +11,9 @@ from blend_tools import tiny_recommender
 
 from macrec_hf import MacRecRecommender, evaluate
 from macrec_hf.data.time_split import histories_until
+from macrec_hf.evaluation.baselines import best_window
 from macrec_hf.training.blend_fitting import blend_line, clustered_error, fit_and_count, fit_blend
-from macrec_hf.training.blend_purchases import hides_history, purchases_to_explain
+from macrec_hf.training.blend_purchases import candidates_to_weigh, hides_history, purchases_to_explain
 
 NUM_ITEMS, UNTIL = 24, "2024-05-01"
 
@@ -53,6 +54,22 @@ def test_what_is_explained_by_hand(purchases, recommender):
     assert sum(map(len, explained.counted)) == len(early) and len(found) > 30
     assert (explained.days == (start - pd.Timestamp("1970-01-01")).days).all()
     assert max(map(max, explained.counted_days)) < explained.days[0]
+
+
+def test_the_width_of_co_occurrence_is_chosen_on_what_is_explained(purchases, recommender, monkeypatch):
+    asked = []
+
+    def watched(*given):
+        asked.append(given)
+        return best_window(*given)
+
+    monkeypatch.setattr("macrec_hf.training.blend_purchases.best_window", watched)
+    explained = purchases_to_explain(purchases, recommender.table.row_of, UNTIL)
+    about = candidates_to_weigh(recommender, explained)[2]
+    ((counted, _, histories, targets, owners),) = asked
+    assert counted is explained.counted and histories is explained.histories and len(targets) > 30
+    assert np.array_equal(targets, explained.targets) and np.array_equal(owners, explained.owners)
+    assert about["window"] == best_window(*asked[0])
 
 
 def test_own_items_are_left_out_by_what_was_bought_before_the_date(purchases, recommender):

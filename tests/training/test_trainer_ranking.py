@@ -62,7 +62,7 @@ def test_by_time_every_later_purchase_of_a_user_is_ranked(shop, tmp_path):
     table, tokenizer, _ = shop[1]
     random, rows = np.random.default_rng(5), []
     for user in range(NUM_USERS):
-        bought = random.permutation(NUM_ITEMS)[: random.integers(4, 9)]  # nothing twice: a pair counts once
+        bought = random.integers(NUM_ITEMS, size=random.integers(4, 9))
         rows += [(f"u{user:02}", f"{item:03}", f"2020-01-{day:02}") for day, item in enumerate(bought, 1)]
     known = tmp_path / "interactions.csv"
     pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_csv(known, index=False)
@@ -75,10 +75,20 @@ def test_by_time_every_later_purchase_of_a_user_is_ranked(shop, tmp_path):
     report = evaluate(recommender, known, "time", cut=cut, num_beams=NUM_ITEMS)
     figures = trainer.ranking(tasks["validation"])
     assert report["num_purchases"] > report["num_users"] == len(set(tasks["validation"]["user"][:]))
+    pairs = zip(tasks["validation"]["user"][:], tasks["validation"]["item"][:], strict=True)
+    assert len(trainer._sources(tasks["validation"])[1]) == report["num_purchases"] > len(set(pairs))
     assert figures == pytest.approx(flat(report)) and 0 < figures["hr@5"] < 1
     trainer.args.num_eval_users = 3
     sources, targets, owners = trainer._sources(tasks["validation"])
     assert len(sources["text"]) == 3 < len(targets) and set(owners) == {0, 1, 2}
+
+
+def test_a_shuffled_split_by_time_is_refused(shop, tmp_path):
+    _, parts = shop
+    rows = parts[2]["validation"]
+    emptied = rows.map(lambda row, place: {"history": [] if place == 0 else row["history"]}, with_indices=True)
+    with pytest.raises(ValueError, match="eval_dataset: expected each user's history in the first of the user's rows"):
+        make_trainer(parts, tmp_path).ranking(emptied)
 
 
 def test_users_of_whom_nothing_can_be_told_count_for_no_loss(shop, tmp_path):
