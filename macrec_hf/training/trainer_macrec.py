@@ -283,13 +283,14 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
                 f"eval_dataset: expected the columns of RecommendationTasksBuilder, found no {lacking}. Give one of "
                 "its splits, or leave `table` out to evaluate losses only."
             )
-        columns = dataset.select_columns(["user", "item"]).with_format("numpy")[:]
-        tasks = dataset.select_columns("task").with_format("numpy")["task"][:] if "task" in dataset.column_names else 0
+        named = [name for name in ("user", "item", "task") if name in dataset.column_names]
+        columns = dataset.select_columns(named).with_format("numpy")[:]
         users, first = np.unique(columns["user"], return_index=True)
         if self.args.num_eval_users is not None and self.args.num_eval_users < len(users):
             chosen = np.unique(np.linspace(0, len(users) - 1, self.args.num_eval_users).astype(np.int64))
             users, first = users[chosen], first[chosen]
-        pairs = _purchases(columns["user"].astype(np.int64) * table.num_items + columns["item"], tasks)
+        pairs = columns["user"].astype(np.int64) * table.num_items + columns["item"]
+        pairs = _purchases(pairs, columns.get("task"))
         owners, targets = np.divmod(pairs, table.num_items)
         kept = np.isin(owners, users)
         rows = dataset.select(first).select_columns(["history"])[:]
@@ -305,9 +306,11 @@ class MacRecTrainer(MacRecSavingTrainer, Seq2SeqTrainer):
         return sources, targets[kept], np.searchsorted(users, owners[kept])
 
 
-def _purchases(pairs: np.ndarray, tasks: np.ndarray | int) -> np.ndarray:
+def _purchases(pairs: np.ndarray, tasks: np.ndarray | None) -> np.ndarray:
     """Each purchase once, ascending: it has an example of every task, and may have been made twice."""
-    tasks, different = np.broadcast_to(tasks, pairs.shape), np.unique(pairs)
+    different = np.unique(pairs)
+    if tasks is None:
+        return different
     times = np.zeros(len(different), dtype=np.int64)
     for task in np.unique(tasks):
         found, count = np.unique(pairs[tasks == task], return_counts=True)
