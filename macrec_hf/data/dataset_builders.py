@@ -315,8 +315,9 @@ class RecommendationTasksBuilder(_Builder):
             task = -1 if name == NO_TASK else self._names.index(name)
             shard = _part(self._histories, start, stop)
             rows, targets = _split(shard, split)
-            by_time = isinstance(shard, HistoriesUntil) and targets is not None
-            owners = shard.owners if by_time else np.arange(len(rows))
+            owners = np.arange(len(rows))
+            if isinstance(shard, HistoriesUntil) and targets is not None:
+                owners = shard.owners
             for part, examples in enumerate(self._examples(name, rows, targets)):
                 table = _as_table(examples, task, start + owners, rows if targets is not None else None)
                 yield datasets.builder.Key(number, part), table
