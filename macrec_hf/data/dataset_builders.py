@@ -381,8 +381,7 @@ def _as_table(
     user[user >= 0] = owners[user[user >= 0]]
     read = [np.zeros(0, dtype=np.int32)] * number
     if histories is not None:  # by time a user has a row for each purchase: one of them is enough
-        first = np.ones(number, dtype=bool)
-        first[1:] = user[1:] != user[:-1]
+        first = np.diff(user, prepend=-1) != 0
         read = [
             histories[place] if new else nothing
             for place, new, nothing in zip(examples.user, first, read, strict=True)
