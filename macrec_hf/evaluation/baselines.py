@@ -182,9 +182,9 @@ def best_window(
     if targets is None:
         trained = {tuple(np.asarray(history).tolist()) for history in train_histories}
         long = [h for h in map(np.asarray, histories) if len(h) > 1 and tuple(h[:-1].tolist()) in trained]
-        histories, targets = _parted([h for h in long if tuple(h.tolist()) not in trained])
+        histories, targets = without_last([h for h in long if tuple(h.tolist()) not in trained])
     if not len(targets):
-        histories, targets = _parted([history for history in train_histories if len(history) > 1])
+        histories, targets = without_last([history for history in train_histories if len(history) > 1])
         earlier, owners = histories, None
     if not len(targets):
         return WINDOWS[0]
@@ -197,8 +197,8 @@ def best_window(
     return max(WINDOWS, key=lambda window: found[window])
 
 
-def _parted(sequences: History) -> tuple[History, np.ndarray]:
-    """All but the last item of each, and the last ones."""
+def without_last(sequences: History) -> tuple[History, np.ndarray]:
+    """All but the last item of each, and the last ones: int64, `(num_sequences,)`."""
     return [items[:-1] for items in sequences], np.array([items[-1] for items in sequences], dtype=np.int64)
 
 

@@ -22,7 +22,7 @@ from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, ran
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from .baselines import BASELINES, Counted, baseline_lists, best_window
+from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
@@ -167,13 +167,11 @@ class SplitRanking:
 
     def _explained(self) -> tuple[Any, ...]:
         """The validation purchases, as [`best_window`] takes them; of a validation split there are none to know."""
-        users, histories, targets = self.users, self.users.histories, np.zeros(0, dtype=np.int64)
+        users, num_items = self.users, self.num_items
         if isinstance(users, FutureUsers):
             learned, histories, targets, owners = users.validation()
-            return learned, self.num_items, histories, targets, owners
-        if self.split == "test":
-            histories, targets = [rows[:-1] for rows in histories], np.array([rows[-1] for rows in histories])
-        return users.counted, self.num_items, histories, targets
+            return learned, num_items, histories, targets, owners
+        return users.counted, num_items, *without_last(users.histories if self.split == "test" else [])
 
     def report(self, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """What [`evaluate`] returns. The main process reckons, the others get it from there."""
