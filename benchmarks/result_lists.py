@@ -64,6 +64,7 @@ ROWS |= {
     "LETTER-like": ("with co-purchases", []),
     "P5-CID IDs": ("P5-CID", []),
 }
+START = ["--copy-initializer-factor", "0"]  # T5's own, as in the papers, for every row of ours
 OTHERS, RECTOOLS = ["own_sasrec", "own_fdsa"], ["sasrec", "bert4rec"]
 CONFIGURATIONS = [
     f"--dropout-rate {dropout} --learning-rate {rate} --embedding-learning-rate {10 * rate:g}"
@@ -214,7 +215,7 @@ def trained(args: argparse.Namespace, folder: Path, name: str, number: int, seed
     model = Path("tried", str(number)) if seed == 0 else Path("further", f"{number}-seed-{seed}")
     into = folder / name / model
     words = ["train", "--interactions", args.interactions, "--semantic-ids", ids_of(args, folder, kind, seed), *flags]
-    words += [*args.train, *shlex.split(CONFIGURATIONS[number]), "--seed", seed]
+    words += [*args.train, *START, *shlex.split(CONFIGURATIONS[number]), "--seed", seed]
     macrec(*words, into=into, result="training_log.json")
     log = json.loads((into / "training_log.json").read_text())
     curve = [entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry]

@@ -16,6 +16,7 @@ from .common import (
     process_state,
     seconds_since,
 )
+from .dates import note_dates, said_of_ids
 from .inputs import (
     add_interaction_columns,
     add_title_column,
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
 HELP = "Trains the recommender on interactions and semantic IDs."
 RESULT = "config.json"
 FIELDS = (
-    "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "num_item_positions", "dropout_rate",
-    "attention_dropout_rate", "history_dropout_rate", "implicit_alignment_weight", "alignment_temperature",
+    "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "num_item_positions",
+    "copy_initializer_factor", "dropout_rate", "attention_dropout_rate", "history_dropout_rate",
+    "implicit_alignment_weight", "alignment_temperature",
 )  # fmt: skip
 SIZED = tuple(field.name for field in dataclasses.fields(RecommenderSizes))
 _FASTER = (
@@ -180,7 +182,8 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     start_from = None if args.start_from is None else local_directory(args.start_from)
     titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids)
     histories, counts = read_purchases(args, table)
-    given, args = args, sized(args, histories, table)
+    hides = hides_history(histories)
+    given, args = args, sized(args, histories, table, bought_again=not hides)
     config = chosen_config(args, start_from, tokenizer, table)
     settings = settings_of_model(args, config, table, start_from)
     longer = f"--start-from {output} with another --output trains the model further. "
@@ -191,7 +194,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     with preparing(examples, state):
         tasks = build_tasks(args, table, examples, config.max_history)
         dates = note_dates(args, config, histories)
-        config.hides_history = hides_history(histories)
+        config.hides_history = hides
         set_seed(args.seed)
         num_examples = examples_of_an_epoch(tasks["train"], table.modalities, args.cross_modal_rate)
         trainer = MacRecTrainer(
@@ -206,11 +209,13 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             item_titles=titles,
         )
         trainer.run_settings = settings
-    data = f"{len(histories.user_ids):,} users with {sum(map(len, histories.items)):,} purchases"
+    users, purchases, _ = learned_numbers(histories)
+    data = f"{users:,} users with {purchases:,} purchases" + ("" if hides else ", some of what they had")
     sizes = sizes_line(args, given, SIZED, data)
     if dates:
         sizes += (
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
+            + said_of_ids(args.semantic_ids)
         )
     shown = ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"]
     follow(trainer, shown, num_examples, args.patience, sizes, _FASTER)
@@ -246,17 +251,32 @@ def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrain
     return "\nVerdict: " + blend_line(blend_directory(output, interactions, trainer.accelerator))
 
 
-def sized(args: argparse.Namespace, histories: "Histories", table: "SemanticIdTable") -> argparse.Namespace:
+def sized(
+    args: argparse.Namespace, histories: "Histories", table: "SemanticIdTable", bought_again: bool
+) -> argparse.Namespace:
     """The flags with those that `--size` chooses; of a model that is trained further only those of the training."""
     from ..model.tokenization_macrec import all_tasks
 
     tasks = all_tasks(table.modalities)
     chosen = [name.strip() for name in args.tasks.split(",")] if args.tasks else list(tasks)
     crossing = sum(tasks[name].token is not None for name in chosen if name in tasks)
-    purchases, processes = sum(map(len, histories.items)), num_processes()
-    sizes = recommender_sizes(len(histories.user_ids), purchases, len(chosen), processes, num_cross_modal=crossing)
+    users, purchases, held_out = learned_numbers(histories)
+    sizes = recommender_sizes(
+        users, purchases, len(chosen), num_processes(),
+        num_cross_modal=crossing, num_held_out=held_out, bought_again=bought_again,
+    )  # fmt: skip
     auto = dataclasses.asdict(sizes) if args.start_from is None else sizes.arguments
     return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
+
+
+def learned_numbers(histories: "Histories") -> tuple[int, int, int]:
+    """Users who train, their purchases, and how many of each are held out: the last two, or by time none of these."""
+    from ..data.time_split import HistoriesUntil
+
+    if not isinstance(histories, HistoriesUntil):
+        return len(histories.user_ids), sum(map(len, histories.items)), 2
+    sequences, _ = histories.split("train")
+    return len(sequences), sum(map(len, sequences)), 0
 
 
 def chosen_config(
@@ -337,32 +357,6 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
     histories = user_histories(interactions, table.row_of)
     known, _ = leave_one_out(histories, "test")
     return histories, np.bincount(np.concatenate([*known, *histories.short_items]), minlength=table.num_items)
-
-
-def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "Histories") -> dict[str, str]:
-    """Writes into the configuration until when the model learns, so that no evaluation asks for what it knows.
-
-    Returns:
-        "trained_until" and "validates_from", for the log; nothing without `--until`.
-
-    Raises:
-        ValueError: `--start-from` a model that knows later purchases, or does not say until when it has learned.
-    """
-    from ..data.time_split import HistoriesUntil, is_later
-
-    earlier = config.trained_until
-    if not isinstance(histories, HistoriesUntil):
-        if earlier is not None:
-            config.trained_until = None
-        return {}
-    if args.start_from and (earlier is None or is_later(earlier, histories.until)):
-        knows = "does not say until when it has learned" if earlier is None else f"has learned until {earlier}"
-        raise ValueError(
-            f"--until {args.until}: expected --start-from a model that has learned from no later purchases, but "
-            f"{args.start_from} {knows}. Start from one that was trained with --until."
-        )
-    config.trained_until = histories.until
-    return {"trained_until": histories.until, "validates_from": histories.validates_from}
 
 
 def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":

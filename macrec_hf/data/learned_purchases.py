@@ -10,7 +10,7 @@ import pandas as pd
 
 from .histories import user_histories
 from .splits import leave_one_out
-from .time_split import Cut, histories_until, is_later
+from .time_split import Cut, Moments, histories_until, is_later
 
 LEARNED_FROM = "learned_from"
 """The key in the settings of a modality in `meta.json` and in the report of a table of semantic IDs."""
@@ -64,6 +64,9 @@ def check_unseen(
         ValueError: the IDs were made by another split, until a later day, or from other purchases.
     """
     learned = {modality: part[LEARNED_FROM] for modality, part in report.items() if LEARNED_FROM in part}
+    if learned and until is not None:  # as names that can be compared: a day may be written in several ways
+        moments = Moments.of(interactions["timestamp"])
+        until = moments.name(moments.at(until))
     for modality, about in learned.items():
         made = "all but each user's last two purchases" if about["until"] is None else f"--until {about['until']}"
         same_split = (about["until"] is None) == (until is None)

@@ -1,9 +1,10 @@
 """What a shop can do without a model: the figures that a recommender has to beat.
 
-Every baseline takes `(train_histories, histories, num_items, width, seed)`: the training sequences to learn from (all
-but the last two items of each user), the histories to answer (lists of int arrays of item rows, oldest first), the
-size of the catalogue and the length of the lists. It returns int64 `(num_users, width)` rows, best first, without
-repeats, -1 where the catalogue is exhausted. Only `random_items` uses the seed.
+Every baseline takes `(train_histories, histories, num_items, width, seed)`: the purchases to learn from, a sequence a
+user (all but the last two, whole where there are fewer than three; by time all before the cut), the histories to
+answer (lists of int arrays of item rows, oldest first), the size of the catalogue and the length of the lists. It
+returns int64 `(num_users, width)` rows, best first, without repeats, -1 where the catalogue is exhausted. Only
+`random_items` uses the seed.
 """
 
 from collections.abc import Sequence

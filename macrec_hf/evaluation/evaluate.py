@@ -264,7 +264,7 @@ def rank_split(
 def _blended(
     recommender: MacRecRecommender, users: SplitUsers | FutureUsers, lists: Lists, limits: Limits | None
 ) -> Lists:
-    """The row of the blend, where the recommender has one that was fitted for such a split."""
+    """The row of the blend, where the recommender has one."""
     blend = recommender.blend
     if blend is None:
         return {}

@@ -11,8 +11,9 @@ import torch
 from huggingface_hub import HfApi
 from torch import nn
 from transformers import EncoderDecoderCache, GenerationConfig, T5ForConditionalGeneration
+from transformers import initialization as init
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
+from transformers.models.t5.modeling_t5 import T5Attention, T5LayerCrossAttention, T5Stack
 
 from .beam_search import semantic_id_beam_search  # noqa: F401  (travels to the Hub with the model's code)
 from .checksums import renew_checksums
@@ -135,6 +136,8 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
             super().__init__(config)
             if config.num_item_positions:
                 MacRecEncoder.take_over(self.encoder)
+            if config.copy_initializer_factor and self.device.type != "meta":  # where weights are loaded instead
+                self._begin_by_copying(config.copy_initializer_factor)
         if config.attention_dropout_rate is not None:
             for module in self.modules():
                 if isinstance(module, T5Attention):
@@ -147,6 +150,20 @@ class MacRecForConditionalGeneration(ItemGenerationMixin, T5ForConditionalGenera
             pad_token_id=config.pad_token_id,
             eos_token_id=config.eos_token_id,
         )
+
+    @torch.no_grad()
+    def _begin_by_copying(self, factor: float) -> None:
+        """Cross-attention that adds what it reads, `factor` times: orthogonal values, their transpose as the output.
+
+        T5 writes with the embeddings that it reads with, so that codes of the history are likelier from the first step
+        on. From T5's random matrices this is learned late. Not in `_init_weights`: for classes outside transformers
+        that is not called with modules which hold no weights of their own.
+        """
+        for module in self.decoder.modules():
+            if isinstance(module, T5LayerCrossAttention):
+                values, output = module.EncDecAttention.v.weight, module.EncDecAttention.o.weight
+                init.orthogonal_(values)
+                init.copy_(output, factor * values.T)
 
     @classmethod
     def from_pretrained(

@@ -20,7 +20,8 @@ PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers":
 SMALL_UP_TO = 1_000_000  # examples
 SEEN_AT_MOST = 1_500_000  # examples, all epochs together
 CROSS_MODAL_RATE = 0.05
-EPOCHS_AT_MOST = 50
+COPYING = 4.0  # of 1, 2, 4 and 8 the one that learned to repeat soonest on H&M and the demo shop
+EPOCHS_AT_MOST = 40
 
 
 class _Sizes:
@@ -68,6 +69,7 @@ class RecommenderSizes(_Sizes):
     num_layers: int
     num_decoder_layers: int
     dropout_rate: float
+    copy_initializer_factor: float
     max_history: int
     num_train_epochs: float
     per_device_train_batch_size: int
@@ -129,19 +131,23 @@ def recommender_sizes(
     num_processes: int = 1,
     *,
     num_cross_modal: int | None = None,
+    num_held_out: int = 2,
+    bought_again: bool = False,
 ) -> RecommenderSizes:
     """Sizes of a recommender for a shop, and of its training.
 
     Examples are for every task each purchase that is learned from: all but a user's first, which has no history, and
-    last two, which validate and test.
+    those held out, by leave-one-out the last two, which validate and test.
 
     - `d_model` and the other widths: those of the demo shop up to a million examples, the paper's beyond: wider models
       learned no better on small shops and take four times as long (ours).
     - `dropout_rate`: T5's 0.1.
+    - `copy_initializer_factor`: 4 where customers buy the same again, which is learned sooner then (ours,
+      `docs/training.md`); else 0, T5's own start.
     - `max_history`: the purchases of a user, between 5 and the 20 of the authors' code.
     - `cross_modal_rate`: an epoch has a twentieth of the examples of the tasks between two modalities, all where there
       are no others: what a step of these gains is less than what it costs (ours, `benchmarks/NOTES.md`).
-    - `num_train_epochs`: 50, or as many as 1.5 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
+    - `num_train_epochs`: 40, or as many as 1.5 million examples make, at least 2 (ours, `benchmarks/sizes.py`).
     - `per_device_train_batch_size`: 64 over all processes for the small model, 256 for the paper's (ours).
     - `learning_rate`: 0.004 and 0.001 for these batches; `embedding_learning_rate` ten times that, since embeddings
       start ten times as large as matrices (ours).
@@ -151,21 +157,25 @@ def recommender_sizes(
         num_tasks: that are trained; two modalities have six.
         num_cross_modal: of these, between two modalities; `None`: four of six, none of others.
         num_processes: that share a batch.
+        num_held_out: purchases of each user that are not learned from: by leave-one-out two, before a date none.
+        bought_again: whether at least 1 % of the validation purchases are of an item that the customer had.
 
     Raises:
-        ValueError: a number below 1; more tasks between two modalities than tasks.
+        ValueError: a number below 1, or of held-out purchases below 0; more tasks between two modalities than tasks.
 
     Example:
 
     ```python
     >>> recommender_sizes(num_users=300, num_purchases=3000).arguments["num_train_epochs"]
-    50.0
+    40.0
     ```
     """
     _check(num_users=num_users, num_purchases=num_purchases, num_tasks=num_tasks, num_processes=num_processes)
     if num_cross_modal is not None and not 0 <= num_cross_modal <= num_tasks:
         raise ValueError(f"num_cross_modal: expected 0 to {num_tasks}, as many as num_tasks, got {num_cross_modal}.")
-    examples = num_tasks * max(num_users, num_purchases - 3 * num_users)
+    if num_held_out < 0:
+        raise ValueError(f"num_held_out: expected at least 0, got {num_held_out}.")
+    examples = num_tasks * max(num_users, num_purchases - (1 + num_held_out) * num_users)
     small = examples <= SMALL_UP_TO
     batch, rate = (64, 4e-3) if small else (256, 1e-3)
     widths = SMALL if small else PAPER
@@ -175,6 +185,7 @@ def recommender_sizes(
     return RecommenderSizes(
         **widths,
         dropout_rate=0.1,
+        copy_initializer_factor=COPYING if bought_again else 0.0,
         max_history=min(20, max(5, math.ceil(num_purchases / num_users))),
         num_train_epochs=float(max(2, min(EPOCHS_AT_MOST, SEEN_AT_MOST // of_an_epoch))),
         per_device_train_batch_size=math.ceil(batch / num_processes),

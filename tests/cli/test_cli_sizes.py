@@ -56,16 +56,30 @@ def test_both_verbs_take_the_sizes_of_the_shop_and_write_them_down(tmp_path, cap
     words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(shop / "ids")]
     words += ["--output", str(shop / "model"), "--max-steps", "2", "--num-beams", "2", "--d-ff", "8"]
     assert main(words) == 0, capsys.readouterr().err
-    auto, config = recommender_sizes(12, 72), MacRecConfig.from_pretrained(shop / "model")
+    auto, config = recommender_sizes(12, 72, bought_again=True), MacRecConfig.from_pretrained(shop / "model")
     assert config.d_ff == 8 != auto.d_ff
     assert all(getattr(config, name) == value for name, value in auto.config.items() if name != "d_ff")
     settings = json.loads((shop / "model" / "training_log.json").read_text())[-1]["settings"]
     assert settings["learning_rate"] == auto.learning_rate and settings["batch_size"] == 64
-    assert "Sizes, by 12 users with 72 purchases: d_model" in capsys.readouterr().out
+    assert "Sizes, by 12 users with 72 purchases, some of what they had: d_model" in capsys.readouterr().out
 
     again = [*words[:5], "--output", str(shop / "further"), "--max-steps", "1", "--num-beams", "2"]
     assert main([*again, "--start-from", str(shop / "model")]) == 0, capsys.readouterr().err
     assert MacRecConfig.from_pretrained(shop / "further").d_ff == 8  # the model's own sizes
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_model_begins_by_copying_where_the_validation_purchases_are_bought_again(tmp_path, capsys, again):
+    shop = quantized_shop(tmp_path)
+    lines = [f"u{user},i{(user + time) % 12},{time}" for user in range(12) for time in range(6)]
+    lines[4] = lines[4].replace("i4", "i0") if again else lines[4]  # the purchase of one user that validates
+    (shop / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(lines))
+    words = ["train", "--interactions", str(shop / "interactions.csv"), "--semantic-ids", str(shop / "ids")]
+    words += ["--output", str(shop / "model"), "--max-steps", "1", "--num-beams", "2"]
+    assert main(words) == 0, capsys.readouterr().err
+    config = MacRecConfig.from_pretrained(shop / "model")
+    expected = recommender_sizes(12, 72, bought_again=again).copy_initializer_factor
+    assert config.copy_initializer_factor == expected and config.hides_history is not again
 
 
 def test_the_papers_sizes_are_the_configurations_defaults(tmp_path, capsys):

@@ -64,6 +64,20 @@ def test_the_dates_are_written_down(shop):
     assert torch.equal(recommender.item_counts.long(), expected) and recommender.model.config.trained_until == UNTIL
 
 
+def test_sizes_are_of_all_who_train_and_undated_ids_are_named(shop, tmp_path, capsys):
+    lines = (shop / "interactions.csv").read_text().splitlines()
+    only_train = [(user, place) for user in range(30) for place in range(2)]
+    lines += [f"early{user},i{place},2020-01-0{place + 1}" for user, place in only_train]
+    (tmp_path / "more.csv").write_text("\n".join(lines))
+    assert train(shop, tmp_path / "more.csv", tmp_path / "model", "--until", UNTIL, "--verbose") == 0
+    out = capsys.readouterr().out
+    begins = json.loads((tmp_path / "model" / "training_log.json").read_text())[-1]["settings"]["validates_from"]
+    learned = purchases_before(tmp_path / "more.csv", begins)
+    users = len({user for user, _, _ in learned})
+    assert users > 30 and f"Sizes, by {users:,} users with {len(learned):,} purchases" in out
+    assert f"{shop / 'ids'} does not say that its codes were fitted on items sold before a date" in out
+
+
 def test_later_purchases_do_not_change_the_model(shop, tmp_path):
     write(tmp_path / "changed.csv", change_later=True)
     assert (tmp_path / "changed.csv").read_text() != (shop / "interactions.csv").read_text()
@@ -101,10 +115,13 @@ def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, cap
     assert "has learned until 2020-02-01. Start from one that was trained with --until." in capsys.readouterr().err
     assert start(shop / "model", "--until", "2020-02-20") == 0
     assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] == "2020-02-20"
-    assert start(shop / "model", "--overwrite") == 0  # leave-one-out knows purchases of every day
-    assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] is None
-    (tmp_path / "more").rename(tmp_path / "whole")
-    assert start(tmp_path / "whole", "--until", UNTIL) == 1
+    assert start(shop / "model", "--overwrite") == 1  # it has learned what would validate and test
+    message = capsys.readouterr().err
+    assert "expected a model that has learned by leave-one-out" in message and "before 2020-02-01" in message
+    words = ["train", "--interactions", shop / "interactions.csv", "--semantic-ids", shop / "ids"]
+    assert main([str(word) for word in [*words, "--output", tmp_path / "whole", "--max-steps", 1]]) == 0
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["trained_until"] is None
+    assert start(tmp_path / "whole", "--until", UNTIL, "--overwrite") == 1
     assert "does not say until when it has learned" in capsys.readouterr().err
 
 

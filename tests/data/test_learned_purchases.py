@@ -55,6 +55,8 @@ def test_ids_that_know_what_is_predicted_are_refused():
         ValueError, match="purchases: expected semantic IDs made from purchases before 2020-02-01.*--until"
     ):
         check_unseen(reports(dated, "2020-02-02"), dated, ROW_OF, "2020-02-01")
+    with pytest.raises(ValueError, match="made from purchases before 2020-02-01"):  # the same day, written otherwise
+        check_unseen(reports(dated, "2020-02-02"), dated, ROW_OF, "20200201")
     with pytest.raises(
         ValueError, match="made from purchases before 2020-02-02.*got IDs made from all but each user's"
     ):

@@ -52,6 +52,8 @@ def test_wrong_values_are_named(changes, message):
     [
         {"alignment_temperature": 0.0},
         {"implicit_alignment_weight": -0.1},
+        {"copy_initializer_factor": -1.0},
+        {"copy_initializer_factor": float("nan")},
         {"num_item_positions": -1},
         {"num_item_positions": True},
         {"num_item_positions": False},

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -218,3 +219,53 @@ def test_the_last_item_is_found_soon_where_it_decides():
             optimizer.step()
         found[positions] = loss.item()
     assert found[6] < 0.5 < 1.2 < found[0], found
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])  # narrower than d_model, as wide, wider
+def test_cross_attention_that_copies_adds_what_it_reads(heads):
+    plain, copying = make_model(num_heads=heads), make_model(num_heads=heads, copy_initializer_factor=3.0)
+    for block in copying.decoder.block:
+        attention = block.layer[1].EncDecAttention
+        both = attention.o.weight @ attention.v.weight / 3  # identity, or a projection on as much as the heads hold
+        torch.testing.assert_close(both @ both, both, rtol=0, atol=1e-6)
+        torch.testing.assert_close(both.trace().item(), float(min(8 * heads, 16)), rtol=0, atol=1e-5)
+    theirs = dict(copying.named_parameters())
+    assert {name: weight.shape for name, weight in plain.named_parameters()} == {
+        name: weight.shape for name, weight in theirs.items()
+    }
+    drawn = {name: weight.std().item() for name, weight in plain.named_parameters() if weight.numel() > 100}
+    others = [name for name in drawn if "EncDecAttention.v" not in name and "EncDecAttention.o" not in name]
+    assert len(others) > 10
+    assert all(theirs[name].std().item() == pytest.approx(drawn[name], rel=0.4) for name in others)
+
+
+def test_weights_that_are_loaded_stay_as_they_are_where_cross_attention_began_as_a_copy(tmp_path):
+    model = make_model(copy_initializer_factor=3.0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(generator=torch.Generator().manual_seed(5))
+    model.save_pretrained(tmp_path)
+    loaded = MacRecForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float64)
+    assert loaded.config.copy_initializer_factor == 3.0
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, loaded.state_dict()[name]), name
+
+
+def test_what_was_bought_before_is_found_soon_where_it_is_bought_again():
+    """The next item is one of the history, which T5's random matrices find late."""
+    found = {}
+    for factor in (0.0, 4.0):
+        model = make_model(copy_initializer_factor=factor, dropout_rate=0.0, num_levels=1).float().train()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        generator = torch.Generator().manual_seed(2)
+        losses = []
+        for _ in range(120):
+            history = torch.randint(10, 40, (64, 3), generator=generator)
+            ids = torch.cat([history, torch.ones(64, 1, dtype=torch.long)], dim=1)
+            labels = history.gather(1, torch.randint(3, (64, 1), generator=generator))
+            optimizer.zero_grad()
+            losses.append(model(ids, labels=labels).loss)
+            losses[-1].backward()
+            optimizer.step()
+        found[factor] = torch.stack(losses[-20:]).mean().item()
+    assert math.log(3) < found[4.0] < found[0.0] - 0.2, found

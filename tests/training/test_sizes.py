@@ -52,9 +52,9 @@ def test_more_examples_are_seen_less_often_and_in_all_not_too_many():
     for users, purchases in ((60, 600), (300, 3_000), (917, 16_686), (1_000, 100_000), (100_000, 2_000_000)):
         sizes, examples = recommender_sizes(users, purchases), (2 + 4 / 20) * (purchases - 3 * users)
         epochs = sizes.num_train_epochs
-        assert epochs == 50 or epochs * examples <= 1_500_000 < (epochs + 1) * examples or epochs == 2
+        assert epochs == 40 or epochs * examples <= 1_500_000 < (epochs + 1) * examples or epochs == 2
         assert epochs * examples <= 1_500_000 or epochs == 2
-    assert recommender_sizes(300, 3_000).num_train_epochs == 50
+    assert recommender_sizes(300, 3_000).num_train_epochs == 40
     assert recommender_sizes(1_000, 100_000).num_train_epochs == 7
     assert recommender_sizes(1_000, 100_000, num_tasks=2).num_train_epochs == 7
     assert recommender_sizes(1_000, 100_000, num_tasks=2, num_cross_modal=1).num_train_epochs == 14
@@ -69,6 +69,20 @@ def test_large_shops_get_the_papers_model_and_small_ones_a_narrow_one():
     assert small.d_model < large.d_model and small.num_layers < large.num_layers
     assert (small.max_history, recommender_sizes(10, 30).max_history) == (10, 5)
     assert recommender_sizes(10, 3_000).max_history == paper.max_history == 20
+
+
+def test_before_a_date_no_purchase_is_held_out_of_each_user():
+    by_last_two, by_date = recommender_sizes(1_000, 100_000), recommender_sizes(1_000, 98_000, num_held_out=0)
+    assert by_date.num_train_epochs == by_last_two.num_train_epochs < recommender_sizes(1_000, 50_000).num_train_epochs
+    with pytest.raises(ValueError, match="num_held_out: expected at least 0, got -1"):
+        recommender_sizes(10, 100, num_held_out=-1)
+
+
+def test_models_of_shops_that_sell_the_same_again_begin_by_copying():
+    assert recommender_sizes(300, 3_000).copy_initializer_factor == 0
+    again = recommender_sizes(300, 3_000, bought_again=True)
+    assert again.copy_initializer_factor == again.config["copy_initializer_factor"] > 0
+    assert dataclasses.replace(again, copy_initializer_factor=0.0) == recommender_sizes(300, 3_000)
 
 
 def test_processes_share_the_batch():

@@ -1,0 +1,61 @@
+"""`--until`: what a model and its semantic IDs know of later purchases, said or refused before it is trained."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .inputs import quantizer_folder
+
+if TYPE_CHECKING:
+    from ..data.histories import Histories
+    from ..model.configuration_macrec import MacRecConfig
+
+
+def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "Histories") -> dict[str, str]:
+    """Writes into the configuration until when the model learns, so that no evaluation asks for what it knows.
+
+    Returns:
+        "trained_until" and "validates_from", for the log; nothing without `--until`.
+
+    Raises:
+        ValueError: `--start-from` a model that knows purchases which are to be predicted, or does not say until when
+            it has learned.
+    """
+    from ..data.time_split import HistoriesUntil, is_later
+
+    earlier = config.trained_until
+    if not isinstance(histories, HistoriesUntil):
+        if earlier is not None:
+            raise ValueError(
+                f"--start-from {args.start_from}: expected a model that has learned by leave-one-out, since without "
+                f"--until each user's last two purchases validate and test, got one that has learned all purchases "
+                f"before {earlier}, the last ones of many users among them. Give --until with that day or a later "
+                "one, or start from another model."
+            )
+        return {}
+    if args.start_from and (earlier is None or is_later(earlier, histories.until)):
+        knows = "does not say until when it has learned" if earlier is None else f"has learned until {earlier}"
+        raise ValueError(
+            f"--until {args.until}: expected --start-from a model that has learned from no later purchases, but "
+            f"{args.start_from} {knows}. Start from one that was trained with --until."
+        )
+    config.trained_until = histories.until
+    return {"trained_until": histories.until, "validates_from": histories.validates_from}
+
+
+def said_of_ids(semantic_ids: str) -> str:
+    """A sentence where IDs do not say that a date bounds what they were fitted on; "" where they do.
+
+    Args:
+        semantic_ids: the value of `--semantic-ids` beside `--until`.
+    """
+    log = Path(semantic_ids) / "training_log.json"
+    if quantizer_folder(semantic_ids) is not None and log.is_file():
+        entries = json.loads(log.read_text(encoding="utf-8"))
+        if entries and (entries[-1].get("settings") or {}).get("until") is not None:
+            return ""
+    return (
+        f" {semantic_ids} does not say that its codes were fitted on items sold before a date (macrec quantize "
+        "--until): what they know of later ones makes figures by time too good."
+    )
