@@ -210,7 +210,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         )
         trainer.run_settings = settings
     users, purchases, _ = learned_numbers(histories)
-    data = f"{users:,} users with {purchases:,} purchases" + ("" if hides else ", some of what they had")
+    data = f"{users:,} users with {purchases:,} purchases" + ("" if hides else ", repeats among them")
     sizes = sizes_line(args, given, SIZED, data)
     if dates:
         sizes += (

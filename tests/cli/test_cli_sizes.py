@@ -61,7 +61,7 @@ def test_both_verbs_take_the_sizes_of_the_shop_and_write_them_down(tmp_path, cap
     assert all(getattr(config, name) == value for name, value in auto.config.items() if name != "d_ff")
     settings = json.loads((shop / "model" / "training_log.json").read_text())[-1]["settings"]
     assert settings["learning_rate"] == auto.learning_rate and settings["batch_size"] == 64
-    assert "Sizes, by 12 users with 72 purchases, some of what they had: d_model" in capsys.readouterr().out
+    assert "Sizes, by 12 users with 72 purchases, repeats among them: d_model" in capsys.readouterr().out
 
     again = [*words[:5], "--output", str(shop / "further"), "--max-steps", "1", "--num-beams", "2"]
     assert main([*again, "--start-from", str(shop / "model")]) == 0, capsys.readouterr().err
