@@ -227,6 +227,10 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         blended = blend_sentence(args, beside, trainer, settings["interactions"])
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
+        blended += (
+            f"\n{trainer.hub_model_id} has no counts of purchases and no blend, which are customers' data: lists are "
+            "the model's own there. MacRecRecommender.push_to_hub uploads them with counts='rounded' or 'all'."
+        )
     finish(output, trainer, settings | dates, args.keep_checkpoints)
     trained = f"{num_examples:,} examples, {trainer.state.global_step:,} steps in {seconds_since(start)}"
     return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{after_train(args, table.item_ids[:2])}"

@@ -186,7 +186,11 @@ def test_push_to_hub_uploads_the_whole_model_directory(tmp_path, monkeypatch, ca
         assert not any(name.endswith((".bin", ".pt")) for name in files)
         here = MacRecRecommender.from_pretrained(shop / "model")
         there = MacRecRecommender.from_pretrained("somebody/shop", token=TOKEN)
-        assert there.recommend([["i1", "i7"]], top_k=3) == here.recommend([["i1", "i7"]], top_k=3)
+        parts = {name: getattr(here, name) for name in ("model", "tokenizer", "table", "quantizer")}
+        alone = MacRecRecommender(**parts)  # without the blend, which stays here
+        assert there.recommend([["i1", "i7"]], top_k=3) == alone.recommend([["i1", "i7"]], top_k=3)
+        assert here.blend is not None and there.blend is None
+        assert "somebody/shop has no counts of purchases and no blend" in capsys.readouterr().out
         assert b"license: mit" in files["README.md"] and b"macrec train" in files["README.md"]
     assert train(shop, "--push-to-hub", "true", "--seeds", "2") == 1
     assert "--push-to-hub: expected one model, got --seeds" in capsys.readouterr().err
