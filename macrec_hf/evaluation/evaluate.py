@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..data.histories import user_histories
 from ..data.learned_purchases import check_unseen
 from ..data.readers import read_interactions
-from ..data.splits import SplitUsers, split_users
+from ..data.splits import SplitUsers, leave_one_out, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
 from ..model.blend import BLEND, MODEL
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, rank_catalogue
@@ -274,6 +274,29 @@ def _blended(
     return {BLEND: blend_lists(blend, blend_inputs(recommender, users, blend.about["window"]), users, own, limits)}
 
 
+def _warn_of_learned(recommender: MacRecRecommender, known: list[np.ndarray]) -> None:
+    """Warns where the model has learned purchases that are not among those which may be known here.
+
+    A file that has grown since the training holds all that was learned; one that has shrunk, or another one, may test
+    what was learned.
+
+    Args:
+        known: the purchases before those that test, table rows, a sequence a user.
+    """
+    counts = recommender.item_counts
+    if counts is None:
+        return
+    here = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *known]), minlength=len(counts))
+    more = np.maximum(counts.numpy() - here, 0)
+    if more.any():
+        items = [recommender.table.item_ids[row] for row in np.flatnonzero(more)[:3]]
+        logger.warning(
+            f"The model was saved with {int(more.sum()):,} purchases, of items such as {items}, that are not among "
+            "those before the tested ones here. Was it trained on another file, or has this one lost its last "
+            "purchases? Where the model has learned what is tested, its figures are too good."
+        )
+
+
 def _users(
     recommender: MacRecRecommender, interactions: pd.DataFrame, split: str, cut: Cut | None
 ) -> SplitUsers | FutureUsers:
@@ -293,10 +316,13 @@ def _users(
                 f"Expected a model that learned by leave-one-out, got one that has learned all purchases before "
                 f"{until}, the last ones of many users among them: evaluate it with --split time --cut {until}."
             )
-        return split_users(user_histories(interactions, row_of), split)
+        histories = user_histories(interactions, row_of)
+        _warn_of_learned(recommender, [*leave_one_out(histories, "test")[0], *histories.short_items])
+        return split_users(histories, split)
     if warning := check_cut(until, Moments.of(interactions["timestamp"]), cut):
         logger.warning(warning)
     users = split_at(interactions, row_of, cut)
+    _warn_of_learned(recommender, users.counted)
     if users.unknown_ids:
         lost = int((users.targets >= len(row_of)).sum())
         logger.warning(

@@ -151,3 +151,21 @@ def test_lists_of_other_libraries_from_the_command_line(shop, tmp_path, capsys):
     ):
         assert main([str(word) for word in [*words, *wrong]]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_file_that_lacks_what_was_learned_is_named_and_one_that_has_grown_is_not(shop, tmp_path, caplog):
+    folder, histories = shop
+    learned = np.zeros(NUM_ITEMS, dtype=np.int64)
+    for rows in [*(rows[:-1] for rows in histories), [2, 9]]:  # as training counts them; the short user's are whole
+        learned += np.bincount(rows, minlength=NUM_ITEMS)
+    there = MacRecRecommender.from_pretrained(folder / "model")
+    parts = {name: getattr(there, name) for name in ("model", "tokenizer", "table")}
+    MacRecRecommender(**parts, item_counts=torch.from_numpy(learned)).save_pretrained(tmp_path / "model")
+    grown, shrunk = [[*rows, 7] for rows in histories], [rows[:-1] for rows in histories]
+    for name, rows, more in (("same", histories, 0), ("grown", grown, 0), ("shrunk", shrunk, NUM_USERS)):
+        write(tmp_path / f"{name}.csv", rows)
+        for split in ("test", "validation"):
+            caplog.clear()
+            evaluate(tmp_path / "model", tmp_path / f"{name}.csv", tmp_path, "--split", split)
+            said = f"The model was saved with {more} purchases, of items such as"
+            assert (said in caplog.text) is (more > 0), (name, split)
