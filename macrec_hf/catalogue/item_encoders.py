@@ -118,7 +118,8 @@ def _collect(
         examples += f", such as {shortened(str(named), 200)}" * bool(named)
         raise ValueError(
             f"{modality}: expected at least one item that can be encoded, got none of {num_items} ({examples}). Check "
-            "the column and, for photos, that paths are given from the items file's folder; or leave the modality out."
+            "the column and, for photos, that paths are given from the items file's folder; or leave the modality out "
+            "(--text-model none, --image-model none)."
         )
     stacked: Any = (
         scipy.sparse.vstack(features, "csr") if scipy.sparse.issparse(features[0]) else np.concatenate(features)

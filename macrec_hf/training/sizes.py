@@ -20,7 +20,7 @@ PAPER = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers":
 SMALL_UP_TO = 1_000_000  # examples
 SEEN_AT_MOST = 1_500_000  # examples, all epochs together
 CROSS_MODAL_RATE = 0.05
-COPYING = 4.0  # of 1, 2, 4 and 8 the one that learned to repeat soonest on H&M and the demo shop
+COPYING = 4.0  # learned to repeat sooner than 1 on H&M, than 8 on the demo shop (ours, `docs/training.md`)
 EPOCHS_AT_MOST = 40
 
 
