@@ -1,10 +1,11 @@
 """What `macrec train` and `macrec evaluate` tell the model card."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .inputs import log_of_quantizer
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -36,13 +37,11 @@ def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "His
         "interactions": sum(map(len, sequences)),
         **dates,
     }
-    log = Path(args.semantic_ids) / "training_log.json"
-    first_stage = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []
     return told | {
         "command": getattr(args, "command", None),
         "data": data | told["data"],
         "settings": told["settings"] | {"tasks": args.tasks or "all"},
-        "quantizer_losses": last_losses(first_stage),
+        "quantizer_losses": last_losses(log_of_quantizer(args.semantic_ids)),
     }
 
 

@@ -1,11 +1,9 @@
 """`--until`: what a model and its semantic IDs know of later purchases, said or refused before it is trained."""
 
 import argparse
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import quantizer_folder
+from .inputs import log_of_quantizer
 
 if TYPE_CHECKING:
     from ..data.histories import Histories
@@ -50,11 +48,9 @@ def said_of_ids(semantic_ids: str) -> str:
     Args:
         semantic_ids: the value of `--semantic-ids` beside `--until`.
     """
-    log = Path(semantic_ids) / "training_log.json"
-    if quantizer_folder(semantic_ids) is not None and log.is_file():
-        entries = json.loads(log.read_text(encoding="utf-8"))
-        if entries and (entries[-1].get("settings") or {}).get("until") is not None:
-            return ""
+    entries = log_of_quantizer(semantic_ids)
+    if entries and (entries[-1].get("settings") or {}).get("until") is not None:
+        return ""
     return (
         f" {semantic_ids} does not say that its codes were fitted on items sold before a date (macrec quantize "
         "--until): what they know of later ones makes figures by time too good."

@@ -1,6 +1,7 @@
 """What verbs read: folders of an earlier verb, or other people's files by name."""
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -103,6 +104,12 @@ def quantizer_folder(semantic_ids: str) -> Path | None:
     """Where the quantizer stands in a folder of `macrec quantize`; None for other people's IDs."""
     folder = None if read_pairs(semantic_ids) else Path(semantic_ids) / "quantizer"
     return folder if folder is not None and folder.is_dir() else None
+
+
+def log_of_quantizer(semantic_ids: str) -> list[dict[str, Any]]:
+    """The lines of `training_log.json` in a folder of `macrec quantize`; none for other people's IDs."""
+    log = Path(semantic_ids) / "training_log.json"
+    return json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []
 
 
 def sold_part(store: "EmbeddingStore", args: argparse.Namespace) -> "EmbeddingStore":

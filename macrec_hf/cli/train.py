@@ -350,7 +350,7 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
     from ..data.histories import user_histories
     from ..data.learned_purchases import check_unseen
     from ..data.readers import read_interactions
-    from ..data.splits import leave_one_out
+    from ..data.splits import before_test
     from ..data.time_split import histories_until
 
     interactions = read_interactions(args.interactions, **interaction_columns(args))
@@ -359,8 +359,7 @@ def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple[
         until = histories_until(interactions, table.row_of, args.until)
         return until, np.bincount(np.concatenate(until.counted), minlength=table.num_items)
     histories = user_histories(interactions, table.row_of)
-    known, _ = leave_one_out(histories, "test")
-    return histories, np.bincount(np.concatenate([*known, *histories.short_items]), minlength=table.num_items)
+    return histories, np.bincount(np.concatenate(before_test(histories)), minlength=table.num_items)
 
 
 def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":

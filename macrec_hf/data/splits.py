@@ -104,6 +104,11 @@ def validation_halves(user_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~odd), np.flatnonzero(odd)
 
 
+def before_test(histories: Histories) -> list[np.ndarray]:
+    """What is known when the last purchases test: all but these, and those of the short users whole."""
+    return [*leave_one_out(histories, "test")[0], *histories.short_items]
+
+
 def leave_one_out(histories: Histories, split: str) -> tuple[list[np.ndarray], np.ndarray | None]:
     """The histories and targets of a split: the last item tests, the one before validates, the rest trains.
 

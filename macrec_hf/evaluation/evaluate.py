@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..data.histories import user_histories
 from ..data.learned_purchases import check_unseen
 from ..data.readers import read_interactions
-from ..data.splits import SplitUsers, leave_one_out, split_users
+from ..data.splits import SplitUsers, before_test, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
 from ..model.blend import BLEND, MODEL
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, rank_catalogue
@@ -317,7 +317,7 @@ def _users(
                 f"{until}, the last ones of many users among them: evaluate it with --split time --cut {until}."
             )
         histories = user_histories(interactions, row_of)
-        _warn_of_learned(recommender, [*leave_one_out(histories, "test")[0], *histories.short_items])
+        _warn_of_learned(recommender, before_test(histories))
         return split_users(histories, split)
     if warning := check_cut(until, Moments.of(interactions["timestamp"]), cut):
         logger.warning(warning)

@@ -29,6 +29,22 @@ def call(model, input_ids, attention_mask, labels, alignment_input_ids=None):
     return model(input_ids, attention_mask, labels=labels, alignment_input_ids=alignment_input_ids)
 
 
+def train_on_histories(model, steps, rate, length, labels_of):
+    """The loss of each step on random histories of items of one code, whose next item `labels_of` chooses."""
+    model.float().train()
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    generator = torch.Generator().manual_seed(2)
+    losses = []
+    for _ in range(steps):
+        history = torch.randint(10, 40, (64, length), generator=generator)
+        ids = torch.cat([history, torch.ones(64, 1, dtype=torch.long)], dim=1)
+        optimizer.zero_grad()
+        losses.append(model(ids, labels=labels_of(history, generator)).loss)
+        losses[-1].backward()
+        optimizer.step()
+    return torch.stack(losses).detach()
+
+
 def reference_alignment(model, ids, temperature):
     """Eq. 14-18, one item and one encoder pass at a time."""
     pooled = [[model.encoder(item[None])[0][0].mean(dim=0) if item.all() else None for item in rows] for rows in ids]
@@ -206,18 +222,9 @@ def test_the_last_item_is_found_soon_where_it_decides():
     """The next item depends on the last alone, which T5's cross-attention, without any places, finds late."""
     found = {}
     for positions in (0, 6):
-        model = make_model(num_item_positions=positions, dropout_rate=0.0, num_levels=1).float().train()
-        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-        generator = torch.Generator().manual_seed(2)
-        for _ in range(150):
-            history = torch.randint(10, 40, (64, 6), generator=generator)
-            ids = torch.cat([history, torch.ones(64, 1, dtype=torch.long)], dim=1)
-            labels = 10 + (history[:, -1:] * 7) % 30
-            optimizer.zero_grad()
-            loss = model(ids, labels=labels).loss
-            loss.backward()
-            optimizer.step()
-        found[positions] = loss.item()
+        model = make_model(num_item_positions=positions, dropout_rate=0.0, num_levels=1)
+        losses = train_on_histories(model, 150, 3e-3, 6, lambda history, _: 10 + (history[:, -1:] * 7) % 30)
+        found[positions] = losses[-1].item()
     assert found[6] < 0.5 < 1.2 < found[0], found
 
 
@@ -253,19 +260,13 @@ def test_weights_that_are_loaded_stay_as_they_are_where_cross_attention_began_as
 
 def test_what_was_bought_before_is_found_soon_where_it_is_bought_again():
     """The next item is one of the history, which T5's random matrices find late."""
+
+    def one_of_the_history(history, generator):
+        return history.gather(1, torch.randint(3, (64, 1), generator=generator))
+
     found = {}
     for factor in (0.0, 4.0):
-        model = make_model(copy_initializer_factor=factor, dropout_rate=0.0, num_levels=1).float().train()
-        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        generator = torch.Generator().manual_seed(2)
-        losses = []
-        for _ in range(120):
-            history = torch.randint(10, 40, (64, 3), generator=generator)
-            ids = torch.cat([history, torch.ones(64, 1, dtype=torch.long)], dim=1)
-            labels = history.gather(1, torch.randint(3, (64, 1), generator=generator))
-            optimizer.zero_grad()
-            losses.append(model(ids, labels=labels).loss)
-            losses[-1].backward()
-            optimizer.step()
-        found[factor] = torch.stack(losses[-20:]).mean().item()
+        model = make_model(copy_initializer_factor=factor, dropout_rate=0.0, num_levels=1)
+        losses = train_on_histories(model, 120, 1e-2, 3, one_of_the_history)
+        found[factor] = losses[-20:].mean().item()
     assert math.log(3) < found[4.0] < found[0.0] - 0.2, found
