@@ -42,6 +42,13 @@ def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "His
     return {"trained_until": histories.until, "validates_from": histories.validates_from}
 
 
+def has_later(histories: "Histories") -> bool:
+    """Whether purchases are left to evaluate with: of leave-one-out always, with `--until` those from that day on."""
+    from ..data.time_split import HistoriesUntil
+
+    return not isinstance(histories, HistoriesUntil) or histories.has_later
+
+
 def said_of_ids(semantic_ids: str) -> str:
     """A sentence where IDs do not say that a date bounds what they were fitted on; "" where they do.
 

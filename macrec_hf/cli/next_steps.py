@@ -36,13 +36,18 @@ def after_quantize(args: argparse.Namespace) -> str:
     return f"{_NEXT}{doctor} says whether they are any good, {train} trains a recommender."
 
 
-def after_train(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID")) -> str:
-    """Args of `macrec train`, with the columns that it was given, and two items for a history."""
+def after_train(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID"), has_later: bool = True) -> str:
+    """Args of `macrec train`, with the columns that it was given, and two items for a history.
+
+    Args:
+        has_later: whether the file has purchases from `--until` on, which an evaluation by time needs.
+    """
     bought = ["--interactions", args.interactions, *_named_columns(args)]
     evaluate = _command("evaluate", "--model", args.output, *bought, *_cut(args.until))
     model = args.output if args.seeds is None else seed_folder(Path(args.output), args.seed)
     recommend = _command("recommend", "--model", model, *history_words(items))
-    return f"{_NEXT}{evaluate} says how good it is, {recommend} recommends."
+    when = "" if has_later else f" once the file has purchases from {args.until} on"
+    return f"{_NEXT}{evaluate} says how good it is{when}, {recommend} recommends."
 
 
 def after_blend(args: argparse.Namespace, until: str | None) -> str:

@@ -16,7 +16,7 @@ from .common import (
     process_state,
     seconds_since,
 )
-from .dates import note_dates, said_of_ids
+from .dates import has_later, note_dates, said_of_ids
 from .inputs import (
     add_interaction_columns,
     add_title_column,
@@ -26,6 +26,7 @@ from .inputs import (
     read_titles,
     table_and_quantizer,
 )
+from .learned import fingerprints_of, learned_numbers, read_purchases
 from .next_steps import after_train, best_checkpoint
 from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, model_written, open_run, preparing
@@ -35,7 +36,6 @@ from .start_from import check_same_ids, first_model
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset, DatasetDict
 
     from ..data.histories import Histories
@@ -168,6 +168,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     Returns:
         The summary line; `None` where this run was finished before.
     """
+    import numpy as np
     from transformers import set_seed
 
     from ..model.model_files import local_directory
@@ -181,7 +182,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
     titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids)
-    histories, counts = read_purchases(args, table)
+    histories, known = read_purchases(args, table)
     hides = hides_history(histories)
     given, args = args, sized(args, histories, table, bought_again=not hides)
     config = chosen_config(args, start_from, tokenizer, table)
@@ -205,7 +206,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             processing_class=tokenizer,
             table=table,
             quantizer=quantizer,
-            item_counts=counts,
+            item_counts=np.bincount(np.concatenate(known), minlength=table.num_items),
             item_titles=titles,
         )
         trainer.run_settings = settings
@@ -217,13 +218,16 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
             + said_of_ids(args.semantic_ids)
         )
+    if not has_later(histories):
+        sizes += f" There are none from {args.until} on, so nothing to evaluate with yet."
     shown = ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"]
     follow(trainer, shown, num_examples, args.patience, sizes, _FASTER)
     begin(output, state, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     with model_written(output, trainer.accelerator) as beside:
-        trainer.save_model_directory(beside, **about)
+        learned = fingerprints_of(known, table, start_from)
+        trainer.save_model_directory(beside, learned_histories=learned, **about)
         blended = blend_sentence(args, beside, trainer, settings["interactions"])
     if trainer.args.push_to_hub:
         trainer.push_to_hub(**about)
@@ -233,7 +237,8 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
         )
     finish(output, trainer, settings | dates, args.keep_checkpoints)
     trained = f"{num_examples:,} examples, {trainer.state.global_step:,} steps in {seconds_since(start)}"
-    return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{after_train(args, table.item_ids[:2])}"
+    following = after_train(args, table.item_ids[:2], has_later(histories))
+    return f"{trained}{best_checkpoint(trainer.state)}: {output}{blended}\n{following}"
 
 
 def blend_sentence(args: argparse.Namespace, output: Path, trainer: "MacRecTrainer", learned: str) -> str:
@@ -271,16 +276,6 @@ def sized(
     )  # fmt: skip
     auto = dataclasses.asdict(sizes) if args.start_from is None else sizes.arguments
     return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
-
-
-def learned_numbers(histories: "Histories") -> tuple[int, int, int]:
-    """Users who train, their purchases, and how many of each are held out: the last two, or by time none of these."""
-    from ..data.time_split import HistoriesUntil
-
-    if not isinstance(histories, HistoriesUntil):
-        return len(histories.user_ids), sum(map(len, histories.items)), 2
-    sequences, _ = histories.split("train")
-    return len(sequences), sum(map(len, sequences)), 0
 
 
 def chosen_config(
@@ -341,25 +336,6 @@ def build_tasks(args: argparse.Namespace, table: "SemanticIdTable", folder: Path
     with process_state(named_device(args)).main_process_first():  # the others read what the main process has cached
         builder.download_and_prepare()
     return builder.as_dataset()
-
-
-def read_purchases(args: argparse.Namespace, table: "SemanticIdTable") -> tuple["Histories", "np.ndarray"]:
-    """Everybody's history, and how often each item was bought, without the purchases that test."""
-    import numpy as np
-
-    from ..data.histories import user_histories
-    from ..data.learned_purchases import check_unseen
-    from ..data.readers import read_interactions
-    from ..data.splits import before_test
-    from ..data.time_split import histories_until
-
-    interactions = read_interactions(args.interactions, **interaction_columns(args))
-    check_unseen(table.report, interactions, table.row_of, args.until)
-    if args.until is not None:
-        until = histories_until(interactions, table.row_of, args.until)
-        return until, np.bincount(np.concatenate(until.counted), minlength=table.num_items)
-    histories = user_histories(interactions, table.row_of)
-    return histories, np.bincount(np.concatenate(before_test(histories)), minlength=table.num_items)
 
 
 def choosing_users(validation: "Dataset", user_ids: list[str]) -> "Dataset":

@@ -158,6 +158,7 @@ class HistoriesUntil(Histories):
         counted: everybody's purchases before the date, a sequence a user.
         first_day: `validates_from` as days since 1970; None where the timestamps are no dates.
         until, validates_from: the two days, as people write them.
+        has_later: whether there are purchases from `until` on, which nothing here looks at.
     """
 
     later: list[np.ndarray] = field(default_factory=list)
@@ -166,6 +167,7 @@ class HistoriesUntil(Histories):
     first_day: int | None = None
     until: str = ""
     validates_from: str = ""
+    has_later: bool = True
 
     @property
     def owners(self) -> np.ndarray:
@@ -301,6 +303,7 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
         first_day=int(start) if moments.are_days else None,
         until=moments.name(end),
         validates_from=moments.name(start),
+        has_later=len(known) < len(interactions),
     )
 
 

@@ -1,7 +1,7 @@
 """A recommender and purchases in, figures out: the model's lists of a split's users beside those of the baselines."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -13,9 +13,9 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
 from ..data.histories import user_histories
-from ..data.learned_purchases import check_unseen
+from ..data.learned_purchases import LearnedHere, check_unseen
 from ..data.readers import read_interactions
-from ..data.splits import SplitUsers, before_test, split_users
+from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
 from ..model.blend import BLEND, MODEL
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, rank_catalogue
@@ -25,6 +25,7 @@ from ..model.recommender import MacRecRecommender
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
+from .learned import find_learned
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
 from .own_history import quoted, refilled, repeat_rate, without_own
 from .ranking_metrics import KS
@@ -88,8 +89,10 @@ def evaluate(
         "intervals", `{list: {metric: [low, high]}}`, the bounds of 95 % bootstrap intervals over users; "coverage",
         `{list: share of the catalogue in somebody's first ten places}`; "differences", the ensemble minus each
         list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
-        "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items" and
-        "settings", of which "fusion" says by what rule the row "ensemble" was made, and by which source "blend" serves
+        "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items",
+        "learned" (how many histories the model was trained on, how many of them are not in this file, and how many
+        end in purchases that test it; None of a model that does not keep that) and "settings", of which "fusion"
+        says by what rule the row "ensemble" was made, and by which source "blend" serves
         ("blend" itself where its guard found no single one better). By time each column also has "seen", "unseen" and
         "new_customers", the figures and intervals of a part of the purchases, and "unseen_places" (see
         `evaluation.by_time.column_by_time`); and there are "cut", "num_purchases", "num_new_customers",
@@ -133,6 +136,8 @@ class SplitRanking:
         outside: those of other libraries, in the same form.
         num_items: of the catalogue.
         settings: what made the lists, for the report.
+        repeat_rate: of the purchases that test, of all users, also where some were chosen.
+        learned: what the model has learned of these purchases; None where that is not known.
         unread: bool, `(num_users,)`: by time, whose history the model cannot read; None where these get no list.
     """
 
@@ -142,6 +147,8 @@ class SplitRanking:
     outside: dict[str, Lists]
     num_items: int
     settings: dict[str, Any]
+    repeat_rate: float
+    learned: LearnedHere | None = None
     unread: np.ndarray | None = None
 
     @cached_property
@@ -189,23 +196,22 @@ class SplitRanking:
             shown, hidden = (
                 column_by_time(lists, users, self.num_items, seed, summary_row) for lists in self.columns.values()
             )
-            rate = repeat_rate([users.histories[user] for user in users.owners], users.targets)
         else:
             shown, hidden = (
                 evaluation_report(lists, users.targets, self.num_items, seed=seed, summary_row=summary_row)
                 for lists in self.columns.values()
             )
-            rate = repeat_rate(users.histories, users.targets)
-        column = {"shown": shown, "hidden": hidden}[quoted(rate)]
+        column = {"shown": shown, "hidden": hidden}[quoted(self.repeat_rate)]
         return {
             "split": self.split,
             "num_users": len(users),
             **(_facts_by_time(users) if isinstance(users, FutureUsers) else {}),
             **shown,
             "hidden": hidden,
-            "repeat_rate": rate,
-            "quoted": quoted(rate),
-            "verdict": verdict(column, summary_row, rows),
+            "repeat_rate": self.repeat_rate,
+            "quoted": quoted(self.repeat_rate),
+            "verdict": verdict(column, summary_row, rows, self.learned.num_tested if self.learned else 0),
+            "learned": None if self.learned is None else asdict(self.learned),
             "model_rows": rows,
             "num_short_users": users.num_short,
             "num_items": self.num_items,
@@ -228,7 +234,7 @@ def rank_split(
 ) -> SplitRanking:
     """The lists of a split's users, the first half of [`evaluate`]; every process gets those of all users."""
     table, encoder = recommender.table, recommender.task_encoder
-    everyone = _users(recommender, interactions, split, cut)
+    everyone, learned = _users(recommender, interactions, split, cut)
     users = everyone.some(limit_users)
     outside = _outside(lists or {}, users, [*everyone.user_ids, *everyone.other_ids], recommender)
     sources = history_sources(encoder, users.histories, table.modalities)
@@ -258,7 +264,8 @@ def rank_split(
     if isinstance(users, FutureUsers):
         settings["trained_until"] = _trained_until(recommender)
         unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
-    return SplitRanking(split, users, model, outside, table.num_items, settings, unread)
+    rate = _repeat_rate(everyone)
+    return SplitRanking(split, users, model, outside, table.num_items, settings, rate, learned, unread)
 
 
 def _blended(
@@ -274,33 +281,10 @@ def _blended(
     return {BLEND: blend_lists(blend, blend_inputs(recommender, users, blend.about["window"]), users, own, limits)}
 
 
-def _warn_of_learned(recommender: MacRecRecommender, known: list[np.ndarray]) -> None:
-    """Warns where the model has learned purchases that are not among those which may be known here.
-
-    A file that has grown since the training holds all that was learned; one that has shrunk, or another one, may test
-    what was learned.
-
-    Args:
-        known: the purchases before those that test, table rows, a sequence a user.
-    """
-    counts = recommender.item_counts
-    if counts is None:
-        return
-    here = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *known]), minlength=len(counts))
-    more = np.maximum(counts.numpy() - here, 0)
-    if more.any():
-        items = [recommender.table.item_ids[row] for row in np.flatnonzero(more)[:3]]
-        logger.warning(
-            f"The model was saved with {int(more.sum()):,} purchases, of items such as {items}, that are not among "
-            "those before the tested ones here. Was it trained on another file, or has this one lost its last "
-            "purchases? Where the model has learned what is tested, its figures are too good."
-        )
-
-
 def _users(
     recommender: MacRecRecommender, interactions: pd.DataFrame, split: str, cut: Cut | None
-) -> SplitUsers | FutureUsers:
-    """Whom a split evaluates; refuses a split of which the model has seen what is to be predicted."""
+) -> tuple[SplitUsers | FutureUsers, LearnedHere | None]:
+    """Whom a split evaluates, and what the model has learned of that; refuses one of which it has seen everything."""
     until, row_of = _trained_until(recommender), recommender.table.row_of
     if split == "time" and cut is None:
         raise ValueError("cut: expected a date with a split by time, from which on purchases test, got none.")
@@ -317,12 +301,11 @@ def _users(
                 f"{until}, the last ones of many users among them: evaluate it with --split time --cut {until}."
             )
         histories = user_histories(interactions, row_of)
-        _warn_of_learned(recommender, before_test(histories))
-        return split_users(histories, split)
+        return split_users(histories, split), find_learned(recommender, histories)
     if warning := check_cut(until, Moments.of(interactions["timestamp"]), cut):
         logger.warning(warning)
     users = split_at(interactions, row_of, cut)
-    _warn_of_learned(recommender, users.counted)
+    learned = find_learned(recommender, users)
     if users.unknown_ids:
         lost = int((users.targets >= len(row_of)).sum())
         logger.warning(
@@ -330,7 +313,15 @@ def _users(
             f"model's table lacks, such as {users.unknown_ids[:3]}: they count as misses of every list. "
             "MacRecRecommender.add_items gives such items IDs without training."
         )
-    return users
+    return users, learned
+
+
+def _repeat_rate(users: SplitUsers | FutureUsers) -> float:
+    """How many of the purchases that test are of an item that the user had."""
+    histories = users.histories
+    if isinstance(users, FutureUsers):
+        histories = [histories[user] for user in users.owners]
+    return repeat_rate(histories, users.targets)
 
 
 def _trained_until(recommender: MacRecRecommender) -> str | None:
@@ -375,5 +366,5 @@ def _outside(
 _OTHER_KEYS = (
     *PARTS, "unseen_places", "cut", "num_purchases", "num_new_customers", "num_unknown_items",
     "split", "num_users", "hidden", "intervals", "coverage", "differences", "repeat_rate", "quoted", "verdict",
-    "model_rows", "num_short_users", "num_items", "settings", "sd", "seeds", "seconds",
+    "model_rows", "num_short_users", "num_items", "learned", "settings", "sd", "seeds", "seconds",
 )  # fmt: skip

@@ -9,13 +9,16 @@ METRIC = "ndcg@10"  # what training chooses checkpoints by, too
 _ALSO = "hr@10"  # said beside it
 
 
-def verdict(report: Mapping[str, Any], summary_row: str, model_rows: list[str]) -> dict[str, Any]:
+def verdict(
+    report: Mapping[str, Any], summary_row: str, model_rows: list[str], num_learned: int = 0
+) -> dict[str, Any]:
     """Compares the model's summary row with the best other row, by NDCG@10 on the same users.
 
     Args:
         report: one column of an evaluation, as `evaluation.report.evaluation_report` gives it with a summary row.
         summary_row: such as "ensemble".
         model_rows: the model's rows; the others are baselines and the lists of other libraries.
+        num_learned: customers whose tested purchases the model was trained on.
 
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
@@ -29,7 +32,10 @@ def verdict(report: Mapping[str, Any], summary_row: str, model_rows: list[str]) 
     advice = [] if outcome == "better" else _advice(report, summary_row, model_rows, best)
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
-    return found | {"outcome": outcome, "advice": advice, "text": _text(report, found, model_rows, outcome, advice)}
+    text = _text(report, found, model_rows, outcome, advice)
+    if num_learned:
+        text += f" Not to be trusted: the model was trained on what tests it, of {num_learned:,} customers at least."
+    return found | {"outcome": outcome, "advice": advice, "text": text}
 
 
 def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], best: str) -> list[str]:

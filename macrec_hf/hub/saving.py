@@ -23,6 +23,7 @@ from ..model.model_files import (
     CARD_NAME,
     ITEM_COUNTS_NAME,
     ITEM_TITLES_NAME,
+    LEARNED_NAME,
     QUANTIZER_FOLDER,
     check_item_counts,
     check_parts,
@@ -73,6 +74,7 @@ def save_model_directory(
     card: str | None = None,
     include_code: IncludeCode = True,
     counts: str = "all",
+    learned_histories: "torch.Tensor | None" = None,
 ) -> Path:
     """Writes a whole model directory. Files of other purposes that are there already stay.
 
@@ -91,6 +93,8 @@ def save_model_directory(
             where `macrec_hf` is not installed; "recommender": recommender and pipeline too.
         counts: of the purchases, which are customers' data: "all"; "rounded": without pairs of fewer than five
             customers and without days; "none": neither counts nor blend, so that the model's own lists are served.
+        learned_histories: int64, of `data.learned_purchases.history_fingerprints`, with which `evaluate` finds out
+            whether the model knows what tests it; kept with `counts="all"` alone.
 
     Returns:
         The directory.
@@ -113,8 +117,9 @@ def save_model_directory(
             model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
         if bought is not None:
-            save_file({"item_counts": bought}, beside / ITEM_COUNTS_NAME, metadata={"format": "pt"})
-            follow_umask(beside / ITEM_COUNTS_NAME)
+            _save_tensor(beside / ITEM_COUNTS_NAME, "item_counts", bought)
+        if learned_histories is not None and counts == "all":
+            _save_tensor(beside / LEARNED_NAME, "learned_histories", learned_histories)
         if item_titles:
             titles = {item: item_titles[item] for item in table.item_ids if item_titles.get(item)}
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
@@ -164,6 +169,11 @@ def save_model_directory(
             card = with_counts(card, "none" if held is None else kind_of_counts(held))
         (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
     return Path(directory)
+
+
+def _save_tensor(path: Path, name: str, tensor: "torch.Tensor") -> None:
+    save_file({name: tensor}, path, metadata={"format": "pt"})
+    follow_umask(path)
 
 
 def _check_no_adapter(model: MacRecForConditionalGeneration) -> None:
@@ -224,6 +234,7 @@ def parts_that_may_be_absent(inside: bool = False) -> list[str]:
     parts = [
         ITEM_COUNTS_NAME,
         ITEM_TITLES_NAME,
+        LEARNED_NAME,
         COUNTS_NAME,
         BLEND_NAME,
         PICTURE_NAME,

@@ -14,7 +14,8 @@ from .files import CHECKSUMS_NAME, folder_beside, read_json, replacing
 _CHECKED = (  # what decides on lists; texts that people may edit are left out
     "config.json", "model*.safetensors", "model.safetensors.index.json", "semantic_ids.json",
     "semantic_ids.safetensors", "tokenizer.json", "tokenizer_config.json", "item_counts.safetensors",
-    "purchase_counts.safetensors", "blend.json", "quantizer/config.json", "quantizer/model*.safetensors",
+    "learned_histories.safetensors", "purchase_counts.safetensors", "blend.json", "quantizer/config.json",
+    "quantizer/model*.safetensors",
 )  # fmt: skip
 
 

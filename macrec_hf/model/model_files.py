@@ -4,6 +4,7 @@
     tokenizer.json, tokenizer_config.json                    its tokens
     semantic_ids.safetensors, semantic_ids.json              the catalogue: which item has which codes
     item_counts.safetensors                                  how often each item was taken, for people without a past
+    learned_histories.safetensors                            fingerprints of the histories that it was trained on
     item_titles.json                                         what people call the items
     purchase_counts.safetensors, blend.json                  what customers did, and the weights of the blend
     quantizer/                                               what gave the items their codes, to add items later
@@ -11,8 +12,9 @@
     README.md, code_usage.png                                the model card and its picture
     *.py                                                     the model's code, for `trust_remote_code=True` alone
 
-Counts, titles, quantizer, checksums, picture and code may be absent. Nothing is a pickle, and nothing of it is run by
-this package: the code is for processes that lack it. Files are written beside and moved into place when complete.
+Counts, fingerprints, titles, quantizer, checksums, picture and code may be absent. Nothing is a pickle, and nothing of
+it is run by this package: the code is for processes that lack it. Files are written beside and moved into place when
+complete.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 ITEM_COUNTS_NAME = "item_counts.safetensors"
 ITEM_TITLES_NAME = "item_titles.json"
+LEARNED_NAME = "learned_histories.safetensors"
 CARD_NAME = "README.md"
 QUANTIZER_FOLDER = "quantizer"
 _PARTS = {
@@ -59,6 +62,7 @@ _READ = (
     "generation_config.json",
     ITEM_COUNTS_NAME,
     ITEM_TITLES_NAME,
+    LEARNED_NAME,
     COUNTS_NAME,
     BLEND_NAME,
 )
@@ -80,6 +84,7 @@ class Catalogue:
         purchase_counts, blend: what customers did and the weights of the blend; None unless both are there.
         card: text of the model card, None where there is none.
         left_out: what was kept back when the directory was written: "purchase_counts" or nothing.
+        learned_histories: int64, `(num_histories,)`, of `data.learned_purchases.history_fingerprints`, or None.
         directory: where it was read from.
     """
 
@@ -91,6 +96,7 @@ class Catalogue:
     purchase_counts: PurchaseCounts | None
     blend: Blend | None
     left_out: Sequence[str] = ()
+    learned_histories: torch.Tensor | None = None
 
     def load_quantizer(self) -> "MacRecQuantizer | None":
         """The `MacRecQuantizer` of the directory, None where it has none. Recommending does not need it."""
@@ -164,8 +170,8 @@ def _load_catalogue(directory: Path, without: Sequence[str]) -> Catalogue:
     counts_path, titles_path, card_path = (
         directory / name for name in (ITEM_COUNTS_NAME, ITEM_TITLES_NAME, CARD_NAME)
     )
-    counts = _load_item_counts(counts_path) if counts_path.is_file() else None
-    titles = _load_titles(titles_path) if titles_path.is_file() else {}
+    counts = _load_tensor(counts_path, "item_counts")
+    titles = _load_titles(titles_path, table) if titles_path.is_file() else {}
     card = card_path.read_text(encoding="utf-8", errors="replace") if card_path.is_file() else None
     if (directory / COUNTS_NAME).is_file() and not (directory / BLEND_NAME).is_file() and not without:
         raise ValueError(
@@ -185,20 +191,29 @@ def _load_catalogue(directory: Path, without: Sequence[str]) -> Catalogue:
         bought = check_item_counts(counts, table)
     except ValueError as error:
         raise ValueError(f"{counts_path}: {error}") from error
-    return Catalogue(table, bought, titles, card, directory, purchases, blend, left_out)
+    learned = _load_tensor(directory / LEARNED_NAME, "learned_histories")
+    return Catalogue(table, bought, titles, card, directory, purchases, blend, left_out, learned)
 
 
-def _load_item_counts(path: Path) -> torch.Tensor:
+def _load_tensor(path: Path, name: str) -> torch.Tensor | None:
+    """The one tensor of a file; None where there is no file."""
+    if not path.is_file():
+        return None
     tensors = load_file(path)
-    if set(tensors) != {"item_counts"}:
-        raise ValueError(f"{path}: expected one tensor, item_counts, got {sorted(tensors)}. Copy it again.")
-    return tensors["item_counts"]
+    if set(tensors) != {name}:
+        raise ValueError(f"{path}: expected one tensor, {name}, got {sorted(tensors)}. Copy it again.")
+    return tensors[name]
 
 
-def _load_titles(path: Path) -> dict[str, str]:
+def _load_titles(path: Path, table: SemanticIdTable) -> dict[str, str]:
     titles = read_json(path, dict, "an object {item id: title}")
     if wrong := [item for item, title in titles.items() if not isinstance(title, str)]:
         raise ValueError(f"{path}: expected an object {{item id: title}}, got no text as the title of {wrong[0]!r}.")
+    if strange := [item for item in titles if item not in table.row_of]:
+        raise ValueError(
+            f"{path}: expected titles of the table's items, got those of others, such as {strange[:3]}. Was the file "
+            "copied from another model? Copy the whole folder again, or remove the file: lists then show ids alone."
+        )
     return titles
 
 

@@ -85,6 +85,7 @@ class MacRecRecommender:
         self._quantizer = quantizer
         self._load_quantizer: Callable[[], MacRecQuantizer | None] | None = None
         self._card: str | None = None
+        self.learned_histories: torch.Tensor | None = None  # fingerprints, see `data/learned_purchases.py`
         self._has_loaded_model = False  # else the caller's, who may have given it to other recommenders too
         counts = check_item_counts(item_counts, table)
         max_history = model.config.max_history if max_history is None else max_history
@@ -142,7 +143,7 @@ class MacRecRecommender:
         )
         recommender._load_quantizer, recommender._card = catalogue.load_quantizer, catalogue.card
         recommender._set_blend(catalogue.blend, catalogue.purchase_counts)
-        recommender._has_loaded_model = True
+        recommender._has_loaded_model, recommender.learned_histories = True, catalogue.learned_histories
         return recommender
 
     def __repr__(self) -> str:
@@ -295,9 +296,8 @@ class MacRecRecommender:
         indexing = package_part("catalogue.indexing", "adds and removes items")
         if quantizer is None:
             raise ValueError(
-                "quantizer: expected the one that gave the items their semantic IDs, got None: without it new items "
-                "get none. `macrec train --semantic-ids ids/` keeps it where ids/ has one; or pass it when the "
-                "recommender is made."
+                "quantizer: expected the one that made the semantic IDs, got None: new items get none without it. "
+                "`macrec train --semantic-ids ids/` keeps it where ids/ has one; or give it to the recommender."
             )
         table = indexing.add_items(self.table, quantizer, embeddings, item_ids, modality_mask=modality_mask)
         self._replace_items(table, titles)
@@ -346,9 +346,7 @@ class MacRecRecommender:
             RuntimeError: the package is not installed.
         """
         if self.blend is None:
-            raise ValueError(
-                "blend: expected one, got None. Fit it first: fit_blend(interactions), or `macrec blend`."
-            )
+            raise ValueError("blend: expected one, got None. Fit it first: fit_blend(interactions) or `macrec blend`.")
         counting = package_part("training.serving_counts", "counts purchases")
         self._set_blend(self.blend, counting.serving_counts(interactions, self.table, self.blend))
 
@@ -372,6 +370,7 @@ class MacRecRecommender:
             item_titles=items.titles,
             purchase_counts=self.purchase_counts,
             blend=items.blend,
+            learned_histories=self.learned_histories,
             **kwargs,
         )
 

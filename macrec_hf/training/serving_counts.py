@@ -15,6 +15,7 @@ from ..data.purchase_counting import add_counts, counts_of, save_counts
 from ..data.readers import read_interactions
 from ..hub.model_card import tell_of_counts
 from ..model.blend import Blend
+from ..model.checksums import check_files
 from ..model.model_files import load_catalogue
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
@@ -53,12 +54,13 @@ def refresh_directory(
         How many purchases were counted, and how many items the catalogue has.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or its files are not those that were saved together.
         OSError: another process writes into it.
     """
     is_main = accelerator is None or accelerator.is_main_process
     with locked(directory) if is_main and directory.is_dir() else nullcontext():
         catalogue = load_catalogue(directory, without=(COUNTS_NAME,))
+        check_files(directory, without=(COUNTS_NAME,))  # the model's too, which is not loaded here
         if catalogue.blend is None:
             raise ValueError(
                 f"{directory}: expected a model directory with a blend, found none. `macrec blend --model {directory} "

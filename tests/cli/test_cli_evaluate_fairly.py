@@ -8,6 +8,7 @@ import torch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.cli.main import main
+from macrec_hf.data.learned_purchases import history_fingerprints
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 30, 14
@@ -169,3 +170,52 @@ def test_a_file_that_lacks_what_was_learned_is_named_and_one_that_has_grown_is_n
             evaluate(tmp_path / "model", tmp_path / f"{name}.csv", tmp_path, "--split", split)
             said = f"The model was saved with {more} purchases, of items such as"
             assert (said in caplog.text) is (more > 0), (name, split)
+
+
+@pytest.fixture(scope="module")
+def learned(shop, tmp_path_factory):
+    """A directory of the shop's model that says what training learns of the shop's file."""
+    folder, histories = shop
+    there = MacRecRecommender.from_pretrained(folder / "model")
+    known = [*(np.array(rows[:-1]) for rows in histories), np.array([2, 9])]
+    there.learned_histories = torch.from_numpy(history_fingerprints(known, there.table.item_ids))
+    return there.save_pretrained(tmp_path_factory.mktemp("learned") / "model")
+
+
+LEARNED, ELSEWHERE = (
+    "The model has learned what tests it",
+    "histories that the model was trained on are not in this file",
+)
+SHOPS = {
+    "same": (lambda rows, user: rows, None),
+    "grown": (lambda rows, user: [*rows, 7], None),
+    "shrunk": (lambda rows, user: rows[:-1], LEARNED),
+    "exchanged": (lambda rows, user: rows[:-1] if user % 2 else [4, *rows, 7], LEARNED),  # as many as before
+    "fewer customers": (lambda rows, user: rows if user % 2 else None, ELSEWHERE),
+    "without the first": (lambda rows, user: rows[1:] if user == 5 else rows, ELSEWHERE),
+}
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("name", SHOPS)
+def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path, capsys, caplog, name, split):
+    change, said = SHOPS[name]
+    histories = [change(rows, user) for user, rows in enumerate(shop[1])]
+    write(tmp_path / "interactions.csv", [rows for rows in histories if rows])
+    report, _ = evaluate(learned, tmp_path / "interactions.csv", tmp_path, "--split", split)
+    assert [words in caplog.text for words in (LEARNED, ELSEWHERE)] == [said == LEARNED, said == ELSEWHERE]
+    found = report["learned"]
+    assert found["num_learned"] == NUM_USERS + 1
+    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_elsewhere"] > 0) == (said is not None)
+    told = f"Not to be trusted: the model was trained on what tests it, of {found['num_tested']} customers at least."
+    assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
+
+
+def test_a_look_at_few_users_quotes_the_column_of_all(shop, tmp_path):
+    folder, histories = shop
+    repeats = [[*rows[:-1], rows[0]] if user == 9 else [*rows[:-1], 29] for user, rows in enumerate(histories)]
+    write(tmp_path / "interactions.csv", [[row for row in rows[:-1] if row != 29] + rows[-1:] for rows in repeats])
+    whole, _ = evaluate(folder / "model", tmp_path / "interactions.csv", tmp_path)
+    one, _ = evaluate(folder / "model", tmp_path / "interactions.csv", tmp_path, "--limit-users", "1")
+    assert whole["repeat_rate"] == one["repeat_rate"] == pytest.approx(1 / NUM_USERS)
+    assert (whole["quoted"], one["quoted"], one["num_users"]) == ("shown", "shown", 1)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from macrec_hf import MacRecRecommender
 from macrec_hf.cli.main import main
+from macrec_hf.data.learned_purchases import history_fingerprints
 
 UNTIL = "2020-02-01"
 
@@ -62,6 +63,11 @@ def test_the_dates_are_written_down(shop):
     for _, item, _ in known:
         expected[recommender.table.row_of[item]] += 1
     assert torch.equal(recommender.item_counts.long(), expected) and recommender.model.config.trained_until == UNTIL
+    bought = {}
+    for user, item, _ in known:
+        bought.setdefault(user, []).append(recommender.table.row_of[item])
+    learned = history_fingerprints([np.array(rows) for rows in bought.values()], recommender.table.item_ids)
+    assert np.array_equal(recommender.learned_histories.numpy(), learned)
 
 
 def test_sizes_are_of_all_who_train_and_undated_ids_are_named(shop, tmp_path, capsys):
@@ -103,6 +109,15 @@ def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys):
     later = len((shop / "interactions.csv").read_text().splitlines()) - 1
     later -= len(purchases_before(shop / "interactions.csv", UNTIL))
     assert report["num_purchases"] == later and report["unseen"]["num_purchases"] > 0
+    assert report["learned"] == {"num_learned": 24, "num_elsewhere": 0, "num_tested": 0}
+    # Somebody has dated purchases a month later: what was learned is tested.
+    lines = [line.split(",") for line in (shop / "interactions.csv").read_text().splitlines()[1:]]
+    moved = [(user, item, f"2020-0{int(day[6]) + (day > '2020-01-15')}{day[7:]}") for user, item, day in lines]
+    (tmp_path / "moved.csv").write_text("\n".join(map(",".join, [("user_id", "item_id", "timestamp"), *moved])))
+    words[words.index(shop / "interactions.csv")] = tmp_path / "moved.csv"
+    assert main([str(word) for word in words]) == 0
+    assert 0 < json.loads((tmp_path / "m.json").read_text())["learned"]["num_tested"] <= 24
+    assert "Not to be trusted" in capsys.readouterr().out
 
 
 def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, capsys):
@@ -115,6 +130,9 @@ def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, cap
     assert "has learned until 2020-02-01. Start from one that was trained with --until." in capsys.readouterr().err
     assert start(shop / "model", "--until", "2020-02-20") == 0
     assert json.loads((tmp_path / "more" / "config.json").read_text())["trained_until"] == "2020-02-20"
+    first, more = (load_file(folder / "learned_histories.safetensors")["learned_histories"]
+                   for folder in (shop / "model", tmp_path / "more"))  # fmt: skip
+    assert len(first) == 24 and len(more) == 48 and torch.isin(first, more).all()  # everybody bought again
     assert start(shop / "model", "--overwrite") == 1  # it has learned what would validate and test
     message = capsys.readouterr().err
     assert "expected a model that has learned by leave-one-out" in message and "before 2020-02-01" in message
@@ -123,6 +141,13 @@ def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, cap
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["trained_until"] is None
     assert start(tmp_path / "whole", "--until", UNTIL, "--overwrite") == 1
     assert "does not say until when it has learned" in capsys.readouterr().err
+
+
+def test_a_date_after_all_purchases_leaves_nothing_to_evaluate_with(shop, tmp_path, capsys):
+    assert train(shop, shop / "interactions.csv", tmp_path / "model", "--until", "2020-05-01", "--verbose") == 0
+    out = capsys.readouterr().out
+    assert "There are none from 2020-05-01 on, so nothing to evaluate with yet." in out
+    assert "--cut 2020-05-01 says how good it is once the file has purchases from 2020-05-01 on" in out
 
 
 def test_the_date_is_one_of_the_settings_that_resume_compares(shop, capsys):

@@ -40,6 +40,13 @@ def test_a_model_that_wins():
     )
 
 
+def test_what_the_model_has_learned_of_the_test_is_the_last_word():
+    column = report({"popularity": (0.01, 0.05)}, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
+    text = verdict(column, "ensemble", MODEL, num_learned=1234)["text"]
+    assert text.endswith(" Not to be trusted: the model was trained on what tests it, of 1,234 customers at least.")
+    assert verdict(column, "ensemble", MODEL)["text"] in text
+
+
 def test_a_row_of_the_model_that_finds_more_than_the_winner_is_named():
     assert judged(0.002, 0.008, text=0.065, image=0.07)["text"].endswith(" image alone finds more here: 0.0700.")
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.catalogue.ids_folder import write_ids
+from macrec_hf.data.learned_purchases import history_fingerprints
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model.blend import Blend
 from macrec_hf.model.configuration_macrec import MacRecQuantizerConfig
@@ -34,6 +35,7 @@ def made(seed=0):
     bought = [random.integers(0, NUM_ITEMS, size=6) for _ in range(30)]
     blend = Blend({"near_log": 0.5, "model_text": 1.0, "alike_text": 0.3}, "blend", {"window": 4})
     recommender._set_blend(blend, count_purchases(bought, NUM_ITEMS, window=4))
+    recommender.learned_histories = torch.from_numpy(history_fingerprints(bought, recommender.table.item_ids))
     return recommender
 
 
@@ -161,7 +163,8 @@ def test_rows_that_the_caller_asks_to_add_are_drawn(directory):
 
 CHANGED = [
     "config.json", "model.safetensors", "semantic_ids.json", "semantic_ids.safetensors", "tokenizer.json",
-    "blend.json", "item_counts.safetensors", "purchase_counts.safetensors", "quantizer/model.safetensors",
+    "blend.json", "item_counts.safetensors", "learned_histories.safetensors", "purchase_counts.safetensors",
+    "quantizer/model.safetensors",
 ]  # fmt: skip
 
 
@@ -195,6 +198,27 @@ def test_a_file_of_another_model_is_refused_and_one_that_is_gone(whole, tmp_path
     (tmp_path / "model" / name).unlink()
     with pytest.raises((ValueError, OSError), match=Path(name).name):
         MacRecRecommender.from_pretrained(tmp_path / "model")
+
+
+def test_titles_of_other_items_are_refused(directory):
+    (directory / "item_titles.json").write_text('{"i0": "Mug", "other": "Vase"}')
+    with pytest.raises(
+        ValueError, match=r"item_titles.json: expected titles of the table's items.*such as \['other'\]"
+    ):
+        MacRecRecommender.from_pretrained(directory)
+    (directory / "item_titles.json").write_text('{"i0": "Red mug"}')  # people may edit them
+    assert MacRecRecommender.from_pretrained(directory).item_titles == {"i0": "Red mug"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "quantizer/model.safetensors", "blend.json"])
+def test_nothing_is_counted_into_a_directory_that_will_not_load(whole, tmp_path, name):
+    shutil.copytree(whole / "0", tmp_path / "model")
+    content = bytearray((tmp_path / "model" / name).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "model" / name).write_bytes(content)
+    purchases = pd.DataFrame([("u", "i0", 1)], columns=["user_id", "item_id", "timestamp"])
+    with pytest.raises(ValueError, match=name):
+        refresh_directory(tmp_path / "model", purchases)
 
 
 def test_what_is_added_or_left_over_is_refused(whole, tmp_path):

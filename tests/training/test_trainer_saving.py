@@ -142,7 +142,7 @@ def test_train_and_its_trainer_write_the_same_directory(tmp_path):
     parts = {"processing_class": tokenizer, "table": loaded.table, "item_counts": counts}
     MacRecTrainer(loaded.model, args, **parts).save_model(str(tmp_path / "own"))
     work = {name for name in files_in(directory) if name.startswith("checkpoints/")}
-    more = {"training_log.json", "blend.json", "purchase_counts.safetensors"}  # the verb fits a blend besides
+    more = {"training_log.json", "learned_histories.safetensors", "blend.json", "purchase_counts.safetensors"}
     assert files_in(directory) - work - more == files_in(tmp_path / "own")
     for name in files_in(tmp_path / "own") - {"README.md", "checksums.json"}:
         assert (directory / name).read_bytes() == (tmp_path / "own" / name).read_bytes(), name
