@@ -296,7 +296,7 @@ class MacRecRecommender:
         indexing = package_part("catalogue.indexing", "adds and removes items")
         if quantizer is None:
             raise ValueError(
-                "quantizer: expected the one that made the semantic IDs, got None: new items get none without it. "
+                "quantizer: expected the one that gave the items their semantic IDs, got None: new ones need it. "
                 "`macrec train --semantic-ids ids/` keeps it where ids/ has one; or give it to the recommender."
             )
         table = indexing.add_items(self.table, quantizer, embeddings, item_ids, modality_mask=modality_mask)
