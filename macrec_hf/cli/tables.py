@@ -26,12 +26,13 @@ def answer(report: Column, lists: Collection[str] = (), tables: bool = False) ->
     lines += _by_time(quoted, rows)
     what = "standard deviation over the seeds" if "sd" in report else "half of the 95 % bootstrap interval over users"
     lines.append(f"± {what}; coverage: share of the items in somebody's top 10")
-    whose = f"{report['num_users']:,} users took again"
-    if report["split"] == "time":
-        lines += _facts(report)
-        whose = f"{report['num_purchases']:,} later purchases are of"
+    by_time = report["split"] == "time"
+    lines += _facts(report) if by_time else []
+    number = report["num_purchases" if by_time else "num_users"]
+    all_of_them = "all" if report["settings"]["limit_users"] else f"the {number:,}"  # the rate is everybody's
+    took_again = "later purchases are of what they had" if by_time else "users took again what they had"
     lines.append(
-        f"{report['repeat_rate']:.1%} of the {whose} what they had (below 1 %, the table to quote hides own history)"
+        f"{report['repeat_rate']:.1%} of {all_of_them} {took_again} (below 1 %, the table to quote hides own history)"
     )
     if report["split"] == "validation" and "blend" in report["model_rows"]:
         lines.append("the blend was fitted on validation purchases: its row here flatters it, --split test does not")

@@ -26,7 +26,6 @@ from .inputs import (
     read_titles,
     table_and_quantizer,
 )
-from .learned import fingerprints_of, learned_numbers, read_purchases
 from .next_steps import after_train, best_checkpoint
 from .numbers import number, whole
 from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoint, model_written, open_run, preparing
@@ -34,6 +33,7 @@ from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .start_from import check_same_ids, first_model
 from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
+from .training_purchases import fingerprints_of, learned_numbers, read_purchases
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -1,9 +1,8 @@
-"""Which purchases models and semantic IDs were made from, so that nothing is judged by purchases that it knows."""
+"""Which purchases semantic IDs were made from, so that nothing is judged by purchases that it knows."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -89,87 +88,3 @@ def check_unseen(
                 "be among those that are predicted. Was the file exchanged, or did it grow? Make the IDs anew: macrec "
                 "embed --interactions FILE --co-purchases, then macrec quantize."
             )
-
-
-def history_fingerprints(histories: Sequence[np.ndarray], item_ids: Sequence[str]) -> np.ndarray:
-    """One number for each history, and none of its customer: the sum of the hashes of what was bought.
-
-    A history that has grown since is found by the fingerprints of its beginnings, whatever its customer is called and
-    in whatever order purchases of the same time stand; the numbers do not say what was bought.
-
-    Args:
-        histories: rows of `item_ids`, a sequence a user, oldest first.
-        item_ids: of the catalogue, and after these of other items, if there are any.
-
-    Returns:
-        int64, `(num_histories,)`, rising; empty histories have none.
-    """
-    ends = np.cumsum([len(rows) for rows in histories if len(rows)], dtype=np.int64)
-    return np.sort(_beginnings([rows for rows in histories if len(rows)], item_ids)[0][ends - 1])
-
-
-def in_either(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The fingerprints of two trainings, each as often as in the one that has it oftener: their customers may agree.
-
-    Args:
-        one, other: of [`history_fingerprints`].
-    """
-    values = np.unique(np.concatenate([one, other]))
-    times = [np.searchsorted(part, values, "right") - np.searchsorted(part, values, "left") for part in (one, other)]
-    return np.repeat(values, np.maximum(*times))
-
-
-@dataclass(frozen=True)
-class LearnedHere:
-    """What a model has learned, compared with the purchases that are known before those which test it.
-
-    Attributes:
-        num_learned: histories that it was trained on.
-        num_elsewhere: of these, the ones that do not begin any of the known histories.
-        num_tested: of these, the ones that are the beginning of a known history together with what tests it.
-    """
-
-    num_learned: int
-    num_elsewhere: int
-    num_tested: int
-
-
-def learned_here(
-    learned: np.ndarray,
-    known: Sequence[np.ndarray],
-    tested: Sequence[tuple[np.ndarray, np.ndarray]],
-    item_ids: Sequence[str],
-) -> LearnedHere:
-    """Finds learned histories that hold what is to be predicted.
-
-    Args:
-        learned: of [`history_fingerprints`], of the purchases that the model has learned or was chosen by.
-        known: everybody's purchases before those that test, rows of `item_ids`, oldest first.
-        tested: `(known, later)` of each user whose later purchases test.
-        item_ids: as for [`history_fingerprints`].
-    """
-    values, counts = np.unique(learned, return_counts=True)
-    beginnings = np.sort(_beginnings(known, item_ids)[0])
-    here = np.searchsorted(beginnings, values, "right") - np.searchsorted(beginnings, values, "left")
-    missing = np.maximum(counts - here, 0)
-    both, places = _beginnings([np.concatenate(parts) for parts in tested], item_ids)
-    num_known = np.repeat([len(history) for history, _ in tested], [len(a) + len(b) for a, b in tested])
-    # A single purchase is the beginning of many a history.
-    beyond = both[(places >= num_known) & (places > 0)] if len(both) else both
-    found = missing[np.isin(values, beyond)]
-    return LearnedHere(len(learned), int(missing.sum()), int(found.sum()))
-
-
-def _beginnings(histories: Sequence[np.ndarray], item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The fingerprint of every beginning of every history, and the place at which each ends, int64."""
-    lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
-    if not lengths.sum():
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    hashes = np.array(
-        [int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "little") for item in item_ids],
-        dtype=np.uint64,
-    )
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(hashes[np.concatenate(list(histories)).astype(np.int64)])])
-    starts = np.cumsum(lengths) - lengths
-    before = np.repeat(sums[starts], lengths)
-    return (sums[1:] - before).view(np.int64), np.arange(lengths.sum()) - np.repeat(starts, lengths)

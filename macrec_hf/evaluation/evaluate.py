@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
 from ..data.histories import user_histories
-from ..data.learned_purchases import LearnedHere, check_unseen
+from ..data.learned_purchases import check_unseen
 from ..data.readers import read_interactions
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
@@ -25,7 +25,7 @@ from ..model.recommender import MacRecRecommender
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
-from .learned import find_learned
+from .leakage import Leakage, find_leakage
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
 from .own_history import quoted, refilled, repeat_rate, without_own
 from .ranking_metrics import KS
@@ -90,8 +90,8 @@ def evaluate(
         `{list: share of the catalogue in somebody's first ten places}`; "differences", the ensemble minus each
         list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
         "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items",
-        "learned" (how many histories the model was trained on, how many of them are not in this file, and how many
-        end in purchases that test it; None of a model that does not keep that) and "settings", of which "fusion"
+        "leakage" (see `evaluation.leakage.Leakage`; None of a model that keeps no fingerprints) and "settings", of
+        which "fusion"
         says by what rule the row "ensemble" was made, and by which source "blend" serves
         ("blend" itself where its guard found no single one better). By time each column also has "seen", "unseen" and
         "new_customers", the figures and intervals of a part of the purchases, and "unseen_places" (see
@@ -137,7 +137,7 @@ class SplitRanking:
         num_items: of the catalogue.
         settings: what made the lists, for the report.
         repeat_rate: of the purchases that test, of all users, also where some were chosen.
-        learned: what the model has learned of these purchases; None where that is not known.
+        leakage: what the model has learned of these purchases; None where that is not known.
         unread: bool, `(num_users,)`: by time, whose history the model cannot read; None where these get no list.
     """
 
@@ -148,7 +148,7 @@ class SplitRanking:
     num_items: int
     settings: dict[str, Any]
     repeat_rate: float
-    learned: LearnedHere | None = None
+    leakage: Leakage | None = None
     unread: np.ndarray | None = None
 
     @cached_property
@@ -210,8 +210,8 @@ class SplitRanking:
             "hidden": hidden,
             "repeat_rate": self.repeat_rate,
             "quoted": quoted(self.repeat_rate),
-            "verdict": verdict(column, summary_row, rows, self.learned.num_tested if self.learned else 0),
-            "learned": None if self.learned is None else asdict(self.learned),
+            "verdict": verdict(column, summary_row, rows, self.leakage),
+            "leakage": None if self.leakage is None else asdict(self.leakage),
             "model_rows": rows,
             "num_short_users": users.num_short,
             "num_items": self.num_items,
@@ -234,7 +234,7 @@ def rank_split(
 ) -> SplitRanking:
     """The lists of a split's users, the first half of [`evaluate`]; every process gets those of all users."""
     table, encoder = recommender.table, recommender.task_encoder
-    everyone, learned = _users(recommender, interactions, split, cut)
+    everyone, leakage = _users(recommender, interactions, split, cut)
     users = everyone.some(limit_users)
     outside = _outside(lists or {}, users, [*everyone.user_ids, *everyone.other_ids], recommender)
     sources = history_sources(encoder, users.histories, table.modalities)
@@ -265,7 +265,7 @@ def rank_split(
         settings["trained_until"] = _trained_until(recommender)
         unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
     rate = _repeat_rate(everyone)
-    return SplitRanking(split, users, model, outside, table.num_items, settings, rate, learned, unread)
+    return SplitRanking(split, users, model, outside, table.num_items, settings, rate, leakage, unread)
 
 
 def _blended(
@@ -283,8 +283,8 @@ def _blended(
 
 def _users(
     recommender: MacRecRecommender, interactions: pd.DataFrame, split: str, cut: Cut | None
-) -> tuple[SplitUsers | FutureUsers, LearnedHere | None]:
-    """Whom a split evaluates, and what the model has learned of that; refuses one of which it has seen everything."""
+) -> tuple[SplitUsers | FutureUsers, Leakage | None]:
+    """Whom a split evaluates, and what the model has learned of it; refuses a model that knows all of the split."""
     until, row_of = _trained_until(recommender), recommender.table.row_of
     if split == "time" and cut is None:
         raise ValueError("cut: expected a date with a split by time, from which on purchases test, got none.")
@@ -301,11 +301,11 @@ def _users(
                 f"{until}, the last ones of many users among them: evaluate it with --split time --cut {until}."
             )
         histories = user_histories(interactions, row_of)
-        return split_users(histories, split), find_learned(recommender, histories)
+        return split_users(histories, split), find_leakage(recommender, histories)
     if warning := check_cut(until, Moments.of(interactions["timestamp"]), cut):
         logger.warning(warning)
     users = split_at(interactions, row_of, cut)
-    learned = find_learned(recommender, users)
+    leakage = find_leakage(recommender, users)
     if users.unknown_ids:
         lost = int((users.targets >= len(row_of)).sum())
         logger.warning(
@@ -313,7 +313,7 @@ def _users(
             f"model's table lacks, such as {users.unknown_ids[:3]}: they count as misses of every list. "
             "MacRecRecommender.add_items gives such items IDs without training."
         )
-    return users, learned
+    return users, leakage
 
 
 def _repeat_rate(users: SplitUsers | FutureUsers) -> float:
@@ -366,5 +366,5 @@ def _outside(
 _OTHER_KEYS = (
     *PARTS, "unseen_places", "cut", "num_purchases", "num_new_customers", "num_unknown_items",
     "split", "num_users", "hidden", "intervals", "coverage", "differences", "repeat_rate", "quoted", "verdict",
-    "model_rows", "num_short_users", "num_items", "learned", "settings", "sd", "seeds", "seconds",
+    "model_rows", "num_short_users", "num_items", "leakage", "settings", "sd", "seeds", "seconds",
 )  # fmt: skip

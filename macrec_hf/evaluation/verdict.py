@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..model.ensemble import ENSEMBLE
+from .leakage import Leakage
 
 METRIC = "ndcg@10"  # what training chooses checkpoints by, too
 _ALSO = "hr@10"  # said beside it
 
 
 def verdict(
-    report: Mapping[str, Any], summary_row: str, model_rows: list[str], num_learned: int = 0
+    report: Mapping[str, Any], summary_row: str, model_rows: list[str], leakage: Leakage | None = None
 ) -> dict[str, Any]:
     """Compares the model's summary row with the best other row, by NDCG@10 on the same users.
 
@@ -18,12 +19,13 @@ def verdict(
         report: one column of an evaluation, as `evaluation.report.evaluation_report` gives it with a summary row.
         summary_row: such as "ensemble".
         model_rows: the model's rows; the others are baselines and the lists of other libraries.
-        num_learned: customers whose tested purchases the model was trained on.
+        leakage: what the model has learned of the test, where that is known.
 
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
         paired bootstrap, "coverage" of both, "outcome" ("better", "worse" or "undecided": the 95 % interval holds 0),
-        "advice" (sentences, none where the model is better) and "text", all of it in words.
+        "trusted" (false where the model was trained on what tests
+        it), "advice" (sentences, none where the model is better) and "text", all of it in words.
     """
     others = [name for name in report["coverage"] if name not in model_rows]
     best = max(others, key=lambda name: report[name][METRIC])
@@ -33,9 +35,10 @@ def verdict(
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice)
-    if num_learned:
-        text += f" Not to be trusted: the model was trained on what tests it, of {num_learned:,} customers at least."
-    return found | {"outcome": outcome, "advice": advice, "text": text}
+    trusted = leakage is None or not leakage.is_real
+    if leakage is not None and not trusted:
+        text += f" Not to be trusted: the model was trained on what tests it, of {leakage.num_tested:,} customers."
+    return found | {"outcome": outcome, "trusted": trusted, "advice": advice, "text": text}
 
 
 def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], best: str) -> list[str]:

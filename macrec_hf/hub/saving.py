@@ -93,7 +93,7 @@ def save_model_directory(
             where `macrec_hf` is not installed; "recommender": recommender and pipeline too.
         counts: of the purchases, which are customers' data: "all"; "rounded": without pairs of fewer than five
             customers and without days; "none": neither counts nor blend, so that the model's own lists are served.
-        learned_histories: int64, of `data.learned_purchases.history_fingerprints`, with which `evaluate` finds out
+        learned_histories: int64, of `data.fingerprints.history_fingerprints`, with which `evaluate` finds out
             whether the model knows what tests it; kept with `counts="all"` alone.
 
     Returns:

@@ -84,7 +84,7 @@ class Catalogue:
         purchase_counts, blend: what customers did and the weights of the blend; None unless both are there.
         card: text of the model card, None where there is none.
         left_out: what was kept back when the directory was written: "purchase_counts" or nothing.
-        learned_histories: int64, `(num_histories,)`, of `data.learned_purchases.history_fingerprints`, or None.
+        learned_histories: int64, `(num_histories,)`, of `data.fingerprints.history_fingerprints`, or None.
         directory: where it was read from.
     """
 

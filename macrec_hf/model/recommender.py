@@ -85,7 +85,7 @@ class MacRecRecommender:
         self._quantizer = quantizer
         self._load_quantizer: Callable[[], MacRecQuantizer | None] | None = None
         self._card: str | None = None
-        self.learned_histories: torch.Tensor | None = None  # fingerprints, see `data/learned_purchases.py`
+        self.learned_histories: torch.Tensor | None = None  # fingerprints, see `data/fingerprints.py`
         self._has_loaded_model = False  # else the caller's, who may have given it to other recommenders too
         counts = check_item_counts(item_counts, table)
         max_history = model.config.max_history if max_history is None else max_history

@@ -8,7 +8,7 @@ import torch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.cli.main import main
-from macrec_hf.data.learned_purchases import history_fingerprints
+from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 30, 14
@@ -178,19 +178,18 @@ def learned(shop, tmp_path_factory):
     folder, histories = shop
     there = MacRecRecommender.from_pretrained(folder / "model")
     known = [*(np.array(rows[:-1]) for rows in histories), np.array([2, 9])]
-    there.learned_histories = torch.from_numpy(history_fingerprints(known, there.table.item_ids))
+    there.learned_histories = torch.from_numpy(history_fingerprints(known, item_hashes(there.table.item_ids)))
     return there.save_pretrained(tmp_path_factory.mktemp("learned") / "model")
 
 
-LEARNED, ELSEWHERE = (
-    "The model has learned what tests it",
-    "histories that the model was trained on are not in this file",
-)
+LEARNED = "The model was trained on what tests it"
+ELSEWHERE = "histories that the model has learned are not in this file as they were"
 SHOPS = {
     "same": (lambda rows, user: rows, None),
     "grown": (lambda rows, user: [*rows, 7], None),
     "shrunk": (lambda rows, user: rows[:-1], LEARNED),
-    "exchanged": (lambda rows, user: rows[:-1] if user % 2 else [4, *rows, 7], LEARNED),  # as many as before
+    "as many purchases": (lambda rows, user: rows[:-1] if user % 2 else [*rows, 7], LEARNED),
+    "last two exchanged": (lambda rows, user: [*rows[:-2], rows[-1], rows[-2]], LEARNED),
     "fewer customers": (lambda rows, user: rows if user % 2 else None, ELSEWHERE),
     "without the first": (lambda rows, user: rows[1:] if user == 5 else rows, ELSEWHERE),
 }
@@ -204,14 +203,23 @@ def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path
     write(tmp_path / "interactions.csv", [rows for rows in histories if rows])
     report, _ = evaluate(learned, tmp_path / "interactions.csv", tmp_path, "--split", split)
     assert [words in caplog.text for words in (LEARNED, ELSEWHERE)] == [said == LEARNED, said == ELSEWHERE]
-    found = report["learned"]
+    found = report["leakage"]
     assert found["num_learned"] == NUM_USERS + 1
-    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_elsewhere"] > 0) == (said is not None)
-    told = f"Not to be trusted: the model was trained on what tests it, of {found['num_tested']} customers at least."
+    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_elsewhere"] > 0) == (said == ELSEWHERE)
+    told = f"Not to be trusted: the model was trained on what tests it, of {found['num_tested']} customers."
     assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
+    assert report["verdict"]["trusted"] == (said != LEARNED)
 
 
-def test_a_look_at_few_users_quotes_the_column_of_all(shop, tmp_path):
+def test_customers_with_other_names_are_the_same(shop, learned, tmp_path, caplog):
+    text = (shop[0] / "interactions.csv").read_text().replace("u", "customer").replace("customerser_id", "user_id")
+    (tmp_path / "interactions.csv").write_text(text)
+    report, lists = evaluate(learned, tmp_path / "interactions.csv", tmp_path)
+    assert "customer3" in lists and report["leakage"]["num_elsewhere"] == report["leakage"]["num_tested"] == 0
+    assert LEARNED not in caplog.text and ELSEWHERE not in caplog.text
+
+
+def test_a_look_at_few_users_quotes_the_column_of_all(shop, tmp_path, capsys):
     folder, histories = shop
     repeats = [[*rows[:-1], rows[0]] if user == 9 else [*rows[:-1], 29] for user, rows in enumerate(histories)]
     write(tmp_path / "interactions.csv", [[row for row in rows[:-1] if row != 29] + rows[-1:] for rows in repeats])
@@ -219,3 +227,5 @@ def test_a_look_at_few_users_quotes_the_column_of_all(shop, tmp_path):
     one, _ = evaluate(folder / "model", tmp_path / "interactions.csv", tmp_path, "--limit-users", "1")
     assert whole["repeat_rate"] == one["repeat_rate"] == pytest.approx(1 / NUM_USERS)
     assert (whole["quoted"], one["quoted"], one["num_users"]) == ("shown", "shown", 1)
+    out = capsys.readouterr().out
+    assert "7.1% of the 14 users took again what they had" in out and "7.1% of all users took again" in out

@@ -1,6 +1,7 @@
 """`macrec train --until`, and the evaluation by time of what it writes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from macrec_hf import MacRecRecommender
 from macrec_hf.cli.main import main
-from macrec_hf.data.learned_purchases import history_fingerprints
+from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 
 UNTIL = "2020-02-01"
 
@@ -66,7 +67,8 @@ def test_the_dates_are_written_down(shop):
     bought = {}
     for user, item, _ in known:
         bought.setdefault(user, []).append(recommender.table.row_of[item])
-    learned = history_fingerprints([np.array(rows) for rows in bought.values()], recommender.table.item_ids)
+    hashes = item_hashes(recommender.table.item_ids)
+    learned = history_fingerprints([np.array(rows) for rows in bought.values()], hashes)
     assert np.array_equal(recommender.learned_histories.numpy(), learned)
 
 
@@ -109,14 +111,14 @@ def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys):
     later = len((shop / "interactions.csv").read_text().splitlines()) - 1
     later -= len(purchases_before(shop / "interactions.csv", UNTIL))
     assert report["num_purchases"] == later and report["unseen"]["num_purchases"] > 0
-    assert report["learned"] == {"num_learned": 24, "num_elsewhere": 0, "num_tested": 0}
+    assert report["leakage"] == {"num_learned": 24, "num_tested": 0, "num_elsewhere": 0, "num_by_chance": 0}
     # Somebody has dated purchases a month later: what was learned is tested.
     lines = [line.split(",") for line in (shop / "interactions.csv").read_text().splitlines()[1:]]
     moved = [(user, item, f"2020-0{int(day[6]) + (day > '2020-01-15')}{day[7:]}") for user, item, day in lines]
     (tmp_path / "moved.csv").write_text("\n".join(map(",".join, [("user_id", "item_id", "timestamp"), *moved])))
     words[words.index(shop / "interactions.csv")] = tmp_path / "moved.csv"
     assert main([str(word) for word in words]) == 0
-    assert 0 < json.loads((tmp_path / "m.json").read_text())["learned"]["num_tested"] <= 24
+    assert 0 < json.loads((tmp_path / "m.json").read_text())["leakage"]["num_tested"] <= 24
     assert "Not to be trusted" in capsys.readouterr().out
 
 
@@ -133,6 +135,11 @@ def test_a_model_to_start_from_must_not_know_later_purchases(shop, tmp_path, cap
     first, more = (load_file(folder / "learned_histories.safetensors")["learned_histories"]
                    for folder in (shop / "model", tmp_path / "more"))  # fmt: skip
     assert len(first) == 24 and len(more) == 48 and torch.isin(first, more).all()  # everybody bought again
+    shutil.copytree(shop / "model", tmp_path / "unknown")
+    for name in ("learned_histories.safetensors", "checksums.json"):
+        (tmp_path / "unknown" / name).unlink()
+    assert start(tmp_path / "unknown", "--until", "2020-02-20", "--overwrite") == 0
+    assert not (tmp_path / "more" / "learned_histories.safetensors").exists()  # not all of them would be in it
     assert start(shop / "model", "--overwrite") == 1  # it has learned what would validate and test
     message = capsys.readouterr().err
     assert "expected a model that has learned by leave-one-out" in message and "before 2020-02-01" in message

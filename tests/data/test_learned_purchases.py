@@ -1,19 +1,9 @@
 """Which purchases IDs were made from: their fingerprint, and who is refused."""
 
-from collections import Counter
-
-import numpy as np
 import pandas as pd
 import pytest
 
-from macrec_hf.data.learned_purchases import (
-    LearnedHere,
-    check_unseen,
-    history_fingerprints,
-    in_either,
-    learned_here,
-    training_purchases,
-)
+from macrec_hf.data.learned_purchases import check_unseen, training_purchases
 
 ROW_OF = {f"i{item}": item for item in range(12)}
 
@@ -78,55 +68,3 @@ def test_ids_that_know_what_is_predicted_are_refused():
     grown = pd.concat([plain, pd.DataFrame({"user_id": ["u0"], "item_id": ["i1"], "timestamp": [9]})])
     with pytest.raises(ValueError, match="the purchases that train here.*Was the file exchanged, or did it grow"):
         check_unseen(reports(plain), grown, ROW_OF, None)
-
-
-ITEMS = [f"i{item}" for item in range(6)]
-
-
-def bag(rows):
-    """A history as what was bought, without its order."""
-    return tuple(sorted(int(row) for row in rows))
-
-
-def by_hand(learned, known, tested):
-    """[`learned_here`] with bags in place of fingerprints."""
-    begun = Counter(bag(rows[: end + 1]) for rows in known for end in range(len(rows)))
-    missing = Counter(map(bag, learned)) - begun
-    beyond = {bag([*before, *later[: end + 1]]) for before, later in tested for end in range(len(later))}
-    tested_too = sum(count for rows, count in missing.items() if rows in beyond and len(rows) > 1)
-    return LearnedHere(len(learned), sum(missing.values()), tested_too)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_learned_histories_are_found_as_by_hand(seed):
-    random = np.random.default_rng(seed)
-
-    def histories(count, longest):
-        return [random.integers(len(ITEMS), size=random.integers(1, longest)) for _ in range(count)]
-
-    whole = histories(12, 5)
-    cuts = [random.integers(len(rows) + 1) for rows in whole]
-    known = [rows[:cut] for rows, cut in zip(whole, cuts, strict=True)]
-    tested = [(rows[:cut], rows[cut:]) for rows, cut in zip(whole, cuts, strict=True) if cut < len(rows)]
-    learned = [rows[: random.integers(1, len(rows) + 1)] for rows in whole[::2]] + histories(3, 4)
-    found = learned_here(history_fingerprints(learned, ITEMS), known, tested, ITEMS)
-    assert found == by_hand(learned, known, tested)
-
-
-def test_fingerprints_name_nobody_and_look_at_item_ids_not_rows():
-    rows = [np.array([0, 1, 1, 4]), np.array([], dtype=np.int64), np.array([5])]
-    found = history_fingerprints(rows, ITEMS)
-    assert found.dtype == np.int64 and len(found) == 2
-    turned = history_fingerprints([5 - part[::-1] for part in rows], ITEMS[::-1])
-    assert np.array_equal(found, turned)
-    assert history_fingerprints([], ITEMS).shape == (0,)
-    assert learned_here(found, [], [], ITEMS) == LearnedHere(2, 2, 0)
-
-
-def test_a_training_that_goes_on_keeps_what_the_first_has_learned():
-    first = history_fingerprints([np.array([0, 1]), np.array([0, 1]), np.array([2])], ITEMS)
-    second = history_fingerprints([np.array([0, 1]), np.array([2, 3])], ITEMS)
-    both = in_either(first, second)
-    assert np.array_equal(both, history_fingerprints([*map(np.array, ([0, 1], [0, 1], [2], [2, 3]))], ITEMS))
-    known = [np.array([0, 1]), np.array([0, 1, 5]), np.array([2, 3])]
-    assert learned_here(both, known, [], ITEMS) == LearnedHere(4, 0, 0)

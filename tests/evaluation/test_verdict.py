@@ -2,6 +2,7 @@
 
 import pytest
 
+from macrec_hf.evaluation.leakage import Leakage
 from macrec_hf.evaluation.verdict import verdict
 
 MODEL = ["text", "image", "ensemble"]
@@ -42,9 +43,11 @@ def test_a_model_that_wins():
 
 def test_what_the_model_has_learned_of_the_test_is_the_last_word():
     column = report({"popularity": (0.01, 0.05)}, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
-    text = verdict(column, "ensemble", MODEL, num_learned=1234)["text"]
-    assert text.endswith(" Not to be trusted: the model was trained on what tests it, of 1,234 customers at least.")
-    assert verdict(column, "ensemble", MODEL)["text"] in text
+    found = verdict(column, "ensemble", MODEL, Leakage(2000, 1234, 0, 1.0))
+    assert found["text"].endswith(" Not to be trusted: the model was trained on what tests it, of 1,234 customers.")
+    harmless = verdict(column, "ensemble", MODEL, Leakage(2000, 1, 1233, 1.0))
+    assert harmless == verdict(column, "ensemble", MODEL) and harmless["text"] in found["text"]
+    assert harmless["trusted"] and not found["trusted"]
 
 
 def test_a_row_of_the_model_that_finds_more_than_the_winner_is_named():

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.catalogue.ids_folder import write_ids
-from macrec_hf.data.learned_purchases import history_fingerprints
+from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model.blend import Blend
 from macrec_hf.model.configuration_macrec import MacRecQuantizerConfig
@@ -35,7 +35,8 @@ def made(seed=0):
     bought = [random.integers(0, NUM_ITEMS, size=6) for _ in range(30)]
     blend = Blend({"near_log": 0.5, "model_text": 1.0, "alike_text": 0.3}, "blend", {"window": 4})
     recommender._set_blend(blend, count_purchases(bought, NUM_ITEMS, window=4))
-    recommender.learned_histories = torch.from_numpy(history_fingerprints(bought, recommender.table.item_ids))
+    hashes = item_hashes(recommender.table.item_ids)
+    recommender.learned_histories = torch.from_numpy(history_fingerprints(bought, hashes))
     return recommender
 
 
@@ -198,6 +199,19 @@ def test_a_file_of_another_model_is_refused_and_one_that_is_gone(whole, tmp_path
     (tmp_path / "model" / name).unlink()
     with pytest.raises((ValueError, OSError), match=Path(name).name):
         MacRecRecommender.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("counts", ["none", "rounded"])
+def test_fingerprints_of_customers_stay_at_home_with_the_counts(whole, tmp_path, counts):
+    recommender = MacRecRecommender.from_pretrained(whole / "0")
+    assert len(recommender.learned_histories) == 30
+    recommender.save_pretrained(tmp_path / "all", include_code=False)
+    assert torch.equal(
+        MacRecRecommender.from_pretrained(tmp_path / "all").learned_histories, recommender.learned_histories
+    )
+    recommender.save_pretrained(tmp_path / "all", include_code=False, counts=counts)  # takes the earlier file away
+    assert not (tmp_path / "all" / "learned_histories.safetensors").exists()
+    assert MacRecRecommender.from_pretrained(tmp_path / "all").learned_histories is None
 
 
 def test_titles_of_other_items_are_refused(directory):

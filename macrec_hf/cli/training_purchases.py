@@ -41,13 +41,22 @@ def learned_numbers(histories: "Histories") -> tuple[int, int, int]:
     return len(sequences), sum(map(len, sequences)), 0
 
 
-def fingerprints_of(known: list["np.ndarray"], table: "SemanticIdTable", start_from: Path | None) -> "torch.Tensor":
-    """Fingerprints of the histories that a model has learned, and of those that it began with."""
+def fingerprints_of(
+    known: list["np.ndarray"], table: "SemanticIdTable", start_from: Path | None
+) -> "torch.Tensor | None":
+    """Fingerprints of the histories that a model has learned, and of those that the one it began with had learned.
+
+    None where it began with one that keeps none: then not all of them are known.
+    """
     import torch
 
-    from ..data.learned_purchases import history_fingerprints, in_either
+    from ..data.fingerprints import history_fingerprints, item_hashes, of_both
     from ..model.model_files import load_catalogue
 
-    learned = history_fingerprints(known, table.item_ids)
-    earlier = None if start_from is None else load_catalogue(start_from).learned_histories
-    return torch.from_numpy(learned if earlier is None else in_either(earlier.numpy(), learned))
+    learned = history_fingerprints(known, item_hashes(table.item_ids))
+    if start_from is not None:
+        earlier = load_catalogue(start_from).learned_histories
+        if earlier is None:
+            return None
+        learned = of_both(earlier.numpy(), learned)
+    return torch.from_numpy(learned)
