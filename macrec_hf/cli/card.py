@@ -48,13 +48,17 @@ def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "His
 def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> None:
     """Puts a report of `macrec evaluate` into the card of the model directory that it is about.
 
-    Only of all users' test items, and of a directory: a repository of the Hub gets its card with the next push.
+    Only of all users' test items which the model has not learned, and of a directory: a repository of the Hub gets its
+    card with the next push.
     """
     from ..hub.saving import update_model_card
     from ..model.model_files import CARD_NAME
 
     whole = report.get("split") == "test" and args.limit_users is None
     if args.no_card or not whole or not (Path(model) / CARD_NAME).is_file():
+        return
+    if not report["verdict"]["trusted"]:
+        logger.warning("The model card in %s was left as it is: the model may have learned what tested it.", model)
         return
     try:
         update_model_card(model, report)

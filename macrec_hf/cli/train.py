@@ -218,6 +218,12 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
             + said_of_ids(args.semantic_ids)
         )
+    learned = fingerprints_of(known, table, start_from)
+    if learned is None:
+        sizes += (
+            f" {args.start_from} does not say what it was trained on, so no evaluation can tell whether this model "
+            "has learned what tests it."
+        )
     if not has_later(histories):
         sizes += f" There are none from {args.until} on, so nothing to evaluate with yet."
     shown = ["loss", "eval_loss", "eval_hr@10", "eval_ndcg@10"]
@@ -226,7 +232,6 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     trainer.train(resume_from_checkpoint=checkpoint)
     about = {"training": training_facts(args, trainer, histories), "license": args.license}
     with model_written(output, trainer.accelerator) as beside:
-        learned = fingerprints_of(known, table, start_from)
         trainer.save_model_directory(beside, learned_histories=learned, **about)
         blended = blend_sentence(args, beside, trainer, settings["interactions"])
     if trainer.args.push_to_hub:

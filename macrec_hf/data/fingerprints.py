@@ -1,4 +1,8 @@
-"""Fingerprints of histories: what a model has learned is recognised, though no purchase and no customer is kept."""
+"""Fingerprints of histories: what a model has learned is recognised, whoever bought it.
+
+They name no customer. But whoever guesses a short history can see whether it is among them, so they are customers'
+data.
+"""
 
 import hashlib
 from collections.abc import Sequence

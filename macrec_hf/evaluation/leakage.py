@@ -25,6 +25,7 @@ class Leakage:
         num_learned: all of them.
         num_tested: those that hold purchases which only the test should know.
         num_elsewhere: those that are not in the file as they were.
+        num_strangers: customers of the file who have none of the learned histories: new ones, or changed ones.
         num_by_chance: so many would look like tested ones because customers buy alike: of those that are missing
             the share that, of all, is there and looks so too.
     """
@@ -32,12 +33,18 @@ class Leakage:
     num_learned: int
     num_tested: int
     num_elsewhere: int
+    num_strangers: int
     num_by_chance: float
 
     @property
     def is_real(self) -> bool:
         """Whether there are more of them than chance makes, by three standard deviations of a Poisson count."""
         return self.num_tested > self.num_by_chance + 3 * sqrt(self.num_by_chance)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether learned histories are missing, and the file has customers who may be theirs, with others."""
+        return min(self.num_tested + self.num_elsewhere, self.num_strangers) > 0
 
 
 def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUsers) -> Leakage | None:
@@ -70,12 +77,14 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
             "that it has learned hold purchases which only a test should know. Its figures are too good. Give the "
             "file that it was trained on, in the same order, or one that has grown from it, or train anew on this one."
         )
-    elif found.num_elsewhere + found.num_tested:
+    elif missing := found.num_elsewhere + found.num_tested:
+        said = f"{missing:,} of the {found.num_learned:,} histories that the model has learned are not in this file"
         logger.warning(
-            f"{found.num_elsewhere + found.num_tested:,} of the {found.num_learned:,} histories that the model has "
-            "learned are not in this file as they were. Where customers were left out, that does no harm. Where rows "
-            "of a customer, items or times changed, what is to be predicted may have been learned, and figures be too "
-            "good."
+            f"{said}, and {found.num_strangers:,} of its customers have none of them. If these are other people, that "
+            "does no harm. If they are the same with fewer or other purchases, the model may have learned what is to "
+            "be predicted, and its figures be too good: evaluate on the file that it was trained on."
+            if found.is_possible
+            else f"{said}, where everybody is one who was learned: customers were left out, which does no harm."
         )
     return found
 
@@ -90,12 +99,15 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: _Tested, h
         hashes: of the items that the rows name, of [`item_hashes`].
     """
     values, counts = np.unique(learned, return_counts=True)
-    there = np.minimum(counts, how_often(values, beginnings(known, hashes)))
+    begun = beginnings(known, hashes)
+    there = np.minimum(counts, how_often(values, begun))
     looks_tested = np.isin(values, _with_later(tested, hashes))
     missing = counts - there
     num_tested = int(missing[looks_tested].sum())
     by_chance = there[looks_tested].sum() / max(1, len(learned)) * missing.sum()
-    return Leakage(len(learned), num_tested, int(missing.sum()) - num_tested, float(by_chance))
+    owners = np.repeat(np.arange(len(known)), [len(rows) for rows in known])
+    strangers = len(known) - len(np.unique(owners[np.isin(begun, values)]))
+    return Leakage(len(learned), num_tested, int(missing.sum()) - num_tested, strangers, float(by_chance))
 
 
 def _with_later(tested: _Tested, hashes: np.ndarray) -> np.ndarray:

@@ -24,8 +24,8 @@ def verdict(
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
         paired bootstrap, "coverage" of both, "outcome" ("better", "worse" or "undecided": the 95 % interval holds 0),
-        "trusted" (false where the model was trained on what tests
-        it), "advice" (sentences, none where the model is better) and "text", all of it in words.
+        "trusted" (False where the model was trained on what tests it, None where that cannot be told), "advice"
+        (sentences, none where the model is better) and "text", all of it in words.
     """
     others = [name for name in report["coverage"] if name not in model_rows]
     best = max(others, key=lambda name: report[name][METRIC])
@@ -35,9 +35,13 @@ def verdict(
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice)
-    trusted = leakage is None or not leakage.is_real
-    if leakage is not None and not trusted:
+    trusted: bool | None = True
+    if leakage is not None and leakage.is_real:
+        trusted = False
         text += f" Not to be trusted: the model was trained on what tests it, of {leakage.num_tested:,} customers."
+    elif leakage is not None and leakage.is_possible:
+        trusted = None
+        text += " Whether the model was trained on what tests it cannot be told from this file."
     return found | {"outcome": outcome, "trusted": trusted, "advice": advice, "text": text}
 
 

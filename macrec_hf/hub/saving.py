@@ -10,14 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitInfo, HfApi
-from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..data.output_folder import output_folder
 from ..evaluation.own_history import quoted
 from ..model.blend import BLEND_NAME, MODEL, Blend
 from ..model.checksums import write_checksums
-from ..model.files import follow_umask, replacing
+from ..model.files import replacing
 from ..model.inference import check_finite_weights, without_bars
 from ..model.model_files import (
     CARD_NAME,
@@ -29,6 +28,7 @@ from ..model.model_files import (
     check_parts,
     check_purchase_counts,
     check_quantizer,
+    save_tensor,
 )
 from ..model.modeling_macrec import MacRecForConditionalGeneration
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
@@ -117,9 +117,9 @@ def save_model_directory(
             model.save_pretrained(beside, semantic_ids=table)
         tokenizer.save_pretrained(beside)
         if bought is not None:
-            _save_tensor(beside / ITEM_COUNTS_NAME, "item_counts", bought)
+            save_tensor(beside / ITEM_COUNTS_NAME, bought)
         if learned_histories is not None and counts == "all":
-            _save_tensor(beside / LEARNED_NAME, "learned_histories", learned_histories)
+            save_tensor(beside / LEARNED_NAME, learned_histories)
         if item_titles:
             titles = {item: item_titles[item] for item in table.item_ids if item_titles.get(item)}
             (beside / ITEM_TITLES_NAME).write_text(json.dumps(titles, ensure_ascii=False), encoding="utf-8")
@@ -169,11 +169,6 @@ def save_model_directory(
             card = with_counts(card, "none" if held is None else kind_of_counts(held))
         (beside / CARD_NAME).write_text(with_results(card, metrics) if metrics else card, encoding="utf-8")
     return Path(directory)
-
-
-def _save_tensor(path: Path, name: str, tensor: "torch.Tensor") -> None:
-    save_file({name: tensor}, path, metadata={"format": "pt"})
-    follow_umask(path)
 
 
 def _check_no_adapter(model: MacRecForConditionalGeneration) -> None:

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from .blend import BLEND_NAME, Blend
-from .checksums import check_files
+from .checksums import check_files, renew_checksums
 from .configuration_macrec import MacRecConfig
-from .files import hub_folder, read_json, reading
+from .files import follow_umask, hub_folder, read_json, reading
 from .modeling_macrec import MacRecForConditionalGeneration, check_fingerprint
 from .purchase_counts import COUNTS_NAME, PurchaseCounts
 from .semantic_ids import SemanticIdTable
@@ -170,7 +170,7 @@ def _load_catalogue(directory: Path, without: Sequence[str]) -> Catalogue:
     counts_path, titles_path, card_path = (
         directory / name for name in (ITEM_COUNTS_NAME, ITEM_TITLES_NAME, CARD_NAME)
     )
-    counts = _load_tensor(counts_path, "item_counts")
+    counts = _load_tensor(counts_path)
     titles = _load_titles(titles_path, table) if titles_path.is_file() else {}
     card = card_path.read_text(encoding="utf-8", errors="replace") if card_path.is_file() else None
     if (directory / COUNTS_NAME).is_file() and not (directory / BLEND_NAME).is_file() and not without:
@@ -191,18 +191,25 @@ def _load_catalogue(directory: Path, without: Sequence[str]) -> Catalogue:
         bought = check_item_counts(counts, table)
     except ValueError as error:
         raise ValueError(f"{counts_path}: {error}") from error
-    learned = _load_tensor(directory / LEARNED_NAME, "learned_histories")
+    learned = _load_tensor(directory / LEARNED_NAME)
     return Catalogue(table, bought, titles, card, directory, purchases, blend, left_out, learned)
 
 
-def _load_tensor(path: Path, name: str) -> torch.Tensor | None:
-    """The one tensor of a file; None where there is no file."""
+def save_tensor(path: Path, tensor: torch.Tensor) -> None:
+    """Writes a file that holds one tensor, of the file's name."""
+    save_file({path.stem: tensor}, path, metadata={"format": "pt"})
+    follow_umask(path)
+    renew_checksums(path.parent, path.name)
+
+
+def _load_tensor(path: Path) -> torch.Tensor | None:
+    """The whole numbers of a file of [`save_tensor`]; None where there is no file."""
     if not path.is_file():
         return None
-    tensors = load_file(path)
-    if set(tensors) != {name}:
-        raise ValueError(f"{path}: expected one tensor, {name}, got {sorted(tensors)}. Copy it again.")
-    return tensors[name]
+    tensors = {name: (tensor.dtype, tensor.ndim) for name, tensor in load_file(path).items()}
+    if tensors != {path.stem: (torch.int64, 1)}:
+        raise ValueError(f"{path}: expected int64 {path.stem} of one dimension, got {tensors}. Copy it again.")
+    return load_file(path)[path.stem]
 
 
 def _load_titles(path: Path, table: SemanticIdTable) -> dict[str, str]:

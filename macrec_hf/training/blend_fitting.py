@@ -16,17 +16,21 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
+from ..data.fingerprints import history_fingerprints, item_hashes, of_both
+from ..data.histories import user_histories
 from ..data.output_folder import locked, output_folder
 from ..data.readers import read_interactions
+from ..data.splits import before_test
 from ..data.time_split import purchases_before
 from ..evaluation.report import shared_by
 from ..hub.model_card import tell_of_counts
 from ..model.blend import BLEND_NAME, COUNT_TERMS, MODEL, SOURCES, Blend, Candidates
-from ..model.model_files import load_model_directory
+from ..model.model_files import LEARNED_NAME, load_model_directory, save_tensor
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
@@ -158,6 +162,8 @@ def fit_blend(
         gather: `evaluation.report.shared_by` of the processes that share the ranking; None: this process ranks alone.
         progress: whether to show a progress bar.
 
+    The recommender's `learned_histories`, if it has them, then stand for what the blend was fitted on as well.
+
     Returns:
         The blend. `about` holds "num_users", "num_purchases", "target_among_candidates" (share of the purchases that
         could be explained), "ndcg@10" (`{source: value}`, the blend's cross-fitted), "difference" (blend less the best
@@ -171,7 +177,20 @@ def fit_blend(
     blend = fit_and_guard(blocks, ranked)
     blend.about.update(about | {"counted": known.told()})
     blend.about["hides_history"] |= blend.serves == NEW_ITEMS_ALONE
+    if recommender.learned_histories is not None:
+        learned = fingerprints_of_known(interactions, recommender)
+        recommender.learned_histories = torch.from_numpy(of_both(recommender.learned_histories.numpy(), learned))
     return blend
+
+
+def fingerprints_of_known(interactions: pd.DataFrame, recommender: MacRecRecommender) -> np.ndarray:
+    """Fingerprints of the purchases that a model and its blend may know: by leave-one-out all but the last ones."""
+    row_of, until = recommender.table.row_of, recommender.model.config.trained_until
+    if until is None:
+        known = before_test(user_histories(interactions, row_of))
+    else:
+        known = user_histories(purchases_before(interactions, until), row_of, min_interactions=1).items
+    return history_fingerprints(known, item_hashes(recommender.table.item_ids))
 
 
 def fit_and_count(
@@ -215,6 +234,8 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
             with output_folder(directory, last=BLEND_NAME) as beside:
                 save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
+                if recommender.learned_histories is not None:
+                    save_tensor(beside / LEARNED_NAME, recommender.learned_histories)
                 tell_of_counts(directory, beside)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:

@@ -183,14 +183,15 @@ def learned(shop, tmp_path_factory):
 
 
 LEARNED = "The model was trained on what tests it"
-ELSEWHERE = "histories that the model has learned are not in this file as they were"
+ELSEWHERE, LEFT_OUT = "of its customers have none of them", "customers were left out, which does no harm"
 SHOPS = {
     "same": (lambda rows, user: rows, None),
     "grown": (lambda rows, user: [*rows, 7], None),
     "shrunk": (lambda rows, user: rows[:-1], LEARNED),
     "as many purchases": (lambda rows, user: rows[:-1] if user % 2 else [*rows, 7], LEARNED),
     "last two exchanged": (lambda rows, user: [*rows[:-2], rows[-1], rows[-2]], LEARNED),
-    "fewer customers": (lambda rows, user: rows if user % 2 else None, ELSEWHERE),
+    "fewer customers": (lambda rows, user: rows if user % 2 else None, LEFT_OUT),
+    "shorter by two": (lambda rows, user: rows[:-2] if user == 8 else rows, ELSEWHERE),
     "without the first": (lambda rows, user: rows[1:] if user == 5 else rows, ELSEWHERE),
 }
 
@@ -202,13 +203,16 @@ def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path
     histories = [change(rows, user) for user, rows in enumerate(shop[1])]
     write(tmp_path / "interactions.csv", [rows for rows in histories if rows])
     report, _ = evaluate(learned, tmp_path / "interactions.csv", tmp_path, "--split", split)
-    assert [words in caplog.text for words in (LEARNED, ELSEWHERE)] == [said == LEARNED, said == ELSEWHERE]
+    for words in (LEARNED, ELSEWHERE, LEFT_OUT):
+        assert (words in caplog.text) == (words == said)
     found = report["leakage"]
     assert found["num_learned"] == NUM_USERS + 1
-    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_elsewhere"] > 0) == (said == ELSEWHERE)
+    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_elsewhere"] > 0) == (
+        said in (ELSEWHERE, LEFT_OUT)
+    )
     told = f"Not to be trusted: the model was trained on what tests it, of {found['num_tested']} customers."
     assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
-    assert report["verdict"]["trusted"] == (said != LEARNED)
+    assert report["verdict"]["trusted"] is {LEARNED: False, ELSEWHERE: None}.get(said, True)
 
 
 def test_customers_with_other_names_are_the_same(shop, learned, tmp_path, caplog):

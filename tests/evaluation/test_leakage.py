@@ -27,7 +27,10 @@ def by_hand(learned, known, tested):
     knows = {rows for rows in knows if len(rows) > 1}
     num_tested = sum(count for rows, count in missing.items() if rows in knows)
     alike = sum(count for rows, count in there.items() if rows in knows)
-    return len(learned), num_tested, sum(missing.values()) - num_tested, alike / len(learned) * sum(missing.values())
+    taught = set(map(bag, learned))
+    strangers = sum(not any(bag(rows[: end + 1]) in taught for end in range(len(rows))) for rows in known)
+    num_elsewhere, by_chance = sum(missing.values()) - num_tested, alike / len(learned) * sum(missing.values())
+    return len(learned), num_tested, num_elsewhere, strangers, by_chance
 
 
 @pytest.mark.parametrize("one_later", [False, True])
@@ -46,22 +49,22 @@ def test_it_is_what_bags_say(seed, one_later):
     hashes = item_hashes([f"i{item}" for item in range(items)])
     found = leakage(history_fingerprints(learned, hashes), known, tested, hashes)
     expected = by_hand(learned, known, tested)
-    assert (found.num_learned, found.num_tested, found.num_elsewhere) == expected[:3]
-    assert found.num_by_chance == pytest.approx(expected[3])
+    assert (found.num_learned, found.num_tested, found.num_elsewhere, found.num_strangers) == expected[:4]
+    assert found.num_by_chance == pytest.approx(expected[4])
 
 
 def test_nothing_is_found_of_nothing():
     hashes = item_hashes(["a", "b"])
     learned = history_fingerprints([np.array([0, 1])], hashes)
-    assert leakage(learned, [], [], hashes) == Leakage(1, 0, 1, 0.0)
-    assert leakage(learned[:0], [np.array([0])], [(np.array([0]), np.array([1]))], hashes) == Leakage(0, 0, 0, 0.0)
+    assert leakage(learned, [], [], hashes) == Leakage(1, 0, 1, 0, 0.0)
+    assert leakage(learned[:0], [np.array([0])], [(np.array([0]), np.array([1]))], hashes) == Leakage(0, 0, 0, 1, 0.0)
 
 
 @pytest.mark.parametrize(
     ("tested", "chance", "is_real"), [(1, 0.0, True), (0, 0.0, False), (7, 4.0, False), (11, 4.0, True)]
 )
 def test_it_is_real_where_chance_does_not_make_as_many(tested, chance, is_real):
-    assert Leakage(100, tested, 0, chance).is_real is is_real
+    assert Leakage(100, tested, 0, 0, chance).is_real is is_real
 
 
 def test_rows_of_one_day_in_another_order_are_found():

@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 from blend_tools import tiny_recommender
 
 from macrec_hf import MacRecRecommender, evaluate
+from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 from macrec_hf.data.histories import user_histories
+from macrec_hf.data.splits import before_test
 from macrec_hf.model.blend import Candidates
 from macrec_hf.training.blend_fitting import (
     Choices,
+    blend_directory,
     blend_line,
     fit_and_guard,
     fit_blend,
@@ -151,6 +155,21 @@ def test_a_part_of_the_purchases_is_counted_with_a_notice(blended, purchases, ca
     known = blended[0].blend.about["counted"]["purchases"]
     assert f"100 purchases are fewer than the {known:,} that the weights of the blend" in caplog.text
     refresh_directory(folder, purchases)
+
+
+def test_what_a_blend_was_fitted_on_is_learned_too(recommender, purchases, tmp_path):
+    grown = pd.concat([purchases, purchases.groupby("user_id").tail(1)])  # everybody buys once more
+    hashes, row_of = item_hashes(recommender.table.item_ids), recommender.table.row_of
+    first = history_fingerprints(before_test(user_histories(purchases, row_of)), hashes)
+    fit_blend(recommender, purchases)
+    assert recommender.learned_histories is None  # what the model has learned is not known
+    recommender.learned_histories = torch.from_numpy(first)
+    recommender.save_pretrained(tmp_path / "model", include_code=False)
+    for bought, trusted in ((purchases, True), (grown, False)):
+        blend_directory(tmp_path / "model", bought, Accelerator(cpu=True))
+        report = evaluate(MacRecRecommender.from_pretrained(tmp_path / "model"), purchases, "test", num_beams=2)
+        assert report["verdict"]["trusted"] is trusted and report["leakage"]["num_elsewhere"] == 0
+    recommender.learned_histories = None
 
 
 def test_who_is_left_out_of_the_fit_is_told(recommender, purchases):
