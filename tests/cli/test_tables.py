@@ -12,7 +12,7 @@ def report(split, model_rows):
     column = {name: FIGURES for name in rows} | {"coverage": dict.fromkeys(rows, 0.5)}
     column["intervals"] = {name: {metric: [0.0, 0.2] for metric in FIGURES} for name in rows}
     verdict = {"row": model_rows[0], "best": "popularity"}
-    facts = {"split": split, "num_users": 9, "quoted": "shown", "repeat_rate": 0.5}
+    facts = {"split": split, "num_users": 9, "quoted": "shown", "repeat_rate": 0.5, "settings": {"limit_users": None}}
     return column | facts | {"hidden": column, "model_rows": model_rows, "verdict": verdict}
 
 
