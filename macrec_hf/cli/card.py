@@ -45,8 +45,8 @@ def training_facts(args: argparse.Namespace, trainer: "Trainer", histories: "His
     }
 
 
-def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> None:
-    """Puts a report of `macrec evaluate` into the card of the model directory that it is about.
+def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> bool:
+    """Puts a report of `macrec evaluate` into the card of the model directory that it is about; whether it did.
 
     Only of all users' test items which the model has not learned, and of a directory: a repository of the Hub gets its
     card with the next push.
@@ -56,11 +56,13 @@ def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> No
 
     whole = report.get("split") == "test" and args.limit_users is None
     if args.no_card or not whole or not (Path(model) / CARD_NAME).is_file():
-        return
-    if not report["verdict"]["trusted"]:
+        return False
+    if report["verdict"]["doubt"]:
         logger.warning("The model card in %s was left as it is: the model may have learned what tested it.", model)
-        return
+        return False
     try:
         update_model_card(model, report)
     except OSError as error:
         logger.warning("The model card in %s was left as it is: %s", model, error)
+        return False
+    return True

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-card",
         action="store_true",
-        help="leave the model card alone, which else takes up test results of all users",
+        help="leave the model card alone, which else takes up test results of all users that are not in doubt",
     )
     add_decoding_arguments(parser)
     add_device_flag(parser, "auto, a GPU of CUDA if there is one")
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> str:
 
     from ..evaluation.report import quoted_column
     from ..model.files import replacing_together
+    from ..model.model_files import CARD_NAME
 
     on_cpu = ranking_device(args) == "cpu"
     for path in (args.output, args.predictions):
@@ -105,10 +106,9 @@ def run(args: argparse.Namespace) -> str:
             besides[-1].write_text(json.dumps(timed, indent=2))
     if not accelerator.is_main_process:
         return ""
-    for folder, of_model in reports.items():
-        add_results(args, folder, of_model)
+    cards = [Path(folder) / CARD_NAME for folder, of_model in reports.items() if add_results(args, folder, of_model)]
     sys.stdout.write("\n".join(answer(report, lists=named_lists(args.lists), tables=args.tables)) + "\n")
-    written = "".join(f", {path}" for path in (args.output, args.predictions) if path)
+    written = "".join(f", {path}" for path in (args.output, args.predictions, *cards) if path)
     row = report["verdict"]["row"] if "verdict" in report else "ensemble"
     best, models = quoted_column(report)[row], f" of {len(seeds)} models" if seeds else ""
     summary = (

@@ -18,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interactions", required=True, help="all purchases: interactions.csv/.jsonl/.parquet, or X.inter.json"
     )
     add_interaction_columns(parser)
+    parser.add_argument(
+        "--on-unknown", choices=("raise", "skip"), default="raise",
+        help="purchases of items that the catalogue lacks: stop, or leave them out (default: raise; ours)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> str:
@@ -29,9 +33,16 @@ def run(args: argparse.Namespace) -> str:
 
     check_finished(args.model)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
+    known = SemanticIdTable.from_pretrained(args.model).item_ids
+    is_known = interactions["item_id"].isin(known)
+    left_out = ""
+    if args.on_unknown == "skip" and not is_known.all():
+        unknown = interactions["item_id"][~is_known]
+        left_out = f" ({len(unknown):,} of {unknown.nunique():,} unknown items left out)"
+        interactions = interactions[is_known]
     accelerator = Accelerator(cpu=True)
     purchases, items = refresh_directory(Path(args.model), interactions, accelerator)
     if not accelerator.is_main_process:
         return ""
-    counted = f"{purchases:,} purchases of {items:,} items counted in {seconds_since(args.started)}: {args.model}"
-    return f"{counted}\n{after_refresh(args, SemanticIdTable.from_pretrained(args.model).item_ids[:2])}"
+    counted = f"{purchases:,} purchases of {items:,} items counted{left_out} in {seconds_since(args.started)}"
+    return f"{counted}: {args.model}\n{after_refresh(args, known[:2])}"

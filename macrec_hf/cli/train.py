@@ -218,11 +218,11 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
             + said_of_ids(args.semantic_ids)
         )
-    learned = fingerprints_of(known, table, start_from)
+    learned = fingerprints_of(known, histories, table, start_from)
     if learned is None:
         sizes += (
-            f" {args.start_from} does not say what it was trained on, so no evaluation can tell whether this model "
-            "has learned what tests it."
+            f" Whether {args.start_from} was trained on what will test this model is not known, and no evaluation can "
+            "tell."
         )
     if not has_later(histories):
         sizes += f" There are none from {args.until} on, so nothing to evaluate with yet."

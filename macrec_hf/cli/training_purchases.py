@@ -42,21 +42,20 @@ def learned_numbers(histories: "Histories") -> tuple[int, int, int]:
 
 
 def fingerprints_of(
-    known: list["np.ndarray"], table: "SemanticIdTable", start_from: Path | None
+    known: list["np.ndarray"], histories: "Histories", table: "SemanticIdTable", start_from: Path | None
 ) -> "torch.Tensor | None":
-    """Fingerprints of the histories that a model has learned, and of those that the one it began with had learned.
-
-    None where it began with one that keeps none: then not all of them are known.
-    """
+    """Fingerprints of what a model has learned, also before where it starts from another; see `learned_with`."""
     import torch
 
-    from ..data.fingerprints import history_fingerprints, item_hashes, of_both
+    from ..data.fingerprints import history_fingerprints, item_hashes
+    from ..data.time_split import HistoriesUntil
+    from ..evaluation.leakage import learned_with, left_out
     from ..model.model_files import load_catalogue
 
-    learned = history_fingerprints(known, item_hashes(table.item_ids))
-    if start_from is not None:
-        earlier = load_catalogue(start_from).learned_histories
-        if earlier is None:
-            return None
-        learned = of_both(earlier.numpy(), learned)
-    return torch.from_numpy(learned)
+    hashes = item_hashes(table.item_ids)
+    if start_from is None:
+        return torch.from_numpy(history_fingerprints(known, hashes))
+    earlier = load_catalogue(start_from).learned_histories
+    tested = [] if isinstance(histories, HistoriesUntil) else left_out(histories)
+    learned = learned_with(None if earlier is None else earlier.numpy(), known, tested, hashes)
+    return None if learned is None else torch.from_numpy(learned)

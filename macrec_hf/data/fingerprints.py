@@ -47,19 +47,6 @@ def beginnings(histories: Sequence[np.ndarray], hashes: np.ndarray) -> np.ndarra
     return (sums[1:] - before).view(np.int64)
 
 
-def of_both(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The fingerprints of two trainings, one of which went on from the other.
-
-    Args:
-        one, other: of [`history_fingerprints`]; their customers may be the same.
-
-    Returns:
-        Each number as often as in the one that has it oftener, rising.
-    """
-    values = np.unique(np.concatenate([one, other]))
-    return np.repeat(values, np.maximum(how_often(values, one), how_often(values, other)))
-
-
 def how_often(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """How often each of some fingerprints stands among others: int64, `(num_values,)`."""
     among = np.sort(among)

@@ -137,7 +137,7 @@ class SplitRanking:
         num_items: of the catalogue.
         settings: what made the lists, for the report.
         repeat_rate: of the purchases that test, of all users, also where some were chosen.
-        leakage: what the model has learned of these purchases; None where that is not known.
+        leakage, doubt: what the model has learned of these purchases, as `find_leakage` says it.
         unread: bool, `(num_users,)`: by time, whose history the model cannot read; None where these get no list.
     """
 
@@ -149,6 +149,7 @@ class SplitRanking:
     settings: dict[str, Any]
     repeat_rate: float
     leakage: Leakage | None = None
+    doubt: str = ""
     unread: np.ndarray | None = None
 
     @cached_property
@@ -210,7 +211,7 @@ class SplitRanking:
             "hidden": hidden,
             "repeat_rate": self.repeat_rate,
             "quoted": quoted(self.repeat_rate),
-            "verdict": verdict(column, summary_row, rows, self.leakage),
+            "verdict": verdict(column, summary_row, rows, self.leakage, self.doubt),
             "leakage": None if self.leakage is None else asdict(self.leakage),
             "model_rows": rows,
             "num_short_users": users.num_short,
@@ -234,7 +235,7 @@ def rank_split(
 ) -> SplitRanking:
     """The lists of a split's users, the first half of [`evaluate`]; every process gets those of all users."""
     table, encoder = recommender.table, recommender.task_encoder
-    everyone, leakage = _users(recommender, interactions, split, cut)
+    everyone, (leakage, doubt) = _users(recommender, interactions, split, cut)
     users = everyone.some(limit_users)
     outside = _outside(lists or {}, users, [*everyone.user_ids, *everyone.other_ids], recommender)
     sources = history_sources(encoder, users.histories, table.modalities)
@@ -265,7 +266,7 @@ def rank_split(
         settings["trained_until"] = _trained_until(recommender)
         unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
     rate = _repeat_rate(everyone)
-    return SplitRanking(split, users, model, outside, table.num_items, settings, rate, leakage, unread)
+    return SplitRanking(split, users, model, outside, table.num_items, settings, rate, leakage, doubt, unread)
 
 
 def _blended(
@@ -283,7 +284,7 @@ def _blended(
 
 def _users(
     recommender: MacRecRecommender, interactions: pd.DataFrame, split: str, cut: Cut | None
-) -> tuple[SplitUsers | FutureUsers, Leakage | None]:
+) -> tuple[SplitUsers | FutureUsers, tuple[Leakage | None, str]]:
     """Whom a split evaluates, and what the model has learned of it; refuses a model that knows all of the split."""
     until, row_of = _trained_until(recommender), recommender.table.row_of
     if split == "time" and cut is None:

@@ -7,14 +7,15 @@ from math import sqrt
 import numpy as np
 from transformers.utils import logging
 
-from ..data.fingerprints import beginnings, how_often, item_hashes
+from ..data.fingerprints import beginnings, history_fingerprints, how_often, item_hashes
 from ..data.histories import Histories
 from ..data.splits import before_test
 from ..data.time_split import FutureUsers
 from ..model.recommender import MacRecRecommender
 
 logger = logging.get_logger(__name__)
-_Tested = Sequence[tuple[np.ndarray, np.ndarray]]
+Tested = Sequence[tuple[np.ndarray, np.ndarray]]
+CANNOT_BE_TOLD = "Whether the model was trained on what tests it cannot be told from this file."
 
 
 @dataclass(frozen=True)
@@ -23,31 +24,32 @@ class Leakage:
 
     Attributes:
         num_learned: all of them.
-        num_tested: those that hold purchases which only the test should know.
-        num_elsewhere: those that are not in the file as they were.
+        num_missing: those that are not in the file as they were.
         num_strangers: customers of the file who have none of the learned histories: new ones, or changed ones.
-        num_by_chance: so many would look like tested ones because customers buy alike: of those that are missing
-            the share that, of all, is there and looks so too.
+        num_tested: strangers whose later purchases are known to be among what was learned. Of a customer who lost two
+            purchases or more, that is not known.
+        most_by_chance: as many may look so because customers buy alike: the mean and three standard deviations of a
+            binomial count, by the share of the other customers who look so.
     """
 
     num_learned: int
-    num_tested: int
-    num_elsewhere: int
+    num_missing: int
     num_strangers: int
-    num_by_chance: float
+    num_tested: int
+    most_by_chance: float
 
     @property
     def is_real(self) -> bool:
-        """Whether there are more of them than chance makes, by three standard deviations of a Poisson count."""
-        return self.num_tested > self.num_by_chance + 3 * sqrt(self.num_by_chance)
+        """Whether the model has learned what tests it."""
+        return self.num_tested > self.most_by_chance
 
     @property
     def is_possible(self) -> bool:
         """Whether learned histories are missing, and the file has customers who may be theirs, with others."""
-        return min(self.num_tested + self.num_elsewhere, self.num_strangers) > 0
+        return min(self.num_missing, self.num_strangers) > 0
 
 
-def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUsers) -> Leakage | None:
+def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUsers) -> tuple[Leakage | None, str]:
     """Warns where the model was trained on, or chosen by, purchases that test it, or where that cannot be told.
 
     A file that has grown since the training holds all that was learned; one that has shrunk, that is sorted otherwise
@@ -57,39 +59,43 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
         purchases: everybody's, as leave-one-out or a cut parts them.
 
     Returns:
-        What was found; None of a model that keeps no fingerprints, of which only numbers of purchases are compared.
+        What was found, None of a model that keeps no fingerprints, of which only numbers of purchases are compared;
+        and a sentence for the verdict, "" where there is no doubt.
     """
+    item_ids = recommender.table.item_ids
     if isinstance(purchases, FutureUsers):
         known = purchases.counted
         ends = np.searchsorted(purchases.owners, np.arange(1, len(purchases)))
         tested = list(zip(purchases.histories, np.split(purchases.targets, ends), strict=True))
-        item_ids = [*recommender.table.item_ids, *purchases.unknown_ids]
+        item_ids = [*item_ids, *purchases.unknown_ids]
     else:
-        known, item_ids = before_test(purchases), recommender.table.item_ids
-        tested = [(rows[:-1], rows[-1:]) for rows in purchases.items]
+        known, tested = before_test(purchases), left_out(purchases)
     if recommender.learned_histories is None:
-        _compare_numbers(recommender, known)
-        return None
+        return None, CANNOT_BE_TOLD * _has_fewer(recommender, known)
     found = leakage(recommender.learned_histories.numpy(), known, tested, item_hashes(item_ids))
     if found.is_real:
+        doubt = f"the model was trained on what tests it, of at least {found.num_tested:,} customers."
         logger.warning(
-            f"The model was trained on what tests it: {found.num_tested:,} of the {found.num_learned:,} histories "
-            "that it has learned hold purchases which only a test should know. Its figures are too good. Give the "
-            "file that it was trained on, in the same order, or one that has grown from it, or train anew on this one."
+            f"{doubt.capitalize()} Its figures are too good. Give the file that it was trained on, in the same order, "
+            "or one that has grown from it, or train anew on this one."
         )
-    elif missing := found.num_elsewhere + found.num_tested:
-        said = f"{missing:,} of the {found.num_learned:,} histories that the model has learned are not in this file"
+        return found, f"Not to be trusted: {doubt}"
+    said = (
+        f"{found.num_missing:,} of the {found.num_learned:,} histories that the model has learned are not in this file"
+    )
+    if found.is_possible:
         logger.warning(
             f"{said}, and {found.num_strangers:,} of its customers have none of them. If these are other people, that "
             "does no harm. If they are the same with fewer or other purchases, the model may have learned what is to "
             "be predicted, and its figures be too good: evaluate on the file that it was trained on."
-            if found.is_possible
-            else f"{said}, where everybody is one who was learned: customers were left out, which does no harm."
         )
-    return found
+        return found, CANNOT_BE_TOLD
+    if found.num_missing:
+        logger.warning(f"{said}, where everybody is one who was learned: others were left out, which does no harm.")
+    return found, ""
 
 
-def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: _Tested, hashes: np.ndarray) -> Leakage:
+def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, hashes: np.ndarray) -> Leakage:
     """Compares learned histories with those of a file.
 
     Args:
@@ -99,19 +105,60 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: _Tested, h
         hashes: of the items that the rows name, of [`item_hashes`].
     """
     values, counts = np.unique(learned, return_counts=True)
-    begun = beginnings(known, hashes)
-    there = np.minimum(counts, how_often(values, begun))
-    looks_tested = np.isin(values, _with_later(tested, hashes))
-    missing = counts - there
-    num_tested = int(missing[looks_tested].sum())
-    by_chance = there[looks_tested].sum() / max(1, len(learned)) * missing.sum()
-    owners = np.repeat(np.arange(len(known)), [len(rows) for rows in known])
-    strangers = len(known) - len(np.unique(owners[np.isin(begun, values)]))
-    return Leakage(len(learned), num_tested, int(missing.sum()) - num_tested, strangers, float(by_chance))
+    missing = counts - np.minimum(counts, how_often(values, beginnings(known, hashes)))
+    strangers = _strangers([history for history, _ in tested], values, hashes)
+    fingerprints, owners = _with_later(tested, hashes)
+    found, alike = (
+        np.isin(np.arange(len(tested)), owners[np.isin(fingerprints, among)])
+        for among in (values[missing > 0], values)
+    )
+    num_same = int((~strangers).sum())
+    # Laplace's rule: a half where nobody is the same; at most a half, since those who are so by chance alone look so.
+    chance = min(0.5, ((alike & ~strangers).sum() + 1) / (num_same + 2))
+    num_strangers = len(tested) - num_same
+    most = num_strangers * chance + 3 * sqrt(num_strangers * chance * (1 - chance))
+    others = int(_strangers(known, values, hashes).sum()) + sum(len(history) == 0 for history, _ in tested)
+    return Leakage(len(learned), int(missing.sum()), others, int((found & strangers).sum()), float(most))
 
 
-def _with_later(tested: _Tested, hashes: np.ndarray) -> np.ndarray:
-    """Fingerprints of what a model may have learned that should not have known the later purchases.
+def left_out(histories: Histories) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What leave-one-out tests: of each user all purchases but the last, and the last."""
+    return [(rows[:-1], rows[-1:]) for rows in histories.items]
+
+
+def learned_with(
+    earlier: np.ndarray | None, known: Sequence[np.ndarray], tested: Tested, hashes: np.ndarray
+) -> np.ndarray | None:
+    """The fingerprints of a model that has learned more, each customer's latest alone.
+
+    Args:
+        earlier: what it had learned; None: that is not known.
+        known, tested, hashes: as for [`leakage`], of what it has learned since.
+
+    Returns:
+        None where it is not known what the model has learned: also where it may have learned before what is tested
+        now, so that no later evaluation can tell.
+    """
+    if earlier is None or leakage(earlier, known, tested, hashes).is_possible:
+        return None
+    values, counts = np.unique(earlier, return_counts=True)
+    gone = np.repeat(values, np.maximum(counts - how_often(values, beginnings(known, hashes)), 0))
+    return np.sort(np.concatenate([gone, history_fingerprints(known, hashes)]))
+
+
+def _strangers(histories: Sequence[np.ndarray], values: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Bool, `(num_histories,)`: of whom less than half was learned; a first purchase is learned of somebody."""
+    lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
+    owners = np.repeat(np.arange(len(histories)), lengths)
+    places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    is_learned = np.isin(beginnings(histories, hashes), values)
+    longest = np.zeros(len(histories), dtype=np.int64)
+    np.maximum.at(longest, owners[is_learned], places[is_learned] + 1)
+    return (2 * longest < lengths) | (lengths == 0)
+
+
+def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fingerprints of what a model has learned that knows later purchases, and whose they are, places in `tested`.
 
     That is each beginning that ends in a later purchase; and, where only one is later, all purchases but another one,
     as when rows of equal times stood in another order. A single purchase is the beginning of too many histories.
@@ -121,19 +168,24 @@ def _with_later(tested: _Tested, hashes: np.ndarray) -> np.ndarray:
                           for parts in (whole, [later for _, later in tested]))  # fmt: skip
     begun, owners = beginnings(whole, hashes), np.repeat(np.arange(len(whole)), lengths)
     places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    num_known = (lengths - num_later)[owners]
+    is_later = (places >= (lengths - num_later)[owners]) & (places > 0)
     rows = np.concatenate([np.zeros(0, dtype=np.int64), *whole]).astype(np.int64)
-    last = rows[np.cumsum(lengths) - 1][owners]
-    all_but_one = begun[np.cumsum(lengths) - 1][owners] - hashes[rows].view(np.int64)
-    exchanged = (num_later == 1)[owners] & (lengths > 2)[owners] & (places < num_known) & (rows != last)
-    return np.concatenate([begun[(places >= num_known) & (places > 0)], all_but_one[exchanged]])
+    ends = (np.cumsum(lengths) - 1)[owners]
+    all_but_one = begun[ends] - hashes[rows].view(np.int64)
+    exchanged = (
+        (num_later == 1)[owners] & (lengths > 2)[owners] & (places < lengths[owners] - 1) & (rows != rows[ends])
+    )
+    return (
+        np.concatenate([begun[is_later], all_but_one[exchanged]]),
+        np.concatenate([owners[is_later], owners[exchanged]]),
+    )
 
 
-def _compare_numbers(recommender: MacRecRecommender, known: Sequence[np.ndarray]) -> None:
-    """Warns where the model was saved with more purchases of an item than are known here."""
+def _has_fewer(recommender: MacRecRecommender, known: Sequence[np.ndarray]) -> bool:
+    """Whether fewer purchases of an item are known here than the model was saved with; warns of them."""
     counts = recommender.item_counts
     if counts is None:
-        return
+        return False
     here = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *known]), minlength=len(counts))
     more = np.maximum(counts.numpy() - here, 0)
     if more.any():
@@ -143,3 +195,4 @@ def _compare_numbers(recommender: MacRecRecommender, known: Sequence[np.ndarray]
             "those before the tested ones here. Was it trained on another file, or has this one lost its last "
             "purchases? Where the model has learned what is tested, its figures are too good."
         )
+    return bool(more.any())

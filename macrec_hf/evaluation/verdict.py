@@ -11,7 +11,7 @@ _ALSO = "hr@10"  # said beside it
 
 
 def verdict(
-    report: Mapping[str, Any], summary_row: str, model_rows: list[str], leakage: Leakage | None = None
+    report: Mapping[str, Any], summary_row: str, model_rows: list[str], leakage: Leakage | None = None, doubt: str = ""
 ) -> dict[str, Any]:
     """Compares the model's summary row with the best other row, by NDCG@10 on the same users.
 
@@ -19,12 +19,13 @@ def verdict(
         report: one column of an evaluation, as `evaluation.report.evaluation_report` gives it with a summary row.
         summary_row: such as "ensemble".
         model_rows: the model's rows; the others are baselines and the lists of other libraries.
-        leakage: what the model has learned of the test, where that is known.
+        leakage, doubt: what the model has learned of the test, as `find_leakage` says it.
 
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
         paired bootstrap, "coverage" of both, "outcome" ("better", "worse" or "undecided": the 95 % interval holds 0),
-        "trusted" (False where the model was trained on what tests it, None where that cannot be told), "advice"
+        "trusted" (False where the model was trained on what tests it, None where that cannot be told or is not known),
+        "doubt" (a sentence, "" where there is none), "advice"
         (sentences, none where the model is better) and "text", all of it in words.
     """
     others = [name for name in report["coverage"] if name not in model_rows]
@@ -35,14 +36,11 @@ def verdict(
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice)
-    trusted: bool | None = True
+    trusted = None if leakage is None or leakage.is_possible else True
     if leakage is not None and leakage.is_real:
         trusted = False
-        text += f" Not to be trusted: the model was trained on what tests it, of {leakage.num_tested:,} customers."
-    elif leakage is not None and leakage.is_possible:
-        trusted = None
-        text += " Whether the model was trained on what tests it cannot be told from this file."
-    return found | {"outcome": outcome, "trusted": trusted, "advice": advice, "text": text}
+    text += f" {doubt}" * bool(doubt)
+    return found | {"outcome": outcome, "trusted": trusted, "doubt": doubt, "advice": advice, "text": text}
 
 
 def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], best: str) -> list[str]:
@@ -83,6 +81,13 @@ def _best_alone(report: Mapping[str, Any], summary_row: str, model_rows: list[st
     return best if report[best][METRIC] > report[summary_row][METRIC] else None
 
 
+def _most_by_hr(report: Mapping[str, Any], best: str, model_rows: list[str]) -> str:
+    """Which other row has the highest HR@10, where that is not the best by NDCG@10."""
+    most = max((name for name in report["coverage"] if name not in model_rows), key=lambda name: report[name][_ALSO])
+    found = report[most][_ALSO]
+    return f" ({found:.4f} of {most})" if found > report[best][_ALSO] else ""
+
+
 def _text(
     report: Mapping[str, Any], found: Mapping[str, Any], model_rows: list[str], outcome: str, advice: list[str]
 ) -> str:
@@ -92,7 +97,8 @@ def _text(
         f"Verdict: {ours} {words[outcome]} {best}, the best baseline, by NDCG@10: {report[ours][METRIC]:.4f} "
         f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; {_ALSO.upper()} {report[ours][_ALSO]:.4f} against "
-        f"{report[best][_ALSO]:.4f}; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
+        f"{report[best][_ALSO]:.4f}{_most_by_hr(report, best, model_rows)}; coverage {coverage[ours]:.3f} against "
+        f"{coverage[best]:.3f}."
     )
     alone = _best_alone(report, ours, model_rows)
     if ours != ENSEMBLE and ENSEMBLE in model_rows and alone != ENSEMBLE:  # a blend, which may owe little to the model

@@ -206,10 +206,11 @@ def _load_tensor(path: Path) -> torch.Tensor | None:
     """The whole numbers of a file of [`save_tensor`]; None where there is no file."""
     if not path.is_file():
         return None
-    tensors = {name: (tensor.dtype, tensor.ndim) for name, tensor in load_file(path).items()}
-    if tensors != {path.stem: (torch.int64, 1)}:
-        raise ValueError(f"{path}: expected int64 {path.stem} of one dimension, got {tensors}. Copy it again.")
-    return load_file(path)[path.stem]
+    tensors = load_file(path)
+    found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    if list(tensors) != [path.stem] or tensors[path.stem].dtype != torch.int64 or tensors[path.stem].ndim != 1:
+        raise ValueError(f"{path}: expected {path.stem}, int64 of one dimension, got {found}. Copy it again.")
+    return tensors[path.stem]
 
 
 def _load_titles(path: Path, table: SemanticIdTable) -> dict[str, str]:

@@ -225,8 +225,8 @@ class ServedCatalogue:
     def notify(self, histories: Sequence[Sequence[str]], unread: list[int]) -> None:
         """Notices of what was left out, and of who is answered by popularity."""
         skipped = [item for history in histories for item in history if item not in self.table.row_of]
-        if skipped:
-            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {skipped[:3]}.")
+        if named := [*dict.fromkeys(skipped)][:3]:
+            logger.warning(f"Left out {len(skipped):,} unknown items of the histories, such as {named}.")
         if unread:
             logger.warning(
                 f"{len(unread):,} of {len(histories):,} histories hold no item that the model can read, such as "

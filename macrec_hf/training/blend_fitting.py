@@ -21,12 +21,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from scipy.optimize import minimize
 
-from ..data.fingerprints import history_fingerprints, item_hashes, of_both
+from ..data.fingerprints import item_hashes
 from ..data.histories import user_histories
 from ..data.output_folder import locked, output_folder
 from ..data.readers import read_interactions
 from ..data.splits import before_test
 from ..data.time_split import purchases_before
+from ..evaluation.leakage import learned_with, left_out
 from ..evaluation.report import shared_by
 from ..hub.model_card import tell_of_counts
 from ..model.blend import BLEND_NAME, COUNT_TERMS, MODEL, SOURCES, Blend, Candidates
@@ -153,7 +154,8 @@ def fit_blend(
 
     Neither the model was trained on these purchases nor do the counts contain them, see
     [`~training.blend_purchases.purchases_to_explain`]. Where that half has fewer than 200 users, all validation users
-    are explained, although some of them have stopped the training.
+    are explained, although some of them have stopped the training. The recommender's `learned_histories`, if it has
+    them, then stand for what the blend was fitted on as well.
 
     Args:
         recommender: a trained one; its table holds all items. A model of `macrec train --until` is weighed on
@@ -161,8 +163,6 @@ def fit_blend(
         interactions: those that the model was trained on, as `read_interactions` returns them.
         gather: `evaluation.report.shared_by` of the processes that share the ranking; None: this process ranks alone.
         progress: whether to show a progress bar.
-
-    The recommender's `learned_histories`, if it has them, then stand for what the blend was fitted on as well.
 
     Returns:
         The blend. `about` holds "num_users", "num_purchases", "target_among_candidates" (share of the purchases that
@@ -177,20 +177,24 @@ def fit_blend(
     blend = fit_and_guard(blocks, ranked)
     blend.about.update(about | {"counted": known.told()})
     blend.about["hides_history"] |= blend.serves == NEW_ITEMS_ALONE
-    if recommender.learned_histories is not None:
-        learned = fingerprints_of_known(interactions, recommender)
-        recommender.learned_histories = torch.from_numpy(of_both(recommender.learned_histories.numpy(), learned))
+    _note_as_learned(interactions, recommender)
     return blend
 
 
-def fingerprints_of_known(interactions: pd.DataFrame, recommender: MacRecRecommender) -> np.ndarray:
-    """Fingerprints of the purchases that a model and its blend may know: by leave-one-out all but the last ones."""
+def _note_as_learned(interactions: pd.DataFrame, recommender: MacRecRecommender) -> None:
+    """Adds what a blend was fitted on to the `learned_histories`; they go where no evaluation could go by them."""
+    if recommender.learned_histories is None:
+        return
     row_of, until = recommender.table.row_of, recommender.model.config.trained_until
     if until is None:
-        known = before_test(user_histories(interactions, row_of))
+        histories = user_histories(interactions, row_of)
+        known, tested = before_test(histories), left_out(histories)
     else:
-        known = user_histories(purchases_before(interactions, until), row_of, min_interactions=1).items
-    return history_fingerprints(known, item_hashes(recommender.table.item_ids))
+        known, tested = user_histories(purchases_before(interactions, until), row_of, min_interactions=1).items, []
+    learned = learned_with(
+        recommender.learned_histories.numpy(), known, tested, item_hashes(recommender.table.item_ids)
+    )
+    recommender.learned_histories = None if learned is None else torch.from_numpy(learned)
 
 
 def fit_and_count(
@@ -231,7 +235,7 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
         told = [fit_blend(recommender, interactions, gather=gather, progress=progress)]
         if accelerator.is_main_process:
             known = purchases_before(interactions, recommender.model.config.trained_until)
-            with output_folder(directory, last=BLEND_NAME) as beside:
+            with output_folder(directory, last=BLEND_NAME, stale=[LEARNED_NAME]) as beside:
                 save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
                 if recommender.learned_histories is not None:

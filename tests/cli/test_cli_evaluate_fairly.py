@@ -1,6 +1,7 @@
 """What `macrec evaluate` may know: nothing of what is to be predicted, by no way, in no column."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -182,8 +183,8 @@ def learned(shop, tmp_path_factory):
     return there.save_pretrained(tmp_path_factory.mktemp("learned") / "model")
 
 
-LEARNED = "The model was trained on what tests it"
-ELSEWHERE, LEFT_OUT = "of its customers have none of them", "customers were left out, which does no harm"
+LEARNED = "The model was trained on what tests it, of at least"
+ELSEWHERE, LEFT_OUT = "of its customers have none of them", "others were left out, which does no harm"
 SHOPS = {
     "same": (lambda rows, user: rows, None),
     "grown": (lambda rows, user: [*rows, 7], None),
@@ -207,19 +208,28 @@ def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path
         assert (words in caplog.text) == (words == said)
     found = report["leakage"]
     assert found["num_learned"] == NUM_USERS + 1
-    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_elsewhere"] > 0) == (
-        said in (ELSEWHERE, LEFT_OUT)
-    )
-    told = f"Not to be trusted: the model was trained on what tests it, of {found['num_tested']} customers."
+    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_missing"] > 0) == (said is not None)
+    told = f"Not to be trusted: the model was trained on what tests it, of at least {found['num_tested']} customers."
     assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
     assert report["verdict"]["trusted"] is {LEARNED: False, ELSEWHERE: None}.get(said, True)
+
+
+def test_the_card_takes_up_no_figures_that_are_in_doubt(shop, learned, tmp_path, caplog):
+    shutil.copytree(learned, tmp_path / "model")
+    words = ["evaluate", "--model", tmp_path / "model", "--interactions"]
+    write(tmp_path / "shrunk.csv", [rows[:-1] for rows in shop[1]])
+    before = (tmp_path / "model" / "README.md").read_bytes()
+    assert main([str(word) for word in [*words, tmp_path / "shrunk.csv"]]) == 0
+    assert (tmp_path / "model" / "README.md").read_bytes() == before and "was left as it is" in caplog.text
+    assert main([str(word) for word in [*words, shop[0] / "interactions.csv"]]) == 0
+    assert b"model-index" in (tmp_path / "model" / "README.md").read_bytes()
 
 
 def test_customers_with_other_names_are_the_same(shop, learned, tmp_path, caplog):
     text = (shop[0] / "interactions.csv").read_text().replace("u", "customer").replace("customerser_id", "user_id")
     (tmp_path / "interactions.csv").write_text(text)
     report, lists = evaluate(learned, tmp_path / "interactions.csv", tmp_path)
-    assert "customer3" in lists and report["leakage"]["num_elsewhere"] == report["leakage"]["num_tested"] == 0
+    assert "customer3" in lists and report["leakage"]["num_missing"] == report["leakage"]["num_strangers"] == 0
     assert LEARNED not in caplog.text and ELSEWHERE not in caplog.text
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from macrec_hf.data.fingerprints import beginnings, history_fingerprints, item_hashes, of_both
+from macrec_hf.data.fingerprints import beginnings, history_fingerprints, how_often, item_hashes
 
 ITEMS = [f"i{item}" for item in range(6)]
 
@@ -27,6 +27,7 @@ def test_beginnings_are_the_fingerprints_of_what_was_bought_so_far():
     assert found.tolist() == [history_fingerprints([rows], hashes)[0] for rows in begun]
 
 
-def test_of_two_trainings_each_counts_as_often_as_in_one():
-    both = of_both(fingerprints([0, 1], [0, 1], [2]), fingerprints([0, 1], [2, 3]))
-    assert np.array_equal(both, fingerprints([0, 1], [0, 1], [2], [2, 3]))
+def test_how_often_counts_each():
+    among = fingerprints([0, 1], [2], [0, 1], [3])
+    assert how_often(fingerprints([0, 1], [2], [4]), among).sum() == 3
+    assert how_often(fingerprints([4]), among).tolist() == how_often(fingerprints([4]), among[:0]).tolist() == [0]

@@ -1,12 +1,16 @@
 """What a model has learned of a test, against bags of purchases in place of fingerprints."""
 
 from collections import Counter
+from math import sqrt
 
 import numpy as np
 import pytest
 
 from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
-from macrec_hf.evaluation.leakage import Leakage, leakage
+from macrec_hf.evaluation.leakage import Leakage, leakage, learned_with
+
+ITEMS = 200
+HASHES = item_hashes([f"i{item}" for item in range(ITEMS)])
 
 
 def bag(rows):
@@ -15,22 +19,33 @@ def bag(rows):
 
 
 def by_hand(learned, known, tested):
-    """[`leakage`] without its numbers by chance."""
+    """The fields of [`Leakage`]."""
+    taught = Counter(map(bag, learned))
     begun = Counter(bag(rows[: end + 1]) for rows in known for end in range(len(rows)))
-    missing = Counter(map(bag, learned)) - begun
-    there = Counter(map(bag, learned)) - missing
-    knows = set()
-    for before, later in tested:
-        knows |= {bag([*before, *later[: end + 1]]) for end in range(len(later))}
-        if len(later) == 1:
-            knows |= {bag([*np.delete(before, place), *later]) for place in range(len(before))} - {bag(before)}
-    knows = {rows for rows in knows if len(rows) > 1}
-    num_tested = sum(count for rows, count in missing.items() if rows in knows)
-    alike = sum(count for rows, count in there.items() if rows in knows)
-    taught = set(map(bag, learned))
-    strangers = sum(not any(bag(rows[: end + 1]) in taught for end in range(len(rows))) for rows in known)
-    num_elsewhere, by_chance = sum(missing.values()) - num_tested, alike / len(learned) * sum(missing.values())
-    return len(learned), num_tested, num_elsewhere, strangers, by_chance
+    missing = taught - begun
+
+    def is_stranger(rows):
+        longest = max([0, *(end + 1 for end in range(len(rows)) if bag(rows[: end + 1]) in taught)])
+        return 2 * longest < len(rows) or not len(rows)
+
+    def with_later(before, later):
+        found = {bag([*before, *later[: end + 1]]) for end in range(len(later))}
+        if len(later) == 1 and len(before) > 1:
+            found |= {bag([*np.delete(before, place), *later]) for place in range(len(before))} - {bag(before)}
+        return {rows for rows in found if len(rows) > 1}
+
+    strangers = [parts for parts in tested if is_stranger(parts[0])]
+    same = [parts for parts in tested if not is_stranger(parts[0])]
+    chance = min(
+        0.5, (sum(any(rows in taught for rows in with_later(*parts)) for parts in same) + 1) / (len(same) + 2)
+    )
+    return (
+        len(learned),
+        sum(missing.values()),
+        sum(map(is_stranger, known)) + sum(not len(before) for before, _ in tested),
+        sum(any(rows in missing for rows in with_later(*parts)) for parts in strangers),
+        len(strangers) * chance + 3 * sqrt(len(strangers) * chance * (1 - chance)),
+    )
 
 
 @pytest.mark.parametrize("one_later", [False, True])
@@ -41,42 +56,79 @@ def test_it_is_what_bags_say(seed, one_later):
     def histories(count, longest):
         return [random.integers(items, size=random.integers(1, longest)) for _ in range(count)]
 
-    whole = histories(12, 5)
+    whole = histories(12, 6)
     cuts = [len(rows) - 1 if one_later else random.integers(len(rows) + 1) for rows in whole]
-    known = [rows[:cut] for rows, cut in zip(whole, cuts, strict=True)]
-    tested = [(rows[:cut], rows[cut:]) for rows, cut in zip(whole, cuts, strict=True) if cut < len(rows)]
+    parts = [(rows[:cut], rows[cut:]) for rows, cut in zip(whole, cuts, strict=True)]
+    known, tested = [before for before, _ in parts if len(before)], [both for both in parts if len(both[1])]
     learned = [random.permutation(rows)[: random.integers(1, len(rows) + 1)] for rows in whole] + histories(3, 4)
-    hashes = item_hashes([f"i{item}" for item in range(items)])
-    found = leakage(history_fingerprints(learned, hashes), known, tested, hashes)
+    found = leakage(history_fingerprints(learned, HASHES), known, tested, HASHES)
     expected = by_hand(learned, known, tested)
-    assert (found.num_learned, found.num_tested, found.num_elsewhere, found.num_strangers) == expected[:4]
-    assert found.num_by_chance == pytest.approx(expected[4])
+    assert (found.num_learned, found.num_missing, found.num_strangers, found.num_tested) == expected[:4]
+    assert found.most_by_chance == pytest.approx(expected[4])
 
 
 def test_nothing_is_found_of_nothing():
-    hashes = item_hashes(["a", "b"])
-    learned = history_fingerprints([np.array([0, 1])], hashes)
-    assert leakage(learned, [], [], hashes) == Leakage(1, 0, 1, 0, 0.0)
-    assert leakage(learned[:0], [np.array([0])], [(np.array([0]), np.array([1]))], hashes) == Leakage(0, 0, 0, 1, 0.0)
+    learned = history_fingerprints([np.array([0, 1])], HASHES)
+    assert leakage(learned, [], [], HASHES) == Leakage(1, 1, 0, 0, 0.0)
+    assert leakage(learned[:0], [np.array([0])], [], HASHES) == Leakage(0, 0, 1, 0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("tested", "chance", "is_real"), [(1, 0.0, True), (0, 0.0, False), (7, 4.0, False), (11, 4.0, True)]
-)
-def test_it_is_real_where_chance_does_not_make_as_many(tested, chance, is_real):
-    assert Leakage(100, tested, 0, 0, chance).is_real is is_real
-
-
-def test_rows_of_one_day_in_another_order_are_found():
-    """Customers with long histories, of whom the last two purchases change places."""
+def shop(count=50):
+    """Histories of eight purchases."""
     random = np.random.default_rng(0)
-    histories = [random.integers(200, size=8) for _ in range(50)]
-    hashes = item_hashes([f"i{item}" for item in range(200)])
-    learned = history_fingerprints([rows[:-1] for rows in histories], hashes)
-    exchanged = [
-        np.array([*rows[:-2], rows[-1], rows[-2]]) if user < 9 else rows for user, rows in enumerate(histories)
-    ]
-    for rows_of, num_tested in ((histories, 0), (exchanged, 9)):
-        tested = [(rows[:-1], rows[-1:]) for rows in rows_of]
-        found = leakage(learned, [rows[:-1] for rows in rows_of], tested, hashes)
-        assert (found.num_tested, found.num_elsewhere, found.is_real) == (num_tested, 0, num_tested > 0)
+    return [random.integers(ITEMS, size=8) for _ in range(count)]
+
+
+def looked_at(learned, histories):
+    parts = [(rows[:-1], rows[-1:]) for rows in histories]
+    return leakage(learned, [before for before, _ in parts], parts, HASHES)
+
+
+LEARNED = history_fingerprints([rows[:-1] for rows in shop()], HASHES)
+CASES = {
+    "the same": (lambda rows, user: rows, "no"),
+    "one more": (lambda rows, user: [*rows, 3], "no"),
+    "others left out": (lambda rows, user: rows if user < 9 else None, "no"),
+    "last two exchanged": (lambda rows, user: rows[[*range(6), 7, 6]] if user < 9 else rows, "real"),
+    "one less": (lambda rows, user: rows[:-1], "real"),
+    "one less for two": (lambda rows, user: rows[:-1] if user < 2 else rows, "real"),
+    "two less": (lambda rows, user: rows[:-2] if user < 9 else rows, "possible"),
+    "without the first": (lambda rows, user: rows[1:] if user < 9 else rows, "possible"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_files_that_differ_from_the_training(name):
+    change, expected = CASES[name]
+    changed = [change(rows, user) for user, rows in enumerate(shop())]
+    found = looked_at(LEARNED, [np.array(rows) for rows in changed if rows is not None])
+    assert ("real" if found.is_real else "possible" if found.is_possible else "no") == expected
+
+
+def test_other_customers_are_not_called_learned():
+    """Customers of a shop of few items, alike by chance, are kept apart for a test."""
+    random = np.random.default_rng(1)
+    everybody = [random.integers(4, size=random.integers(3, 5)) for _ in range(200)]
+    learned = history_fingerprints([rows[:-1] for rows in everybody[:180]], HASHES)
+    found = looked_at(learned, everybody[180:])
+    assert not found.is_real and found.most_by_chance >= found.num_tested
+
+
+@pytest.mark.parametrize("more", [1, 2, 3])
+def test_what_was_learned_later_takes_the_place_of_what_was_before(more):
+    grown = [np.array([*rows, *range(more)]) for rows in shop()]
+    parts = [(rows[:-1], rows[-1:]) for rows in grown]
+    later = learned_with(LEARNED, [before for before, _ in parts], parts, HASHES)
+    assert len(later) == len(LEARNED)
+    found = looked_at(later, shop())
+    assert found.is_real if more == 1 else found.is_possible
+    assert not looked_at(later, grown).num_missing
+    # Customers who are gone stay learned.
+    fewer = learned_with(LEARNED, [before for before, _ in parts[:9]], parts[:9], HASHES)
+    assert len(fewer) == len(LEARNED) and not set(fewer.tolist()).isdisjoint(LEARNED.tolist())
+
+
+def test_what_was_learned_is_unknown_after_a_file_that_may_test_it():
+    parts = [(rows[:-2], rows[-2:-1]) for rows in shop()]
+    assert learned_with(LEARNED, [before for before, _ in parts], parts, HASHES) is None
+    assert learned_with(None, [before for before, _ in parts], parts, HASHES) is None

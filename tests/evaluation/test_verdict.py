@@ -43,13 +43,14 @@ def test_a_model_that_wins():
 
 def test_what_the_model_has_learned_of_the_test_is_the_last_word():
     column = report({"popularity": (0.01, 0.05)}, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
-    found = verdict(column, "ensemble", MODEL, Leakage(2000, 1234, 0, 1234, 1.0))
-    assert found["text"].endswith(" Not to be trusted: the model was trained on what tests it, of 1,234 customers.")
-    harmless = verdict(column, "ensemble", MODEL, Leakage(2000, 1, 1233, 0, 1.0))  # customers were left out
-    assert harmless == verdict(column, "ensemble", MODEL) and harmless["text"] in found["text"]
-    unknown = verdict(column, "ensemble", MODEL, Leakage(2000, 0, 3, 3, 0.0))
-    assert unknown["text"].endswith(" Whether the model was trained on what tests it cannot be told from this file.")
+    found = verdict(column, "ensemble", MODEL, Leakage(2000, 1300, 1300, 1234, 9.0), "Not to be trusted.")
+    harmless = verdict(column, "ensemble", MODEL, Leakage(2000, 1233, 0, 0, 0.0))  # customers were left out
+    assert found["text"] == f"{harmless['text']} Not to be trusted."
+    unknown = verdict(column, "ensemble", MODEL, Leakage(2000, 3, 3, 0, 2.0), "Cannot be told.")
+    silent = verdict(column, "ensemble", MODEL)  # no fingerprints
+    assert silent == harmless | {"trusted": None}
     assert (harmless["trusted"], found["trusted"], unknown["trusted"]) == (True, False, None)
+    assert (harmless["doubt"], unknown["doubt"]) == ("", "Cannot be told.")
 
 
 def test_a_row_of_the_model_that_finds_more_than_the_winner_is_named():

@@ -214,6 +214,13 @@ def test_fingerprints_of_customers_stay_at_home_with_the_counts(whole, tmp_path,
     assert MacRecRecommender.from_pretrained(tmp_path / "all").learned_histories is None
 
 
+@pytest.mark.parametrize("tensor", [torch.zeros(30), torch.zeros(6, 5, dtype=torch.int64), torch.tensor(3)])
+def test_fingerprints_are_whole_numbers_in_a_row(directory, tensor):
+    save_file({"learned_histories": tensor}, directory / "learned_histories.safetensors")
+    with pytest.raises(ValueError, match="expected learned_histories, int64 of one dimension, got .*torch.*Copy it"):
+        MacRecRecommender.from_pretrained(directory)
+
+
 def test_titles_of_other_items_are_refused(directory):
     (directory / "item_titles.json").write_text('{"i0": "Mug", "other": "Vase"}')
     with pytest.raises(

@@ -1,0 +1,31 @@
+"""`macrec refresh` and orders of what the catalogue lacks."""
+
+import pytest
+from blend_tools import tiny_recommender
+
+from macrec_hf import MacRecRecommender
+from macrec_hf.cli.main import main
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A model with a blend, and its purchases with two of an item that it does not know."""
+    lines = [f"u{user},i{(user + step) % 12},2024-0{step + 1}-11" for user in range(30) for step in range(4)]
+    (tmp_path / "known.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    recommender = tiny_recommender(12)
+    recommender.fit_blend(tmp_path / "known.csv")
+    recommender.save_pretrained(tmp_path / "model", include_code=False)
+    lines += ["u1,new,2024-06-01", "u2,new,2024-06-01"]
+    (tmp_path / "grown.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    return tmp_path
+
+
+def test_unknown_items_stop_it_or_are_left_out_with_a_word(shop, capsys):
+    words = ["refresh", "--model", str(shop / "model"), "--interactions", str(shop / "grown.csv")]
+    assert main(words) == 1
+    assert "2 interactions" in capsys.readouterr().err
+    assert main([*words, "--on-unknown", "skip"]) == 0
+    assert "120 purchases of 12 items counted (2 of 1 unknown items left out)" in capsys.readouterr().out
+    assert MacRecRecommender.from_pretrained(shop / "model").purchase_counts.popularity.sum() == 120
+    assert main([*words[:4], str(shop / "known.csv"), "--on-unknown", "skip"]) == 0
+    assert "left out" not in capsys.readouterr().out
