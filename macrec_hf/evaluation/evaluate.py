@@ -91,9 +91,8 @@ def evaluate(
         list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
         "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items",
         "leakage" (see `evaluation.leakage.Leakage`; None of a model that keeps no fingerprints) and "settings", of
-        which "fusion"
-        says by what rule the row "ensemble" was made, and by which source "blend" serves
-        ("blend" itself where its guard found no single one better). By time each column also has "seen", "unseen" and
+        which "fusion" says by what rule the row "ensemble" was made, and by which source "blend" serves ("blend"
+        itself where its guard found no single one better). By time each column also has "seen", "unseen" and
         "new_customers", the figures and intervals of a part of the purchases, and "unseen_places" (see
         `evaluation.by_time.column_by_time`); and there are "cut", "num_purchases", "num_new_customers",
         "num_unknown_items" and "trained_until".
