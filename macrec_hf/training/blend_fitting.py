@@ -31,6 +31,7 @@ from ..evaluation.leakage import learned_with, left_out
 from ..evaluation.report import shared_by
 from ..hub.model_card import tell_of_counts
 from ..model.blend import BLEND_NAME, COUNT_TERMS, MODEL, SOURCES, Blend, Candidates
+from ..model.checksums import renew_checksums
 from ..model.model_files import LEARNED_NAME, load_model_directory, save_tensor
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.ranked_lists import RankedLists
@@ -238,7 +239,9 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
             with output_folder(directory, last=BLEND_NAME, stale=[LEARNED_NAME]) as beside:
                 save_serving_counts(beside, known, recommender.table, cast(Blend, told[0]))
                 cast(Blend, told[0]).save(beside)
-                if recommender.learned_histories is not None:
+                if recommender.learned_histories is None:
+                    renew_checksums(beside, LEARNED_NAME)  # without it
+                else:
                     save_tensor(beside / LEARNED_NAME, recommender.learned_histories)
                 tell_of_counts(directory, beside)
     accelerator.wait_for_everyone()

@@ -169,6 +169,9 @@ def test_what_a_blend_was_fitted_on_is_learned_too(recommender, purchases, tmp_p
         blend_directory(tmp_path / "model", bought, Accelerator(cpu=True))
         report = evaluate(MacRecRecommender.from_pretrained(tmp_path / "model"), purchases, "test", num_beams=2)
         assert report["verdict"]["trusted"] is trusted
+    shrunk = purchases.drop(purchases.groupby("user_id").tail(1).index)  # what the model knows may be tested there
+    blend_directory(tmp_path / "model", shrunk, Accelerator(cpu=True))
+    assert MacRecRecommender.from_pretrained(tmp_path / "model").learned_histories is None
     recommender.learned_histories = None
 
 
