@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> str:
     known = SemanticIdTable.from_pretrained(args.model).item_ids
     is_known = interactions["item_id"].isin(known)
     left_out = ""
-    if args.on_unknown == "skip" and not is_known.all():
+    if args.on_unknown == "skip" and is_known.any() and not is_known.all():
         unknown = interactions["item_id"][~is_known]
         left_out = f" ({len(unknown):,} of {unknown.nunique():,} unknown items left out)"
         interactions = interactions[is_known]

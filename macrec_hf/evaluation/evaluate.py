@@ -210,7 +210,7 @@ class SplitRanking:
             "hidden": hidden,
             "repeat_rate": self.repeat_rate,
             "quoted": quoted(self.repeat_rate),
-            "verdict": verdict(column, summary_row, rows, self.leakage, self.doubt),
+            "verdict": verdict(column, summary_row, rows, self.leakage, self.doubt, self.split == "validation"),
             "leakage": None if self.leakage is None else asdict(self.leakage),
             "model_rows": rows,
             "num_short_users": users.num_short,

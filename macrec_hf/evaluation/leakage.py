@@ -147,14 +147,14 @@ def learned_with(
 
 
 def _strangers(histories: Sequence[np.ndarray], values: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Bool, `(num_histories,)`: of whom less than half was learned; a first purchase is learned of somebody."""
+    """Bool, `(num_histories,)`: of whom less than half was learned, or the first purchase, which is of somebody."""
     lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
     owners = np.repeat(np.arange(len(histories)), lengths)
     places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     is_learned = np.isin(beginnings(histories, hashes), values)
     longest = np.zeros(len(histories), dtype=np.int64)
     np.maximum.at(longest, owners[is_learned], places[is_learned] + 1)
-    return (2 * longest < lengths) | (lengths == 0)
+    return (2 * longest < lengths) | (longest < np.minimum(lengths, 2)) | (lengths == 0)
 
 
 def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,12 @@ _ALSO = "hr@10"  # said beside it
 
 
 def verdict(
-    report: Mapping[str, Any], summary_row: str, model_rows: list[str], leakage: Leakage | None = None, doubt: str = ""
+    report: Mapping[str, Any],
+    summary_row: str,
+    model_rows: list[str],
+    leakage: Leakage | None = None,
+    doubt: str = "",
+    has_chosen: bool = False,
 ) -> dict[str, Any]:
     """Compares the model's summary row with the best other row, by NDCG@10 on the same users.
 
@@ -20,11 +25,12 @@ def verdict(
         summary_row: such as "ensemble".
         model_rows: the model's rows; the others are baselines and the lists of other libraries.
         leakage, doubt: what the model has learned of the test, as `find_leakage` says it.
+        has_chosen: whether the purchases that are predicted have chosen the model, as those of validation have.
 
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
         paired bootstrap, "coverage" of both, "outcome" ("better", "worse" or "undecided": the 95 % interval holds 0),
-        "trusted" (False where the model was trained on what tests it, None where that cannot be told or is not known),
+        "trusted" (False where the model was trained on what tests it, None where that cannot be told, or has chosen it),
         "doubt" (a sentence, "" where there is none), "advice" (sentences, none where the model is better) and "text",
         all of it in words.
     """
@@ -36,7 +42,7 @@ def verdict(
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice)
-    trusted = None if leakage is None or leakage.is_possible else True
+    trusted = None if leakage is None or leakage.is_possible or has_chosen else True
     if leakage is not None and leakage.is_real:
         trusted = False
     text += f" {doubt}" * bool(doubt)

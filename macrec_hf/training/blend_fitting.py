@@ -195,6 +195,11 @@ def _note_as_learned(interactions: pd.DataFrame, recommender: MacRecRecommender)
     learned = learned_with(
         recommender.learned_histories.numpy(), known, tested, item_hashes(recommender.table.item_ids)
     )
+    if learned is None:
+        logger.warning(
+            "The model may have learned purchases that these hold back for a test, so that no evaluation of it can "
+            "tell any more whether it has learned what tests it. Was it trained on another file?"
+        )
     recommender.learned_histories = None if learned is None else torch.from_numpy(learned)
 
 

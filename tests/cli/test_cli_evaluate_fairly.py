@@ -211,7 +211,8 @@ def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path
     assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_missing"] > 0) == (said is not None)
     told = f"Not to be trusted: the model was trained on what tests it, of at least {found['num_tested']} customers."
     assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
-    assert report["verdict"]["trusted"] is {LEARNED: False, ELSEWHERE: None}.get(said, True)
+    chosen = None if split == "validation" else True  # these purchases have chosen the model
+    assert report["verdict"]["trusted"] is {LEARNED: False, ELSEWHERE: None}.get(said, chosen)
 
 
 def test_the_card_takes_up_no_figures_that_are_in_doubt(shop, learned, tmp_path, caplog):

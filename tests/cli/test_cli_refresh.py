@@ -29,3 +29,6 @@ def test_unknown_items_stop_it_or_are_left_out_with_a_word(shop, capsys):
     assert MacRecRecommender.from_pretrained(shop / "model").purchase_counts.popularity.sum() == 120
     assert main([*words[:4], str(shop / "known.csv"), "--on-unknown", "skip"]) == 0
     assert "left out" not in capsys.readouterr().out
+    (shop / "other.csv").write_text("user_id,item_id,timestamp\nu1,new,2024-06-01\n")  # of another catalogue
+    assert main([*words[:4], str(shop / "other.csv"), "--on-unknown", "skip"]) == 1
+    assert "name 1 unknown items" in capsys.readouterr().err

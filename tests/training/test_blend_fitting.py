@@ -157,7 +157,7 @@ def test_a_part_of_the_purchases_is_counted_with_a_notice(blended, purchases, ca
     refresh_directory(folder, purchases)
 
 
-def test_what_a_blend_was_fitted_on_is_learned_too(recommender, purchases, tmp_path):
+def test_what_a_blend_was_fitted_on_is_learned_too(recommender, purchases, tmp_path, caplog):
     grown = pd.concat([purchases, purchases.groupby("user_id").tail(1)])  # everybody buys once more
     hashes, row_of = item_hashes(recommender.table.item_ids), recommender.table.row_of
     first = history_fingerprints(before_test(user_histories(purchases, row_of)), hashes)
@@ -172,6 +172,7 @@ def test_what_a_blend_was_fitted_on_is_learned_too(recommender, purchases, tmp_p
     shrunk = purchases.drop(purchases.groupby("user_id").tail(1).index)  # what the model knows may be tested there
     blend_directory(tmp_path / "model", shrunk, Accelerator(cpu=True))
     assert MacRecRecommender.from_pretrained(tmp_path / "model").learned_histories is None
+    assert "no evaluation of it can " in caplog.text
     recommender.learned_histories = None
 
 
