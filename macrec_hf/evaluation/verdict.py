@@ -30,7 +30,7 @@ def verdict(
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
         paired bootstrap, "coverage" of both, "outcome" ("better", "worse" or "undecided": the 95 % interval holds 0),
-        "trusted" (False where the model was trained on what tests it, None where that cannot be told, or has chosen it),
+        "trusted" (False where the model was trained on what tests it, None where that cannot be told or chose it),
         "doubt" (a sentence, "" where there is none), "advice" (sentences, none where the model is better) and "text",
         all of it in words.
     """
