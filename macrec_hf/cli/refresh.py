@@ -34,12 +34,13 @@ def run(args: argparse.Namespace) -> str:
     check_finished(args.model)
     interactions = read_interactions(args.interactions, **interaction_columns(args))
     known = SemanticIdTable.from_pretrained(args.model).item_ids
-    is_known = interactions["item_id"].isin(known)
     left_out = ""
-    if args.on_unknown == "skip" and is_known.any() and not is_known.all():
+    if args.on_unknown == "skip":
+        is_known = interactions["item_id"].isin(known)
         unknown = interactions["item_id"][~is_known]
-        left_out = f" ({len(unknown):,} of {unknown.nunique():,} unknown items left out)"
-        interactions = interactions[is_known]
+        if 0 < len(unknown) < len(interactions):  # of a file that knows none of them the error says more
+            left_out = f" ({len(unknown):,} of {unknown.nunique():,} unknown items left out)"
+            interactions = interactions[is_known]
     accelerator = Accelerator(cpu=True)
     purchases, items = refresh_directory(Path(args.model), interactions, accelerator)
     if not accelerator.is_main_process:

@@ -148,13 +148,18 @@ def learned_with(
 
 def _strangers(histories: Sequence[np.ndarray], values: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """Bool, `(num_histories,)`: of whom less than half was learned, or the first purchase, which is of somebody."""
-    lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
-    owners = np.repeat(np.arange(len(histories)), lengths)
-    places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    lengths, owners, places = _placed(histories)
     is_learned = np.isin(beginnings(histories, hashes), values)
     longest = np.zeros(len(histories), dtype=np.int64)
     np.maximum.at(longest, owners[is_learned], places[is_learned] + 1)
     return (2 * longest < lengths) | (longest < np.minimum(lengths, 2)) | (lengths == 0)
+
+
+def _placed(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How long each history is; and of each purchase, one history after the other, whose it is and its place there."""
+    lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
+    owners = np.repeat(np.arange(len(histories)), lengths)
+    return lengths, owners, np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,10 +169,9 @@ def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndar
     as when rows of equal times stood in another order. A single purchase is the beginning of too many histories.
     """
     whole = [np.concatenate(parts) for parts in tested]
-    lengths, num_later = (np.array([len(part) for part in parts], dtype=np.int64)
-                          for parts in (whole, [later for _, later in tested]))  # fmt: skip
-    begun, owners = beginnings(whole, hashes), np.repeat(np.arange(len(whole)), lengths)
-    places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    lengths, owners, places = _placed(whole)
+    num_later = np.array([len(later) for _, later in tested], dtype=np.int64)
+    begun = beginnings(whole, hashes)
     is_later = (places >= (lengths - num_later)[owners]) & (places > 0)
     rows = np.concatenate([np.zeros(0, dtype=np.int64), *whole]).astype(np.int64)
     ends = (np.cumsum(lengths) - 1)[owners]
