@@ -90,7 +90,9 @@ def main():
             print(f"{section.__name__}: left out, {left:.0f} s are left", flush=True)
             continue
         try:
-            found[section.__name__] = section(args, left)
+            found[section.__name__] = figures = section(args, left)
+            if figures and None in figures.values():  # a verb that failed
+                failed.append(section.__name__)
         except Exception:  # the other sections are worth having
             traceback.print_exc()
             failed.append(section.__name__)
