@@ -18,6 +18,7 @@ from ..model.semantic_ids import check_item_ids
 FORMAT_VERSION = 1
 IDS_NAME, META_NAME = "item_ids.json", "meta.json"
 FILES = (IDS_NAME, META_NAME, "*.npy", "*_encoder.safetensors")  # of a folder of embeddings
+_TOO_LARGE = 1e15  # of which the squares of some thousand add up to less than float32's largest number; ours
 Rows = int | slice | Sequence[int] | np.ndarray  # whatever picks rows of an array
 
 
@@ -79,18 +80,23 @@ class EmbeddingStore:
             self.present[name][[row_of[item] for item in items]] = False
 
     def check_finite(self, batch_size: int = 8192) -> "EmbeddingStore":
-        """Reads all rows of present items and raises `ValueError` where one is NaN or infinite; returns itself."""
+        """Reads all rows of present items; returns itself.
+
+        Raises:
+            ValueError: a number that is NaN, infinite, or so large that distances in float32 would be infinite.
+        """
         for name, array in self.arrays.items():
             for start in range(0, len(self), batch_size):
                 with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite
                     rows = np.asarray(array[start : start + batch_size]).astype(np.float32)
-                bad = ~np.isfinite(rows).all(axis=1) & self.present[name][start : start + batch_size]
+                bad = ~(np.abs(rows) < _TOO_LARGE).all(axis=1) & self.present[name][start : start + batch_size]
                 if bad.any():
                     row = start + int(np.flatnonzero(bad)[0])
                     raise ValueError(
-                        f"embeddings[{name!r}]: expected finite numbers, got NaN or infinity in row {row} (item "
-                        f"{self.item_ids[row]!r}). An item without this modality belongs into meta.json's list "
-                        "'missing'; anything else is a fault of the encoder (float16 overflow is a common one)."
+                        f"embeddings[{name!r}]: expected numbers below {_TOO_LARGE:g}, got NaN, infinity or larger "
+                        f"ones in row {row} (item {self.item_ids[row]!r}). An item without this modality belongs into "
+                        "meta.json's list 'missing'; anything else is a fault of the encoder (float16 overflow is a "
+                        "common one)."
                     )
         return self
 

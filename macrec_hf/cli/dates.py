@@ -49,16 +49,20 @@ def has_later(histories: "Histories") -> bool:
     return not isinstance(histories, HistoriesUntil) or histories.has_later
 
 
-def said_of_ids(semantic_ids: str) -> str:
-    """A sentence where IDs do not say that a date bounds what they were fitted on; "" where they do.
+def said_of_ids(semantic_ids: str, until: str) -> str:
+    """A sentence where IDs may know items that were first sold on a day or later; "" where they say that they do not.
 
     Args:
         semantic_ids: the value of `--semantic-ids` beside `--until`.
+        until: the day, as the histories name it.
     """
+    from ..data.time_split import is_later
+
     entries = log_of_quantizer(semantic_ids)
-    if entries and (entries[-1].get("settings") or {}).get("until") is not None:
+    fitted = (entries[-1].get("settings") or {}).get("until") if entries else None
+    if fitted is not None and not is_later(str(fitted), until):
         return ""
-    return (
-        f" {semantic_ids} does not say that its codes were fitted on items sold before a date (macrec quantize "
-        "--until): what they know of later ones makes figures by time too good."
-    )
+    says = "does not say that its codes were fitted on items sold before a date (macrec quantize --until)"
+    if fitted is not None:
+        says = f"says that its codes were fitted on items sold before {fitted}, which is later than {until}"
+    return f" {semantic_ids} {says}: what they know of later ones makes figures by time too good."

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HELP = "Makes a small shop, runs every verb on it, and writes a page that shows the result."
 # Sizes are those that `macrec quantize` and `macrec train` choose by themselves, but there are fewer epochs than their
-# 50, so that the demo ends in five minutes.
+# 40, so that the demo ends in five minutes.
 TRAIN = ["--epochs", "32"]
 MADE = ("index.html", "recs.jsonl", "lists.jsonl", "metrics.json", "model", "ids", "emb")  # the page first
 SHOWN_CUSTOMERS = 6

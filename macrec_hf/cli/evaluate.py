@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> str:
     cards = [Path(folder) / CARD_NAME for folder, of_model in reports.items() if add_results(args, folder, of_model)]
     sys.stdout.write("\n".join(answer(report, lists=named_lists(args.lists), tables=args.tables)) + "\n")
     written = "".join(f", {path}" for path in (args.output, args.predictions, *cards) if path)
-    row = report["verdict"]["row"] if "verdict" in report else "ensemble"
+    row = report.get("seeds", [report])[0]["verdict"]["row"]
     best, models = quoted_column(report)[row], f" of {len(seeds)} models" if seeds else ""
     summary = (
         f"{report['num_users']} users, {args.split}: {row} HR@10 {best['hr@10']:.4f}, NDCG@10 "

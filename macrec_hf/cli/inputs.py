@@ -265,11 +265,16 @@ def read_titles(
     item_column: str | Sequence[str],
     title_column: str = "title",
     known: Sequence[str] | None = None,
+    needed: bool = False,
 ) -> dict[str, str]:
     """`{item_id: title}` of an items file, of the items that have one; empty without a file.
 
     Args:
         known: ids of the catalogue; a warning says so where the file has none of them.
+        needed: whether a file without titles is refused, where a warning would be read too late.
+
+    Raises:
+        ValueError: no titles where they are needed, and whatever [`read_items`] finds wrong.
     """
     if path is None:
         return {}
@@ -279,12 +284,13 @@ def read_titles(
     items = read_items(path, item_column, title_column)
     titles = {item: title for item, title in zip(items["item_id"], items["title"], strict=True) if title}
     if not titles:
-        logger.warning(
-            "%s: no titles: expected them in a column %r, the table has %s. Name the right one with --title-column.",
-            path,
-            title_column,
-            items.attrs["columns"],
+        told = (
+            f"{path}: no titles: expected them in a column {title_column!r}, the table has {items.attrs['columns']}. "
+            "Name the right one with --title-column"
         )
+        if needed:
+            raise ValueError(f"{told}, or leave --items out.")
+        logger.warning("%s.", told)
     elif known is not None and titles.keys().isdisjoint(known):
         logger.warning(
             "%s: none of its ids, such as %s, is of the catalogue, which has such as %s. %s",

@@ -129,7 +129,8 @@ def train(args: argparse.Namespace) -> str:
     named_device(args)  # refused before the work
     start, output = args.started, open_run(args, Path(args.output), RESULT)
     whole = open_embeddings(args)
-    given, args, store = args, sized(args, whole), sold_part(whole, args)
+    store = sold_part(whole, args)
+    given, args = args, sized(args, store)
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
     for name in store.modalities:  # before the training rather than after it
@@ -170,7 +171,8 @@ def cluster(args: argparse.Namespace) -> str:
     if not process_state("cpu").is_main_process:
         return ""
     output, whole = open_run(args, Path(args.output), RESULT), open_embeddings(args)
-    args, store = sized(args, whole), sold_part(whole, args)
+    store = sold_part(whole, args)
+    args = sized(args, store)
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
     for name in store.modalities:  # before the work rather than after it
         check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)

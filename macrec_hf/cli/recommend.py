@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,9 @@ def run(args: argparse.Namespace) -> str:
             progress=len(users) > decoding.users_at_a_time(recommender.model.device),
         )
     except ValueError as error:
-        hint = "" if args.history is None else quotes_missing(users[0][1], known)
+        place = re.search(r"istory (\d+)", str(error))
+        whose = f" History {place[1]} is that of user {users[int(place[1])][0]!r}." if place else ""
+        hint = whose if args.history is None else quotes_missing(users[0][1], known)
         raise ValueError(f"{error}{hint}") from error
     answers = [_answer(user, ranked, titles) for (user, _), ranked in zip(users, found, strict=True)]
     lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
@@ -102,6 +105,8 @@ def run(args: argparse.Namespace) -> str:
     items = sum(len(ranked) for ranked in found)
     lists, whom = ("recommendation" + "s" * (items != 1), "user" + "s" * (len(users) != 1))
     summary = f"{items} {lists} for {len(users)} {whom} in {seconds_since(args.started)}"
+    if cold := sum(not set(history).intersection(known) for _, history in users):
+        summary += f", popular items for {cold} of them, whose history names no item of the catalogue"
     summary += f": {args.output}" if args.output else ""
     if args.json:  # stdout belongs to the JSON
         sys.stderr.write(summary + "\n")

@@ -42,8 +42,19 @@ def mean_report(reports: Mapping[int, Mapping]) -> dict:
     Returns:
         A report whose figures are means over the seeds, with "sd", the sample standard deviations (n - 1) in the same
         form, `None` for a single seed, and "seeds", the reports themselves. It has no "intervals": those are over
-        users, and stay with the seeds' own reports, as "differences" and "verdict" do.
+        users, and stay with the seeds' own reports, as "differences", "verdict" and "leakage" do.
+
+    Raises:
+        ValueError: some have other rows than the others, as where one has a blend and another has none.
     """
+    rows = {seed: report.get("model_rows", []) for seed, report in reports.items()}
+    most = max(rows.values(), key=len)
+    if fewer := {seed: found for seed, found in rows.items() if found != most}:
+        seed, found = next(iter(fewer.items()))
+        raise ValueError(
+            f"seed-{seed}: expected the rows {', '.join(most)}, as the other seeds have them, got {', '.join(found)}. "
+            "Where the blend is missing, `macrec blend` fits one."
+        )
     report = _mean_column(list(reports.values()))
     report["hidden"] = _mean_column([of_seed["hidden"] for of_seed in reports.values()])
     return report | {"seeds": [{"seed": seed, **of_seed} for seed, of_seed in reports.items()]}
@@ -59,7 +70,9 @@ def _mean_column(reports: Sequence[Mapping]) -> dict:
     }
     means, deviations = ({name: {metric: function(values) for metric, values in metrics.items()}
                           for name, metrics in gathered.items()} for function in (mean, _deviation))  # fmt: skip
-    kept = {key: value for key, value in first.items() if key not in ("intervals", "differences", "verdict")}
+    kept = {
+        key: value for key, value in first.items() if key not in ("intervals", "differences", "verdict", "leakage")
+    }
     parts = {part: _mean_column([report[part] for report in reports]) for part in PARTS if part in first}
     return {key: means.get(key, value) for key, value in kept.items()} | parts | {"sd": deviations}
 

@@ -181,7 +181,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     table, quantizer = table_and_quantizer(args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
-    titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids)
+    titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids, needed=True)
     histories, known = read_purchases(args, table)
     hides = hides_history(histories)
     given, args = args, sized(args, histories, table, bought_again=not hides)
@@ -216,7 +216,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     if dates:
         sizes += (
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
-            + said_of_ids(args.semantic_ids)
+            + said_of_ids(args.semantic_ids, dates["trained_until"])
         )
     learned = fingerprints_of(known, histories, table, start_from)
     if learned is None:

@@ -5,6 +5,7 @@ YAML reads `0111565` as 37749, `1_000` as 1000 and `no` as false. Here a value i
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from .history_flag import history_text
 if TYPE_CHECKING:
     from .main import _Parser
 
+logger = logging.getLogger(__name__)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -48,7 +50,8 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no YAML, not a mapping, a key that is no flag of the verb, or a value that no flag can have.
+        ValueError: no YAML, not a mapping, a key that is no flag of any verb, or a value that no flag can have. Flags
+            of other verbs are left out with a notice: one file may serve several.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"--config: expected a YAML file, found none at {path}.")
@@ -59,14 +62,26 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
     beaten = {action for group in parser._mutually_exclusive_groups if given & set(group._group_actions)
               for action in group._group_actions}  # fmt: skip
     made: list[str] = []
+    of_others: list[str] = []
     for (key, value), of_yaml in zip(content.items(), typed.values(), strict=True):
         flag = "--" + str(key).replace("_", "-")
+        if flag not in flags and _is_of_another_verb(flag):
+            of_others.append(str(key))
+            continue
         if flag not in flags:
             raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
         in_place = flag == "--model" and bool(words) and not words[0].startswith("-")
         if flags[flag] not in beaten and not in_place and value is not None:
             made += _words(flag, flags[flag], value, of_yaml, f"--config {path}: {key}")
+    if of_others:
+        logger.warning("--config %s: left out %s, of other verbs than %s.", path, ", ".join(of_others), parser.prog)
     return made
+
+
+def _is_of_another_verb(flag: str) -> bool:
+    from .main import VERBS, build_parser
+
+    return any(flag in build_parser(verb)._option_string_actions for verb in VERBS)
 
 
 def _text(path: str) -> str:

@@ -93,7 +93,10 @@ def likely_cause(unknown: Iterable[str], known: Iterable[str]) -> str:
         there = {bare(item_id) for item_id in known}
         if any(bare(item_id) in there for item_id in unknown):
             return f"Some differ from known ids only {trifle}. {_CAUSES[trifle]}"
-    return "Do both files come from the same export? Add the items to the catalogue or remove the interactions."
+    return (
+        "Do both files come from the same export? Add the items to the catalogue or remove the "
+        "interactions, with pandas: interactions[interactions['item_id'].isin(items['item_id'])]."
+    )
 
 
 def _plain_value(value: Any) -> Any:

@@ -112,7 +112,8 @@ def _refuse_shortened(values: pd.Series, numbers: pd.Series, path: Path) -> None
 def _no_time(values: pd.Series, row: int, path: Path) -> ValueError:
     return ValueError(
         f"{path}: expected timestamps that are all numbers or all ISO 8601 dates such as 2020-06-26, got "
-        f"{shortened(values.iloc[row])} in row {row + 1}. Write the column anew, such as by pandas.to_datetime."
+        f"{shortened(values.iloc[row])} in row {row + 1}. Write the column anew, such as by pandas.to_datetime, "
+        "with dayfirst=True where the day stands first."
     )
 
 

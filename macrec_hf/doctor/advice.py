@@ -276,8 +276,8 @@ CHECKS = (
     Check(
         "Many collisions before resolution", lambda report: _modalities(report, lambda m: m["collisions"]["before"]),
         "collision rate before", 0.10, "high", ".1%",
-        "Twice the worst text figure of the paper's Table 4 (5.2%). What shares an ID gets a code that is not its "
-        "nearest, and so a less telling ID.",
+        "Twice the worst text figure of the paper's Table 4 (MQL4GRec's 5.2%). What shares an ID gets a code that is "
+        "not its nearest, and so a less telling ID.",
         _tell_apart,
         "{shown} of the items got the same ID as another one at first ({where}) and had to give way, so that their "
         "IDs say less about them",
@@ -298,7 +298,7 @@ CHECKS = (
         needs=f"more than {LEAST_CODES} codes a level",
     ),
     Check(
-        "Codebook too large: dead codes", _dead, "1 − codes in use / codes that chance would use", 0.25, "high", ".0%",
+        "Dead codes", _dead, "1 − codes in use / codes that chance would use", 0.25, "high", ".0%",
         "So many items, spread evenly at random, would use a third more; what is never trained takes part in every "
         "softmax. Large codebooks thin out what "
         "each token sees (paper, parameter analysis).",

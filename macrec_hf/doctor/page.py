@@ -73,10 +73,12 @@ def tiles(report: Mapping) -> list[tuple[str, str]]:
         used, even = (min(level[key] for level in levels) / size for key in ("used", "perplexity"))
         shown.append((f"{used:.0%}", "of the codes in use, on the level with the fewest"))
         shown.append((f"{even:.0%}", "of the codes would do if evenly used (perplexity), on the worst level"))
-    for moment, words in (("before", "share an ID before resolution"), ("after", "share an ID now")):
+    worse = ", the worse modality" if len(modalities) > 1 else ""
+    what = "IDs fewer than items"
+    for moment, words in (("before", f"{what} before resolution"), ("after", f"{what} now")):
         rates = [value["collisions"][moment] for value in modalities.values()]
         if rates and None not in rates:
-            shown.append((f"{max(rates):.1%}", f"{words}{', the worse modality' if len(rates) > 1 else ''}"))
+            shown.append((f"{max(rates):.1%}", f"{words}{worse}"))
     for pair in report["agreement"][:1]:
         shared = pair["depths"][0]["mutual_information"]
         if shared is not None:

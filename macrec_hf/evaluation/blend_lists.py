@@ -69,7 +69,7 @@ def blend_lists(
     lists: Mapping[str, RankedLists],
     limits: Limits | None,
 ) -> RankedLists:
-    """The ten best of each user.
+    """The ten best of each user, judged as they are shown: counts are often equal, and baselines are judged so too.
 
     Args:
         lists: the model's, of the same users and limits, by modality.
@@ -84,4 +84,4 @@ def blend_lists(
     pad = [((0, 0), (0, width - part.items.shape[1])) for part in parts]
     items = [np.pad(part.items, by, constant_values=-1) for part, by in zip(parts, pad, strict=True)]
     scores = [np.pad(part.scores, by, constant_values=-np.inf) for part, by in zip(parts, pad, strict=True)]
-    return RankedLists(np.concatenate(items), np.concatenate(scores))
+    return RankedLists(np.concatenate(items), np.concatenate(scores), order_counts=True)

@@ -30,7 +30,7 @@ from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
 from .own_history import quoted, refilled, repeat_rate, without_own
 from .ranking_metrics import KS
 from .report import evaluation_report, shared_by
-from .verdict import verdict
+from .verdict import METRIC, verdict
 
 Lists = dict[str, RankedLists]
 logger = logging.get_logger(__name__)
@@ -202,6 +202,17 @@ class SplitRanking:
                 for lists in self.columns.values()
             )
         column = {"shown": shown, "hidden": hidden}[quoted(self.repeat_rate)]
+        found = verdict(
+            column, summary_row, rows, self.leakage, self.doubt, self.split == "validation",
+            serves=self.settings["fusion"].get(summary_row) if summary_row == BLEND else None,
+            hidden=None if column is hidden else hidden[summary_row][METRIC],
+        )  # fmt: skip
+        hides = self.settings["hides_history"]
+        if hides is not None and hides != (column is hidden):
+            found["text"] += (
+                f" By default `recommend` {'hides' if hides else 'shows'} own history with this model, as its "
+                "validation purchases have it."
+            )
         return {
             "split": self.split,
             "num_users": len(users),
@@ -210,7 +221,7 @@ class SplitRanking:
             "hidden": hidden,
             "repeat_rate": self.repeat_rate,
             "quoted": quoted(self.repeat_rate),
-            "verdict": verdict(column, summary_row, rows, self.leakage, self.doubt, self.split == "validation"),
+            "verdict": found,
             "leakage": None if self.leakage is None else asdict(self.leakage),
             "model_rows": rows,
             "num_short_users": users.num_short,
@@ -260,6 +271,7 @@ def rank_split(
     settings: dict[str, Any] = {"num_beams": decoding.num_beams, "fusion": fusion, "max_history": encoder.max_history}
     dtype = str(recommender.model.dtype).removeprefix("torch.")
     settings |= {"limit_users": limit_users, "seed": seed, "dtype": dtype}
+    settings["hides_history"] = recommender.model.config.hides_history
     unread = None
     if isinstance(users, FutureUsers):
         settings["trained_until"] = _trained_until(recommender)
@@ -353,12 +365,13 @@ def _outside(
         if name in taken:
             raise ValueError(f"lists: expected a name that the report does not use for something else, got {name!r}.")
         shown[name] = read_lists(path, users.user_ids, everyone, table.row_of)
-        if is_long_enough(shown[name], table.num_items):
-            hidden[name] = without_own(shown[name], users.histories)
+        rest = without_own(shown[name], users.histories)
+        if is_long_enough(shown[name], rest, users.histories, table.num_items):
+            hidden[name] = rest
         else:
             logger.warning(
-                f"{name}: some lists have fewer than {LONG_ENOUGH} places, too few to leave the own history out: the "
-                "hidden column goes without it."
+                f"{name}: some lists have fewer than {min(LONG_ENOUGH, table.num_items)} places, or without their "
+                f"user's history fewer than {max(KS)}: the hidden column goes without it."
             )
     return {"shown": shown, "hidden": hidden}
 

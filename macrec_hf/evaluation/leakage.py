@@ -16,6 +16,9 @@ from ..model.recommender import MacRecRecommender
 logger = logging.get_logger(__name__)
 Tested = Sequence[tuple[np.ndarray, np.ndarray]]
 CANNOT_BE_TOLD = "Whether the model was trained on what tests it cannot be told from this file."
+NO_RECORD = "Whether the model was trained on what tests it cannot be told: it keeps no record of what it has learned."
+_ALIKE = 0.5  # ours
+_DRAWS = 5  # of other people's later purchases, to see what chance finds; ours
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,15 @@ class Leakage:
     Attributes:
         num_learned: all of them.
         num_missing: those that are not in the file as they were.
-        num_strangers: customers of the file who have none of the learned histories: new ones, or changed ones.
-        num_tested: strangers whose later purchases are known to be among what was learned. Of a customer who lost two
-            purchases or more, that is not known.
+        num_strangers: customers of the file who have none of the learned histories, at least: new ones, or changed
+            ones. A learned history is one customer's, so no more can have one than were found.
+        num_tested: strangers whose later purchases are known to be among what was learned, at most as many as are
+            missing. Of a customer who lost two purchases or more, that is not known.
         most_by_chance: as many may look so because customers buy alike: the mean and three standard deviations of a
-            binomial count, by the share of the other customers who look so.
+            binomial count, by the share of the other customers who look so, or of the strangers with later purchases
+            of somebody else, whichever is larger.
+        share_alike: how many customers who are made up, of purchases drawn from all, have a learned history: near 1
+            where many have bought little among few items, so that it says nothing that a customer has one.
     """
 
     num_learned: int
@@ -37,6 +44,7 @@ class Leakage:
     num_strangers: int
     num_tested: int
     most_by_chance: float
+    share_alike: float
 
     @property
     def is_real(self) -> bool:
@@ -46,7 +54,7 @@ class Leakage:
     @property
     def is_possible(self) -> bool:
         """Whether learned histories are missing, and the file has customers who may be theirs, with others."""
-        return min(self.num_missing, self.num_strangers) > 0
+        return self.num_missing > 0 and (self.num_strangers > 0 or self.share_alike > _ALIKE)
 
 
 def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUsers) -> tuple[Leakage | None, str]:
@@ -59,8 +67,8 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
         purchases: everybody's, as leave-one-out or a cut parts them.
 
     Returns:
-        What was found, None of a model that keeps no fingerprints, of which only numbers of purchases are compared;
-        and a sentence for the verdict, "" where there is no doubt.
+        What was found, None of a model that keeps no fingerprints; and a sentence for the verdict, "" where there is
+        no doubt.
     """
     item_ids = recommender.table.item_ids
     if isinstance(purchases, FutureUsers):
@@ -71,7 +79,8 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
     else:
         known, tested = before_test(purchases), left_out(purchases)
     if recommender.learned_histories is None:
-        return None, CANNOT_BE_TOLD * _has_fewer(recommender, known)
+        logger.warning(f"{NO_RECORD} Where it was, its figures are too good. `macrec train` keeps such a record.")
+        return None, NO_RECORD
     found = leakage(recommender.learned_histories.numpy(), known, tested, item_hashes(item_ids))
     if found.is_real:
         doubt = f"the model was trained on what tests it, of at least {found.num_tested:,} customers."
@@ -84,14 +93,23 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
         f"{found.num_missing:,} of the {found.num_learned:,} histories that the model has learned are not in this file"
     )
     if found.is_possible:
-        logger.warning(
-            f"{said}, and {found.num_strangers:,} of its customers have none of them. If these are other people, that "
-            "does no harm. If they are the same with fewer or other purchases, the model may have learned what is to "
-            "be predicted, and its figures be too good: evaluate on the file that it was trained on."
+        why = (
+            f", and {found.num_strangers:,} of its customers or more have none of them. If these are other people, "
+            "that does no harm. If they are the same with fewer or other purchases, the model may have learned what "
+            "is to be predicted, and its figures be too good"
         )
+        if not found.num_strangers:
+            why = (
+                ". With so few items and such short histories everybody has one of somebody, so it cannot be told who "
+                "was left out and who has lost purchases"
+            )
+        logger.warning(f"{said}{why}: evaluate on the file that the model was trained on.")
         return found, CANNOT_BE_TOLD
     if found.num_missing:
-        logger.warning(f"{said}, where everybody is one who was learned: others were left out, which does no harm.")
+        logger.warning(
+            f"{said}, where nobody is new: as when customers were left out, which does no harm. Where their purchases "
+            "were given to others, as of accounts that were joined, the model has learned what tests it."
+        )
     return found, ""
 
 
@@ -115,10 +133,15 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     num_same = int((~strangers).sum())
     # Laplace's rule: a half where nobody is the same; at most a half, since those who are so by chance alone look so.
     chance = min(0.5, ((alike & ~strangers).sum() + 1) / (num_same + 2))
-    num_strangers = len(tested) - num_same
+    chance = max(chance, _found_with_others(tested, np.flatnonzero(strangers), values[missing > 0], hashes))
+    num_strangers, num_missing = len(tested) - num_same, int(missing.sum())
     most = num_strangers * chance + 3 * sqrt(num_strangers * chance * (1 - chance))
-    others = int(_strangers(known, values, hashes).sum()) + sum(len(history) == 0 for history, _ in tested)
-    return Leakage(len(learned), int(missing.sum()), others, int((found & strangers).sum()), float(most))
+    others = int(_strangers(known, values, hashes).sum())
+    others = max(others, sum(len(rows) > 0 for rows in known) - (len(learned) - num_missing))
+    others += sum(len(history) == 0 for history, _ in tested)
+    num_tested = min(int((found & strangers).sum()), num_missing)
+    alike_by_chance = 1 - float(_strangers(_made_up(known), values, hashes).mean()) if len(known) else 0.0
+    return Leakage(len(learned), num_missing, others, num_tested, float(most), alike_by_chance)
 
 
 def left_out(histories: Histories) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -155,6 +178,23 @@ def _strangers(histories: Sequence[np.ndarray], values: np.ndarray, hashes: np.n
     return (2 * longest < lengths) | (longest < np.minimum(lengths, 2)) | (lengths == 0)
 
 
+def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray, hashes: np.ndarray) -> float:
+    """The share of the strangers found among some fingerprints with later purchases that were drawn from all."""
+    generator, found = np.random.default_rng(0), 0
+    for _ in range(_DRAWS * bool(len(among))):
+        later = generator.integers(0, len(tested), len(strangers))
+        drawn = [(tested[user][0], tested[other][1]) for user, other in zip(strangers, later, strict=True)]
+        fingerprints, owners = _with_later(drawn, hashes)
+        found += len(np.unique(owners[np.isin(fingerprints, among)]))
+    return found / max(1, _DRAWS * len(strangers))
+
+
+def _made_up(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Histories of the same lengths and purchases, these dealt out anew."""
+    rows = np.random.default_rng(0).permutation(np.concatenate(histories))
+    return np.split(rows, np.cumsum([len(history) for history in histories])[:-1])
+
+
 def _placed(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How long each history is; and of each purchase, one history after the other, whose it is and its place there."""
     lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
@@ -183,20 +223,3 @@ def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndar
         np.concatenate([begun[is_later], all_but_one[exchanged]]),
         np.concatenate([owners[is_later], owners[exchanged]]),
     )
-
-
-def _has_fewer(recommender: MacRecRecommender, known: Sequence[np.ndarray]) -> bool:
-    """Whether fewer purchases of an item are known here than the model was saved with; warns of them."""
-    counts = recommender.item_counts
-    if counts is None:
-        return False
-    here = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *known]), minlength=len(counts))
-    more = np.maximum(counts.numpy() - here, 0)
-    if more.any():
-        items = [recommender.table.item_ids[row] for row in np.flatnonzero(more)[:3]]
-        logger.warning(
-            f"The model was saved with {int(more.sum()):,} purchases, of items such as {items}, that are not among "
-            "those before the tested ones here. Was it trained on another file, or has this one lost its last "
-            "purchases? Where the model has learned what is tested, its figures are too good."
-        )
-    return bool(more.any())

@@ -11,6 +11,7 @@ from ..data.text_files import parse_json, shortened, text_lines
 from ..model.files import replacing
 from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
+from .ranking_metrics import KS
 
 LONG_ENOUGH = 50  # places: with fewer too little may be left once the own history is taken out
 
@@ -83,9 +84,17 @@ def write_lists(
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def is_long_enough(lists: RankedLists, num_items: int) -> bool:
-    """Whether every list has at least 50 places, or as many as there are items: then it can lose the own history."""
-    return bool(((lists.items >= 0).sum(axis=1) >= min(LONG_ENOUGH, num_items)).all())
+def is_long_enough(
+    lists: RankedLists, without_history: RankedLists, histories: Sequence[np.ndarray], num_items: int
+) -> bool:
+    """Whether lists can lose their users' own histories.
+
+    That is, whether each has at least 50 places, or as many as there are items, and without the history ten, or as
+    many as there are other items.
+    """
+    places, left = ((ranked.items >= 0).sum(axis=1) for ranked in (lists, without_history))
+    others = num_items - np.array([len(np.unique(history)) for history in histories], dtype=np.int64)
+    return bool((places >= min(LONG_ENOUGH, num_items)).all() and (left >= np.minimum(max(KS), others)).all())
 
 
 def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, str | None]]:

@@ -83,8 +83,9 @@ def ndcg(ranks: TiedRanks, k: int) -> np.ndarray:
 def user_metrics(lists: RankedLists, targets: np.ndarray, ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
     """Each user's own figures, float64 `(num_users,)`: "hr@k", "ndcg@k" and, where IDs were ranked, "string_hr@k".
 
-    "hr" and "ndcg" are about items, ties by their expected value. "string_hr" counts a hit when the target's ID is
-    among the first k distinct IDs, whoever else has it: the figure of papers that compare strings.
+    "hr" and "ndcg" are about items, ties by their expected value, unless the order counts. "string_hr" counts a hit
+    when the target's ID is among the first k distinct IDs, whoever else has it: the figure of papers that compare
+    strings.
 
     Args:
         lists: [`RankedLists`] of `num_users` users.
@@ -100,7 +101,7 @@ def user_metrics(lists: RankedLists, targets: np.ndarray, ks: Sequence[int] = KS
     targets = np.asarray(targets)
     if len(targets) and targets.dtype.kind not in "iu":  # NaN and None would count as missed by every list
         raise ValueError(f"targets: expected rows of the catalogue, whole numbers, got {targets.dtype}.")
-    ranks = tied_ranks(lists.items, targets, lists.scores)
+    ranks = tied_ranks(lists.items, targets, None if lists.order_counts else lists.scores)
     figures = {f"hr@{k}": hit_rate(ranks, k) for k in ks} | {f"ndcg@{k}": ndcg(ranks, k) for k in ks}
     if lists.leaf_ranks is not None:
         found = lists.items == np.asarray(targets)[:, None]

@@ -17,6 +17,8 @@ def verdict(
     leakage: Leakage | None = None,
     doubt: str = "",
     has_chosen: bool = False,
+    serves: str | None = None,
+    hidden: float | None = None,
 ) -> dict[str, Any]:
     """Compares the model's summary row with the best other row, by NDCG@10 on the same users.
 
@@ -26,6 +28,8 @@ def verdict(
         model_rows: the model's rows; the others are baselines and the lists of other libraries.
         leakage, doubt: what the model has learned of the test, as `find_leakage` says it.
         has_chosen: whether the purchases that are predicted have chosen the model, as those of validation have.
+        serves: the source that stands in the summary row; None: this row is no other one's.
+        hidden: NDCG@10 of the summary row with own history hidden, where the report shows it.
 
     Returns:
         "row", "best" (the name of the best other row), "metric", "difference", "low", "high" and "p_value" of the
@@ -42,6 +46,10 @@ def verdict(
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice)
+    if serves not in (None, summary_row):
+        text = text.replace(f"Verdict: {summary_row} ", f"Verdict: {summary_row}, which is {serves} alone here, ", 1)
+    if hidden is not None and hidden > report[summary_row][METRIC]:
+        text += f" With own history hidden it finds more, {hidden:.4f}: --exclude-history, exclude_history=True."
     trusted = None if leakage is None or leakage.is_possible or has_chosen else True
     if leakage is not None and leakage.is_real:
         trusted = False

@@ -32,6 +32,7 @@ _BASELINES = (
     "markov_chain",
 )
 _START, _END = "<!-- results: `macrec evaluate` writes what stands here -->", "<!-- end of results -->"
+_NO_RESULTS = "## Results\n\nNone: the blend was fitted anew since. `macrec evaluate` measures it."
 _COUNTS_START, _COUNTS_END = "<!-- what customers bought -->", "<!-- end of what customers bought -->"
 _COUNTS = {
     "none": 'No counts of purchases are in here: lists are the model\'s own (`fusion="average"`).',
@@ -161,15 +162,30 @@ def says_of_counts(card: str) -> bool:
     return 0 <= card.find(_COUNTS_START) < card.rfind(_COUNTS_END)
 
 
-def tell_of_counts(directory: Path, beside: Path) -> None:
+def tell_of_counts(directory: Path, beside: Path, new_blend: bool = False) -> None:
     """Writes the card of a directory into `beside`, from where it will be moved: all counts are in there now.
 
     What is no UTF-8, and the ends of lines, stay as they are; without a card nothing is written.
+
+    Args:
+        new_blend: whether the blend is another one, so that results of an evaluation before are no longer its own.
     """
     path = directory / CARD_NAME
     if path.is_file():
         card = path.read_bytes().decode("utf-8", "surrogateescape")
-        (beside / CARD_NAME).write_bytes(with_counts(card, "all").encode("utf-8", "surrogateescape"))
+        card = with_counts(without_results(card) if new_blend else card, "all")
+        (beside / CARD_NAME).write_bytes(card.encode("utf-8", "surrogateescape"))
+
+
+def without_results(card: str) -> str:
+    """The card with a word in place of its results, and none in its metadata."""
+    if not 0 <= card.find(_START) < card.rfind(_END):
+        return card
+    end = "\r\n" if "\r\n" in card else "\n"
+    section = f"{_START}\n{_NO_RESULTS}\n{_END}".replace("\n", end)
+    card = re.sub(re.escape(_START) + ".*?" + re.escape(_END), lambda _: section, card, flags=re.S)
+    head, rule, body = card.partition(f"{end}---{end}")  # the end of the metadata
+    return re.sub(r"^model-index:.*?(?=^[^\s-]|\Z)", "", head + end, flags=re.M | re.S).removesuffix(end) + rule + body
 
 
 def with_counts(card: str, counts: str) -> str:
@@ -246,6 +262,7 @@ def _results(metrics: Mapping[str, Any]) -> str:
         split=metrics.get("split", "test"),
         quoted=metrics.get("quoted"),
         verdict=metrics.get("verdict", {}).get("text"),
+        settings=metrics.get("settings"),
     )
 
 

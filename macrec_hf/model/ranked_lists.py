@@ -5,7 +5,7 @@ An item is its row in the table, -1 an empty place, whose score is -inf. Exactly
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,18 @@ class RankedLists:
         scores: float, same shape, falling; log-probabilities (or their fusion), -inf in places without an item.
         leaf_ranks: int64, same shape: at which place, from 0, the item's ID was found among the distinct IDs; items
             that share an ID share it. None for lists that do not come from one modality's IDs.
+        order_counts: whether the list is judged in the order in which it is shown, so that equal scores are no ties.
     """
 
     items: np.ndarray
     scores: np.ndarray
     leaf_ranks: np.ndarray | None = None
+    order_counts: bool = field(default=False, kw_only=True)
 
     def rows(self, users: np.ndarray) -> "RankedLists":
         """The lists of some users, in their order."""
         leaf_ranks = None if self.leaf_ranks is None else self.leaf_ranks[users]
-        return RankedLists(self.items[users], self.scores[users], leaf_ranks)
+        return RankedLists(self.items[users], self.scores[users], leaf_ranks, order_counts=self.order_counts)
 
     def log_probabilities_of(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of other items of each user: float64, of the shape of `items`, and 1 where the list lacks them, else 0.

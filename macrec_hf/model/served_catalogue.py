@@ -236,7 +236,7 @@ class ServedCatalogue:
     def popular(self, user: int, top_k: int, limits: Limits) -> list[Recommendation]:
         """The most popular items that may appear, with their smoothed log-share of all purchases as the score."""
         counts = self.counts
-        if counts is None and self.inputs is not None:
+        if self.inputs is not None:  # these are counted anew, every day
             counts = torch.from_numpy(self.inputs.counts.popularity)
         if counts is None:
             raise ValueError(

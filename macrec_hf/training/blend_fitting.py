@@ -248,7 +248,7 @@ def _blend_directory(directory: Path, interactions: pd.DataFrame, accelerator: A
                     renew_checksums(beside, LEARNED_NAME)  # without it
                 else:
                     save_tensor(beside / LEARNED_NAME, recommender.learned_histories)
-                tell_of_counts(directory, beside)
+                tell_of_counts(directory, beside, new_blend=True)
     accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         broadcast_object_list(told)

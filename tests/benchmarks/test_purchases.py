@@ -91,6 +91,6 @@ def test_lists_are_long_and_evaluate_reads_them(tmp_path, purchases_module):
     found = purchases_module.Purchases(items, ["a", "b"], [np.array([5, 6, 5, 5])] * 2, [np.array([6, 6, 6])])
     purchases_module.write_lists(tmp_path / "x.jsonl", found, [np.array([3, -1]), np.array([-1, -1])])
     lists = read_lists(tmp_path / "x.jsonl", ["a", "b"], [], {item: row for row, item in enumerate(items)})
-    assert is_long_enough(lists, 70) and lists.items.shape == (2, 70)
+    assert is_long_enough(lists, lists, [np.array([5, 6])] * 2, 70) and lists.items.shape == (2, 70)
     assert lists.items[0, :4].tolist() == [3, 6, 5, 0]  # 6 was bought five times in what trains, 5 twice
     assert lists.items[1, :3].tolist() == [6, 5, 0]

@@ -93,5 +93,5 @@ def test_another_method_is_refused():
 def test_embeddings_that_are_not_finite_are_refused(store):
     arrays = {name: rows.copy() for name, rows in store.arrays.items()}
     arrays["image"][50, 1] = np.inf
-    with pytest.raises(ValueError, match="NaN or infinity in row 50"):
+    with pytest.raises(ValueError, match="below 1e\\+15, got NaN, infinity or larger ones in row 50"):
         residual_kmeans(EmbeddingStore(arrays, missing={"image": ["0"]}), 2, 4)

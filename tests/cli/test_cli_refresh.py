@@ -1,6 +1,9 @@
 """`macrec refresh` and orders of what the catalogue lacks."""
 
+import json
+
 import pytest
+import torch
 from blend_tools import tiny_recommender
 
 from macrec_hf import MacRecRecommender
@@ -32,3 +35,29 @@ def test_unknown_items_stop_it_or_are_left_out_with_a_word(shop, capsys):
     (shop / "other.csv").write_text("user_id,item_id,timestamp\nu1,new,2024-06-01\n")  # of another catalogue
     assert main([*words[:4], str(shop / "other.csv"), "--on-unknown", "skip"]) == 1
     assert "name 1 unknown items" in capsys.readouterr().err
+
+
+def test_new_bestsellers_are_popular_at_once_with_any_fusion(shop):
+    lines = (shop / "known.csv").read_text().splitlines()
+    lines += [f"new{user},i7,2024-06-01" for user in range(50)]
+    (shop / "more.csv").write_text("\n".join(lines))
+    before = MacRecRecommender.from_pretrained(shop / "model")
+    parts = {name: getattr(before, name) for name in ("model", "tokenizer", "table", "purchase_counts", "blend")}
+    of_training = torch.arange(12).flip(0)
+    MacRecRecommender(**parts, item_counts=of_training).save_pretrained(shop / "model", include_code=False)
+    assert main(["refresh", "--model", str(shop / "model"), "--interactions", str(shop / "more.csv")]) == 0
+    after = MacRecRecommender.from_pretrained(shop / "model")
+    for fusion in ("average", "blend"):
+        assert after.recommend([[]], top_k=1, fusion=fusion)[0][0].item_id == "i7"
+
+
+def test_whose_history_is_wrong_and_who_gets_popular_items_is_said(shop, tmp_path, capsys):
+    rows = [("ann", ["i1"]), ("bob", ["gone"]), ("cy", [])]
+    text = "\n".join(json.dumps({"user_id": user, "history": history}) for user, history in rows)
+    (tmp_path / "users.jsonl").write_text(text)
+    words = ["recommend", str(shop / "model"), "--histories", str(tmp_path / "users.jsonl")]
+    assert main(words) == 1
+    assert "Unknown item 'gone' in history 1" in (said := capsys.readouterr().err) and "of user 'bob'" in said
+    assert main([*words, "--on-unknown", "skip"]) == 0
+    assert "for 3 users in" in (said := capsys.readouterr().out)
+    assert "popular items for 2 of them, whose history names no item of the catalogue" in said

@@ -116,6 +116,13 @@ def test_mean_report_by_hand():
     assert mean_report({7: report(0.25, 0.5)})["sd"] == {"text": {"hr@1": None}, "coverage": {"text": None}}
 
 
+def test_seeds_of_other_rows_are_refused():
+    column = {"coverage": {}, "intervals": {}, "differences": {}}
+    with_blend, without = ({**column, "model_rows": rows, "hidden": column} for rows in (["text", "blend"], ["text"]))
+    with pytest.raises(ValueError, match="seed-4: expected the rows text, blend, .* got text. .*`macrec blend`"):
+        mean_report({3: with_blend, 4: without})
+
+
 def test_the_parts_of_a_report_by_time_are_averaged_too():
     def report(hit, share):
         column = {"text": {"hr@1": hit}, "coverage": {"text": 1.0}, "intervals": {"text": {"hr@1": [0, 1]}}}

@@ -113,7 +113,7 @@ def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys):
     assert report["num_purchases"] == later and report["unseen"]["num_purchases"] > 0
     found = report["leakage"]
     assert found == {"num_learned": 24} | dict.fromkeys(
-        ("num_missing", "num_strangers", "num_tested", "most_by_chance"), 0
+        ("num_missing", "num_strangers", "num_tested", "most_by_chance", "share_alike"), 0
     )
     # Somebody has dated purchases a month later: what was learned is tested.
     lines = [line.split(",") for line in (shop / "interactions.csv").read_text().splitlines()[1:]]

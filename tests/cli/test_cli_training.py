@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from killing import compare, make_inputs, words
 from safetensors.torch import load_file
 
+from macrec_hf import SemanticIdTable, read_interactions
 from macrec_hf.cli.main import main
 from macrec_hf.cli.run_folder import FINISHED
 from macrec_hf.cpu import has_bf16_units
+from macrec_hf.data.histories import user_histories
+from macrec_hf.data.splits import validation_halves
 from macrec_hf.training.checkpoints import checkpoints_in
 
 
@@ -82,6 +86,27 @@ def test_a_model_knows_whether_anybody_buys_twice(inputs, tmp_path, step, hides)
     further[further.index("--output") + 1] = str(tmp_path / "further")
     assert main([*further, "--start-from", str(tmp_path / "model")]) == 0
     assert json.loads((tmp_path / "further" / "config.json").read_text())["hides_history"] is True
+
+
+def test_the_half_of_the_validation_users_that_chooses_is_all_that_training_looks_at(inputs, tmp_path):
+    """The figure in the log is that of these users' lists, and not of all of them."""
+    train = [*words("train", inputs, tmp_path / "model"), "--max-steps", "6", "--eval-users", "0", "--bf16", "false"]
+    assert main(train) == 0
+    log = json.loads((tmp_path / "model" / "training_log.json").read_text())
+    told = max(entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry)
+    beams = train[train.index("--num-beams") + 1]
+    bought = str(inputs / "interactions.csv")
+    evaluate = ["evaluate", str(tmp_path / "model"), "--interactions", bought, "--split", "validation"]
+    assert main([*evaluate, "--num-beams", beams, "--predictions", str(tmp_path / "lists.jsonl")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "lists.jsonl").read_text().splitlines()]
+    histories = user_histories(read_interactions(bought), SemanticIdTable.from_pretrained(inputs / "ids").row_of)
+    half = {histories.user_ids[place] for place in validation_halves(histories.user_ids)[0]}
+    gains = {}
+    for line in lines:
+        places = [place for place, (item, _) in enumerate(line["ensemble"]) if item == line["target"]]
+        gains[line["user_id"]] = sum(1 / np.log2(place + 2) for place in places)
+    found, everybody = np.mean([gains[user] for user in half]), np.mean([*gains.values()])
+    assert told == pytest.approx(found, abs=1e-4) and abs(told - everybody) > 1e-3
 
 
 def test_a_model_that_is_trained_further_keeps_its_history(inputs, tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from macrec_hf import EmbeddingStore, MacRecQuantizer, SemanticIdTable, add_items
+from macrec_hf import EmbeddingStore, MacRecQuantizer, SemanticIdTable, add_items, quantizer_sizes
 from macrec_hf.cli.main import main
 
 NUM_ITEMS, SOLD, UNTIL = 40, 28, "2020-02-01"
@@ -163,3 +163,21 @@ def test_what_is_refused(shop, tmp_path, capsys):
     ):
         assert call(*words) == 1
         assert message in capsys.readouterr().err
+
+
+def test_sizes_are_of_the_items_that_were_sold(shop, tmp_path, capsys):
+    planned = [quantizer_sizes(number, {"text": 256, "image": 256}) for number in (SOLD, NUM_ITEMS)]
+    sold, everything = (sizes.per_device_train_batch_size for sizes in planned)
+    assert sold != everything
+    words = ["--embeddings", shop / "emb", "--output", tmp_path / "ids", QUANTIZER]
+    assert call("quantize", *words, *dated(shop), "--verbose") == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"Sizes, by {SOLD} items"))
+    assert f"batch_size {sold}" in header
+
+
+def test_ids_of_a_later_day_than_the_training_are_named(shop, tmp_path, capsys):
+    words = ["--interactions", shop / "interactions.csv", "--semantic-ids", shop / "ids", RECOMMENDER, "--max-steps 1"]
+    for until, is_said in (("2020-01-25", True), (UNTIL, False)):
+        assert call("train", *words, "--until", until, "--output", tmp_path / until, "--verbose") == 0
+        said = f"says that its codes were fitted on items sold before {UNTIL}, which is later than 2020-01-25"
+        assert (said in capsys.readouterr().out) is is_said

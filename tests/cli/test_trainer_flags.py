@@ -220,3 +220,10 @@ def test_refused_is_no_value_of_the_namespace():
     parser = argparse.ArgumentParser()
     parser.add_argument("--old", action=Refused, remedy="use --new")
     assert vars(parser.parse_args([])) == {}
+
+
+def test_one_yaml_file_serves_several_verbs(tmp_path, capsys, caplog):
+    (tmp_path / "shop.yaml").write_text("title_column: name\nseed: 3\n")
+    assert main(["quantize", *NEEDED["quantize"], f"--config={tmp_path / 'shop.yaml'}"]) == 1  # for want of files
+    assert "is no flag" not in capsys.readouterr().err
+    assert "left out title_column, of other verbs than macrec quantize" in caplog.text and "seed" not in caplog.text

@@ -97,7 +97,7 @@ def shared(text, image):
     [
         (collapse, "Collapsed codebook"),
         (swallowed, "One code swallows the catalogue"),
-        (dead, "Codebook too large: dead codes"),
+        (dead, "Dead codes"),
         (absent, "Modality missing from much of the catalogue"),
         (few_codes, "One modality drowned: few codes"),
         (equal, "Modalities say the same"),
@@ -199,7 +199,7 @@ def test_a_codebook_of_the_usual_size_is_not_called_too_large_where_photos_are_m
 def test_the_smallest_codebook_is_not_called_too_large():
     codes = np.random.default_rng(0).integers(3, size=(30, 4))
     found = {finding["title"]: finding for finding in findings(codebook_report(table_of(codes, size=LEAST_CODES)))}
-    for title in ("Codebook too large: dead codes", "Codebook too large: few items a code"):
+    for title in ("Dead codes", "Codebook too large: few items a code"):
         assert found[title]["status"] == "unknown" and found[title]["needs"].startswith("more than 8 codes a level")
 
 

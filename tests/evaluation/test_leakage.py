@@ -36,15 +36,29 @@ def by_hand(learned, known, tested):
 
     strangers = [parts for parts in tested if is_stranger(parts[0])]
     same = [parts for parts in tested if not is_stranger(parts[0])]
+
+    def is_missing(before, later):
+        return any(rows in missing for rows in with_later(before, later))
+
     chance = min(
         0.5, (sum(any(rows in taught for rows in with_later(*parts)) for parts in same) + 1) / (len(same) + 2)
     )
-    return (
+    random, hits, num_missing = np.random.default_rng(0), 0, sum(missing.values())
+    for _ in range(5 * bool(missing)):
+        others = random.integers(0, len(tested), len(strangers))
+        hits += sum(is_missing(before, tested[other][1]) for (before, _), other in zip(strangers, others, strict=True))
+    chance = max(chance, hits / max(1, 5 * len(strangers)))
+    dealt = np.random.default_rng(0).permutation(np.concatenate(known))
+    ends = np.cumsum([len(rows) for rows in known])
+    alike = sum(not is_stranger(dealt[end - len(rows) : end]) for rows, end in zip(known, ends, strict=True))
+    without = max(sum(map(is_stranger, known)), len(known) - (len(learned) - num_missing))
+    return Leakage(
         len(learned),
-        sum(missing.values()),
-        sum(map(is_stranger, known)) + sum(not len(before) for before, _ in tested),
-        sum(any(rows in missing for rows in with_later(*parts)) for parts in strangers),
-        len(strangers) * chance + 3 * sqrt(len(strangers) * chance * (1 - chance)),
+        num_missing,
+        without + sum(not len(before) for before, _ in tested),
+        min(sum(is_missing(*parts) for parts in strangers), num_missing),
+        pytest.approx(len(strangers) * chance + 3 * sqrt(len(strangers) * chance * (1 - chance))),
+        pytest.approx(alike / len(known)),
     )
 
 
@@ -62,15 +76,13 @@ def test_it_is_what_bags_say(seed, one_later):
     known, tested = [before for before, _ in parts if len(before)], [both for both in parts if len(both[1])]
     learned = [random.permutation(rows)[: random.integers(1, len(rows) + 1)] for rows in whole] + histories(3, 4)
     found = leakage(history_fingerprints(learned, HASHES), known, tested, HASHES)
-    expected = by_hand(learned, known, tested)
-    assert (found.num_learned, found.num_missing, found.num_strangers, found.num_tested) == expected[:4]
-    assert found.most_by_chance == pytest.approx(expected[4])
+    assert found == by_hand(learned, known, tested)
 
 
 def test_nothing_is_found_of_nothing():
     learned = history_fingerprints([np.array([0, 1])], HASHES)
-    assert leakage(learned, [], [], HASHES) == Leakage(1, 1, 0, 0, 0.0)
-    assert leakage(learned[:0], [np.array([0])], [], HASHES) == Leakage(0, 0, 1, 0, 0.0)
+    assert leakage(learned, [], [], HASHES) == Leakage(1, 1, 0, 0, 0.0, 0.0)
+    assert leakage(learned[:0], [np.array([0])], [], HASHES) == Leakage(0, 0, 1, 0, 0.0, 0.0)
 
 
 def shop(count=50):
@@ -121,6 +133,46 @@ def test_other_customers_are_not_called_learned():
     learned = history_fingerprints([rows[:-1] for rows in everybody[:180]], HASHES)
     found = looked_at(learned, everybody[180:])
     assert not found.is_real and found.most_by_chance >= found.num_tested
+
+
+def test_no_more_customers_are_known_than_histories_were_found():
+    """Everybody begins alike, and one customer bought no more than that; the others have lost their last purchase."""
+    begun, random = [0, 1], np.random.default_rng(0)
+    everybody = [np.array([*begun, *random.integers(ITEMS, size=user % 4 + 2)]) for user in range(60)]
+    learned = history_fingerprints([np.array(begun), *(rows[:-1] for rows in everybody)], HASHES)
+    parts = [(rows[:-2], rows[-2:-1]) for rows in everybody]
+    found = leakage(learned, [np.array(begun), *(before for before, _ in parts)], parts, HASHES)
+    assert found.num_missing and found.num_strangers >= found.num_missing and found.is_possible
+
+
+def test_one_history_that_is_missing_does_not_accuse_a_hundred_new_customers():
+    """Of fifty who bought the same two items one is gone, and the new ones bought these two last."""
+    random = np.random.default_rng(0)
+    loyal = [random.integers(2, ITEMS, size=9) for _ in range(40)]
+    learned = history_fingerprints([*(rows[:-1] for rows in loyal), *[np.array([0, 1])] * 50], HASHES)
+    parts = [(rows[:-1], rows[-1:]) for rows in loyal]
+    parts += [(np.array([user + 2, 0]), np.array([1])) for user in range(100)]
+    found = leakage(learned, [*(before for before, _ in parts), *[np.array([0, 1])] * 49], parts, HASHES)
+    assert found.num_missing == 1 and found.num_tested <= 1 and found.is_possible and not found.is_real
+
+
+def test_new_customers_who_buy_as_those_who_are_gone_are_not_called_learned():
+    """By time: two-time buyers are deleted, and new customers buy the same two items after something else."""
+    random = np.random.default_rng(0)
+    loyal = [random.integers(2, ITEMS, size=9) for _ in range(40)]
+    learned = history_fingerprints([*loyal, *[np.array([0, 1])] * 50], HASHES)
+    parts = [(np.zeros(0, dtype=np.int64), np.array([0, 1, user + 2])) for user in range(100)]
+    found = leakage(learned, loyal, parts, HASHES)
+    assert found.num_missing == 50 and found.num_strangers == 100 and found.is_possible and not found.is_real
+
+
+@pytest.mark.parametrize("num_items, expected", [(8, True), (200, False)])
+def test_where_any_history_is_somebodys_nothing_is_told_of_those_left_out(num_items, expected):
+    random = np.random.default_rng(0)
+    everybody = [random.integers(num_items, size=random.integers(1, 4)) for _ in range(1000)]
+    learned = history_fingerprints(everybody, HASHES)
+    found = leakage(learned, everybody[:600], [], HASHES)
+    assert found.num_missing and not found.num_strangers and found.is_possible == expected
 
 
 @pytest.mark.parametrize("more", [1, 2, 3])

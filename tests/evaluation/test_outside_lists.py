@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from macrec_hf.evaluation.outside_lists import is_long_enough, read_lists, write_lists
+from macrec_hf.evaluation.own_history import without_own
+from macrec_hf.evaluation.ranking_metrics import user_metrics
+from macrec_hf.model.ranked_lists import RankedLists
 
 ROW_OF = {"a": 0, "b": 1, "01": 2, "c": 3}
 USERS, OTHERS = ["u", "7"], ["u", "7", "v"]
@@ -25,7 +28,19 @@ def test_lists_in_the_order_of_the_users(tmp_path):
         found = read_lists(tmp_path / name, USERS, OTHERS, ROW_OF)
         assert found.items.tolist() == [[1, 0, 2], [3, 2, -1]]
         assert found.scores[0, 0] > found.scores[0, 1] > found.scores[0, 2] > found.scores[1, 2] == -float("inf")
-    assert not is_long_enough(found, num_items=4) and is_long_enough(found, num_items=2)
+    nothing = [np.zeros(0, dtype=np.int64)] * 2
+    assert not is_long_enough(found, found, nothing, num_items=4)
+    assert is_long_enough(found, found, nothing, num_items=2)
+
+
+def test_a_list_that_its_history_takes_up_is_not_long_enough():
+    """Sixty items, fifty in the list, of which the user has had all or some."""
+    lists = RankedLists(np.arange(50)[None], -np.arange(50.0)[None])
+    for bought, expected in ((40, True), (41, False), (50, False)):
+        history = [np.arange(bought)]
+        assert is_long_enough(lists, without_own(lists, history), history, num_items=60) == expected
+    everything = [np.arange(50)]
+    assert is_long_enough(lists, without_own(lists, everything), everything, num_items=50)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +85,10 @@ def test_lists_of_others_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="expected rows of 1 items, got 3"):
         write_lists(path, ["u1"], np.array([[0, 3]]), ["i1"])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_equal_scores_are_ties_unless_the_order_counts(in_order):
+    lists = RankedLists(np.array([[3, 4]] * 2), np.zeros((2, 2)), order_counts=in_order).rows(np.array([0, 1]))
+    found = user_metrics(lists, np.array([3, 4]), [1])["hr@1"]
+    assert found.tolist() == ([1.0, 0.0] if in_order else [0.5, 0.5])

@@ -41,12 +41,21 @@ def test_a_model_that_wins():
     )
 
 
+def test_a_source_that_serves_alone_and_a_better_hidden_list_are_named():
+    column = report({"popularity": (0.01, 0.05)}, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
+    plain = verdict(column, "ensemble", MODEL)["text"]
+    assert verdict(column, "ensemble", MODEL, serves="ensemble", hidden=0.06)["text"] == plain
+    told = verdict(column, "ensemble", MODEL, serves="co_occurrence", hidden=0.0712)["text"]
+    assert told.startswith("Verdict: ensemble, which is co_occurrence alone here, is better than popularity")
+    assert told.endswith("With own history hidden it finds more, 0.0712: --exclude-history, exclude_history=True.")
+
+
 def test_what_the_model_has_learned_of_the_test_is_the_last_word():
     column = report({"popularity": (0.01, 0.05)}, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
-    found = verdict(column, "ensemble", MODEL, Leakage(2000, 1300, 1300, 1234, 9.0), "Not to be trusted.")
-    harmless = verdict(column, "ensemble", MODEL, Leakage(2000, 1233, 0, 0, 0.0))  # customers were left out
+    found = verdict(column, "ensemble", MODEL, Leakage(2000, 1300, 1300, 1234, 9.0, 0.0), "Not to be trusted.")
+    harmless = verdict(column, "ensemble", MODEL, Leakage(2000, 1233, 0, 0, 0.0, 0.0))  # customers were left out
     assert found["text"] == f"{harmless['text']} Not to be trusted."
-    unknown = verdict(column, "ensemble", MODEL, Leakage(2000, 3, 3, 0, 2.0), "Cannot be told.")
+    unknown = verdict(column, "ensemble", MODEL, Leakage(2000, 3, 3, 0, 2.0, 0.0), "Cannot be told.")
     silent = verdict(column, "ensemble", MODEL)  # no fingerprints
     assert silent == harmless | {"trusted": None}
     assert (harmless["trusted"], found["trusted"], unknown["trusted"]) == (True, False, None)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from macrec_hf import MacRecTrainer, MacRecTrainingArguments
 from macrec_hf.cli.main import main
+from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 from macrec_hf.evaluation.baselines import BASELINES
 from macrec_hf.hub.code_usage_picture import code_usage_picture, sorted_uses
-from macrec_hf.hub.model_card import _BASELINES, PICTURE_NAME, model_card, with_counts, with_results
+from macrec_hf.hub.model_card import _BASELINES, PICTURE_NAME, model_card, with_counts, with_results, without_results
 from macrec_hf.hub.saving import update_model_card
 from macrec_hf.model.semantic_ids import SemanticIdTable
 
@@ -168,6 +169,20 @@ def test_results_go_into_a_card_that_people_wrote():
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_results_of_another_blend_are_taken_out(card, end):
+    told = with_results(card, report()).replace("\n", end)
+    found = without_results(told)
+    assert "model-index" in told and "model-index" not in found and "None: the blend was fitted anew" in found
+    assert "NDCG@10" not in found.partition("## Results")[2].partition("end of results")[0]
+    assert found.count("\n") == found.count(end) and without_results(found) == found
+    kept = ModelCard(found.replace(end, "\n")).data.to_dict()
+    parsed = ModelCard(told.replace(end, "\n")).data
+    parsed.eval_results = None
+    assert kept == {name: value for name, value in parsed.to_dict().items() if name != "model_name"}
+    assert without_results(f"# Mine{end}") == f"# Mine{end}"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
 def test_what_is_said_of_counts_stands_before_the_limits(card, end):
     own = card.replace("\n", end)
     told = with_counts(own, "all")
@@ -205,9 +220,13 @@ def test_a_table_with_more_codes_than_pixels_and_one_without_ids_have_pictures()
 
 
 def test_evaluate_puts_its_results_into_the_card(tmp_path, capsys):
-    directory = tiny_recommender(seed=4).save_pretrained(tmp_path / "model", license="mit")
     random = np.random.default_rng(0)
-    rows = [f"u{user},i{item},{time}" for user in range(9) for time, item in enumerate(random.integers(0, 30, 5))]
+    bought = random.integers(0, 30, (9, 5))
+    recommender = tiny_recommender(seed=4)
+    hashes = item_hashes(recommender.table.item_ids)
+    recommender.learned_histories = torch.from_numpy(history_fingerprints(bought[:, :-1], hashes))
+    directory = recommender.save_pretrained(tmp_path / "model", license="mit")
+    rows = [f"u{user},i{item},{time}" for user in range(9) for time, item in enumerate(bought[user])]
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
     words = ["evaluate", "--model", str(directory), "--interactions", str(tmp_path / "interactions.csv"),
              "--num-beams", "2", "--output", str(tmp_path / "metrics.json")]  # fmt: skip
@@ -219,6 +238,8 @@ def test_evaluate_puts_its_results_into_the_card(tmp_path, capsys):
     after = (directory / "README.md").read_text()
     figure = json.loads((tmp_path / "metrics.json").read_text())["ensemble"]["ndcg@10"]
     assert re.search(rf"\| ensemble .*\| {figure:.4f} \[", after) and "9 users, their test items" in after
+    said = " ".join(after.split())
+    assert "Beam search with 2 beams, histories of the last 5 items." in said
     assert "license: mit" in after and card_errors(after) == []
     without_index = re.sub(r"(?s)model-index:.*?(?=---\n)", "", after)
     assert re.sub(r"(?s)\n\n<!-- results.*end of results -->", "", without_index) == before
