@@ -143,3 +143,12 @@ def test_real_data():
 def test_nothing_to_group_is_refused():
     with pytest.raises(ValueError, match="Expected at least one interaction, got none"):
         purchases_by_user(pd.DataFrame({"user_id": [], "item_id": [], "timestamp": []}), {"a": 0})
+
+
+@pytest.mark.parametrize(("shared", "is_said"), [(300, True), (70, False)])
+def test_an_account_of_many_people_is_named(caplog, shared, is_said):
+    """Sixty customers with five purchases each, and one account with the purchases of guests."""
+    users = [f"u{user}" for user in range(60) for _ in range(5)] + ["GUEST"] * shared
+    rows = pd.DataFrame({"user_id": users, "item_id": "i", "timestamp": range(len(users))})
+    purchases_by_user(rows, {"i": 0})
+    assert (f"'GUEST' has {shared} of the {300 + shared} interactions" in caplog.text) is is_said
