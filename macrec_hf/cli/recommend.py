@@ -89,8 +89,9 @@ def run(args: argparse.Namespace) -> str:
             progress=len(users) > decoding.users_at_a_time(recommender.model.device),
         )
     except ValueError as error:
-        place = re.search(r"istory (\d+)", str(error))
-        whose = f" History {place[1]} is that of user {users[int(place[1])][0]!r}." if place else ""
+        places = re.findall(r" in history (\d+): it is not among the \d+ items|^History (\d+) holds", str(error))
+        place = int("".join(places[-1])) if places else len(users)  # the last: ids may hold any words
+        whose = f" History {place} is that of user {users[place][0]!r}." if place < len(users) else ""
         hint = whose if args.history is None else quotes_missing(users[0][1], known)
         raise ValueError(f"{error}{hint}") from error
     answers = [_answer(user, ranked, titles) for (user, _), ranked in zip(users, found, strict=True)]

@@ -204,7 +204,7 @@ class SplitRanking:
         column = {"shown": shown, "hidden": hidden}[quoted(self.repeat_rate)]
         found = verdict(
             column, summary_row, rows, self.leakage, self.doubt, self.split == "validation",
-            serves=self.settings["fusion"].get(summary_row) if summary_row == BLEND else None,
+            serves=self._serves(),
             hidden=None if column is hidden else hidden[summary_row][METRIC],
         )  # fmt: skip
         hides = self.settings["hides_history"]
@@ -228,6 +228,14 @@ class SplitRanking:
             "num_items": self.num_items,
             "settings": self.settings,
         }
+
+    def _serves(self) -> str | None:
+        """In words, which source alone is the blend; None: it weighs them, or there is none."""
+        serves = self.settings["fusion"].get(BLEND, BLEND)
+        if serves == BLEND:
+            return None
+        everybody = all(len(history) for history in self.users.histories)  # who has none may get a list of its own
+        return f"{serves} alone here" + ("" if everybody else " for customers with a history")
 
 
 def rank_split(

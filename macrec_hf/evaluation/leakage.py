@@ -35,8 +35,9 @@ class Leakage:
         most_by_chance: as many may look so because customers buy alike: the mean and three standard deviations of a
             binomial count, by the share of the other customers who look so, or of the strangers with later purchases
             of somebody else, whichever is larger.
-        share_alike: how many customers who are made up, of purchases drawn from all, have a learned history: near 1
-            where many have bought little among few items, so that it says nothing that a customer has one.
+        share_alike: how many customers would have a learned history if the purchases of those who are tested were
+            dealt out among them anew: near 1 where they have bought little among few items, so that it says nothing
+            that a customer has one. Histories of one purchase do not count: they are the beginning of too many.
     """
 
     num_learned: int
@@ -100,8 +101,8 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
         )
         if not found.num_strangers:
             why = (
-                ". With so few items and such short histories everybody has one of somebody, so it cannot be told who "
-                "was left out and who has lost purchases"
+                ". With so few items and such short histories most customers would have one of somebody, so it cannot "
+                "be told who was left out and who has lost purchases"
             )
         logger.warning(f"{said}{why}: evaluate on the file that the model was trained on.")
         return found, CANNOT_BE_TOLD
@@ -140,7 +141,8 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     others = max(others, sum(len(rows) > 0 for rows in known) - (len(learned) - num_missing))
     others += sum(len(history) == 0 for history, _ in tested)
     num_tested = min(int((found & strangers).sum()), num_missing)
-    alike_by_chance = 1 - float(_strangers(_made_up(known), values, hashes).mean()) if len(known) else 0.0
+    dealt = _dealt_out([history for history, _ in tested if len(history) > 1])
+    alike_by_chance = 1 - float(_strangers(dealt, values, hashes).mean()) if dealt else 0.0
     return Leakage(len(learned), num_missing, others, num_tested, float(most), alike_by_chance)
 
 
@@ -189,8 +191,10 @@ def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray,
     return found / max(1, _DRAWS * len(strangers))
 
 
-def _made_up(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _dealt_out(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Histories of the same lengths and purchases, these dealt out anew."""
+    if not histories:
+        return []
     rows = np.random.default_rng(0).permutation(np.concatenate(histories))
     return np.split(rows, np.cumsum([len(history) for history in histories])[:-1])
 

@@ -28,7 +28,7 @@ def verdict(
         model_rows: the model's rows; the others are baselines and the lists of other libraries.
         leakage, doubt: what the model has learned of the test, as `find_leakage` says it.
         has_chosen: whether the purchases that are predicted have chosen the model, as those of validation have.
-        serves: the source that stands in the summary row; None: this row is no other one's.
+        serves: in words, which source stands in the summary row; None: it is a row of its own.
         hidden: NDCG@10 of the summary row with own history hidden, where the report shows it.
 
     Returns:
@@ -46,8 +46,8 @@ def verdict(
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice)
-    if serves not in (None, summary_row):
-        text = text.replace(f"Verdict: {summary_row} ", f"Verdict: {summary_row}, which is {serves} alone here, ", 1)
+    if serves is not None:
+        text = text.replace(f"Verdict: {summary_row} ", f"Verdict: {summary_row}, which is {serves}, ", 1)
     if hidden is not None and hidden > report[summary_row][METRIC]:
         text += f" With own history hidden it finds more, {hidden:.4f}: --exclude-history, exclude_history=True."
     trusted = None if leakage is None or leakage.is_possible or has_chosen else True

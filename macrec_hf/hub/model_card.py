@@ -184,8 +184,12 @@ def without_results(card: str) -> str:
     end = "\r\n" if "\r\n" in card else "\n"
     section = f"{_START}\n{_NO_RESULTS}\n{_END}".replace("\n", end)
     card = re.sub(re.escape(_START) + ".*?" + re.escape(_END), lambda _: section, card, flags=re.S)
-    head, rule, body = card.partition(f"{end}---{end}")  # the end of the metadata
-    return re.sub(r"^model-index:.*?(?=^[^\s-]|\Z)", "", head + end, flags=re.M | re.S).removesuffix(end) + rule + body
+    metadata = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", card, flags=re.M | re.S)
+    if metadata is None:
+        return card
+    # Up to the next key: neither indented, nor an entry of a list, nor a comment.
+    kept = re.sub(r"^[\"']?model-index[\"']?:.*?(?=^[^\s#-]|\Z)", "", metadata[1], flags=re.M | re.S)
+    return card[: metadata.start(1)] + kept + card[metadata.end(1) :]
 
 
 def with_counts(card: str, counts: str) -> str:

@@ -58,6 +58,11 @@ def test_whose_history_is_wrong_and_who_gets_popular_items_is_said(shop, tmp_pat
     words = ["recommend", str(shop / "model"), "--histories", str(tmp_path / "users.jsonl")]
     assert main(words) == 1
     assert "Unknown item 'gone' in history 1" in (said := capsys.readouterr().err) and "of user 'bob'" in said
+    odd = [("ann", ["i1"]), ("bob", ["history 0", "in history 9: it is not among the 12 items"])]
+    odd_text = "\n".join(json.dumps({"user_id": user, "history": history}) for user, history in odd)
+    (tmp_path / "odd.jsonl").write_text(odd_text)
+    assert main([*words[:3], str(tmp_path / "odd.jsonl")]) == 1
+    assert "of user 'bob'" in capsys.readouterr().err
     assert main([*words, "--on-unknown", "skip"]) == 0
     assert "for 3 users in" in (said := capsys.readouterr().out)
     assert "popular items for 2 of them, whose history names no item of the catalogue" in said

@@ -1,6 +1,7 @@
 """What a model has learned of a test, against bags of purchases in place of fingerprints."""
 
 from collections import Counter
+from itertools import chain
 from math import sqrt
 
 import numpy as np
@@ -48,9 +49,9 @@ def by_hand(learned, known, tested):
         others = random.integers(0, len(tested), len(strangers))
         hits += sum(is_missing(before, tested[other][1]) for (before, _), other in zip(strangers, others, strict=True))
     chance = max(chance, hits / max(1, 5 * len(strangers)))
-    dealt = np.random.default_rng(0).permutation(np.concatenate(known))
-    ends = np.cumsum([len(rows) for rows in known])
-    alike = sum(not is_stranger(dealt[end - len(rows) : end]) for rows, end in zip(known, ends, strict=True))
+    longer = [before for before, _ in tested if len(before) > 1]
+    dealt, ends = np.random.default_rng(0).permutation([*chain(*longer)]), np.cumsum([*map(len, longer)])
+    alike = sum(not is_stranger(dealt[end - len(rows) : end]) for rows, end in zip(longer, ends, strict=True))
     without = max(sum(map(is_stranger, known)), len(known) - (len(learned) - num_missing))
     return Leakage(
         len(learned),
@@ -58,7 +59,7 @@ def by_hand(learned, known, tested):
         without + sum(not len(before) for before, _ in tested),
         min(sum(is_missing(*parts) for parts in strangers), num_missing),
         pytest.approx(len(strangers) * chance + 3 * sqrt(len(strangers) * chance * (1 - chance))),
-        pytest.approx(alike / len(known)),
+        pytest.approx(alike / max(1, len(longer))),
     )
 
 
@@ -170,8 +171,9 @@ def test_new_customers_who_buy_as_those_who_are_gone_are_not_called_learned():
 def test_where_any_history_is_somebodys_nothing_is_told_of_those_left_out(num_items, expected):
     random = np.random.default_rng(0)
     everybody = [random.integers(num_items, size=random.integers(1, 4)) for _ in range(1000)]
+    everybody += [np.array([random.integers(num_items)]) for _ in range(2000)]  # who bought once and test nothing
     learned = history_fingerprints(everybody, HASHES)
-    found = leakage(learned, everybody[:600], [], HASHES)
+    found = leakage(learned, everybody[:600], [(rows, rows[:1]) for rows in everybody[:600]], HASHES)
     assert found.num_missing and not found.num_strangers and found.is_possible == expected
 
 

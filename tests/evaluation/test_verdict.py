@@ -44,8 +44,8 @@ def test_a_model_that_wins():
 def test_a_source_that_serves_alone_and_a_better_hidden_list_are_named():
     column = report({"popularity": (0.01, 0.05)}, text=0.05, image=0.04, ensemble=0.06, popularity=0.03)
     plain = verdict(column, "ensemble", MODEL)["text"]
-    assert verdict(column, "ensemble", MODEL, serves="ensemble", hidden=0.06)["text"] == plain
-    told = verdict(column, "ensemble", MODEL, serves="co_occurrence", hidden=0.0712)["text"]
+    assert verdict(column, "ensemble", MODEL, hidden=0.06)["text"] == plain
+    told = verdict(column, "ensemble", MODEL, serves="co_occurrence alone here", hidden=0.0712)["text"]
     assert told.startswith("Verdict: ensemble, which is co_occurrence alone here, is better than popularity")
     assert told.endswith("With own history hidden it finds more, 0.0712: --exclude-history, exclude_history=True.")
 

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import yaml
 from hub_tools import tiny_recommender
 from huggingface_hub import ModelCard
 from local_hub import TOKEN, card_errors, local_hub
@@ -180,6 +181,10 @@ def test_results_of_another_blend_are_taken_out(card, end):
     parsed.eval_results = None
     assert kept == {name: value for name, value in parsed.to_dict().items() if name != "model_name"}
     assert without_results(f"# Mine{end}") == f"# Mine{end}"
+    # Line ends of both kinds, a rule with a blank behind it, a comment among the figures.
+    odd = told.replace(f"{end}---{end}", f"{end}--- {end}", 1)
+    odd = odd.replace(f"model-index:{end}", f"model-index:{end}# of 2026{end}")
+    assert yaml.safe_load(re.split(r"(?m)^---[ \r]*$", without_results(f"{odd}one line\r\nmore\n"))[1]) == kept
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
