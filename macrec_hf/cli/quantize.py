@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..training.sizes import IDS_AN_ITEM, QuantizerSizes, quantizer_sizes
+from ..training.sizes import IDS_AN_ITEM, QuantizerSizes, digits, quantizer_sizes
 from .common import (
     add_config_flags,
     check_writable,
@@ -250,8 +250,7 @@ def write_all(
 def sized(args: argparse.Namespace, store: "EmbeddingStore", whole: "EmbeddingStore") -> argparse.Namespace:
     """The flags with those that `--size` chooses: by the items that are learned from, with IDs enough for all."""
     auto = dataclasses.asdict(quantizer_sizes(len(store), store.modalities, num_processes()))
-    while auto["codebook_size"] ** auto["num_levels"] < IDS_AN_ITEM * len(whole):
-        auto["num_levels"] += 1
+    auto["num_levels"] = max(auto["num_levels"], digits(IDS_AN_ITEM * len(whole), auto["codebook_size"]))
     return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
 
 

@@ -65,11 +65,11 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
     of_others: list[str] = []
     for (key, value), of_yaml in zip(content.items(), typed.values(), strict=True):
         flag = "--" + str(key).replace("_", "-")
-        if flag not in flags and _is_of_another_verb(flag):
+        if flag not in flags:
+            if not _is_of_another_verb(flag):
+                raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
             of_others.append(str(key))
             continue
-        if flag not in flags:
-            raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
         in_place = flag == "--model" and bool(words) and not words[0].startswith("-")
         if flags[flag] not in beaten and not in_place and value is not None:
             made += _words(flag, flags[flag], value, of_yaml, f"--config {path}: {key}")

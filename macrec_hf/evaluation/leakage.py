@@ -141,8 +141,8 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     others = max(others, sum(len(rows) > 0 for rows in known) - (len(learned) - num_missing))
     others += sum(len(history) == 0 for history, _ in tested)
     num_tested = min(int((found & strangers).sum()), num_missing)
-    dealt = _dealt_out([history for history, _ in tested if len(history) > 1])
-    alike_by_chance = 1 - float(_strangers(dealt, values, hashes).mean()) if dealt else 0.0
+    longer = [history for history, _ in tested if len(history) > 1]
+    alike_by_chance = 1 - float(_strangers(_dealt_out(longer), values, hashes).mean()) if longer else 0.0
     return Leakage(len(learned), num_missing, others, num_tested, float(most), alike_by_chance)
 
 
@@ -193,8 +193,6 @@ def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray,
 
 def _dealt_out(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Histories of the same lengths and purchases, these dealt out anew."""
-    if not histories:
-        return []
     rows = np.random.default_rng(0).permutation(np.concatenate(histories))
     return np.split(rows, np.cumsum([len(history) for history in histories])[:-1])
 

@@ -45,9 +45,7 @@ def verdict(
     advice = [] if outcome == "better" else _advice(report, summary_row, model_rows, best)
     coverage = {name: report["coverage"][name] for name in (summary_row, best)}
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
-    text = _text(report, found, model_rows, outcome, advice)
-    if serves is not None:
-        text = text.replace(f"Verdict: {summary_row} ", f"Verdict: {summary_row}, which is {serves}, ", 1)
+    text = _text(report, found, model_rows, outcome, advice, "" if serves is None else f", which is {serves},")
     if hidden is not None and hidden > report[summary_row][METRIC]:
         text += f" With own history hidden it finds more, {hidden:.4f}: --exclude-history, exclude_history=True."
     trusted = None if leakage is None or leakage.is_possible or has_chosen else True
@@ -103,12 +101,17 @@ def _most_by_hr(report: Mapping[str, Any], best: str, model_rows: list[str]) -> 
 
 
 def _text(
-    report: Mapping[str, Any], found: Mapping[str, Any], model_rows: list[str], outcome: str, advice: list[str]
+    report: Mapping[str, Any],
+    found: Mapping[str, Any],
+    model_rows: list[str],
+    outcome: str,
+    advice: list[str],
+    which: str,
 ) -> str:
     ours, best, coverage = found["row"], found["best"], found["coverage"]
     words = {"better": "is better than", "worse": "is worse than", "undecided": "cannot be told apart from"}
     text = (
-        f"Verdict: {ours} {words[outcome]} {best}, the best baseline, by NDCG@10: {report[ours][METRIC]:.4f} "
+        f"Verdict: {ours}{which} {words[outcome]} {best}, the best baseline, by NDCG@10: {report[ours][METRIC]:.4f} "
         f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; {_ALSO.upper()} {report[ours][_ALSO]:.4f} against "
         f"{report[best][_ALSO]:.4f}{_most_by_hr(report, best, model_rows)}; coverage {coverage[ours]:.3f} against "

@@ -144,7 +144,7 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
     section = f"{_START}\n{_results(metrics)}{_END}"
     body = parsed.text.strip("\n")
     if _START in body and _END in body:
-        body = re.sub(re.escape(_START) + ".*?" + re.escape(_END), lambda _: section, body, flags=re.S)
+        body = _exchanged(body, _START, _END, section)
     elif "\n## Data\n" in body:
         body = body.replace("\n## Data\n", f"\n{section}\n\n## Data\n", 1)
     else:
@@ -183,7 +183,7 @@ def without_results(card: str) -> str:
         return card
     end = "\r\n" if "\r\n" in card else "\n"
     section = f"{_START}\n{_NO_RESULTS}\n{_END}".replace("\n", end)
-    card = re.sub(re.escape(_START) + ".*?" + re.escape(_END), lambda _: section, card, flags=re.S)
+    card = _exchanged(card, _START, _END, section)
     metadata = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", card, flags=re.M | re.S)
     if metadata is None:
         return card
@@ -202,7 +202,7 @@ def with_counts(card: str, counts: str) -> str:
     end = "\r\n" if "\r\n" in card else "\n"
     section = f"{_COUNTS_START}\n## Customers' data\n\n{_COUNTS[counts]}\n{_COUNTS_END}".replace("\n", end)
     if says_of_counts(card):
-        return re.sub(re.escape(_COUNTS_START) + ".*?" + re.escape(_COUNTS_END), lambda _: section, card, flags=re.S)
+        return _exchanged(card, _COUNTS_START, _COUNTS_END, section)
     head, limits, rest = card.partition(f"{end}## Limits{end}")
     return f"{head}{end}{section}{end}{limits}{rest}" if limits else f"{card.rstrip()}{end}{end}{section}{end}"
 
@@ -245,6 +245,11 @@ def _eval_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
                     )
                 )
     return results
+
+
+def _exchanged(card: str, start: str, end: str, section: str) -> str:
+    """The card with another section from one mark to the other."""
+    return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: section, card, flags=re.S)
 
 
 def _results(metrics: Mapping[str, Any]) -> str:

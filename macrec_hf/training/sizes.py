@@ -115,7 +115,7 @@ def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes
     batch = min(1024, num_items)
     steps_of_an_epoch = math.ceil(num_items / batch)
     return QuantizerSizes(
-        num_levels=max(3, _digits(IDS_AN_ITEM * num_items, codes)),
+        num_levels=max(3, digits(IDS_AN_ITEM * num_items, codes)),
         codebook_size=codes,
         hidden_sizes=_widths(min(2048, max(modalities.values()), num_items)),
         num_pseudo_labels=2 * codes,
@@ -201,7 +201,7 @@ def _check(**numbers: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {number}. Is a file empty?")
 
 
-def _digits(count: int, base: int) -> int:
+def digits(count: int, base: int) -> int:
     """The fewest digits that write `count` different numbers in a base."""
     digits, room = 0, 1
     while room < count:
