@@ -31,6 +31,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
@@ -48,8 +50,10 @@ from results import (  # noqa: E402
     read_figures,
 )
 
-from macrec_hf import co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
+from macrec_hf import EmbeddingStore, co_purchase_ids, make_demo_shop, read_interactions  # noqa: E402
+from macrec_hf.catalogue.co_purchases import MODALITY, co_purchase_embeddings  # noqa: E402
 from macrec_hf.cli.demo import TRAIN  # noqa: E402
+from macrec_hf.data.learned_purchases import LEARNED_FROM, training_purchases  # noqa: E402
 
 LEVELS = ["--num-levels", "3"]  # the weights of the losses are one a level; enough up to 300,000 items
 IDS = {name: [*LEVELS, *(flag.format(zeros="0,0,0") for flag in flags)] for name, flags in QUANTIZERS.items()}
@@ -172,10 +176,8 @@ def parse_arguments() -> argparse.Namespace:
     for flag, known in (("rows", ROWS), ("others", others)):
         if set(given := getattr(args, flag)) - set(known):
             raise SystemExit(f"--{flag}: expected some of {', '.join(known)}, got {', '.join(given)}.")
-    if args.interactions is not None and args.items is None and "LETTER-like" in args.rows:
-        raise SystemExit(
-            "--items: expected the items, of which LETTER-like makes embeddings with co-purchases, got none."
-        )
+    if args.interactions is not None and args.items is None and args.embeddings is None:
+        raise SystemExit("--items: expected the items to embed, or --embeddings, got neither.")
     if args.others and args.interactions is not None and args.interactions.suffix not in (".csv", ".json"):
         raise SystemExit(f"--interactions: the systems of others read .csv or .json, got {args.interactions}.")
     if args.train is None:
@@ -245,10 +247,20 @@ def ids_of(args: argparse.Namespace, folder: Path, kind: str, seed: int) -> Path
 
 
 def embed_with_co_purchases(args: argparse.Namespace, folder: Path) -> Path:
-    """Embeddings of texts, photos and co-purchases, made if they are not there."""
-    embeddings = folder / "emb_with_co_purchases"
-    macrec("embed", "--items", args.items, "--interactions", args.interactions, into=embeddings, result="meta.json")
-    return embeddings
+    """The embeddings with those of co-purchases beside them, made if they are not there."""
+    into = folder / "emb_with_co_purchases"
+    if not (into / "meta.json").exists():
+        store = EmbeddingStore.open(args.embeddings)
+        row_of = {item: row for row, item in enumerate(store.item_ids)}
+        sequences, about = training_purchases(read_interactions(args.interactions), row_of)
+        rows, present = co_purchase_embeddings(sequences, len(store))
+        missing = {
+            name: [store.item_ids[row] for row in np.flatnonzero(~there)]
+            for name, there in {**store.present, MODALITY: present}.items()
+        }
+        store = EmbeddingStore({**store.arrays, MODALITY: rows}, store.item_ids, missing)
+        store.save(into, {MODALITY: {LEARNED_FROM: about}})
+    return into
 
 
 def other_commands(args: argparse.Namespace) -> dict[str, list[Any]]:

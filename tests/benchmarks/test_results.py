@@ -191,7 +191,7 @@ def test_without_the_row_that_others_are_compared_with_there_is_no_table(
         (["--seeds", "1,2"], "--seeds: expected 0 and those after it"),
         (["--rows", "MACRecc"], "--rows: expected some of MACRec"),
         (["--others", "sasrec"], "--others: expected some of own_sasrec, own_fdsa, got sasrec"),
-        (["--interactions", "a.csv"], "--items: expected the items"),
+        (["--interactions", "a.csv"], "--items: expected the items to embed, or --embeddings"),
         (["--interactions", "a.jsonl", "--items", "b"], "read .csv or .json, got a.jsonl"),
     ],
 )
