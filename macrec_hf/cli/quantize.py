@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..training.sizes import IDS_AN_ITEM, QuantizerSizes, digits, quantizer_sizes
+from ..training.sizes import QuantizerSizes, quantizer_sizes
 from .common import (
     add_config_flags,
     check_writable,
@@ -130,7 +130,7 @@ def train(args: argparse.Namespace) -> str:
     start, output = args.started, open_run(args, Path(args.output), RESULT)
     whole = open_embeddings(args)
     store = sold_part(whole, args)
-    given, args = args, sized(args, store, whole)
+    given, args = args, sized(args, store, len(whole))
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
     for name in store.modalities:  # before the training rather than after it
@@ -172,7 +172,7 @@ def cluster(args: argparse.Namespace) -> str:
         return ""
     output, whole = open_run(args, Path(args.output), RESULT), open_embeddings(args)
     store = sold_part(whole, args)
-    args = sized(args, store, whole)
+    args = sized(args, store, len(whole))
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
     for name in store.modalities:  # before the work rather than after it
         check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)
@@ -247,11 +247,16 @@ def write_all(
     write_ids(output, table, quantizer, {"collisions": table.report, "steps": steps})
 
 
-def sized(args: argparse.Namespace, store: "EmbeddingStore", whole: "EmbeddingStore") -> argparse.Namespace:
+def sized(args: argparse.Namespace, store: "EmbeddingStore", num_all: int) -> argparse.Namespace:
     """The flags with those that `--size` chooses: by the items that are learned from, with IDs enough for all."""
-    auto = dataclasses.asdict(quantizer_sizes(len(store), store.modalities, num_processes()))
-    auto["num_levels"] = max(auto["num_levels"], digits(IDS_AN_ITEM * len(whole), auto["codebook_size"]))
-    return with_sizes(args, auto, defaults_of(_arguments_class(), SIZED))
+    auto = quantizer_sizes(
+        len(store),
+        store.modalities,
+        num_processes(),
+        codebook_size=args.codebook_size,
+        num_later_items=num_all - len(store),
+    )
+    return with_sizes(args, dataclasses.asdict(auto), defaults_of(_arguments_class(), SIZED))
 
 
 def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -> "MacRecQuantizerTrainingArguments":

@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 MIN_INTERACTIONS = 3
 """One item to train on, one to validate, one to test (paper, section "Experimental Settings": leave-one-out)."""
-_OF_ALL, _TIMES_THE_MEAN = 0.1, 20  # purchases of one user that are more than one customer's; ours
 
 
 @dataclass
@@ -95,21 +94,9 @@ def purchases_by_user(interactions: pd.DataFrame, row_of: Mapping[str, int]) -> 
     users = users.astype(np.int32)
     order = _in_time_order(users, interactions["timestamp"], where)
     counts = np.bincount(users, minlength=len(user_ids))
-    _warn_of_shared_account(counts, user_ids, where)
     starts = np.concatenate([[0], counts.cumsum()])
     days = days_of(interactions["timestamp"])
     return Purchases(user_ids, items[order], starts, None if days is None else days[order])
-
-
-def _warn_of_shared_account(counts: np.ndarray, user_ids: pd.Index, where: str) -> None:
-    """An account of many people, whose purchases one after the other say nothing, would outweigh all customers."""
-    most = int(counts.argmax())
-    if counts[most] > max(_OF_ALL * counts.sum(), _TIMES_THE_MEAN * counts.mean()):
-        logger.warning(
-            f"{where}The user {user_ids[most]!r} has {counts[most]:,} of the {counts.sum():,} interactions. Is it an "
-            "account of many people, as of guests or a till? Leave its rows out: they are learned and counted as one "
-            "customer's."
-        )
 
 
 def _rows_of(item_ids: pd.Series, row_of: Mapping[str, int], where: str) -> np.ndarray:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 USER_COLUMN, ITEM_COLUMN, TIME_COLUMN = "user_id", "item_id", "timestamp"
 TITLE_COLUMN, IMAGE_COLUMN = "title", "image"
+_OF_ALL, _TIMES_THE_MEAN = 0.1, 20  # purchases of one user that are more than one customer's; ours
 _COLUMNS = {"user": USER_COLUMN, "item": ITEM_COLUMN, "time": TIME_COLUMN}
 
 
@@ -129,6 +130,15 @@ def read_interactions(
             logger,
             f"{path}: {again:,} of {len(interactions):,} rows are the same as an earlier one, in user, item and time: "
             "they are kept, each as a purchase of its own. If an export has written them twice, take them out.",
+        )
+    counts = interactions["user_id"].value_counts()
+    # Purchases of many people one after the other say nothing, and would outweigh all customers.
+    if (most := counts.iloc[0]) > max(_OF_ALL * counts.sum(), _TIMES_THE_MEAN * counts.mean()):
+        warn_once(
+            logger,
+            f"{path}: The user {counts.index[0]!r} has {most:,} of the {len(interactions):,} interactions. Is it an "
+            "account of many people, as of guests or a till? Leave its rows out: they are learned and counted as one "
+            "customer's.",
         )
     if short:
         warn_once(

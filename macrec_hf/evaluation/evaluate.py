@@ -22,6 +22,7 @@ from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, ran
 from ..model.limits import Limits
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
+from ..model.served_catalogue import hides_history
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_inputs, blend_lists
 from .by_time import PARTS, answered, check_cut, column_by_time
@@ -87,9 +88,10 @@ def evaluate(
         The same in every process: what `macrec evaluate` writes into `metrics.json`. "split", "num_users"; under the
         name of each list (a modality, "ensemble", a baseline, one of `lists`) `{"hr@1": …, "ndcg@10": …, …}`;
         "intervals", `{list: {metric: [low, high]}}`, the bounds of 95 % bootstrap intervals over users; "coverage",
-        `{list: share of the catalogue in somebody's first ten places}`; "differences", the ensemble minus each
-        list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate", "quoted" ("shown" or
-        "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows", "num_short_users", "num_items",
+        `{list: share of the catalogue in somebody's first ten places}`; "differences", the blend, or without one the
+        ensemble, minus each list, by the paired bootstrap. All this again under "hidden". Then "repeat_rate",
+        "quoted" ("shown" or "hidden"), "verdict" (see `evaluation.verdict.verdict`), "model_rows",
+        "num_short_users", "num_items",
         "leakage" (see `evaluation.leakage.Leakage`; None of a model that keeps no fingerprints) and "settings", of
         which "fusion" says by what rule the row "ensemble" was made, and by which source "blend" serves ("blend"
         itself where its guard found no single one better). By time each column also has "seen", "unseen" and
@@ -130,6 +132,7 @@ class SplitRanking:
     Attributes:
         split: its name.
         users: whose lists they are, with their targets.
+        everyone: of whom these were chosen.
         model: the model's lists by modality and ensembled, under "shown" with the users' own items, under "hidden"
             without.
         outside: those of other libraries, in the same form.
@@ -142,6 +145,7 @@ class SplitRanking:
 
     split: str
     users: SplitUsers | FutureUsers
+    everyone: SplitUsers | FutureUsers
     model: dict[str, Lists]
     outside: dict[str, Lists]
     num_items: int
@@ -164,8 +168,9 @@ class SplitRanking:
         baselines = {"shown": count(histories, width), "hidden": refilled(count, histories, width)}
         model = self.model
         if self.unread is not None:
-            # The blend has lists of its own for new customers.
-            blended = {name: {BLEND: lists[BLEND]} if BLEND in lists else {} for name, lists in model.items()}
+            # The blend has lists of its own for new customers, unless the model serves.
+            has_own = self.settings["fusion"].get(BLEND, MODEL) != MODEL
+            blended = {name: {BLEND: lists[BLEND]} if has_own else {} for name, lists in model.items()}
             model = {
                 name: answered(model[name], self.unread, baselines[name]["popularity"]) | blended[name]
                 for name in model
@@ -173,8 +178,8 @@ class SplitRanking:
         return {name: model[name] | baselines[name] | self.outside[name] for name in ("shown", "hidden")}
 
     def _explained(self) -> tuple[Any, ...]:
-        """The validation purchases, as [`best_window`] takes them; of a validation split there are none to know."""
-        users, num_items = self.users, self.num_items
+        """Everybody's validation purchases, as [`best_window`] takes them; a validation split knows none."""
+        users, num_items = self.everyone, self.num_items
         if isinstance(users, FutureUsers):
             learned, histories, targets, owners = users.validation()
             return learned, num_items, histories, targets, owners
@@ -208,11 +213,8 @@ class SplitRanking:
             hidden=None if column is hidden else hidden[summary_row][METRIC],
         )  # fmt: skip
         hides = self.settings["hides_history"]
-        if hides is not None and hides != (column is hidden):
-            found["text"] += (
-                f" By default `recommend` {'hides' if hides else 'shows'} own history with this model, as its "
-                "validation purchases have it."
-            )
+        if hides != (column is hidden):
+            found["text"] += f" By default `recommend` {'hides' if hides else 'shows'} own history with this model."
         return {
             "split": self.split,
             "num_users": len(users),
@@ -235,7 +237,9 @@ class SplitRanking:
         if serves == BLEND:
             return None
         everybody = all(len(history) for history in self.users.histories)  # who has none may get a list of its own
-        return f"{serves} alone here" + ("" if everybody else " for customers with a history")
+        return f"{'the model' if serves == MODEL else serves} alone here" + (
+            "" if everybody else " for customers with a history"
+        )
 
 
 def rank_split(
@@ -279,13 +283,15 @@ def rank_split(
     settings: dict[str, Any] = {"num_beams": decoding.num_beams, "fusion": fusion, "max_history": encoder.max_history}
     dtype = str(recommender.model.dtype).removeprefix("torch.")
     settings |= {"limit_users": limit_users, "seed": seed, "dtype": dtype}
-    settings["hides_history"] = recommender.model.config.hides_history
+    settings["hides_history"] = hides_history(recommender.blend, recommender.model.config)
     unread = None
     if isinstance(users, FutureUsers):
         settings["trained_until"] = _trained_until(recommender)
         unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
     rate = _repeat_rate(everyone)
-    return SplitRanking(split, users, model, outside, table.num_items, settings, rate, leakage, doubt, unread)
+    return SplitRanking(
+        split, users, everyone, model, outside, table.num_items, settings, rate, leakage, doubt, unread
+    )
 
 
 def _blended(

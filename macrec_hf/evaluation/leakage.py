@@ -35,9 +35,10 @@ class Leakage:
         most_by_chance: as many may look so because customers buy alike: the mean and three standard deviations of a
             binomial count, by the share of the other customers who look so, or of the strangers with later purchases
             of somebody else, whichever is larger.
-        share_alike: how many customers would have a learned history if the purchases of those who are tested were
-            dealt out among them anew: near 1 where they have bought little among few items, so that it says nothing
-            that a customer has one. Histories of one purchase do not count: they are the beginning of too many.
+        share_alike: which share of the customers would have a learned history if the purchases of those who are
+            tested were dealt out among them anew: near 1 where they have bought little among few items, so that it
+            says nothing that a customer has one. Of histories longer than one purchase, since one is the beginning of
+            too many; 1 where all have one.
     """
 
     num_learned: int
@@ -141,9 +142,10 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     others = max(others, sum(len(rows) > 0 for rows in known) - (len(learned) - num_missing))
     others += sum(len(history) == 0 for history, _ in tested)
     num_tested = min(int((found & strangers).sum()), num_missing)
-    longer = [history for history, _ in tested if len(history) > 1]
-    alike_by_chance = 1 - float(_strangers(_dealt_out(longer), values, hashes).mean()) if longer else 0.0
-    return Leakage(len(learned), num_missing, others, num_tested, float(most), alike_by_chance)
+    share_alike = float(any(len(history) for history, _ in tested))
+    if longer := [history for history, _ in tested if len(history) > 1]:
+        share_alike = 1 - float(_strangers(_dealt_out(longer), values, hashes).mean())
+    return Leakage(len(learned), num_missing, others, num_tested, float(most), share_alike)
 
 
 def left_out(histories: Histories) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -187,8 +187,9 @@ def without_results(card: str) -> str:
     metadata = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", card, flags=re.M | re.S)
     if metadata is None:
         return card
-    # Up to the next key: neither indented, nor an entry of a list, nor a comment.
-    kept = re.sub(r"^[\"']?model-index[\"']?:.*?(?=^[^\s#-]|\Z)", "", metadata[1], flags=re.M | re.S)
+    # Up to the next key, which is neither indented nor an entry of a list, and the comments before that.
+    following = r"(?=(?:^#[^\n]*\n)*(?:^[^\s#-]|\Z))"
+    kept = re.sub(rf"^[\"']?model-index[\"']?:.*?{following}", "", metadata[1], flags=re.M | re.S)
     return card[: metadata.start(1)] + kept + card[metadata.end(1) :]
 
 

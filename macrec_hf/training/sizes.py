@@ -78,12 +78,19 @@ class RecommenderSizes(_Sizes):
     cross_modal_rate: float
 
 
-def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes: int = 1) -> QuantizerSizes:
+def quantizer_sizes(
+    num_items: int,
+    modalities: Mapping[str, int],
+    num_processes: int = 1,
+    *,
+    codebook_size: int | None = None,
+    num_later_items: int = 0,
+) -> QuantizerSizes:
     """Sizes of a quantizer for a catalogue, and of its training.
 
-    - `codebook_size`: eight items a code (the doctor's rule), between 8 and the paper's 256.
-    - `num_levels`: the fewest with 50 IDs an item (the doctor's rule), at least 3: the paper's contrastive loss begins
-      at the third level.
+    - `codebook_size`: eight items a code (the doctor's rule), between 8 and the paper's 256; or as given.
+    - `num_levels`: the fewest with 50 IDs an item (the doctor's rule), later items too, at least 3: the paper's
+      contrastive loss begins at the third level.
     - `hidden_sizes`: powers of two down to 128, from the one nearest, by its logarithm, to the largest embedding size,
       or to the number of items if that is less; at most the 2,048 of the authors' code (ours).
     - `num_pseudo_labels`: twice the codes, as the paper's 512 are of its 256.
@@ -92,12 +99,14 @@ def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes
       the 1,000 of the authors' code (ours).
 
     Args:
-        num_items: of the catalogue.
+        num_items: that the quantizer learns from.
         modalities: `{name: embedding size}`.
         num_processes: that share a batch.
+        codebook_size: codes of a level, of at least 2, where they are chosen already.
+        num_later_items: that get IDs without being learned from.
 
     Raises:
-        ValueError: a number below 1, or no modality.
+        ValueError: a number below 1, fewer than 2 codes, or no modality.
 
     Example:
 
@@ -111,11 +120,13 @@ def quantizer_sizes(num_items: int, modalities: Mapping[str, int], num_processes
     )
     if not modalities:
         raise ValueError("modalities: expected at least one, {name: embedding size}, got none.")
-    codes = min(256, max(8, num_items // ITEMS_A_CODE))
+    codes = min(256, max(8, num_items // ITEMS_A_CODE)) if codebook_size is None else codebook_size
+    if codes < 2:
+        raise ValueError(f"codebook_size: expected at least 2 codes, got {codes}: with one all items share their ID.")
     batch = min(1024, num_items)
     steps_of_an_epoch = math.ceil(num_items / batch)
     return QuantizerSizes(
-        num_levels=max(3, digits(IDS_AN_ITEM * num_items, codes)),
+        num_levels=max(3, _digits(IDS_AN_ITEM * (num_items + num_later_items), codes)),
         codebook_size=codes,
         hidden_sizes=_widths(min(2048, max(modalities.values()), num_items)),
         num_pseudo_labels=2 * codes,
@@ -201,12 +212,12 @@ def _check(**numbers: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {number}. Is a file empty?")
 
 
-def digits(count: int, base: int) -> int:
+def _digits(count: int, base: int) -> int:
     """The fewest digits that write `count` different numbers in a base."""
-    digits, room = 0, 1
+    needed, room = 0, 1
     while room < count:
-        digits, room = digits + 1, room * base
-    return digits
+        needed, room = needed + 1, room * base
+    return needed
 
 
 def _widths(wanted: int, least: int = 128) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ import torch
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable
 from macrec_hf.cli.main import main
 from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
+from macrec_hf.data.purchase_counting import count_purchases
+from macrec_hf.model.blend import Blend
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 30, 14
@@ -59,7 +61,11 @@ def evaluate(model, interactions, folder, *more):
 def test_no_list_knows_the_last_purchases(shop, tmp_path, split, untouched):
     """With those of half of the users exchanged among them, every list of every user stays as it is."""
     folder, histories = shop
-    _, before = evaluate(folder / "model", folder / "interactions.csv", tmp_path, "--split", split)
+    recommender, model = MacRecRecommender.from_pretrained(folder / "model"), tmp_path / "model"
+    blend = Blend({"near_log": 1.0, "model_text": 0.5, "sold_log": 0.1}, "blend", {"window": 5})
+    recommender._set_blend(blend, count_purchases(list(map(np.array, histories)), NUM_ITEMS, window=5))
+    recommender.save_pretrained(model)
+    _, before = evaluate(model, folder / "interactions.csv", tmp_path, "--split", split)
     random = np.random.default_rng(2)
     half = random.permutation(NUM_USERS)[: NUM_USERS // 2]
     changed = [list(rows) for rows in histories]
@@ -68,9 +74,11 @@ def test_no_list_knows_the_last_purchases(shop, tmp_path, split, untouched):
             changed[user][-back] = histories[other][-back]
     assert changed != histories
     write(tmp_path / "changed.csv", changed)
-    _, after = evaluate(folder / "model", tmp_path / "changed.csv", tmp_path, "--split", split)
+    _, after = evaluate(model, tmp_path / "changed.csv", tmp_path, "--split", split)
     assert len(before) == NUM_USERS and "short" not in before
-    assert {"text", "image", "ensemble", "popularity", "co_visitation", "random", "hidden"} <= set(before["u0"])
+    assert {"blend", "text", "image", "ensemble", "popularity", "co_visitation", "random", "hidden"} <= set(
+        before["u0"]
+    )
     assert set(before["u0"]["hidden"]) == set(before["u0"]) - {"user_id", "hidden"}
     assert before == after
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from macrec_hf.data.histories import Histories, purchases_by_user, user_histories
 from macrec_hf.data.readers import read_interactions, read_items
 from macrec_hf.data.splits import leave_one_out
+from macrec_hf.data.time_split import histories_until
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -146,9 +147,18 @@ def test_nothing_to_group_is_refused():
 
 
 @pytest.mark.parametrize(("shared", "is_said"), [(300, True), (70, False)])
-def test_an_account_of_many_people_is_named(caplog, shared, is_said):
-    """Sixty customers with five purchases each, and one account with the purchases of guests."""
+def test_an_account_of_many_people_is_named_once(caplog, tmp_path, shared, is_said):
+    """Sixty customers with five purchases each, and one account with the purchases of guests; by time too."""
     users = [f"u{user}" for user in range(60) for _ in range(5)] + ["GUEST"] * shared
-    rows = pd.DataFrame({"user_id": users, "item_id": "i", "timestamp": range(len(users))})
-    purchases_by_user(rows, {"i": 0})
-    assert (f"'GUEST' has {shared} of the {300 + shared} interactions" in caplog.text) is is_said
+    rows = pd.DataFrame(
+        {"user_id": users, "item_id": "i", "timestamp": np.random.default_rng(0).permutation(len(users))}
+    )
+    rows.to_csv(tmp_path / "orders.csv", index=False)
+    interactions = read_interactions(tmp_path / "orders.csv")
+    for learned_from in (
+        lambda: user_histories(interactions, {"i": 0}),
+        lambda: histories_until(interactions, {"i": 0}, 250),
+    ):
+        learned_from()
+    assert caplog.text.count(f"'GUEST' has {shared} of the {300 + shared} interactions") == is_said
+    assert caplog.text.count("account of many people") == is_said

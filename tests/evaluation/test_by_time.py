@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable, evaluate
+from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.data.time_split import histories_until
 from macrec_hf.evaluation.baselines import baseline_lists, best_window
 from macrec_hf.evaluation.evaluate import rank_split
+from macrec_hf.model.blend import Blend
 from macrec_hf.model.ensemble import Decoding
 from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
@@ -118,6 +120,20 @@ def test_figures_are_means_over_later_purchases(shop, hide):
     assert column["new_customers"]["ensemble"] == pytest.approx(column["new_customers"]["popularity"] | {
         name: value for name, value in column["new_customers"]["ensemble"].items() if name.startswith("string")
     })  # fmt: skip
+
+
+def test_where_the_model_serves_new_customers_get_what_is_popular(shop):
+    frame, _, _, recommender = shop
+    recommender._set_blend(Blend({}, "model", {"window": 5, "hides_history": True}), count_purchases([], NUM_ITEMS))
+    report = evaluate(recommender, frame, "time", cut=CUT)
+    recommender._set_blend(None, None)
+    for column in (report, report["hidden"]):
+        for part in (column, column["seen"], column["new_customers"]):
+            assert part["blend"] == part["ensemble"]
+        assert column["new_customers"]["blend"]["hr@10"] == column["new_customers"]["popularity"]["hr@10"] > 0
+    said = report["verdict"]["text"]
+    assert "blend, which is the model alone here for customers with a history, " in said
+    assert report["quoted"] == "shown" and said.endswith("By default `recommend` hides own history with this model.")
 
 
 def test_the_facts_beside_the_figures(shop, caplog):

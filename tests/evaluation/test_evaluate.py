@@ -9,7 +9,7 @@ import torch
 
 from macrec_hf import MacRecConfig, MacRecForConditionalGeneration, MacRecRecommender, SemanticIdTable, evaluate
 from macrec_hf.data.readers import read_interactions
-from macrec_hf.evaluation.baselines import BASELINES, baseline_lists
+from macrec_hf.evaluation.baselines import BASELINES, baseline_lists, best_window
 from macrec_hf.evaluation.evaluate import rank_split
 from macrec_hf.evaluation.ranking_metrics import paired_bootstrap, ranking_metrics, user_metrics
 from macrec_hf.model.ensemble import Decoding
@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_the_recommended_lists(shop, split, back):
     assert (report["split"], report["num_users"], report["num_items"]) == (split, NUM_USERS, NUM_ITEMS)
     assert set(report["coverage"]) == set(report["intervals"]) == {"text", "image", "ensemble", *BASELINES}
     expected = {"num_beams": 20, "fusion": {"ensemble": "average"}, "max_history": 20, "limit_users": None, "seed": 0}
-    expected |= {"dtype": "float32", "hides_history": None}
+    expected |= {"dtype": "float32", "hides_history": False}
     assert report["settings"] == expected
     assert evaluate(recommender, read_interactions(path), split, batch_size=5) == report
 
@@ -127,6 +127,21 @@ def test_short_users_are_counted_and_nothing_else_of_the_last_two_purchases(shop
     lists = baseline_lists(train, [rows[:-1] for rows in histories], NUM_ITEMS)
     for name, figures in ranking_metrics(lists, np.array([rows[-1] for rows in histories])).items():
         assert report[name] == pytest.approx(figures)
+
+
+def test_of_some_users_baselines_are_those_of_all(shop):
+    """Also the co-occurrence, whose width validation chooses: by everybody's."""
+    path, _, recommender = shop
+    everybody, some = (
+        rank_split(recommender, read_interactions(path), "test", Decoding(num_beams=4), limit_users=limit)
+        for limit in (None, 5)
+    )
+    places = [everybody.users.user_ids.index(user) for user in some.users.user_ids]
+    assert len(places) == 5 and some.model["shown"]["text"].items.shape[0] == 5
+    for column, lists in some.columns.items():
+        for name in set(BASELINES) - {"random"}:
+            assert np.array_equal(lists[name].items, everybody.columns[column][name].items[places]), (column, name)
+    assert best_window(*everybody._explained()) == best_window(*some._explained())
 
 
 def write_lists(path, width, histories, random):

@@ -59,7 +59,7 @@ def by_hand(learned, known, tested):
         without + sum(not len(before) for before, _ in tested),
         min(sum(is_missing(*parts) for parts in strangers), num_missing),
         pytest.approx(len(strangers) * chance + 3 * sqrt(len(strangers) * chance * (1 - chance))),
-        pytest.approx(alike / max(1, len(longer))),
+        pytest.approx(alike / len(longer) if longer else float(any(len(before) for before, _ in tested))),
     )
 
 
@@ -175,6 +175,15 @@ def test_where_any_history_is_somebodys_nothing_is_told_of_those_left_out(num_it
     learned = history_fingerprints(everybody, HASHES)
     found = leakage(learned, everybody[:600], [(rows, rows[:1]) for rows in everybody[:600]], HASHES)
     assert found.num_missing and not found.num_strangers and found.is_possible == expected
+
+
+def test_where_only_first_purchases_are_known_it_cannot_be_told_who_was_left_out():
+    """By time: customers of one purchase are dropped, as many others have their second one after the cut."""
+    once, twice = [np.array([user % 5]) for user in range(50)], [np.array([user % 5, 9]) for user in range(20)]
+    learned = history_fingerprints([*once, *twice], HASHES)
+    late = [(rows[:1], rows[1:]) for rows in twice[:10]]
+    found = leakage(learned, [*once[10:], *twice[10:], *(history for history, _ in late)], late, HASHES)
+    assert found.num_missing == 10 and not found.num_strangers and found.is_possible
 
 
 @pytest.mark.parametrize("more", [1, 2, 3])

@@ -181,6 +181,10 @@ def test_results_of_another_blend_are_taken_out(card, end):
     parsed.eval_results = None
     assert kept == {name: value for name, value in parsed.to_dict().items() if name != "model_name"}
     assert without_results(f"# Mine{end}") == f"# Mine{end}"
+    # What people say of other keys stays.
+    ours = f"# of 2026{end}# for all{end}tags:"
+    for before, after in ((f"tags:{end}", f"{ours}{end}"), (f"{end}---{end}", f"{end}# the last word{end}---{end}")):
+        assert without_results(told.replace(before, after, 1)) == found.replace(before, after, 1)
     # Line ends of both kinds, a rule with a blank behind it, a comment among the figures.
     odd = told.replace(f"{end}---{end}", f"{end}--- {end}", 1)
     odd = odd.replace(f"model-index:{end}", f"model-index:{end}# of 2026{end}")

@@ -21,6 +21,19 @@ def limit(title):
     return next(check.limit for check in CHECKS if check.title == title)
 
 
+def test_codes_that_are_chosen_fix_what_follows_from_them():
+    """Fewest levels with 50 IDs an item, for later items too; pseudo-labels two a code."""
+    few = quantizer_sizes(120, MODALITIES, codebook_size=3)
+    assert (few.codebook_size, few.num_pseudo_labels) == (3, 6)
+    assert 3 ** (few.num_levels - 1) < 6000 <= 3**few.num_levels
+    auto = quantizer_sizes(120, MODALITIES)
+    later = quantizer_sizes(120, MODALITIES, num_later_items=10_000)
+    assert auto.codebook_size == later.codebook_size and later.num_train_epochs == auto.num_train_epochs
+    assert 15 ** (later.num_levels - 1) < 50 * 10_120 <= 15**later.num_levels
+    with pytest.raises(ValueError, match="codebook_size: expected at least 2 codes, got 1"):
+        quantizer_sizes(120, MODALITIES, codebook_size=1)
+
+
 @pytest.mark.parametrize("num_items", [64, 100, 200, 333, 1_000, 2_615, 10_000, 1_000_000])
 def test_the_doctor_is_content_with_the_codebooks(num_items):
     sizes = quantizer_sizes(num_items, MODALITIES)
