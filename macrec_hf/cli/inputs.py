@@ -222,10 +222,12 @@ def add_until(parser: argparse.ArgumentParser, what: str) -> None:
 
 def sold_before(args: argparse.Namespace) -> set[str] | None:
     """Ids of the items sold before `--until`; None without the flag."""
-    if (args.interactions is None) != (args.until is None):
-        raise ValueError("Expected --interactions and --until together: purchases say which items were sold by then.")
     if args.until is None:
+        if args.interactions is not None:
+            logger.warning("--interactions changes nothing without --until: all items are learned from.")
         return None
+    if args.interactions is None:
+        raise ValueError("Expected --interactions with --until: purchases say which items were sold by then.")
     from ..data.readers import read_interactions
     from ..data.time_split import items_before
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from .run_folder import check_finished
 if TYPE_CHECKING:
     from ..model.ranked_lists import Recommendation
 
+logger = logging.getLogger(__name__)
 HELP = "Recommends items of the catalogue for one history, or for every user of a file."
 
 
@@ -130,6 +132,10 @@ def read_histories(path: Path) -> list[tuple[str, list[str]]]:
     users = [user for _, user in parsed_lines(path, _user, '{"user_id": "u1", "history": ["i1", "i7"]} in every line')]
     if not users:
         raise ValueError(f"{path}: expected at least one user, got an empty file.")
+    if again := len(users) - len({user for user, _ in users}):
+        logger.warning(
+            f"{path}: {again:,} of {len(users):,} lines are of a user with an earlier one: each gets a list."
+        )
     return users
 
 

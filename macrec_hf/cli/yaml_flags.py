@@ -58,6 +58,8 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
     text = _text(path)
     content, typed = _parsed(path, text, _AsWritten), _parsed(path, text, yaml.SafeLoader)
     flags = {option: action for action in parser._actions for option in action.option_strings}
+    if of_file := {"config", "help"}.intersection(map(str, content)):
+        raise ValueError(f"--config {path}: expected flags of the work itself, got {min(of_file)!r}. Take it out.")
     given = {flags[flag] for word in words if (flag := word.partition("=")[0]) in flags}
     beaten = {action for group in parser._mutually_exclusive_groups if given & set(group._group_actions)
               for action in group._group_actions}  # fmt: skip
@@ -127,7 +129,8 @@ def _words(flag: str, action: argparse.Action, value: Any, of_yaml: Any, where: 
         of_yaml: the same with YAML's types.
     """
     if isinstance(action, argparse.BooleanOptionalAction):
-        return [flag if _switch(value, where) else "--no-" + flag[2:]]
+        positive = flag if flag in action.option_strings[:1] else "--" + flag.removeprefix("--no-")
+        return [positive if _switch(value, where) == (flag == positive) else "--no-" + positive[2:]]
     if action.nargs == 0:
         return [flag] if _switch(value, where) else []
     if isinstance(of_yaml, dict) and action.metavar == "JSON":
@@ -140,7 +143,7 @@ def _words(flag: str, action: argparse.Action, value: Any, of_yaml: Any, where: 
             return [f"{flag}={history_text(value)}"]
         entries = [_entry(entry, where) for entry in value]
         if action.nargs in ("+", "*"):
-            return [flag, *entries]
+            return [flag, *entries] if entries else []
         return [f"{flag}={','.join(entries)}"]
     return [f"{flag}={value}"]  # in one word: a value may begin with a dash
 

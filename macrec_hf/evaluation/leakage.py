@@ -19,6 +19,7 @@ CANNOT_BE_TOLD = "Whether the model was trained on what tests it cannot be told 
 NO_RECORD = "Whether the model was trained on what tests it cannot be told: it keeps no record of what it has learned."
 _ALIKE = 0.5  # ours
 _DRAWS = 5  # of other people's later purchases, to see what chance finds; ours
+_TRIES = 4  # to draw a purchase of somebody else; ours
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,15 @@ class Leakage:
         num_strangers: customers of the file who have none of the learned histories, at least: new ones, or changed
             ones. A learned history is one customer's, so no more can have one than were found.
         num_tested: strangers whose later purchases are known to be among what was learned, at most as many as are
-            missing. Of a customer who lost two purchases or more, that is not known.
+            missing. Of a customer who lost two purchases or more, or has fewer than three with them, that is not
+            known.
         most_by_chance: as many may look so because customers buy alike: the mean and three standard deviations of a
             binomial count, by the share of the other customers who look so, or of the strangers with later purchases
             of somebody else, whichever is larger.
-        share_alike: which share of the customers would have a learned history if the purchases of those who are
-            tested were dealt out among them anew: near 1 where they have bought little among few items, so that it
-            says nothing that a customer has one. Of histories longer than one purchase, since one is the beginning of
-            too many; 1 where all have one.
+        share_alike: which share of the customers would have a learned history if each bought, after their first
+            purchase, what somebody else bought after the last: near 1 where they have bought little among few items,
+            or in an order that items prescribe, so that it says nothing that a customer has one. Of histories longer
+            than one purchase, since one is the beginning of too many; 1 where all have one.
     """
 
     num_learned: int
@@ -144,7 +146,7 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     num_tested = min(int((found & strangers).sum()), num_missing)
     share_alike = float(any(len(history) for history, _ in tested))
     if longer := [history for history, _ in tested if len(history) > 1]:
-        share_alike = 1 - float(_strangers(_dealt_out(longer), values, hashes).mean())
+        share_alike = 1 - float(_strangers(_as_others_buy(longer), values, hashes).mean())
     return Leakage(len(learned), num_missing, others, num_tested, float(most), share_alike)
 
 
@@ -193,10 +195,28 @@ def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray,
     return found / max(1, _DRAWS * len(strangers))
 
 
-def _dealt_out(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Histories of the same lengths and purchases, these dealt out anew."""
-    rows = np.random.default_rng(0).permutation(np.concatenate(histories))
-    return np.split(rows, np.cumsum([len(history) for history in histories])[:-1])
+def _as_others_buy(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Histories that are as long and begin alike; each further purchase is one that somebody else made after the last.
+
+    After what nobody else bought anything after, it is any purchase.
+    """
+    generator, rows = np.random.default_rng(0), np.concatenate(histories)
+    lengths, owners, places = _placed(histories)
+    order = np.flatnonzero(places > 0)
+    order = order[np.argsort(rows[order - 1], kind="stable")]
+    before, after, buyers = rows[order - 1], rows[order], owners[order]
+    starts, made = np.cumsum(lengths) - lengths, rows.copy()
+    for place in range(1, int(lengths.max())):
+        here = starts[lengths > place] + place
+        drawn, wanted = generator.integers(len(after), size=len(here)), np.arange(len(here))
+        low, high = (np.searchsorted(before, made[here - 1], side) for side in ("left", "right"))
+        for _ in range(_TRIES):
+            wanted = wanted[low[wanted] < high[wanted]]
+            found = generator.integers(low[wanted], high[wanted])
+            others = buyers[found] != owners[here[wanted]]
+            drawn[wanted[others]], wanted = found[others], wanted[~others]
+        made[here] = after[drawn]
+    return np.split(made, starts[1:])
 
 
 def _placed(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,18 +230,19 @@ def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Fingerprints of what a model has learned that knows later purchases, and whose they are, places in `tested`.
 
     That is each beginning that ends in a later purchase; and, where only one is later, all purchases but another one,
-    as when rows of equal times stood in another order. A single purchase is the beginning of too many histories.
+    as when rows of equal times stood in another order. Of three purchases at least: one is the beginning of too many
+    histories, and two are bought together by many, as a case with a telephone.
     """
     whole = [np.concatenate(parts) for parts in tested]
     lengths, owners, places = _placed(whole)
     num_later = np.array([len(later) for _, later in tested], dtype=np.int64)
     begun = beginnings(whole, hashes)
-    is_later = (places >= (lengths - num_later)[owners]) & (places > 0)
+    is_later = (places >= (lengths - num_later)[owners]) & (places > 1)
     rows = np.concatenate([np.zeros(0, dtype=np.int64), *whole]).astype(np.int64)
     ends = (np.cumsum(lengths) - 1)[owners]
     all_but_one = begun[ends] - hashes[rows].view(np.int64)
     exchanged = (
-        (num_later == 1)[owners] & (lengths > 2)[owners] & (places < lengths[owners] - 1) & (rows != rows[ends])
+        (num_later == 1)[owners] & (lengths > 3)[owners] & (places < lengths[owners] - 1) & (rows != rows[ends])
     )
     return (
         np.concatenate([begun[is_later], all_but_one[exchanged]]),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..model.blend import BLEND
 from ..model.ensemble import ENSEMBLE
 from .leakage import Leakage
 
@@ -57,12 +58,11 @@ def verdict(
 
 def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], best: str) -> list[str]:
     """What to try, the likeliest first."""
-    ours = report[summary_row][METRIC]
     advice = []
-    if ours <= report["popularity"][METRIC]:
+    if max(report[name][METRIC] for name in model_rows if name != BLEND) <= report["popularity"][METRIC]:
         advice.append(
-            "it does not beat the bestsellers, so it has hardly learned: train longer (--epochs, --patience 0) and "
-            "look in training_log.json whether eval_ndcg@10 was still rising"
+            "the model does not beat the bestsellers, so it has hardly learned: train longer (--epochs, --patience 0) "
+            "and look in training_log.json whether eval_ndcg@10 was still rising"
         )
     alone = _best_alone(report, summary_row, model_rows)
     if alone == ENSEMBLE:  # beside a blend

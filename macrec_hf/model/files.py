@@ -344,6 +344,11 @@ def read_json(path: str | Path, kind: type[_Content], expected: str) -> _Content
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # other tools begin with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected {expected} in UTF-8, but it cannot be read: {error}. Was it saved in another encoding, "
+            "or damaged while it was copied? Save it as UTF-8, or copy it again."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected {expected}, but it cannot be read: {error}. Was it cut off while it was copied? Copy "

@@ -110,7 +110,6 @@ def test_refusals_of_embed(shop, tmp_path, capsys):
     purchases = ["--interactions", shop / "interactions.csv"]
     for words, message in (
         ([*items, "--co-purchases"], "--co-purchases: expected purchases to learn from, got no --interactions FILE"),
-        ([*items, *purchases, "--no-co-purchases"], "Expected --interactions and --until together"),
         (
             [*items, *purchases, "--like", shop / "emb"],
             "--like embeds items that arrive later, which nobody has bought",

@@ -51,7 +51,7 @@ def test_new_bestsellers_are_popular_at_once_with_any_fusion(shop):
         assert after.recommend([[]], top_k=1, fusion=fusion)[0][0].item_id == "i7"
 
 
-def test_whose_history_is_wrong_and_who_gets_popular_items_is_said(shop, tmp_path, capsys):
+def test_whose_history_is_wrong_and_who_gets_popular_items_is_said(shop, tmp_path, capsys, caplog):
     rows = [("ann", ["i1"]), ("bob", ["gone"]), ("cy", [])]
     text = "\n".join(json.dumps({"user_id": user, "history": history}) for user, history in rows)
     (tmp_path / "users.jsonl").write_text(text)
@@ -66,3 +66,7 @@ def test_whose_history_is_wrong_and_who_gets_popular_items_is_said(shop, tmp_pat
     assert main([*words, "--on-unknown", "skip"]) == 0
     assert "for 3 users in" in (said := capsys.readouterr().out)
     assert "popular items for 2 of them, whose history names no item of the catalogue" in said
+    assert "of a user with an earlier one" not in caplog.text
+    (tmp_path / "twice.jsonl").write_text('{"user_id": "ann", "history": ["i1"]}\n' * 3)
+    assert main([*words[:3], str(tmp_path / "twice.jsonl")]) == 0
+    assert "2 of 3 lines are of a user with an earlier one: each gets a list" in caplog.text

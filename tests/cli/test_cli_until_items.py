@@ -142,14 +142,29 @@ def test_the_whole_way_by_time(shop, tmp_path, capsys):
     assert report["unseen_places"]["popularity"] == 0
 
 
+def test_purchases_that_a_shared_configuration_names_change_nothing_without_a_date(shop, tmp_path, caplog):
+    (tmp_path / "shop.yaml").write_text(f"interactions: {shop / 'interactions.csv'}\nco_purchases: false\n")
+    shared = ["--config", tmp_path / "shop.yaml"]
+    words = ["--items", shop / "items.jsonl", "--image-model", "none"]
+    told = "--interactions changes nothing without --until: all items are learned from."
+    assert call("embed", *words, "--output", tmp_path / "emb", *shared) == 0 and told in caplog.text
+    assert list(EmbeddingStore.open(tmp_path / "emb").modalities) == ["text"]
+    caplog.clear()
+    quantize = ["quantize", "--embeddings", tmp_path / "emb", QUANTIZER, "--output"]
+    assert call(*quantize, tmp_path / "ids", *shared) == 0 and told in caplog.text
+    assert call(*quantize, tmp_path / "plain") == 0
+    codes = [SemanticIdTable.from_pretrained(tmp_path / name).codes["text"] for name in ("ids", "plain")]
+    assert torch.equal(*codes)
+
+
 def test_what_is_refused(shop, tmp_path, capsys):
     embed = ["embed", "--items", shop / "items.jsonl", "--output", tmp_path / "emb"]
     quantize = ["quantize", "--embeddings", shop / "emb", "--output", tmp_path / "ids", QUANTIZER]
     (tmp_path / "other.csv").write_text("user_id,item_id,timestamp\na,x1,2020-01-01\na,x2,2020-03-01")
     other = ["--interactions", tmp_path / "other.csv", "--until", UNTIL]
     for words, message in (
-        ([*embed, "--until", UNTIL], "Expected --interactions and --until together"),
-        ([*quantize, "--interactions", shop / "interactions.csv"], "Expected --interactions and --until together"),
+        ([*embed, "--until", UNTIL], "Expected --interactions with --until"),
+        ([*quantize, "--until", UNTIL], "Expected --interactions with --until"),
         (
             [*quantize, *dated(shop)[:2], "--until", "2020-01-01"],
             "until: expected purchases before 2020-01-01, got none",

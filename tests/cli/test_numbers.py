@@ -163,6 +163,12 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
     content = "json: yes\nexclude_history: false\ntop-k: 5\nitems: ~\nverbose: off\n"
     args = build_parser("recommend").parse_args(["m", "--history=a", *words_of(tmp_path, "recommend", content)])
     assert (args.json, args.exclude_history, args.top_k, args.items, args.verbose) == (True, False, 5, None, False)
+    args = build_parser("recommend").parse_args(
+        ["m", "--history=a", *words_of(tmp_path, "recommend", "no_exclude_history: no")]
+    )
+    assert args.exclude_history
+    assert words_of(tmp_path, "recommend", "no-exclude-history: true") == ["--no-exclude-history"]
+    assert words_of(tmp_path, "evaluate", "lists: []") == []  # as an empty value: the default
     content = (
         "lr_scheduler_kwargs: {last_epoch: 010, deep: [1.5, yes]}\nsemantic_ids: {text: a=b.json, image: c.json}\n"
     )
@@ -187,6 +193,8 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
         ("modality: ['a,b']", "expected texts without commas, got 'a,b'"),
         ("history: [[a]]", "got \\['a'\\]"),
         ("5: 3", "'5' is no flag"),
+        ("config: other.yaml", "expected flags of the work itself, got 'config'. Take it out"),
+        ("help: true", "got 'help'"),
         ("top-k: !!python/object/apply:os.getpid []", "expected YAML"),
     ],
 )

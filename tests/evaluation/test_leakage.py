@@ -1,14 +1,14 @@
 """What a model has learned of a test, against bags of purchases in place of fingerprints."""
 
 from collections import Counter
-from itertools import chain
+from itertools import pairwise
 from math import sqrt
 
 import numpy as np
 import pytest
 
 from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
-from macrec_hf.evaluation.leakage import Leakage, leakage, learned_with
+from macrec_hf.evaluation.leakage import Leakage, _as_others_buy, leakage, learned_with
 
 ITEMS = 200
 HASHES = item_hashes([f"i{item}" for item in range(ITEMS)])
@@ -33,7 +33,7 @@ def by_hand(learned, known, tested):
         found = {bag([*before, *later[: end + 1]]) for end in range(len(later))}
         if len(later) == 1 and len(before) > 1:
             found |= {bag([*np.delete(before, place), *later]) for place in range(len(before))} - {bag(before)}
-        return {rows for rows in found if len(rows) > 1}
+        return {rows for rows in found if len(rows) > 2}
 
     strangers = [parts for parts in tested if is_stranger(parts[0])]
     same = [parts for parts in tested if not is_stranger(parts[0])]
@@ -50,8 +50,7 @@ def by_hand(learned, known, tested):
         hits += sum(is_missing(before, tested[other][1]) for (before, _), other in zip(strangers, others, strict=True))
     chance = max(chance, hits / max(1, 5 * len(strangers)))
     longer = [before for before, _ in tested if len(before) > 1]
-    dealt, ends = np.random.default_rng(0).permutation([*chain(*longer)]), np.cumsum([*map(len, longer)])
-    alike = sum(not is_stranger(dealt[end - len(rows) : end]) for rows, end in zip(longer, ends, strict=True))
+    alike = sum(not is_stranger(rows) for rows in _as_others_buy(longer)) if longer else 0
     without = max(sum(map(is_stranger, known)), len(known) - (len(learned) - num_missing))
     return Leakage(
         len(learned),
@@ -80,6 +79,46 @@ def test_it_is_what_bags_say(seed, one_later):
     assert found == by_hand(learned, known, tested)
 
 
+def test_histories_as_others_buy():
+    """Each pair is one of somebody else, but after what nobody else bought anything after."""
+    random = np.random.default_rng(0)
+    histories = [random.integers(40, size=random.integers(1, 30)) for _ in range(60)]
+    follows = [Counter(pairwise(rows.tolist())) for rows in histories]
+    made = _as_others_buy(histories)
+    assert [len(rows) for rows in made] == [len(rows) for rows in histories]
+    assert all(rows[0] == first[0] for rows, first in zip(made, histories, strict=True))
+    others = [sum(follows, Counter()) - own for own in follows]
+    pairs = [pair in known for rows, known in zip(made, others, strict=True) for pair in pairwise(rows.tolist())]
+    assert len(pairs) > 700 and np.mean(pairs) > 0.98  # else own ones were drawn at each try
+    alone = _as_others_buy([np.array([5, 6, 7]), *[np.array([8, 9])] * 200])
+    assert alone[0][0] == 5 and {tuple(rows) for rows in alone[1:]} == {(8, 9)}
+
+
+def test_where_items_prescribe_an_order_it_cannot_be_told_who_was_left_out():
+    """Ten sagas, read from the first volume on: half of the readers are dropped, the others lose their last."""
+    random = np.random.default_rng(0)
+    readers = [saga * 10 + np.arange(random.integers(3, 11)) for saga in range(10) for _ in range(40)]
+    learned = history_fingerprints([rows[:-1] for rows in readers], HASHES)
+    left = [rows[:-1] if len(rows) > 3 else rows for rows in readers[::2]]
+    found = looked_at(learned, left)
+    assert found.num_missing and not found.num_strangers and found.share_alike > 0.8 and found.is_possible
+
+
+def test_two_that_are_bought_together_accuse_nobody():
+    """Customers who bought a telephone and its case are deleted; new ones buy a book between, or just these two."""
+    random = np.random.default_rng(0)
+    loyal = [random.integers(60, 160, size=9) for _ in range(200)]
+    learned = history_fingerprints(
+        [*(rows[:-1] for rows in loyal), *[np.array([k, k + 20]) for k in range(20)] * 3], HASHES
+    )
+    books = [np.array([k, 40 + random.integers(20), k + 20]) for k in range(20)] * 2
+    assert not looked_at(learned, [*loyal, *books]).num_tested
+    pairs = [(np.array([k]), np.array([k + 20])) for k in range(20)] * 2
+    known = [rows[:-1] for rows in loyal]
+    found = leakage(learned, [*known, *(before for before, _ in pairs)], [*parted(loyal), *pairs], HASHES)
+    assert not found.num_tested and found.is_possible
+
+
 def test_nothing_is_found_of_nothing():
     learned = history_fingerprints([np.array([0, 1])], HASHES)
     assert leakage(learned, [], [], HASHES) == Leakage(1, 1, 0, 0, 0.0, 0.0)
@@ -92,8 +131,12 @@ def shop(count=50):
     return [random.integers(ITEMS, size=8) for _ in range(count)]
 
 
+def parted(histories):
+    return [(rows[:-1], rows[-1:]) for rows in histories]
+
+
 def looked_at(learned, histories):
-    parts = [(rows[:-1], rows[-1:]) for rows in histories]
+    parts = parted(histories)
     return leakage(learned, [before for before, _ in parts], parts, HASHES)
 
 

@@ -250,6 +250,9 @@ def test_evaluate_puts_its_results_into_the_card(tmp_path, capsys):
     said = " ".join(after.split())
     assert "Beam search with 2 beams, histories of the last 5 items." in said
     assert "license: mit" in after and card_errors(after) == []
+    assert main([*words, "--fusion", "authors", "--max-history", "1"]) == 0, capsys.readouterr().err
+    said = " ".join((directory / "README.md").read_text().split())
+    assert 'Beam search with 2 beams, histories of the last 1 item, ensemble by "authors".' in said
     without_index = re.sub(r"(?s)model-index:.*?(?=---\n)", "", after)
     assert re.sub(r"(?s)\n\n<!-- results.*end of results -->", "", without_index) == before
 
