@@ -50,8 +50,8 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no YAML, not a mapping, a key that is no flag of any verb, or a value that no flag can have. Flags
-            of other verbs are left out with a notice: one file may serve several.
+        ValueError: no YAML, not a mapping, a key that is no flag of any verb, two of one flag, or a value that no flag
+            can have. Flags of other verbs are left out with a notice: one file may serve several.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"--config: expected a YAML file, found none at {path}.")
@@ -64,6 +64,7 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
     beaten = {action for group in parser._mutually_exclusive_groups if given & set(group._group_actions)
               for action in group._group_actions}  # fmt: skip
     made: list[str] = []
+    names: dict[argparse.Action, str] = {}
     of_others: list[str] = []
     for (key, value), of_yaml in zip(content.items(), typed.values(), strict=True):
         flag = "--" + str(key).replace("_", "-")
@@ -72,6 +73,9 @@ def yaml_arguments(path: str, parser: "_Parser", words: Sequence[str] = ()) -> l
                 raise ValueError(f"--config {path}: {key!r} is no flag of {parser.prog}{parser.meant(flag)}")
             of_others.append(str(key))
             continue
+        if earlier := names.get(flags[flag]):
+            raise ValueError(f"--config {path}: expected each flag once, got {earlier} and {key}.")
+        names[flags[flag]] = str(key)
         in_place = flag == "--model" and bool(words) and not words[0].startswith("-")
         if flags[flag] not in beaten and not in_place and value is not None:
             made += _words(flag, flags[flag], value, of_yaml, f"--config {path}: {key}")
@@ -136,6 +140,8 @@ def _words(flag: str, action: argparse.Action, value: Any, of_yaml: Any, where: 
     if isinstance(of_yaml, dict) and action.metavar == "JSON":
         return [flag, json.dumps(of_yaml)]
     if isinstance(value, dict):
+        if not value:
+            return []
         parts = {str(name): entry for name, entry in value.items()}
         return [f"{flag}={','.join(f'{name}={_entry(entry, where)}' for name, entry in parts.items())}"]
     if isinstance(value, list):

@@ -19,7 +19,6 @@ CANNOT_BE_TOLD = "Whether the model was trained on what tests it cannot be told 
 NO_RECORD = "Whether the model was trained on what tests it cannot be told: it keeps no record of what it has learned."
 _ALIKE = 0.5  # ours
 _DRAWS = 5  # of other people's later purchases, to see what chance finds; ours
-_TRIES = 4  # to draw a purchase of somebody else; ours
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,16 @@ class Leakage:
         num_missing: those that are not in the file as they were.
         num_strangers: customers of the file who have none of the learned histories, at least: new ones, or changed
             ones. A learned history is one customer's, so no more can have one than were found.
-        num_tested: strangers whose later purchases are known to be among what was learned, at most as many as are
+        num_tested: strangers who have, with later purchases, a history of one customer alone that was learned and is
             missing. Of a customer who lost two purchases or more, or has fewer than three with them, that is not
             known.
         most_by_chance: as many may look so because customers buy alike: the mean and three standard deviations of a
             binomial count, by the share of the other customers who look so, or of the strangers with later purchases
             of somebody else, whichever is larger.
-        share_alike: which share of the customers would have a learned history if each bought, after their first
-            purchase, what somebody else bought after the last: near 1 where they have bought little among few items,
-            or in an order that items prescribe, so that it says nothing that a customer has one. Of histories longer
-            than one purchase, since one is the beginning of too many; 1 where all have one.
+        share_alike: which share of the customers would have a learned history without the one that is theirs: near 1
+            where they have bought little among few items, or in an order that items prescribe, so that it says nothing
+            that a customer has one. Of histories longer than one purchase, since one is the beginning of too many; 1
+            where all have one.
     """
 
     num_learned: int
@@ -87,7 +86,7 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
         return None, NO_RECORD
     found = leakage(recommender.learned_histories.numpy(), known, tested, item_hashes(item_ids))
     if found.is_real:
-        doubt = f"the model was trained on what tests it, of at least {found.num_tested:,} customers."
+        doubt = f"the model seems to have learned what tests it, of at least {found.num_tested:,} customers."
         logger.warning(
             f"{doubt.capitalize()} Its figures are too good. Give the file that it was trained on, in the same order, "
             "or one that has grown from it, or train anew on this one."
@@ -130,14 +129,12 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     missing = counts - np.minimum(counts, how_often(values, beginnings(known, hashes)))
     strangers = _strangers([history for history, _ in tested], values, hashes)
     fingerprints, owners = _with_later(tested, hashes)
-    found, alike = (
-        np.isin(np.arange(len(tested)), owners[np.isin(fingerprints, among)])
-        for among in (values[missing > 0], values)
-    )
+    gone = values[(missing > 0) & (counts == 1)]  # what several had is bought together, and may be anybody's
+    found, alike = (np.isin(np.arange(len(tested)), owners[np.isin(fingerprints, among)]) for among in (gone, values))
     num_same = int((~strangers).sum())
     # Laplace's rule: a half where nobody is the same; at most a half, since those who are so by chance alone look so.
     chance = min(0.5, ((alike & ~strangers).sum() + 1) / (num_same + 2))
-    chance = max(chance, _found_with_others(tested, np.flatnonzero(strangers), values[missing > 0], hashes))
+    chance = max(chance, _found_with_others(tested, np.flatnonzero(strangers), gone, hashes))
     num_strangers, num_missing = len(tested) - num_same, int(missing.sum())
     most = num_strangers * chance + 3 * sqrt(num_strangers * chance * (1 - chance))
     others = int(_strangers(known, values, hashes).sum())
@@ -146,7 +143,7 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     num_tested = min(int((found & strangers).sum()), num_missing)
     share_alike = float(any(len(history) for history, _ in tested))
     if longer := [history for history, _ in tested if len(history) > 1]:
-        share_alike = 1 - float(_strangers(_as_others_buy(longer), values, hashes).mean())
+        share_alike = _share_alike(longer, values, counts, hashes)
     return Leakage(len(learned), num_missing, others, num_tested, float(most), share_alike)
 
 
@@ -195,28 +192,17 @@ def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray,
     return found / max(1, _DRAWS * len(strangers))
 
 
-def _as_others_buy(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Histories that are as long and begin alike; each further purchase is one that somebody else made after the last.
-
-    After what nobody else bought anything after, it is any purchase.
-    """
-    generator, rows = np.random.default_rng(0), np.concatenate(histories)
+def _share_alike(histories: Sequence[np.ndarray], values: np.ndarray, counts: np.ndarray, hashes: np.ndarray) -> float:
+    """Of how many histories half was learned, as [`_strangers`] asks it, also without the longest that each has."""
     lengths, owners, places = _placed(histories)
-    order = np.flatnonzero(places > 0)
-    order = order[np.argsort(rows[order - 1], kind="stable")]
-    before, after, buyers = rows[order - 1], rows[order], owners[order]
-    starts, made = np.cumsum(lengths) - lengths, rows.copy()
-    for place in range(1, int(lengths.max())):
-        here = starts[lengths > place] + place
-        drawn, wanted = generator.integers(len(after), size=len(here)), np.arange(len(here))
-        low, high = (np.searchsorted(before, made[here - 1], side) for side in ("left", "right"))
-        for _ in range(_TRIES):
-            wanted = wanted[low[wanted] < high[wanted]]
-            found = generator.integers(low[wanted], high[wanted])
-            others = buyers[found] != owners[here[wanted]]
-            drawn[wanted[others]], wanted = found[others], wanted[~others]
-        made[here] = after[drawn]
-    return np.split(made, starts[1:])
+    begun = beginnings(histories, hashes)
+    found = np.minimum(np.searchsorted(values, begun), max(0, len(values) - 1))
+    times = np.where(np.isin(begun, values), counts[found], 0) if len(values) else np.zeros(len(begun), dtype=np.int64)
+    longest = np.full(len(histories), -1)
+    np.maximum.at(longest, owners[times > 0], places[times > 0])
+    others = times - (places == longest[owners])
+    enough = (others > 0) & (2 * (places + 1) >= lengths[owners]) & (places + 1 >= np.minimum(lengths, 2)[owners])
+    return float(np.isin(np.arange(len(histories)), owners[enough]).mean())
 
 
 def _placed(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -188,7 +188,7 @@ def without_results(card: str) -> str:
     if metadata is None:
         return card
     # Up to the next key, which is neither indented nor an entry of a list, and the comments before that.
-    following = r"(?=(?:^#[^\n]*\n)*(?:^[^\s#-]|\Z))"
+    following = r"(?=(?:^(?:#[^\n]*|[ \t\r]*)\n)*(?:^[^\s#-]|\Z))"
     kept = re.sub(rf"^[\"']?model-index[\"']?:.*?{following}", "", metadata[1], flags=re.M | re.S)
     return card[: metadata.start(1)] + kept + card[metadata.end(1) :]
 

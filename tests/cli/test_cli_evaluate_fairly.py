@@ -186,7 +186,7 @@ def learned(shop, tmp_path_factory):
     return there.save_pretrained(tmp_path_factory.mktemp("learned") / "model")
 
 
-LEARNED = "The model was trained on what tests it, of at least"
+LEARNED = "The model seems to have learned what tests it, of at least"
 ELSEWHERE, LEFT_OUT = "of its customers or more have none of them", "as when customers were left out"
 SHOPS = {
     "same": (lambda rows, user: rows, None),
@@ -212,7 +212,7 @@ def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path
     found = report["leakage"]
     assert found["num_learned"] == NUM_USERS + 1
     assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_missing"] > 0) == (said is not None)
-    told = f"Not to be trusted: the model was trained on what tests it, of at least {found['num_tested']} customers."
+    told = f"Not to be trusted: {LEARNED[0].lower()}{LEARNED[1:]} {found['num_tested']} customers."
     assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
     chosen = None if split == "validation" else True  # these purchases have chosen the model
     assert report["verdict"]["trusted"] is {LEARNED: False, ELSEWHERE: None}.get(said, chosen)

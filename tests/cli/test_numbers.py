@@ -168,7 +168,9 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
     )
     assert args.exclude_history
     assert words_of(tmp_path, "recommend", "no-exclude-history: true") == ["--no-exclude-history"]
-    assert words_of(tmp_path, "evaluate", "lists: []") == []  # as an empty value: the default
+    assert (
+        words_of(tmp_path, "evaluate", "lists: []") == words_of(tmp_path, "evaluate", "lists: {}") == []
+    )  # as an empty value: the default
     content = (
         "lr_scheduler_kwargs: {last_epoch: 010, deep: [1.5, yes]}\nsemantic_ids: {text: a=b.json, image: c.json}\n"
     )
@@ -195,6 +197,8 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
         ("5: 3", "'5' is no flag"),
         ("config: other.yaml", "expected flags of the work itself, got 'config'. Take it out"),
         ("help: true", "got 'help'"),
+        ("top_k: 5\ntop-k: 6", "expected each flag once, got top_k and top-k"),
+        ("exclude_history: true\nno_exclude_history: true", "got exclude_history and no_exclude_history"),
         ("top-k: !!python/object/apply:os.getpid []", "expected YAML"),
     ],
 )

@@ -1,14 +1,13 @@
 """What a model has learned of a test, against bags of purchases in place of fingerprints."""
 
 from collections import Counter
-from itertools import pairwise
 from math import sqrt
 
 import numpy as np
 import pytest
 
 from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
-from macrec_hf.evaluation.leakage import Leakage, _as_others_buy, leakage, learned_with
+from macrec_hf.evaluation.leakage import Leakage, leakage, learned_with
 
 ITEMS = 200
 HASHES = item_hashes([f"i{item}" for item in range(ITEMS)])
@@ -29,6 +28,11 @@ def by_hand(learned, known, tested):
         longest = max([0, *(end + 1 for end in range(len(rows)) if bag(rows[: end + 1]) in taught)])
         return 2 * longest < len(rows) or longest < min(len(rows), 2) or not len(rows)
 
+    def has_another(rows):
+        ends = [end for end in range(1, len(rows) + 1) if taught[bag(rows[:end])]]
+        left = taught - Counter([bag(rows[: ends[-1]])] if ends else [])
+        return any(2 * end >= len(rows) and end >= min(len(rows), 2) and left[bag(rows[:end])] for end in ends)
+
     def with_later(before, later):
         found = {bag([*before, *later[: end + 1]]) for end in range(len(later))}
         if len(later) == 1 and len(before) > 1:
@@ -39,7 +43,7 @@ def by_hand(learned, known, tested):
     same = [parts for parts in tested if not is_stranger(parts[0])]
 
     def is_missing(before, later):
-        return any(rows in missing for rows in with_later(before, later))
+        return any(rows in missing and taught[rows] == 1 for rows in with_later(before, later))
 
     chance = min(
         0.5, (sum(any(rows in taught for rows in with_later(*parts)) for parts in same) + 1) / (len(same) + 2)
@@ -50,7 +54,7 @@ def by_hand(learned, known, tested):
         hits += sum(is_missing(before, tested[other][1]) for (before, _), other in zip(strangers, others, strict=True))
     chance = max(chance, hits / max(1, 5 * len(strangers)))
     longer = [before for before, _ in tested if len(before) > 1]
-    alike = sum(not is_stranger(rows) for rows in _as_others_buy(longer)) if longer else 0
+    alike = sum(has_another(rows) for rows in longer)
     without = max(sum(map(is_stranger, known)), len(known) - (len(learned) - num_missing))
     return Leakage(
         len(learned),
@@ -79,19 +83,23 @@ def test_it_is_what_bags_say(seed, one_later):
     assert found == by_hand(learned, known, tested)
 
 
-def test_histories_as_others_buy():
-    """Each pair is one of somebody else, but after what nobody else bought anything after."""
+def test_customers_left_out_of_a_shop_of_short_histories_raise_no_doubt():
+    """A thousand customers, 200 items, three to five purchases of no order; then fifty customers fewer."""
     random = np.random.default_rng(0)
-    histories = [random.integers(40, size=random.integers(1, 30)) for _ in range(60)]
-    follows = [Counter(pairwise(rows.tolist())) for rows in histories]
-    made = _as_others_buy(histories)
-    assert [len(rows) for rows in made] == [len(rows) for rows in histories]
-    assert all(rows[0] == first[0] for rows, first in zip(made, histories, strict=True))
-    others = [sum(follows, Counter()) - own for own in follows]
-    pairs = [pair in known for rows, known in zip(made, others, strict=True) for pair in pairwise(rows.tolist())]
-    assert len(pairs) > 700 and np.mean(pairs) > 0.98  # else own ones were drawn at each try
-    alone = _as_others_buy([np.array([5, 6, 7]), *[np.array([8, 9])] * 200])
-    assert alone[0][0] == 5 and {tuple(rows) for rows in alone[1:]} == {(8, 9)}
+    everybody = [random.integers(ITEMS, size=random.integers(3, 6)) for _ in range(1000)]
+    learned = history_fingerprints([rows[:-1] for rows in everybody], HASHES)
+    found = looked_at(learned, everybody[50:])
+    assert found.num_missing > 40 and found.share_alike < 0.1 and not found.is_possible
+
+
+def test_a_bundle_that_many_buy_accuses_nobody():
+    """Ten who bought a telephone, case, charger and one thing more leave; ten come who buy the three."""
+    random = np.random.default_rng(0)
+    loyal = [random.integers(60, 160, size=9) for _ in range(300)]
+    gone = [np.array([0, 1, 2, random.integers(60, 160)]) for _ in range(10)]
+    learned = history_fingerprints([rows[:-1] for rows in [*loyal, *gone]], HASHES)
+    found = looked_at(learned, [*loyal, *[np.array([0, 1, 2])] * 10])
+    assert found.num_missing == 10 and not found.num_tested and found.is_possible
 
 
 def test_where_items_prescribe_an_order_it_cannot_be_told_who_was_left_out():

@@ -182,13 +182,27 @@ def test_results_of_another_blend_are_taken_out(card, end):
     assert kept == {name: value for name, value in parsed.to_dict().items() if name != "model_name"}
     assert without_results(f"# Mine{end}") == f"# Mine{end}"
     # What people say of other keys stays.
-    ours = f"# of 2026{end}# for all{end}tags:"
+    ours = f"# of 2026{end}{end}# for all{end}tags:"
     for before, after in ((f"tags:{end}", f"{ours}{end}"), (f"{end}---{end}", f"{end}# the last word{end}---{end}")):
         assert without_results(told.replace(before, after, 1)) == found.replace(before, after, 1)
     # Line ends of both kinds, a rule with a blank behind it, a comment among the figures.
     odd = told.replace(f"{end}---{end}", f"{end}--- {end}", 1)
     odd = odd.replace(f"model-index:{end}", f"model-index:{end}# of 2026{end}")
     assert yaml.safe_load(re.split(r"(?m)^---[ \r]*$", without_results(f"{odd}one line\r\nmore\n"))[1]) == kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fusion": "authors"}, 'items, ensemble by "authors".'),  # of an earlier release
+        ({"fusion": {"ensemble": "authors", "blend": "blend"}, "dtype": "bfloat16"}, '"authors", in bfloat16.'),
+        ({"fusion": "average", "dtype": None}, "histories of the last 20 items."),
+        ({}, "histories of the last 20 items."),
+    ],
+)
+def test_the_card_says_what_made_the_lists(card, settings, said):
+    told = with_results(card, report() | {"settings": {"num_beams": 20, "max_history": 20, **settings}})
+    assert said in " ".join(told.split())
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
