@@ -111,7 +111,7 @@ def test_evaluate_some_users_with_other_settings(shop, capsys, tmp_path):
     assert found["num_users"] == 3 and out.splitlines()[-3].startswith("3 users, test")
     assert found["settings"] == {
         "num_beams": 4, "fusion": {"ensemble": "authors"}, "max_history": 1, "limit_users": 3, "seed": 0,
-        "dtype": "bfloat16", "hides_history": None,
+        "dtype": "bfloat16", "hides_history": False,
     }  # fmt: skip
 
 
