@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..data.time_split import FutureUsers
     from ..evaluation.evaluate import SplitRanking
 
+logger = logging.getLogger(__name__)
 HELP = """Ranks the whole catalogue for every user: HR@K and NDCG@K with 95 % bootstrap intervals, per modality and
 ensembled, beside baselines, with each user's own history shown and hidden. The last item of each user tests, the one
 before validates; baselines count all but these two. Or by time: one list a user, made at --cut, and all later
@@ -115,7 +117,7 @@ def run(args: argparse.Namespace) -> str:
         f"{report['num_users']} users, {args.split}: {row} HR@10 {best['hr@10']:.4f}, NDCG@10 "
         f"{best['ndcg@10']:.4f} (own history {report['quoted']}){models} in {seconds_since(args.started)}{written}"
     )
-    return "\n".join([summary, *_verdicts(report), after_evaluate(next(iter(reports)))])
+    return "\n".join([summary, *_verdicts(report), after_evaluate(next(iter(reports)), args.split)])
 
 
 def evaluate_model(
@@ -124,6 +126,7 @@ def evaluate_model(
     """The report of one model directory, the same in every process; its lists go into `predictions`, a new file."""
     from ..data.readers import read_interactions
     from ..evaluation.evaluate import rank_split
+    from ..evaluation.own_history import OFTEN, of_one_moment
     from ..model.recommender import MacRecRecommender
 
     decoding = chosen_decoding(args)  # refused before the model is read
@@ -132,6 +135,14 @@ def evaluate_model(
         name, device=accelerator.device, dtype=args.dtype, max_history=args.max_history
     )
     interactions = read_interactions(args.interactions, **interaction_columns(args))
+    if args.split != "time" and accelerator.is_main_process:
+        same, tested = of_one_moment(interactions, args.split)
+        if same > OFTEN * tested:
+            logger.warning(
+                f"{same:,} of {tested:,} users bought what tests them in the same moment as something in their "
+                "history, as lines of one order: these foretell each other, which is no forecast. `macrec train "
+                "--until` and --split time test what is bought later."
+            )
     ranking = rank_split(
         recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,
         seed=args.seed, accelerator=accelerator, progress=True,

@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from .seeds import seed_folder
 
 _NEXT = "Next: "
 _COLUMNS = {"user_column": "user_id", "item_column": "item_id", "time_column": "timestamp"}
+_OF_ITEMS = {"item_column": "item_id", "title_column": "title"}
 _USUAL = "interactions.csv"  # as `macrec prepare` names it
 
 
@@ -63,14 +64,19 @@ def after_refresh(args: argparse.Namespace, items: Sequence[str] = ("ID", "ID"))
     return f"{_NEXT}{_command('recommend', args.model, *history_words(items))} recommends by the new counts."
 
 
-def after_evaluate(model: str | Path) -> str:
-    """The model that `macrec evaluate` has judged, of several the first."""
-    return f"{_NEXT}{_command('app', model)} shows such lists beside a catalogue to click on."
+def after_evaluate(model: str | Path, split: str) -> str:
+    """The model that `macrec evaluate` has judged, of several the first, and how."""
+    later = (
+        "" if split == "time" else " Purchases of later months may be harder: train --until, evaluate --split time."
+    )
+    return f"{_NEXT}{_command('app', model)} shows such lists beside a catalogue to click on.{later}"
 
 
 def after_recommend(args: argparse.Namespace) -> str:
     """Args of `macrec recommend`."""
-    page = _command("app", args.model, *(["--items", args.items] if args.items else []))
+    page = _command(
+        "app", args.model, *(["--items", args.items, *_named_columns(args, _OF_ITEMS)] if args.items else [])
+    )
     photos = "photos" if args.items else "with --items photos"
     return f"{_NEXT}{page} shows such lists beside a catalogue to click on, {photos} too."
 
@@ -104,9 +110,9 @@ def best_checkpoint(state: Any) -> str:
     return f", best checkpoint{at} with NDCG@10 {state.best_metric:.4f} on the validation users who choose it"
 
 
-def _named_columns(args: argparse.Namespace) -> list[str]:
+def _named_columns(args: argparse.Namespace, columns: Mapping[str, str] = _COLUMNS) -> list[str]:
     """The flags of columns that have other names than the usual ones."""
-    given = {name: getattr(args, name) for name, usual in _COLUMNS.items() if getattr(args, name) not in (usual, None)}
+    given = {name: getattr(args, name) for name, usual in columns.items() if getattr(args, name) not in (usual, None)}
     return [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
 
 

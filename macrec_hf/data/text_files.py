@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -260,7 +261,7 @@ def _encoding_message(path: Path, encoding: str) -> str:
     if letter.isalpha() and following.isascii():
         return (
             f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new."
+            f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`."
         )
     return f"{told}. Is it written in another encoding, such as Shift-JIS or GB18030, or no text? {save}."
 

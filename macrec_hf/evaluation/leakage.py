@@ -87,10 +87,13 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
     found = leakage(recommender.learned_histories.numpy(), known, tested, item_hashes(item_ids))
     if found.is_real:
         doubt = f"the model seems to have learned what tests it, of at least {found.num_tested:,} customers."
-        logger.warning(
-            f"{doubt.capitalize()} Its figures are too good. Give the file that it was trained on, in the same order, "
-            "or one that has grown from it, or train anew on this one."
+        by_time = isinstance(purchases, FutureUsers)
+        remedy = (
+            "By time, train anew with --until the cut, or give such a model the file that it was trained on"
+            if by_time
+            else "Give the file that it was trained on, in the same order, or a grown one, or train anew on this one"
         )
+        logger.warning(f"{doubt.capitalize()} Its figures are too good. {remedy}.")
         return found, f"Not to be trusted: {doubt}"
     said = (
         f"{found.num_missing:,} of the {found.num_learned:,} histories that the model has learned are not in this file"

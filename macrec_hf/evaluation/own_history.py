@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
 
+OFTEN = 0.1  # ours: lines of one order foretell each other, which is no forecast
 FEW_REPEATS = 0.01  # ours: below it nearly nobody buys twice, and lists with own items only waste places
 
 History = Sequence[np.ndarray]
@@ -16,6 +18,23 @@ def repeat_rate(histories: History, targets: np.ndarray) -> float:
     """Share of the users whose target stands in their history: they took again what they had."""
     repeats = [target in history for history, target in zip(histories, targets.tolist(), strict=True)]
     return float(np.mean(repeats))
+
+
+def of_one_moment(interactions: pd.DataFrame, split: str) -> tuple[int, int]:
+    """How many users bought what tests them in the same moment as something before, as in one order, and of how many.
+
+    Args:
+        interactions: as [`read_interactions`] returns them.
+        split: "test" or "validation".
+    """
+    back = 1 if split == "test" else 2
+    ordered = interactions.sort_values("timestamp", kind="stable").groupby("user_id", sort=False)["timestamp"]
+    times = {place: ordered.nth(-place) for place in (back, back + 1)}
+    users = interactions["user_id"]
+    last, before = (times[place].set_axis(users[times[place].index]) for place in (back, back + 1))
+    counts = users.value_counts()
+    tested = counts.index[counts >= 3]
+    return int(np.sum(last.reindex(tested).to_numpy() == before.reindex(tested).to_numpy())), len(tested)
 
 
 def quoted(rate: float) -> str:

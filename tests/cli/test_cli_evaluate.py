@@ -85,7 +85,10 @@ def test_evaluate_writes_metrics_and_lists(shop, capsys, tmp_path, split):
         assert low <= values["hr@10"] <= high
     assert found["repeat_rate"] > 0.01 and found["quoted"] == "shown"
     summary, verdict, following = out.splitlines()[-3:]
-    assert following == f"Next: macrec app {folder / 'model'} shows such lists beside a catalogue to click on."
+    assert following == (
+        f"Next: macrec app {folder / 'model'} shows such lists beside a catalogue to click on. "
+        "Purchases of later months may be harder: train --until, evaluate --split time."
+    )
     assert f"{NUM_USERS} users, {split}: ensemble HR@10 {expected['ensemble']['hr@10']:.4f}" in summary
     assert verdict == found["verdict"]["text"]
     assert all(any(line.startswith(name) for line in out.splitlines()) for name in expected)

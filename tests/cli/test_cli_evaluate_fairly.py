@@ -94,6 +94,22 @@ def test_counts_of_the_model_directory_are_not_looked_at(shop, tmp_path):
     assert (reports[0][0]["num_users"], reports[0][0]["num_short_users"]) == (NUM_USERS, 1)
 
 
+@pytest.mark.parametrize(("split", "lines", "said"), [("test", 2, True), ("test", 1, False), ("validation", 3, True)])
+def test_lines_of_one_order_that_foretell_each_other_are_named(shop, tmp_path, caplog, split, lines, said):
+    """Of half of the users so many last rows have one moment; two users have too few rows to be tested."""
+    folder, histories = shop
+    rows = [
+        f"u{user},i{row},{min(day, len(rows) - lines) if user % 2 else day}"
+        for user, rows in enumerate(histories)
+        for day, row in enumerate(rows)
+    ]
+    rows = np.random.default_rng(0).permutation(rows)  # of equal times the later row is the later purchase
+    (tmp_path / "i.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows, "a,i1,7", "a,i2,7"]))
+    evaluate(folder / "model", tmp_path / "i.csv", tmp_path, "--split", split)
+    assert ("7 of 14 users bought what tests them in the same moment as something in" in caplog.text) is said
+    assert ("which is no forecast" in caplog.text) is said
+
+
 def test_hidden_lists_hold_nothing_that_the_user_has(shop, tmp_path, capsys):
     folder, histories = shop
     report, lists = evaluate(folder / "model", folder / "interactions.csv", tmp_path, "--tables")

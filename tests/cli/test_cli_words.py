@@ -205,7 +205,7 @@ def test_what_follows_when_there_is_a_model():
     (app,) = parsed(after_recommend(asked), ends=" shows")
     assert (app["model"], app["items"]) == ("my model", "i.jsonl")
     judged = build_parser("evaluate").parse_args(["my model", "--interactions", "i.csv"])
-    (app,) = parsed(after_evaluate(judged.model), ends=" shows")
+    (app,) = parsed(after_evaluate(judged.model, "time"), ends=" shows")
     assert app["model"] == "my model"
     examined = build_parser("doctor").parse_args(["shop/ids"])
     (train,) = parsed(after_doctor(examined, is_model=False), ends=" trains")
