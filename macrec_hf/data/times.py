@@ -43,6 +43,7 @@ def as_timestamps(values: pd.Series, path: Path) -> pd.Series:
     read = pd.api.types.is_datetime64_any_dtype(values.dtype) or _are_whole(values)
     times = values if read else _read(values, path)
     _check(times, values, path)
+    _tell_of_written_dates(times, path)
     return times
 
 
@@ -60,6 +61,27 @@ def days_of(timestamps: pd.Series) -> np.ndarray | None:
         if len(days) and days.min() >= _FIRST_DAY and days.max() < _LAST_DAY:
             return days.astype(np.int32)
     return None
+
+
+def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
+    """A notice of numbers that order purchases, but are dates to people: no day is known of them."""
+    if pd.api.types.is_datetime64_any_dtype(times) or not len(times):
+        return
+    values = times.to_numpy(dtype=np.float64)
+    whole = (values % 1 == 0).all()
+    months, days = values // 100 % 100, values % 100
+    if whole and 19000101 <= values.min() and values.max() <= 21001231:
+        is_date = ((months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)).all()
+        told = "dates written YYYYMMDD" if is_date else None
+    else:  # Excel's day 1 is the first of January 1900
+        told = None if whole or values.min() < 29221 or values.max() >= 73051 else "days as Excel counts them"
+    if told is not None:
+        warn_once(
+            logger,
+            f"{path}: times such as {values[0]:.15g} look like {told}. They are read as numbers that order the "
+            "purchases, without a day: what sold lately is not known, and --until and --cut take such numbers. Write "
+            "them as 2024-03-01 or 2024-03-01T15:22.",
+        )
 
 
 def _are_whole(values: pd.Series) -> bool:

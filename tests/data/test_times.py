@@ -132,3 +132,23 @@ def test_zones():
     aware = as_timestamps(pd.Series(pd.to_datetime(["2020-01-01T00:30+01:00"]).tz_convert("Asia/Tokyo")), PATH)
     assert days_of(aware).tolist() == [18_261]  # 2019-12-31 in UTC
     assert days_of(read("2020-01-01T00:30:00+01:00", "2020-01-01")).tolist() == [18_261, 18_262]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([20240301, 20251231, 20240301], "20240301 look like dates written YYYYMMDD"),
+        (["20240301", "20251231"], "20240301 look like dates written YYYYMMDD"),
+        ([45352.3889, 45353.5], "45352.3889 look like days as Excel counts them"),
+        ([20240301, 20241301], None),  # no thirteenth month
+        ([1, 2, 3], None),
+        ([45352, 45353], None),  # may count anything
+        ([1.5, 2.5], None),
+        ([1709251200, 1709251260], None),
+        (["2024-03-01", "2025-12-31"], None),
+    ],
+)
+def test_numbers_that_are_dates_to_people_are_told_of(values, told, caplog, tmp_path):
+    times = as_timestamps(pd.Series(values), tmp_path / "orders.csv")  # a path of its own: told once of each file
+    assert len(times) == len(values)
+    assert ("look like" in caplog.text) is (told is not None) and (told or "") in caplog.text
