@@ -125,6 +125,7 @@ def evaluate_model(
 ) -> dict:
     """The report of one model directory, the same in every process; its lists go into `predictions`, a new file."""
     from ..data.readers import read_interactions
+    from ..data.text_files import warn_once
     from ..evaluation.evaluate import rank_split
     from ..evaluation.own_history import OFTEN, of_one_moment
     from ..model.recommender import MacRecRecommender
@@ -138,10 +139,11 @@ def evaluate_model(
     if args.split != "time" and accelerator.is_main_process:
         same, tested = of_one_moment(interactions, args.split)
         if same > OFTEN * tested:
-            logger.warning(
-                f"{same:,} of {tested:,} users bought what tests them in the same moment as something in their "
-                "history, as lines of one order: these foretell each other, which is no forecast. `macrec train "
-                "--until` and --split time test what is bought later."
+            warn_once(
+                logger,
+                f"{args.interactions}: {same:,} of {tested:,} users bought what tests them in the same moment as "
+                "something in their history, as lines of one order: these foretell each other, which is no forecast. `macrec train "
+                "--until` and --split time test what is bought later.",
             )
     ranking = rank_split(
         recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,

@@ -130,7 +130,7 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     """
     values, counts = np.unique(learned, return_counts=True)
     missing = counts - np.minimum(counts, how_often(values, beginnings(known, hashes)))
-    strangers = _strangers([history for history, _ in tested], values, hashes)
+    strangers = _strangers([history for history, _ in tested], learned, hashes)
     fingerprints, owners = _with_later(tested, hashes)
     gone = values[(missing > 0) & (counts == 1)]  # what several had is bought together, and may be anybody's
     found, alike = (np.isin(np.arange(len(tested)), owners[np.isin(fingerprints, among)]) for among in (gone, values))
@@ -140,13 +140,13 @@ def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, ha
     chance = max(chance, _found_with_others(tested, np.flatnonzero(strangers), gone, hashes))
     num_strangers, num_missing = len(tested) - num_same, int(missing.sum())
     most = num_strangers * chance + 3 * sqrt(num_strangers * chance * (1 - chance))
-    others = int(_strangers(known, values, hashes).sum())
+    others = int(_strangers(known, learned, hashes).sum())
     others = max(others, sum(len(rows) > 0 for rows in known) - (len(learned) - num_missing))
     others += sum(len(history) == 0 for history, _ in tested)
     num_tested = min(int((found & strangers).sum()), num_missing)
     share_alike = float(any(len(history) for history, _ in tested))
     if longer := [history for history, _ in tested if len(history) > 1]:
-        share_alike = _share_alike(longer, values, counts, hashes)
+        share_alike = 1 - float(_strangers(longer, learned, hashes, besides_own=True).mean())
     return Leakage(len(learned), num_missing, others, num_tested, float(most), share_alike)
 
 
@@ -175,13 +175,22 @@ def learned_with(
     return np.sort(np.concatenate([gone, history_fingerprints(known, hashes)]))
 
 
-def _strangers(histories: Sequence[np.ndarray], values: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Bool, `(num_histories,)`: of whom less than half was learned, or the first purchase, which is of somebody."""
+def _strangers(
+    histories: Sequence[np.ndarray], learned: np.ndarray, hashes: np.ndarray, besides_own: bool = False
+) -> np.ndarray:
+    """Bool, `(num_histories,)`: of whom less than half was learned, or the first purchase, which is of somebody.
+
+    Args:
+        besides_own: whether it does not count that the longest beginning which was learned was so once.
+    """
     lengths, owners, places = _placed(histories)
-    is_learned = np.isin(beginnings(histories, hashes), values)
-    longest = np.zeros(len(histories), dtype=np.int64)
-    np.maximum.at(longest, owners[is_learned], places[is_learned] + 1)
-    return (2 * longest < lengths) | (longest < np.minimum(lengths, 2)) | (lengths == 0)
+    times = how_often(beginnings(histories, hashes), learned)
+    if besides_own:
+        longest = np.full(len(histories), -1)
+        np.maximum.at(longest, owners[times > 0], places[times > 0])
+        times = times - (places == longest[owners])
+    enough = (times > 0) & (2 * (places + 1) >= lengths[owners]) & (places + 1 >= np.minimum(lengths, 2)[owners])
+    return ~np.isin(np.arange(len(histories)), owners[enough])
 
 
 def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray, hashes: np.ndarray) -> float:
@@ -193,19 +202,6 @@ def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray,
         fingerprints, owners = _with_later(drawn, hashes)
         found += len(np.unique(owners[np.isin(fingerprints, among)]))
     return found / max(1, _DRAWS * len(strangers))
-
-
-def _share_alike(histories: Sequence[np.ndarray], values: np.ndarray, counts: np.ndarray, hashes: np.ndarray) -> float:
-    """Of how many histories half was learned, as [`_strangers`] asks it, also without the longest that each has."""
-    lengths, owners, places = _placed(histories)
-    begun = beginnings(histories, hashes)
-    found = np.minimum(np.searchsorted(values, begun), max(0, len(values) - 1))
-    times = np.where(np.isin(begun, values), counts[found], 0) if len(values) else np.zeros(len(begun), dtype=np.int64)
-    longest = np.full(len(histories), -1)
-    np.maximum.at(longest, owners[times > 0], places[times > 0])
-    others = times - (places == longest[owners])
-    enough = (others > 0) & (2 * (places + 1) >= lengths[owners]) & (places + 1 >= np.minimum(lengths, 2)[owners])
-    return float(np.isin(np.arange(len(histories)), owners[enough]).mean())
 
 
 def _placed(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
