@@ -142,8 +142,8 @@ def evaluate_model(
             warn_once(
                 logger,
                 f"{args.interactions}: {same:,} of {tested:,} users bought what tests them in the same moment as "
-                "something in their history, as lines of one order: these foretell each other, which is no forecast. `macrec train "
-                "--until` and --split time test what is bought later.",
+                "something in their history, as lines of one order: these foretell each other, which is no forecast. "
+                "`macrec train --until` and --split time test what is bought later.",
             )
     ranking = rank_split(
         recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,
