@@ -140,7 +140,7 @@ def _words(flag: str, action: argparse.Action, value: Any, of_yaml: Any, where: 
     if isinstance(of_yaml, dict) and action.metavar == "JSON":
         return [flag, json.dumps(of_yaml)]
     if isinstance(value, dict):
-        if not value:
+        if not value and action.nargs in ("+", "*"):
             return []
         parts = {str(name): entry for name, entry in value.items()}
         return [f"{flag}={','.join(f'{name}={_entry(entry, where)}' for name, entry in parts.items())}"]
