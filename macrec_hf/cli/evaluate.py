@@ -136,6 +136,10 @@ def evaluate_model(
         name, device=accelerator.device, dtype=args.dtype, max_history=args.max_history
     )
     interactions = read_interactions(args.interactions, **interaction_columns(args))
+    ranking = rank_split(
+        recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,
+        seed=args.seed, accelerator=accelerator, progress=True,
+    )  # fmt: skip
     if args.split != "time" and accelerator.is_main_process:
         same, tested = of_one_moment(interactions, args.split)
         if same > OFTEN * tested:
@@ -145,10 +149,6 @@ def evaluate_model(
                 "something in their history, as lines of one order: these foretell each other, which is no forecast. "
                 "`macrec train --until` and --split time test what is bought later.",
             )
-    ranking = rank_split(
-        recommender, interactions, args.split, decoding, cut=args.cut, lists=lists, limit_users=args.limit_users,
-        seed=args.seed, accelerator=accelerator, progress=True,
-    )  # fmt: skip
     if predictions is not None:
         _write_predictions(predictions, ranking, recommender.table.item_ids)
     return ranking.report(accelerator)

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
 class _AsWritten(yaml.SafeLoader):
-    """Plain scalars are texts, but for null; a key that stands twice is refused."""
+    """Plain scalars are texts, but for null and the merge key `<<`; a key that stands twice is refused."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if key.tag == _MERGE:
+                continue  # the mapping's own keys win over those it takes over
             name = self.construct_object(key, deep=True)
             if str(name) in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice", key.start_mark)
@@ -34,11 +37,10 @@ class _AsWritten(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_NULL = "tag:yaml.org,2002:null"
 _AsWritten.yaml_implicit_resolvers = {
     first: kept
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    if (kept := [(tag, pattern) for tag, pattern in resolvers if tag == _NULL])
+    if (kept := [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)])
 }
 
 

@@ -171,6 +171,8 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
     assert (
         words_of(tmp_path, "evaluate", "lists: []") == words_of(tmp_path, "evaluate", "lists: {}") == []
     )  # as an empty value: the default
+    content = "<<: {top-k: 3, json: yes}\ntop-k: 04\n"  # a merge: the file's own keys win
+    assert sorted(words_of(tmp_path, "recommend", content)) == ["--json", "--top-k=04"]
     content = (
         "lr_scheduler_kwargs: {last_epoch: 010, deep: [1.5, yes]}\nsemantic_ids: {text: a=b.json, image: c.json}\n"
     )
@@ -199,6 +201,7 @@ def test_switches_numbers_and_objects_of_a_yaml_file(tmp_path):
         ("help: true", "got 'help'"),
         ("top_k: 5\ntop-k: 6", "expected each flag once, got top_k and top-k"),
         ("exclude_history: true\nno_exclude_history: true", "got exclude_history and no_exclude_history"),
+        ("<<: 5", "line 1: expected YAML .* expected a mapping or list of mappings for merging"),
         ("top-k: !!python/object/apply:os.getpid []", "expected YAML"),
     ],
 )
