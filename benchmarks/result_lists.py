@@ -121,6 +121,7 @@ def check_purchases(args: argparse.Namespace, folder: Path, purchases: str, kept
         raise SystemExit(
             f"{folder}: expected what its models were made with, {before}, got {made}: take another --output."
         )
+    folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(made))
 
 

@@ -202,8 +202,8 @@ def blend(folder, found) -> None:
         if renew:
             refresh_directory(model, bought, accelerator)
         accelerator.wait_for_everyone()
-        for file in (BLEND_NAME, COUNTS_NAME):
-            found[f"{name}/bytes/{file}"] = torch.frombuffer(bytearray((model / file).read_bytes()), dtype=torch.uint8)
+        for kind, file in (("blend", BLEND_NAME), ("counts", COUNTS_NAME)):
+            found[f"{name}/{kind}"] = torch.frombuffer(bytearray((model / file).read_bytes()), dtype=torch.uint8)
 
 
 def main(folder: Path) -> None:
