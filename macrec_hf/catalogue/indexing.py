@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from transformers.utils import logging
 
 from ..cpu import accelerated
-from ..data.learned_purchases import LEARNED_FROM
+from ..data.learned_purchases import FITTED_UNTIL, LEARNED_FROM
 from ..model.modeling_macrec_quantizer import MacRecQuantizer
 from ..model.semantic_ids import SemanticIdTable, check_item_ids
 from ..model.vector_quantization import check_not_collapsed, code_keys, collision_rate
@@ -179,8 +179,8 @@ def remove_items(table: SemanticIdTable, item_ids: Iterable[str]) -> SemanticIdT
 
 
 def _kept(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a modality's report stays true of every later table: which purchases its IDs were made from."""
-    return {LEARNED_FROM: report[LEARNED_FROM]} if report.get(LEARNED_FROM) else {}
+    """What of a modality's report stays true of every later table: which purchases and items its IDs know."""
+    return {name: report[name] for name in (LEARNED_FROM, FITTED_UNTIL) if report.get(name)}
 
 
 def encode_catalogue(

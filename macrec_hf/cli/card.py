@@ -62,7 +62,7 @@ def add_results(args: argparse.Namespace, model: str | Path, report: dict) -> bo
         return False
     try:
         update_model_card(model, report)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         logger.warning("The model card in %s was left as it is: %s", model, error)
         return False
     return True

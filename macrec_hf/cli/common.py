@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,10 @@ def ranking_device(args: argparse.Namespace) -> str:
     return named_device(args) or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+_FILES_WRITTEN = ("output", "predictions", "health_page")  # dests of flags; an output that is a folder is no file
+# Of the folders that verbs write; a model's other parts are in its checksums.
+_OF_FOLDERS = ("checksums.json", "README.md", "training_log.json", "report.json", "meta.json", "item_ids.json",
+               "config.json", "semantic_ids.json", "item_titles.json", "blend.json")  # fmt: skip
 _MADE: list[contextlib.ExitStack] = []  # of each verb that runs: what it has locked, and folders that it made
 
 
@@ -167,11 +171,11 @@ def make_output(path: str | Path, work: Iterable[str] = (), overwrite: bool = Fa
         from ..data.output_folder import locked
 
         _MADE[-1].enter_context(locked(directory))
-    found = sorted(place for pattern in work for place in directory.glob(pattern)) if not overwrite else []
+    found = [place for pattern in work for place in sorted(directory.glob(pattern))] if not overwrite else []
     if found:
         raise ValueError(
-            f"--output {path}: expected a folder without finished work, found {found[0].relative_to(directory)}. "
-            f"{remedy}--overwrite replaces it; or choose another --output."
+            f"--output {path}: expected a folder without finished work or other files that would be replaced, found "
+            f"{found[0].relative_to(directory)}. {remedy}--overwrite replaces it; or choose another --output."
         )
     return directory
 
@@ -190,12 +194,62 @@ def check_writable(path: str | None) -> None:
         raise FileNotFoundError(f"{path}: expected a folder {Path(path).parent} to write into, found none: make it.")
     if Path(path).is_dir():
         raise ValueError(f"{path}: expected the name of a file to write, got a folder.")
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path}: expected the name of a file to write, got a device or a pipe. Name a file.")
     probe = Path(path).with_name(f".writable-{os.getpid()}")
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise OSError(f"{path}: expected a place that can be written, got: {error}. Choose another place.") from error
+
+
+def check_apart(args: "argparse.Namespace") -> None:
+    """Refuses to write a file over another one of the same call: what is read, a part of a model, or a second result.
+
+    Raises:
+        ValueError: with the flag, which `in_flags` names.
+    """
+    given = {name: getattr(args, name, None) for name in _FILES_WRITTEN}
+    written = {name: Path(path) for name, path in given.items() if path and not Path(path).is_dir()}
+    for name, path in written.items():
+        flag = f"--{name.replace('_', '-')} {path}"
+        same = [other for other in written if other != name and written[other].resolve() == path.resolve()]
+        if same:
+            raise ValueError(
+                f"{flag}: expected a file of its own, got that of --{same[0].replace('_', '-')}. Choose another name."
+            )
+        read = _paths_in({other: value for other, value in vars(args).items() if other not in given})
+        if path.is_file() and (lost := next((place for place in read if _is_part_of(path, place)), None)):
+            raise ValueError(
+                f"{flag}: expected the name of a result, got a file of {lost}, which is read. Choose another name."
+            )
+
+
+def _paths_in(values: Mapping[str, Any]) -> Iterator[Path]:
+    """What of the flags' values exists."""
+    from .inputs import read_pairs
+
+    for value in values.values():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and word:
+                with contextlib.suppress(ValueError, OSError):
+                    yield from (place for path in (read_pairs(word) or {"": word}).values()
+                                if (place := Path(path)).exists())  # fmt: skip
+
+
+def _is_part_of(path: Path, place: Path) -> bool:
+    """Whether a file is the one that lies at a place, or one that a verb has written into the folder there."""
+    if place.is_file():
+        return path.samefile(place)
+    folder, file = place.resolve(), path.resolve()
+    if not file.is_relative_to(folder) or not any((folder / name).is_file() for name in _OF_FOLDERS):
+        return False
+    parts = (".safetensors", ".npy", ".py")
+    sums = folder / "checksums.json"
+    listed = sums.read_text(encoding="utf-8", errors="replace") if sums.is_file() else ""
+    name = file.relative_to(folder).as_posix()
+    return file.suffix in parts or file.name in _OF_FOLDERS or json.dumps(name) in listed
 
 
 def write_json(path: Path, content: Any) -> None:

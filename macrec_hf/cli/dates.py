@@ -3,11 +3,10 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from .inputs import log_of_quantizer
-
 if TYPE_CHECKING:
     from ..data.histories import Histories
     from ..model.configuration_macrec import MacRecConfig
+    from ..model.semantic_ids import SemanticIdTable
 
 
 def note_dates(args: argparse.Namespace, config: "MacRecConfig", histories: "Histories") -> dict[str, str]:
@@ -49,20 +48,13 @@ def has_later(histories: "Histories") -> bool:
     return not isinstance(histories, HistoriesUntil) or histories.has_later
 
 
-def said_of_ids(semantic_ids: str, until: str) -> str:
+def said_of_ids(table: "SemanticIdTable", until: str) -> str:
     """A sentence where IDs may know items that were first sold on a day or later; "" where they say that they do not.
 
     Args:
-        semantic_ids: the value of `--semantic-ids` beside `--until`.
         until: the day, as the histories name it.
     """
-    from ..data.time_split import is_later
+    from ..data.learned_purchases import not_fitted_before
 
-    entries = log_of_quantizer(semantic_ids)
-    fitted = (entries[-1].get("settings") or {}).get("until") if entries else None
-    if fitted is not None and not is_later(str(fitted), until):
-        return ""
-    says = "does not say that its codes were fitted on items sold before a date (macrec quantize --until)"
-    if fitted is not None:
-        says = f"says that its codes were fitted on items sold before {fitted}, which is later than {until}"
-    return f" {semantic_ids} {says}: what they know of later ones makes figures by time too good."
+    said = not_fitted_before(table.report, table.modalities, until)
+    return f" {said}: what they know of later ones makes figures by time too good." if said else ""

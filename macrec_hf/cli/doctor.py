@@ -91,7 +91,9 @@ def run(args: argparse.Namespace) -> str:
         return json.dumps(report | {"blend": blend, "checks": found}, indent=2, ensure_ascii=False)
     problems = [finding["title"] for finding in found if finding["status"] == "warning"]
     said = f"{len(problems)} to look at ({'; '.join(problems)})" if problems else "nothing to mend"
-    figures = f"{table.num_items} items, {len(found)} checks: {said} in {seconds_since(args.started)}: {output}"
+    made = sum(finding["status"] != "unknown" for finding in found)
+    checks = f"{len(found)} checks" if made == len(found) else f"{made} of {len(found)} checks could be made"
+    figures = f"{table.num_items} items, {checks}: {said} in {seconds_since(args.started)}: {output}"
     following = after_doctor(args, _is_model(args.semantic_ids, folder), mend_first(found))
     return "\n".join([verdict(report, found), *([blend_verdict(blend)] if blend else []), figures, following])
 

@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> str:
             besides[-1].write_text(json.dumps(timed, indent=2))
     if not accelerator.is_main_process:
         return ""
-    cards = [Path(folder) / CARD_NAME for folder, of_model in reports.items() if add_results(args, folder, of_model)]
     sys.stdout.write("\n".join(answer(report, lists=named_lists(args.lists), tables=args.tables)) + "\n")
+    cards = [Path(folder) / CARD_NAME for folder, of_model in reports.items() if add_results(args, folder, of_model)]
     written = "".join(f", {path}" for path in (args.output, args.predictions, *cards) if path)
     row = report.get("seeds", [report])[0]["verdict"]["row"]
     best, models = quoted_column(report)[row], f" of {len(seeds)} models" if seeds else ""

@@ -107,9 +107,16 @@ def quantizer_folder(semantic_ids: str) -> Path | None:
 
 
 def log_of_quantizer(semantic_ids: str) -> list[dict[str, Any]]:
-    """The lines of `training_log.json` in a folder of `macrec quantize`; none for other people's IDs."""
+    """The lines of `training_log.json` in a folder of `macrec quantize`; none for other people's IDs, or damaged."""
     log = Path(semantic_ids) / "training_log.json"
-    return json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []
+    try:
+        lines = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else []
+    except ValueError:
+        lines = None
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        logger.warning("%s: expected the log of a training, found none: the model card goes without its losses.", log)
+        return []
+    return lines
 
 
 def sold_part(store: "EmbeddingStore", args: argparse.Namespace) -> "EmbeddingStore":

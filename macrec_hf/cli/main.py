@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn, TextIO, cast
 
-from .common import outputs
+from .common import check_apart, outputs
 from .inputs import check_embeddings, check_tables
 from .messages import PlainLines, for_terminal, goes_on, in_flags, of_both_tables, resumed, show_notices
 from .next_steps import without_next
@@ -200,6 +200,7 @@ def _main(argv: list[str] | None) -> int:
             args = parser.parse_args(words)
             args.started = started
             args.command = shlex.join(["macrec", *argv])
+            check_apart(args)
             check_tables(args)
             check_embeddings(args)
             is_main = os.environ.get("RANK", "0") == "0"
@@ -209,7 +210,7 @@ def _main(argv: list[str] | None) -> int:
                 summary = args.run(args)
             if summary and stop is None:  # the verb that runs this one says what follows
                 summary = without_next(summary)
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
+        except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
             if verbose:
                 traceback.print_exc()
             message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)

@@ -22,7 +22,14 @@ from .next_steps import after_quantize
 from .numbers import whole
 from .run_folder import FINISHED, begin, finish, finished_before, last_checkpoint, open_run
 from .sizing import add_size_flag, sizes_line, with_sizes
-from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
+from .trainer_flags import (
+    add_trainer_flags,
+    checked_arguments,
+    defaults_of,
+    settings_of_run,
+    training_settings,
+    training_steps,
+)
 
 if TYPE_CHECKING:
     from ..catalogue.embedding_store import EmbeddingStore
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
 
 HELP = "Trains the cross-modal quantizer on a catalogue's embeddings and gives every item its semantic IDs."
 RESULT = "semantic_ids.json"
+_OTHERS = ("semantic_ids.*", "checksums.json", "quantizer")
 _UNTRAINED = ("num_levels", "codebook_size")  # the fields of a quantizer that nothing is trained for
 _TAKEN_UNTRAINED = (
     "embeddings", "item_ids", "output", "overwrite", "modalities", "method", "size", "seed", *_UNTRAINED,
@@ -127,7 +135,7 @@ def train(args: argparse.Namespace) -> str:
 
     check_writable(args.health_page)
     named_device(args)  # refused before the work
-    start, output = args.started, open_run(args, Path(args.output), RESULT)
+    start, output = args.started, open_run(args, Path(args.output), RESULT, _OTHERS)
     whole = open_embeddings(args)
     store = sold_part(whole, args)
     given, args = args, sized(args, store, len(whole))
@@ -155,7 +163,7 @@ def train(args: argparse.Namespace) -> str:
     with torch.no_grad():
         table = build_semantic_ids(quantizer, store, None, accelerator=trainer.accelerator)
     if table is not None:  # the main process
-        table = with_later_items(table, quantizer, whole)
+        table = with_later_items(table, quantizer, whole, args.until)
         write_all(output, table, quantizer, whole, trainer.state.global_step)
     finish(output, trainer, settings, args.keep_checkpoints)
     return "" if table is None else f"{summary(table, output, start)}\n{after_quantize(given)}"
@@ -170,7 +178,7 @@ def cluster(args: argparse.Namespace) -> str:
     refuse_training_flags(args)
     if not process_state("cpu").is_main_process:
         return ""
-    output, whole = open_run(args, Path(args.output), RESULT), open_embeddings(args)
+    output, whole = open_run(args, Path(args.output), RESULT, _OTHERS), open_embeddings(args)
     store = sold_part(whole, args)
     args = sized(args, store, len(whole))
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
@@ -178,7 +186,7 @@ def cluster(args: argparse.Namespace) -> str:
         check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)
     begin(output, process_state("cpu"), None)
     quantizer = residual_kmeans(store, config.num_levels, config.codebook_size, args.seed)
-    table = with_later_items(build_semantic_ids(quantizer, store), quantizer, whole)
+    table = with_later_items(build_semantic_ids(quantizer, store), quantizer, whole, args.until)
     write_all(output, table, quantizer, whole, steps=0)
     settings = {name: getattr(config, name) for name in _UNTRAINED} | {"method": args.method, "seed": args.seed}
     settings |= settings_of_items(args, whole)
@@ -214,18 +222,24 @@ def settings_of_items(args: argparse.Namespace, store: "EmbeddingStore") -> dict
 
 
 def with_later_items(
-    table: "SemanticIdTable", quantizer: "MacRecQuantizer", store: "EmbeddingStore"
+    table: "SemanticIdTable", quantizer: "MacRecQuantizer", store: "EmbeddingStore", until: str | None
 ) -> "SemanticIdTable":
     """The table with the store's other items too, by [`add_items`], in the store's order.
 
     `report[modality]` stays about the items that were learned from; "later_items" in it is about the others.
+
+    Args:
+        until: the day before which the items were sold that were learned from, kept in the report; None: all are.
     """
     import numpy as np
 
     from ..catalogue.indexing import add_items
+    from ..data.learned_purchases import FITTED_UNTIL
     from ..model.semantic_ids import SemanticIdTable
 
     rows = [row for row, item in enumerate(store.item_ids) if item not in table.row_of]
+    for report in table.report.values() if until is not None else ():
+        report[FITTED_UNTIL] = until
     if not rows:
         return table
     grown = add_items(table, quantizer, store.take(rows))
@@ -268,7 +282,8 @@ def training_arguments(args: argparse.Namespace, num_items: int, output: Path) -
     _, steps = training_steps(args, num_items)
     every = max(1, steps // max(1, args.evaluations))
     settings: dict[str, Any] = {"logging_steps": max(1, every // 5)}
-    return _arguments_class()(**settings | training_settings(args, _arguments_class(), output, num_items, every))
+    settings |= training_settings(args, _arguments_class(), output, num_items, every)
+    return checked_arguments(_arguments_class(), settings)
 
 
 def summary(table: "SemanticIdTable", output: Path, start: float) -> str:

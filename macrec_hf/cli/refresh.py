@@ -42,7 +42,11 @@ def run(args: argparse.Namespace) -> str:
             left_out = f" ({len(unknown):,} of {unknown.nunique():,} unknown items left out)"
             interactions = interactions[is_known]
     accelerator = Accelerator(cpu=True)
-    purchases, items = refresh_directory(Path(args.model), interactions, accelerator)
+    try:
+        purchases, items = refresh_directory(Path(args.model), interactions, accelerator)
+    except ValueError as error:
+        hint = " --on-unknown skip counts without them; MacRecRecommender.add_items gives new items IDs."
+        raise ValueError(f"{error}{hint if 'unknown items' in str(error) else ''}") from error
     if not accelerator.is_main_process:
         return ""
     counted = f"{purchases:,} purchases of {items:,} items counted{left_out} in {seconds_since(args.started)}"

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -78,21 +78,22 @@ def preparing(examples: Path, state: "PartialState") -> Iterator[None]:
         raise
 
 
-def open_run(args: "argparse.Namespace", output: Path, result: str) -> Path:
+def open_run(args: "argparse.Namespace", output: Path, result: str, others: Sequence[str] = ()) -> Path:
     """Makes the folder of a training and keeps other writers out.
 
     Args:
         result: the file of it that says that there is a result.
+        others: patterns of further files that the run replaces, or that other verbs or people may have there.
 
     Raises:
-        ValueError: there is one, or checkpoints, and `--overwrite` was not given; nor `--resume`, which goes on only
-            with what a run has left.
+        ValueError: there is one, or checkpoints, or another file that would be replaced, and `--overwrite` was not
+            given; nor `--resume`, which goes on only with what a run has left.
         OSError: it cannot be written, or another process trains there.
     """
-    work, remedy = [result, f"{CHECKPOINTS}/checkpoint-*"], "--resume goes on with the run that made it; "
+    work, remedy = [result, f"{CHECKPOINTS}/checkpoint-*", *others], "--resume goes on with the run that made it; "
     if args.resume:
         begun = is_finished(output) or any((output / name).is_dir() for name in (CHECKPOINTS, EXAMPLES))
-        work, remedy = ([] if begun else [result]), "No training has left it, so that --resume cannot go on; "
+        work, remedy = ([] if begun else [result, *others]), "No training has left it, so that --resume cannot go on; "
     return make_output(output, work, args.overwrite, remedy)
 
 

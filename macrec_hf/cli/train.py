@@ -32,7 +32,14 @@ from .run_folder import EXAMPLES, begin, finish, finished_before, last_checkpoin
 from .seeds import seed_folder
 from .sizing import add_size_flag, sizes_line, with_sizes
 from .start_from import check_same_ids, first_model
-from .trainer_flags import add_trainer_flags, defaults_of, settings_of_run, training_settings, training_steps
+from .trainer_flags import (
+    add_trainer_flags,
+    checked_arguments,
+    defaults_of,
+    settings_of_run,
+    training_settings,
+    training_steps,
+)
 from .training_purchases import fingerprints_of, learned_numbers, read_purchases
 
 if TYPE_CHECKING:
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 RESULT = "config.json"
+_OTHERS = ("README.md", "*.py", "semantic_ids.*", "tokenizer*.json", "checksums.json", "*.safetensors")
 FIELDS = (
     "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "num_item_positions",
     "copy_initializer_factor", "dropout_rate", "attention_dropout_rate", "history_dropout_rate",
@@ -139,11 +147,11 @@ def run(args: argparse.Namespace) -> str:
             "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "
             "repository. Leave one of the two away; hf upload USER/NAME FOLDER uploads the model that you choose."
         )
-    open_run(args, output, RESULT)
+    open_run(args, output, RESULT, _OTHERS)
     folders = {args.seed: output}
     if args.seeds is not None:
         seeds = range(args.seed, args.seed + args.seeds)
-        folders = {seed: open_run(args, seed_folder(output, seed), RESULT) for seed in seeds}
+        folders = {seed: open_run(args, seed_folder(output, seed), RESULT, _OTHERS) for seed in seeds}
     summaries = [
         train_model(argparse.Namespace(**{**vars(args), "seed": seed}), folder, output / EXAMPLES)
         for seed, folder in folders.items()
@@ -216,7 +224,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     if dates:
         sizes += (
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
-            + said_of_ids(args.semantic_ids, dates["trained_until"])
+            + said_of_ids(table, dates["trained_until"])
         )
     learned = fingerprints_of(known, histories, table, start_from)
     if learned is None:
@@ -366,4 +374,4 @@ def training_arguments(args: argparse.Namespace, num_examples: int, output: Path
         "hub_strategy": "end",
     }
     settings |= training_settings(args, _arguments_class(), output, num_examples, every)
-    return _arguments_class()(**settings | {"num_eval_users": args.eval_users or None})
+    return checked_arguments(_arguments_class(), settings | {"num_eval_users": args.eval_users or None})

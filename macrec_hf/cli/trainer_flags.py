@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..training.bounds import BOUNDS, Bounds
 from .common import add_device_flag, add_overwrite_flag, named_device, num_processes, read_bool
@@ -21,6 +21,7 @@ from .tracking import add_tracking_flag, tracking_arguments
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+_Arguments = TypeVar("_Arguments", bound="TrainingArguments")
 SHORT = {  # field → the only flag that spells it
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
@@ -174,6 +175,41 @@ def training_settings(
         "warmup_steps": round(steps * args.warmup),
         "use_cpu": named_device(args) == "cpu",
     }
+
+
+def checked_arguments(arguments_class: type[_Arguments], settings: Mapping[str, Any]) -> _Arguments:
+    """The arguments, whose optimizer and schedule can be made: nothing is lost to a misspelt name of theirs.
+
+    Raises:
+        ValueError: with the flag.
+    """
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    try:
+        made = arguments_class(**settings)
+    except TypeError as error:  # of the fields of accelerator_config alone: the names are the class's own
+        given = settings.get("accelerator_config")
+        raise ValueError(f"--accelerator-config: expected fields of accelerate's, got {given}: {error}.") from error
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    given = cast(dict, made.lr_scheduler_kwargs or {})
+    schedule, optim = (getattr(name, "value", name) for name in (made.lr_scheduler_type, made.optim))
+    try:
+        get_scheduler(made.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=given)
+    except TypeError as error:
+        raise ValueError(
+            f"--lr-scheduler-kwargs: expected settings of the schedule {schedule}, got {given}: {error}."
+        ) from error
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(made)
+    except ImportError as error:
+        raise ValueError(f"--optim: expected an optimizer that is installed, got {optim}: {error}") from error
+    except (ValueError, TypeError) as error:  # some optimizers want the model, which is looked at later
+        if made.optim_args:
+            raise ValueError(
+                f"--optim-args: expected pairs such as rank=8,eps=1e-6, of {optim}, got {made.optim_args!r}: {error}."
+            ) from error
+    return made
 
 
 def defaults_of(arguments_class: type["TrainingArguments"], names: Iterable[str]) -> dict[str, Any]:

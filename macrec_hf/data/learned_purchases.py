@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from .time_split import Cut, Moments, histories_until, is_later
 
 LEARNED_FROM = "learned_from"
 """The key in the settings of a modality in `meta.json` and in the report of a table of semantic IDs."""
+FITTED_UNTIL = "fitted_until"
+"""The key in the report of a table: the day before which the items were sold that the quantizer was fitted on."""
 
 
 def training_purchases(
@@ -68,6 +70,11 @@ def check_unseen(
         moments = Moments.of(interactions["timestamp"])
         until = moments.name(moments.at(until))
     for modality, about in learned.items():
+        if not isinstance(about, Mapping) or not isinstance(about.get("until", 0), str | None):
+            raise ValueError(
+                f"semantic_ids.json: expected in the report of {modality} under {LEARNED_FROM!r} split, until and "
+                f"fingerprint, got {str(about)[:40]}. Was the file edited? Quantize the catalogue again."
+            )
         made = "all but each user's last two purchases" if about["until"] is None else f"--until {about['until']}"
         same_split = (about["until"] is None) == (until is None)
         if not same_split or (until is not None and is_later(about["until"], str(until))):
@@ -88,3 +95,21 @@ def check_unseen(
                 "be among those that are predicted. Was the file exchanged, or did it grow? Make the IDs anew: macrec "
                 "embed --interactions FILE --co-purchases, then macrec quantize."
             )
+
+
+def not_fitted_before(report: Mapping[str, Mapping[str, Any]], modalities: Sequence[str], until: str) -> str:
+    """Which IDs may know items that were first sold on a day or later; "" where all say that they do not.
+
+    Args:
+        report: of the table of semantic IDs.
+        modalities: of the table.
+        until: the name of the day.
+
+    Returns:
+        The beginning of a sentence.
+    """
+    fitted = [report.get(name, {}).get(FITTED_UNTIL) for name in modalities]
+    if any(day is None for day in fitted):
+        return "The semantic IDs do not say that they were fitted on items sold before a date (--until)"
+    latest = next((str(day) for day in fitted if is_later(str(day), until)), None)
+    return "" if latest is None else f"The semantic IDs were fitted on items sold before {latest}, later than {until}"

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 USER_COLUMN, ITEM_COLUMN, TIME_COLUMN = "user_id", "item_id", "timestamp"
 TITLE_COLUMN, IMAGE_COLUMN = "title", "image"
-_OF_ALL, _TIMES_THE_MEAN = 0.1, 20  # purchases of one user that are more than one customer's; ours
+_OF_ALL, _TIMES_THE_MEAN, _TIMES_THE_NEXT = 0.1, 20, 3  # purchases of one user that are more than one customer's; ours
 _COLUMNS = {"user": USER_COLUMN, "item": ITEM_COLUMN, "time": TIME_COLUMN}
 
 
@@ -133,7 +133,8 @@ def read_interactions(
         )
     counts = interactions["user_id"].value_counts()
     # Purchases of many people one after the other say nothing, and would outweigh all customers.
-    if (most := counts.iloc[0]) > max(_OF_ALL * counts.sum(), _TIMES_THE_MEAN * counts.mean()):
+    most, second = counts.iloc[0], max(counts.iloc[1:2], default=0)
+    if most > _TIMES_THE_MEAN * counts.mean() and (most > _OF_ALL * counts.sum() or most > _TIMES_THE_NEXT * second):
         warn_once(
             logger,
             f"{path}: The user {counts.index[0]!r} has {most:,} of the {len(interactions):,} interactions. Is it an "

@@ -247,6 +247,9 @@ def _open_bytes(path: Path) -> IO[bytes]:
     return file
 
 
+_TYPOGRAPHIC = "€…–—‘’“”‚„•™"  # of Windows-1252, between 0x80 and 0x9f
+
+
 def _encoding_message(path: Path, encoding: str) -> str:
     """Where the file is no text in its encoding, and which encoding is likely."""
     save = 'Save it as UTF-8 (Excel: "CSV UTF-8")'
@@ -258,7 +261,8 @@ def _encoding_message(path: Path, encoding: str) -> str:
     if line[start] == 0xED and line[start + 1 : start + 2] >= b"\xa0":
         return f"{told}: half an emoji, as programs write it that cut texts after so many letters. Correct the line."
     letter, following = line[start : start + 1].decode("cp1252", "replace"), line[start + 1 : start + 2]
-    if letter.isalpha() and following.isascii():
+    few = 3 * sum(byte > 0x7F for byte in line) < len(line)  # elsewhere letters of two bytes stand side by side
+    if few and (letter.isalpha() or letter in _TYPOGRAPHIC) and following.isascii():
         return (
             f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
             f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`."

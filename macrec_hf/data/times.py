@@ -64,24 +64,53 @@ def days_of(timestamps: pd.Series) -> np.ndarray | None:
 
 
 def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
-    """A notice of numbers that order purchases, but are dates to people: no day is known of them."""
+    """A notice of numbers that order purchases, but are dates to people: no day is known of them.
+
+    Raises:
+        ValueError: the day or the month stands first, so that sorted numbers are not in the order of time.
+    """
     if pd.api.types.is_datetime64_any_dtype(times) or not len(times):
         return
     values = times.to_numpy(dtype=np.float64)
-    whole = (values % 1 == 0).all()
-    months, days = values // 100 % 100, values % 100
-    if whole and 19000101 <= values.min() and values.max() <= 21001231:
-        is_date = ((months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)).all()
-        told = "dates written YYYYMMDD" if is_date else None
-    else:  # Excel's day 1 is the first of January 1900
-        told = None if whole or values.min() < 29221 or values.max() >= 73051 else "days as Excel counts them"
-    if told is not None:
+    told, is_in_order = _written(np.unique(values))
+    if not is_in_order:
+        raise ValueError(
+            f"{path}: expected times whose numbers rise with time, got numbers such as {values[0]:.15g}, which look "
+            f"like {told}: sorted as numbers their order is wrong. Write them as 2024-03-01, such as by "
+            "pandas.to_datetime of the texts with format='%d%m%Y' or '%m%d%Y'."
+        )
+    if told:
         warn_once(
             logger,
             f"{path}: times such as {values[0]:.15g} look like {told}. They are read as numbers that order the "
             "purchases, without a day: what sold lately is not known, and --until and --cut take such numbers. Write "
             "them as 2024-03-01 or 2024-03-01T15:22.",
         )
+
+
+def _written(values: np.ndarray) -> tuple[str, bool]:
+    """How people have written dates as numbers, "" where they have not, and whether these rise with time."""
+    if (values % 1 != 0).any():
+        is_excel = 29221 <= values.min() and values.max() < 73051  # from 1980 to 2100; day 1 is the first of 1900
+        return ("days as Excel counts them" if is_excel else ""), True
+    first, second, last = values // 10**6, values // 10**4 % 100, values % 10**4
+    for form, size in (("YYYYMMDD", 1), ("YYYYMMDDhhmm", 10**4), ("YYYYMMDDhhmmss", 10**6)):
+        days = values // size
+        if _are_dates_of(days // 10**4, days // 100 % 100, days % 100):
+            return f"dates written {form}", True
+    if _are_dates_of(values // 100, values % 100, np.ones(1)):
+        return "months written YYYYMM", True
+    if len(np.unique(values // 10**4)) > 1:  # else they may be numbers in a row
+        for form, days, months in (("DDMMYYYY", first, second), ("MMDDYYYY", second, first)):
+            if _are_dates_of(last, months, days):
+                return f"dates written {form}", False
+    return "", True
+
+
+def _are_dates_of(years: np.ndarray, months: np.ndarray, days: np.ndarray) -> bool:
+    """Whether all of them are, of the years 1980 to 2100."""
+    within = ((years, 1980, 2100), (months, 1, 12), (days, 1, 31))
+    return all(least <= part.min() and part.max() <= most for part, least, most in within)
 
 
 def _are_whole(values: pd.Series) -> bool:

@@ -6,6 +6,7 @@ one by one, so that no step is quadratic in the catalogue.
 
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def codebook_report(
     table: SemanticIdTable,
     embeddings: EmbeddingStore | None = None,
     *,
-    before: Mapping[str, Mapping[str, float]] | None = None,
+    before: Mapping[str, Mapping[str, Any]] | None = None,
     resolved: bool = True,
 ) -> dict:
     """All figures of a table as a dict that `json.dumps` takes.
@@ -68,13 +69,16 @@ def codebook_report(
         codes = table.codes[name]
         codes = codes[codes[:, 0] >= 0]
         known, now = before.get(name, {}), table.collision_rate(name)
+        # `add_items` tells of the items that came last, whose collisions are not the catalogue's.
+        later, told = known.get("later_items", {}), known.get("num_items")
+        is_whole = told is None or told + later.get("num_items", 0) == len(codes)
         report["modalities"][name] = {
             "num_items": len(codes),
             "levels": level_figures(codes, table.codebook_size),
             "collisions": {
-                "before": known.get("collision_rate_before") if resolved else now,
+                "before": now if not resolved else known.get("collision_rate_before") if is_whole else None,
                 "after": now if resolved else None,
-                "moved": known.get("num_moved") if resolved else None,
+                "moved": known.get("num_moved") if resolved and is_whole else None,
             },
         }
     return report

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.learned_purchases import not_fitted_before
 from ..data.time_split import FutureUsers, Moments
 from ..model.ranked_lists import RankedLists
+from ..model.semantic_ids import SemanticIdTable
 from .ranking_metrics import KS
 from .report import evaluation_report
 
@@ -84,6 +86,19 @@ def check_cut(trained_until: str | None, moments: Moments, cut: Any) -> str | No
             "knows purchases that it would have to predict. Choose a later cut, or train with an earlier --until."
         )
     return None
+
+
+def said_of_ids(table: SemanticIdTable, users: FutureUsers) -> str:
+    """A warning where semantic IDs may have been fitted on items that were first sold at the cut or later."""
+    later = np.unique(users.targets[users.targets < table.num_items])
+    num_later = int(users.unseen[later].sum())
+    said = not_fitted_before(table.report, table.modalities, users.cut) if num_later else ""
+    if not said:
+        return ""
+    return (
+        f"{said}, and {num_later:,} of {table.num_items:,} items were first sold from {users.cut} on: what the codes "
+        "know of these makes figures by time too good. macrec embed and macrec quantize take --until."
+    )
 
 
 def _share_unseen(items: np.ndarray, unseen: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from ..model.recommender import MacRecRecommender
 from ..model.served_catalogue import hides_history
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_inputs, blend_lists
-from .by_time import PARTS, answered, check_cut, column_by_time
+from .by_time import PARTS, answered, check_cut, column_by_time, said_of_ids
 from .leakage import Leakage, find_leakage
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
 from .own_history import quoted, refilled, repeat_rate, without_own
@@ -331,6 +331,8 @@ def _users(
     if warning := check_cut(until, Moments.of(interactions["timestamp"]), cut):
         logger.warning(warning)
     users = split_at(interactions, row_of, cut)
+    if warning := said_of_ids(recommender.table, users):
+        logger.warning(warning)
     leakage = find_leakage(recommender, users)
     if users.unknown_ids:
         lost = int((users.targets >= len(row_of)).sum())

@@ -84,7 +84,8 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
     if recommender.learned_histories is None:
         logger.warning(f"{NO_RECORD} Where it was, its figures are too good. `macrec train` keeps such a record.")
         return None, NO_RECORD
-    found = leakage(recommender.learned_histories.numpy(), known, tested, item_hashes(item_ids))
+    learned = recommender.learned_histories.numpy()
+    found = leakage(learned, known, tested, item_hashes(item_ids))
     if found.is_real:
         doubt = f"the model seems to have learned what tests it, of at least {found.num_tested:,} customers."
         by_time = isinstance(purchases, FutureUsers)
@@ -116,7 +117,18 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
             f"{said}, where nobody is new: as when customers were left out, which does no harm. Where their purchases "
             "were given to others, as of accounts that were joined, the model has learned what tests it."
         )
+    elif num_more := _num_not_learned(learned, known, item_hashes(item_ids)):
+        logger.warning(
+            f"Of {num_more:,} customers not all purchases before those that test were learned by the model, as of a "
+            "file that has grown: ways of counting know them, and so more than the model. Train anew to compare them."
+        )
     return found, ""
+
+
+def _num_not_learned(learned: np.ndarray, known: Sequence[np.ndarray], hashes: np.ndarray) -> int:
+    """How many customers have a history that was not learned as it is, up to its end."""
+    values, counts = np.unique(history_fingerprints(known, hashes), return_counts=True)
+    return int(np.maximum(counts - how_often(values, learned), 0).sum())
 
 
 def leakage(learned: np.ndarray, known: Sequence[np.ndarray], tested: Tested, hashes: np.ndarray) -> Leakage:

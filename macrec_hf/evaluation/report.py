@@ -53,7 +53,8 @@ def evaluation_report(
     Raises:
         ValueError: no users, or lists of another number than the targets.
     """
-    figures = {name: user_metrics(_lists_of(ranked, owners), targets, ks) for name, ranked in lists.items()}
+    of_targets = lists if owners is None else {name: ranked.rows(owners) for name, ranked in lists.items()}
+    figures = {name: user_metrics(ranked, targets, ks) for name, ranked in of_targets.items()}
     cells = [(name, metric) for name, metrics in figures.items() for metric in metrics]
     # All in one call: every figure is resampled with the same users, and the users are drawn once.
     values = np.stack([figures[name][metric] for name, metric in cells], axis=1)
@@ -81,14 +82,6 @@ def evaluation_report(
                 told[metric] = found._asdict()
         report["differences"] = differences
     return report
-
-
-def _lists_of(ranked: RankedLists, owners: np.ndarray | None) -> RankedLists:
-    """The list of each target's owner."""
-    if owners is None:
-        return ranked
-    leaves = None if ranked.leaf_ranks is None else ranked.leaf_ranks[owners]
-    return RankedLists(ranked.items[owners], ranked.scores[owners], leaves)
 
 
 def quoted_column(report: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -48,7 +48,7 @@ def verdict(
     found = {"row": summary_row, "best": best, "metric": METRIC, **difference, "coverage": coverage}
     text = _text(report, found, model_rows, outcome, advice, "" if serves is None else f", which is {serves},")
     if hidden is not None and hidden > report[summary_row][METRIC]:
-        text += f" With own history hidden it finds more, {hidden:.4f}: --exclude-history, exclude_history=True."
+        text += f" With own history hidden it finds more, {hidden:.4f}: `recommend --exclude-history`."
     trusted = None if leakage is None or leakage.is_possible or has_chosen else True
     if leakage is not None and leakage.is_real:
         trusted = False
@@ -61,8 +61,9 @@ def _advice(report: Mapping[str, Any], summary_row: str, model_rows: list[str], 
     advice = []
     if max(report[name][METRIC] for name in model_rows if name != BLEND) <= report["popularity"][METRIC]:
         advice.append(
-            "the model does not beat the bestsellers, so it has hardly learned: train longer (--epochs, --patience 0) "
-            "and look in training_log.json whether eval_ndcg@10 was still rising"
+            "the model does not beat the bestsellers, so it has hardly learned, or learned by heart: where "
+            "eval_ndcg@10 in training_log.json still rose at the end, train longer (--epochs, --patience 0); where it "
+            "was highest long before, shorter (fewer --epochs), or with more --dropout-rate"
         )
     alone = _best_alone(report, summary_row, model_rows)
     if alone == ENSEMBLE:  # beside a blend
@@ -109,13 +110,14 @@ def _text(
     which: str,
 ) -> str:
     ours, best, coverage = found["row"], found["best"], found["coverage"]
+    also = report["differences"][best][_ALSO]
     words = {"better": "is better than", "worse": "is worse than", "undecided": "cannot be told apart from"}
     text = (
         f"Verdict: {ours}{which} {words[outcome]} {best}, the best baseline, by NDCG@10: {report[ours][METRIC]:.4f} "
         f"against {report[best][METRIC]:.4f}, difference {found['difference']:+.4f} "
         f"[{found['low']:+.4f}, {found['high']:+.4f}]; {_ALSO.upper()} {report[ours][_ALSO]:.4f} against "
-        f"{report[best][_ALSO]:.4f}{_most_by_hr(report, best, model_rows)}; coverage {coverage[ours]:.3f} against "
-        f"{coverage[best]:.3f}."
+        f"{report[best][_ALSO]:.4f}, {also['difference']:+.4f} [{also['low']:+.4f}, {also['high']:+.4f}]"
+        f"{_most_by_hr(report, best, model_rows)}; coverage {coverage[ours]:.3f} against {coverage[best]:.3f}."
     )
     alone = _best_alone(report, ours, model_rows)
     if ours != ENSEMBLE and ENSEMBLE in model_rows and alone != ENSEMBLE:  # a blend, which may owe little to the model

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from transformers import PreTrainedModel
@@ -134,8 +135,17 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
         metrics: `{"ensemble": {"hr@10": …}, …}`, as `evaluation.ranking_metrics.ranking_metrics` gives them, or the
             whole report of `macrec evaluate` with its `intervals`, `split` and `num_users`. Of its two columns, own
             history shown and hidden, the one that it says is to be quoted.
+
+    Raises:
+        ValueError: the metadata, between the lines `---` at its beginning, cannot be read.
     """
-    parsed = ModelCard(card, ignore_metadata_errors=True)
+    try:
+        parsed = ModelCard(card, ignore_metadata_errors=True)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(
+            "expected `key: value` in YAML between the lines --- at its beginning, got: "
+            f"{' '.join(str(error).split())}. Mend it, or take these lines out."
+        ) from error
     data = cast(ModelCardData, parsed.data)
     data.model_name, data.eval_results = NAME, _eval_results(metrics)
     if not data.eval_results:

@@ -213,10 +213,18 @@ def update_model_card(directory: str | Path, metrics: Mapping[str, Any]) -> None
 
     Raises:
         OSError: there is no card, or it cannot be written.
+        ValueError: it is no UTF-8, or its metadata cannot be read.
     """
     path = Path(directory) / CARD_NAME
+    try:
+        card = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected text in UTF-8, got the byte {error.object[error.start]:#x} at place {error.start}. Save it as "
+            "UTF-8."
+        ) from error
     with replacing(path) as beside:
-        beside.write_text(with_results(path.read_text(encoding="utf-8"), metrics), encoding="utf-8")
+        beside.write_text(with_results(card, metrics), encoding="utf-8")
 
 
 def parts_that_may_be_absent(inside: bool = False) -> list[str]:

@@ -206,16 +206,16 @@ def _check_weights(weights: Any, serves: str, path: Path) -> None:
 
 def _check_about(about: Any, path: Path) -> None:
     """Refuses what decides on lists: the window of the counts, and whether a user's own items are left out."""
-    about = about if isinstance(about, dict) else {"window": None}
-    window, hides = about.get("window", 1), about.get("hides_history", False)
+    about = about if isinstance(about, dict) else {}
+    if (term := about.get("without_history", POPULARITY[0])) not in POPULARITY:
+        raise ValueError(
+            f"{path}: expected without_history as one of {', '.join(POPULARITY)}, got {str(term)[:40]}. {_ANEW}"
+        )
+    window, hides = about.get("window"), about.get("hides_history", False)
     if type(window) is not int or not 1 <= window <= MAX_WINDOW or not isinstance(hides, bool):
         raise ValueError(
             f"{path}: expected in about a window from 1 to {MAX_WINDOW}, and hides_history true or false, got "
             f"{str(window)[:40]} and {str(hides)[:40]}. {_ANEW}"
-        )
-    if (term := about.get("without_history", POPULARITY[0])) not in POPULARITY:
-        raise ValueError(
-            f"{path}: expected without_history as one of {', '.join(POPULARITY)}, got {str(term)[:40]}. {_ANEW}"
         )
 
 

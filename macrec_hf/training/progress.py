@@ -27,13 +27,14 @@ class LateStopping(EarlyStoppingCallback):
         metrics: Any,
         **kwargs: Any,
     ) -> None:
+        ends_anyway = control.should_training_stop  # another callback's wish
         super().on_evaluate(args, state, control, metrics, **kwargs)
         if state.global_step < UNCUT * state.max_steps:
             # Below the limit: a resumed run takes a full count for a run that had ended.
             self.early_stopping_patience_counter = min(
                 self.early_stopping_patience_counter, self.early_stopping_patience - 1
             )
-            control.should_training_stop = False
+            control.should_training_stop = ends_anyway
 
 
 class Announcement(TrainerCallback):

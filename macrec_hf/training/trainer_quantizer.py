@@ -116,6 +116,7 @@ class MacRecQuantizerTrainer(MacRecTrainerBase):
         )
 
     def _before_training(self, resuming: bool) -> None:
+        cast(CatalogueRows, self.train_dataset).store.check_finite()
         self.prepare_catalogue(seed_codebooks=not resuming)
         config = self.accelerator.unwrap_model(self.model).config
         if len(config.modalities) > 1:

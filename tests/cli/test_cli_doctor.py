@@ -18,6 +18,7 @@ from macrec_hf import (
     MacRecQuantizerConfig,
     SemanticIdTable,
     SemanticIdTokenizer,
+    add_items,
     build_semantic_ids,
 )
 from macrec_hf.cli import main
@@ -73,7 +74,9 @@ def test_a_folder_of_ids_with_embeddings_and_items(shop, tmp_path, capsys):
     out = capsys.readouterr().out
     said, figures, following = out.splitlines()
     assert re.match(r"(Usable, but not as good as it could be|Worth mending before training): .*, so that .*\.$", said)
-    assert re.match(r"60 items, 13 checks: \d+ to look at \(.*\) in .* s: .*report\.html$", figures)
+    assert re.match(
+        r"60 items, 10 of 13 checks could be made: \d+ to look at \(.*\) in .* s: .*report\.html$", figures
+    )
     train = "macrec train --interactions interactions.csv --semantic-ids "
     first = "before training, mend that. " if said.startswith("Worth mending before training") else train
     assert following.startswith(f"Next: {first}") and train in following
@@ -124,6 +127,7 @@ def test_a_model_with_a_blend_is_told_with_its_sources(shop, tmp_path, capsys):
     about = {
         "num_users": 30, "num_purchases": 30, "target_among_candidates": 0.9, "best_source": "model",
         "ndcg@10": {"model": 0.25, "popularity": 0.1, "blend": 0.5}, "weights": {"model_text": [0.3, 0.1]},
+        "window": 5,
     }  # fmt: skip
     Blend({"model_text": 1.0}, "blend", about).save(folder)
     assert doctor(folder, "--output", tmp_path / "page.html") == 0
@@ -151,6 +155,20 @@ def test_collisions_that_nobody_recorded_are_counted_again(shop, tmp_path, capsy
     other.save(tmp_path / "other")
     assert doctor(tmp_path / "ids", "--embeddings", tmp_path / "other", "--json") == 0
     assert json.loads(capsys.readouterr().out)["modalities"]["text"]["collisions"]["before"] is None
+
+
+def test_collisions_of_items_that_came_later_are_not_the_catalogues(shop, tmp_path, capsys):
+    store, quantizer = EmbeddingStore.open(shop / "emb"), MacRecQuantizer.from_pretrained(shop / "ids" / "quantizer")
+    first = build_semantic_ids(quantizer, store.take(range(ITEMS - 2)))
+    add_items(first, quantizer, store.take([ITEMS - 2, ITEMS - 1])).save_pretrained(tmp_path / "grown")
+    assert doctor(tmp_path / "grown", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    told = report["modalities"]["text"]
+    assert told["num_items"] == ITEMS and told["collisions"]["before"] is told["collisions"]["moved"] is None
+    assert doctor(tmp_path / "grown", "--output", tmp_path / "page.html") == 0
+    made = sum(check["status"] != "unknown" for check in report["checks"])
+    assert made < len(report["checks"])
+    assert f"{ITEMS} items, {made} of {len(report['checks'])} checks could be made: " in capsys.readouterr().out
 
 
 def test_published_ids_are_read_and_judged(capsys):

@@ -204,9 +204,10 @@ def learned(shop, tmp_path_factory):
 
 LEARNED = "The model seems to have learned what tests it, of at least"
 ELSEWHERE, LEFT_OUT = "of its customers or more have none of them", "as when customers were left out"
+GROWN = f"Of {NUM_USERS} customers not all purchases before those that test were learned by the model"
 SHOPS = {
     "same": (lambda rows, user: rows, None),
-    "grown": (lambda rows, user: [*rows, 7], None),
+    "grown": (lambda rows, user: [*rows, 7], GROWN),
     "shrunk": (lambda rows, user: rows[:-1], LEARNED),
     "as many purchases": (lambda rows, user: rows[:-1] if user % 2 else [*rows, 7], LEARNED),
     "last two exchanged": (lambda rows, user: [*rows[:-2], rows[-1], rows[-2]], LEARNED),
@@ -223,11 +224,11 @@ def test_what_the_model_has_learned_of_the_test_is_named(shop, learned, tmp_path
     histories = [change(rows, user) for user, rows in enumerate(shop[1])]
     write(tmp_path / "interactions.csv", [rows for rows in histories if rows])
     report, _ = evaluate(learned, tmp_path / "interactions.csv", tmp_path, "--split", split)
-    for words in (LEARNED, ELSEWHERE, LEFT_OUT):
+    for words in (LEARNED, ELSEWHERE, LEFT_OUT, GROWN):
         assert (words in caplog.text) == (words == said)
     found = report["leakage"]
     assert found["num_learned"] == NUM_USERS + 1
-    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_missing"] > 0) == (said is not None)
+    assert (found["num_tested"] > 0) == (said == LEARNED) and (found["num_missing"] > 0) == (said not in (None, GROWN))
     told = f"Not to be trusted: {LEARNED[0].lower()}{LEARNED[1:]} {found['num_tested']} customers."
     assert (told in capsys.readouterr().out) == (told in report["verdict"]["text"]) == (said == LEARNED)
     chosen = None if split == "validation" else True  # these purchases have chosen the model

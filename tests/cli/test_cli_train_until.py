@@ -83,7 +83,7 @@ def test_sizes_are_of_all_who_train_and_undated_ids_are_named(shop, tmp_path, ca
     learned = purchases_before(tmp_path / "more.csv", begins)
     users = len({user for user, _, _ in learned})
     assert users > 30 and f"Sizes, by {users:,} users with {len(learned):,} purchases" in out
-    assert f"{shop / 'ids'} does not say that its codes were fitted on items sold before a date" in out
+    assert "The semantic IDs do not say that they were fitted on items sold before a date (--until): what" in out
 
 
 def test_later_purchases_do_not_change_the_model(shop, tmp_path):
@@ -94,7 +94,7 @@ def test_later_purchases_do_not_change_the_model(shop, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys):
+def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys, caplog):
     base = ["evaluate", "--model", shop / "model", "--interactions", shop / "interactions.csv"]
     for more, message in (
         (
@@ -115,6 +115,13 @@ def test_it_is_evaluated_by_time_alone(shop, tmp_path, capsys):
     assert found == {"num_learned": 24} | dict.fromkeys(
         ("num_missing", "num_strangers", "num_tested", "most_by_chance", "share_alike"), 0
     )
+    # A cut that comes later than the training: counting knows what was bought in between.
+    for cut, is_behind in ((UNTIL, False), ("2020-02-10", True)):
+        words[words.index("--cut") + 1] = cut
+        caplog.clear()
+        assert main([str(word) for word in words]) == 0
+        assert ("not all purchases before those that test were learned by the model" in caplog.text) is is_behind
+    words[words.index("--cut") + 1] = UNTIL
     # Somebody has dated purchases a month later: what was learned is tested.
     lines = [line.split(",") for line in (shop / "interactions.csv").read_text().splitlines()[1:]]
     moved = [(user, item, f"2020-0{int(day[6]) + (day > '2020-01-15')}{day[7:]}") for user, item, day in lines]

@@ -194,5 +194,5 @@ def test_ids_of_a_later_day_than_the_training_are_named(shop, tmp_path, capsys):
     words = ["--interactions", shop / "interactions.csv", "--semantic-ids", shop / "ids", RECOMMENDER, "--max-steps 1"]
     for until, is_said in (("2020-01-25", True), (UNTIL, False)):
         assert call("train", *words, "--until", until, "--output", tmp_path / until, "--verbose") == 0
-        said = f"says that its codes were fitted on items sold before {UNTIL}, which is later than 2020-01-25"
+        said = f"The semantic IDs were fitted on items sold before {UNTIL}, later than 2020-01-25: what they know"
         assert (said in capsys.readouterr().out) is is_said

@@ -31,13 +31,16 @@ def refused(folder, run, capfd, found):
     capfd.readouterr()
     assert run() == 1
     said = capfd.readouterr().err
-    assert f"expected a folder without finished work, found {found}" in said and said.count("\n") == 1
+    assert (
+        f"expected a folder without finished work or other files that would be replaced, found {found}" in said
+        and said.count("\n") == 1
+    )
     assert "--overwrite replaces it; or choose another --output." in said
     assert stamps(folder) == before
     return said
 
 
-@pytest.mark.parametrize("verb, found", [("embed", "item_ids.json"), ("prepare", "interactions.csv")])
+@pytest.mark.parametrize("verb, found", [("embed", "item_ids.json"), ("prepare", "items.jsonl")])
 def test_inputs_are_not_overwritten(shop, tmp_path, capfd, verb, found):
     output = tmp_path / "out"
     words = [word for word in words_of(verb, shop / "raw", "a", output) if word != "--overwrite"]

@@ -146,10 +146,13 @@ def test_nothing_to_group_is_refused():
         purchases_by_user(pd.DataFrame({"user_id": [], "item_id": [], "timestamp": []}), {"a": 0})
 
 
-@pytest.mark.parametrize(("shared", "is_said"), [(300, True), (70, False)])
-def test_an_account_of_many_people_is_named_once(caplog, tmp_path, shared, is_said):
-    """Sixty customers with five purchases each, and one account with the purchases of guests; by time too."""
-    users = [f"u{user}" for user in range(60) for _ in range(5)] + ["GUEST"] * shared
+@pytest.mark.parametrize(
+    ("customers", "shared", "second", "is_said"),
+    [(60, 300, 5, True), (60, 70, 5, False), (600, 200, 66, True), (600, 200, 67, False), (600, 900, 899, True)],
+)
+def test_an_account_of_many_people_is_named_once(caplog, tmp_path, customers, shared, second, is_said):
+    """Customers with five purchases each but for one, and one account with the purchases of guests; by time too."""
+    users = [f"u{user}" for user in range(1, customers) for _ in range(5)] + ["second"] * second + ["GUEST"] * shared
     rows = pd.DataFrame(
         {"user_id": users, "item_id": "i", "timestamp": np.random.default_rng(0).permutation(len(users))}
     )
@@ -160,5 +163,5 @@ def test_an_account_of_many_people_is_named_once(caplog, tmp_path, shared, is_sa
         lambda: histories_until(interactions, {"i": 0}, 250),
     ):
         learned_from()
-    assert caplog.text.count(f"'GUEST' has {shared} of the {300 + shared} interactions") == is_said
+    assert caplog.text.count(f"'GUEST' has {shared} of the {len(users):,} interactions") == is_said
     assert caplog.text.count("account of many people") == is_said

@@ -139,9 +139,15 @@ def test_zones():
     [
         ([20240301, 20251231, 20240301], "20240301 look like dates written YYYYMMDD"),
         (["20240301", "20251231"], "20240301 look like dates written YYYYMMDD"),
+        ([20240301120000, 20251231235959], "20240301120000 look like dates written YYYYMMDDhhmmss"),
+        ([202403011200, 202512312359], "202403011200 look like dates written YYYYMMDDhhmm"),
+        ([202403, 202512], "202403 look like months written YYYYMM"),
         ([45352.3889, 45353.5], "45352.3889 look like days as Excel counts them"),
         ([20240301, 20241301], None),  # no thirteenth month
         ([1, 2, 3], None),
+        ([202401, 202413], None),
+        ([10102023, 10102024, 10102025], None),  # numbers in a row, or one day of three years
+        ([1012024, 13132024, 1102025], None),  # neither a day nor a month
         ([45352, 45353], None),  # may count anything
         ([1.5, 2.5], None),
         ([1709251200, 1709251260], None),
@@ -152,3 +158,19 @@ def test_numbers_that_are_dates_to_people_are_told_of(values, told, caplog, tmp_
     times = as_timestamps(pd.Series(values), tmp_path / "orders.csv")  # a path of its own: told once of each file
     assert len(times) == len(values)
     assert ("look like" in caplog.text) is (told is not None) and (told or "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        (["31012024", "01022024"], "DDMMYYYY"),
+        ([31012024, 1022024], "DDMMYYYY"),
+        ([1312024, 2012024], "MMDDYYYY"),
+        ([12312024, 2012024], "MMDDYYYY"),
+    ],
+)
+def test_numbers_with_the_day_or_the_month_first_are_refused(values, form):
+    with pytest.raises(
+        ValueError, match=f"t.csv: expected times whose numbers rise with time.*like dates written {form}"
+    ):
+        read(*values)

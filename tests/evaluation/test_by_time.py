@@ -136,6 +136,29 @@ def test_where_the_model_serves_new_customers_get_what_is_popular(shop):
     assert report["quoted"] == "shown" and said.endswith("By default `recommend` hides own history with this model.")
 
 
+def test_a_blend_is_judged_in_the_order_in_which_it_is_shown(shop):
+    frame, before, _, recommender = shop
+    sold = count_purchases(
+        [[recommender.table.row_of[item] for item in items] for items in before.values()], NUM_ITEMS
+    )
+    recommender._set_blend(Blend({"sold": 1.0}, "blend", {"window": 5, "hides_history": False}), sold)
+    ranking = rank_split(recommender, frame, "time", Decoding(), cut=CUT)
+    report, users = ranking.report(), ranking.users
+    recommender._set_blend(None, None)
+    for name, column in (("shown", report), ("hidden", report["hidden"])):
+        lists, found = ranking.columns[name]["blend"], []
+        assert any(len(np.unique(scores[scores > -np.inf])) < (scores > -np.inf).sum() for scores in lists.scores)
+        for owner, target in zip(users.owners, users.targets, strict=True):
+            items = lists.items[owner].tolist()
+            found.append((users.histories[owner], target, gain(items.index(target) if target in items else 99)))
+        for part, chosen in (
+            (column, found),
+            (column["new_customers"], [one for one in found if not len(one[0])]),
+            (column["seen"], [one for one in found if not users.unseen[one[1]]]),
+        ):
+            assert part["blend"]["ndcg@10"] == pytest.approx(np.mean([value for _, _, value in chosen]))
+
+
 def test_the_facts_beside_the_figures(shop, caplog):
     frame, before, after, recommender = shop
     logger = logging.getLogger("macrec_hf.evaluation.evaluate")
@@ -240,3 +263,30 @@ def test_a_model_that_does_not_say_until_when_it_learned_is_told_of(shop, caplog
     config.trained_until = "2020-01-20"
     assert "does not say until when it has learned" in caplog.text and report["num_users"] == 3
     assert report["settings"]["trained_until"] is None
+
+
+def test_ids_that_may_know_later_items_are_named(shop, caplog):
+    frame, before, after, recommender = shop
+    sold, later = ({item for items in bought.values() for item in items} for bought in (before, after))
+    first = (
+        f"and {len((later - sold).intersection(recommender.table.item_ids))} of 20 items were first sold from {CUT} on"
+    )
+    logger = logging.getLogger("macrec_hf.evaluation.evaluate")
+    logger.addHandler(caplog.handler)
+    kept = recommender.table.report
+    for fitted, said in (
+        (None, "The semantic IDs do not say that they were fitted on items sold before a date (--until), "),
+        ("2020-02-15", "The semantic IDs were fitted on items sold before 2020-02-15, later than 2020-02-01, "),
+        ("2020-02-01", ""),
+    ):
+        caplog.clear()
+        recommender.table.report = {name: {"fitted_until": fitted} for name in recommender.table.modalities}
+        evaluate(recommender, frame, "time", cut=CUT)
+        assert ("makes figures by time too good" in caplog.text) is bool(said) and said + first * bool(
+            said
+        ) in caplog.text
+        caplog.clear()
+        evaluate(recommender, frame[frame["item_id"].isin(sold)], "time", cut=CUT)
+        assert "too good. macrec embed" not in caplog.text  # nothing that is new is bought
+    recommender.table.report = kept
+    logger.removeHandler(caplog.handler)

@@ -33,6 +33,12 @@ def test_a_run_without_progress_ends_at_four_fifths_and_no_earlier(arguments, pa
     assert evaluated(callback, 80, 80.0, state, arguments)
 
 
+def test_a_run_that_another_callback_ends_ends(arguments):
+    state, control = TrainerState(max_steps=100, global_step=10), TrainerControl(should_training_stop=True)
+    LateStopping(2).on_evaluate(arguments, state, control, {"eval_loss": 1.0})
+    assert control.should_training_stop
+
+
 def test_progress_in_the_last_fifth_starts_the_count_anew(arguments):
     callback, state = LateStopping(2), TrainerState(max_steps=100)
     stops = [evaluated(callback, step, value, state, arguments) for step, value in ((70, 5.0), (80, 4.0), (90, 6.0))]

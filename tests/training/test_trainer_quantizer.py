@@ -222,6 +222,14 @@ def test_a_quantizer_in_which_nothing_is_trained_is_refused(tmp_path):
         make_trainer(tmp_path, model=MacRecQuantizer(config))
 
 
+def test_embeddings_that_are_no_numbers_are_refused_before_the_first_step(tmp_path):
+    arrays = make_store().arrays
+    arrays["image"][7, 1] = np.nan
+    trainer = make_trainer(tmp_path, store=arrays, num_train_epochs=1)
+    with pytest.raises(ValueError, match="image"):
+        trainer.train()
+
+
 def test_a_warning_when_most_items_have_no_partner(tmp_path, caplog):
     trainer = make_trainer(tmp_path, model_changes={"num_pseudo_labels": 90}, num_train_epochs=1)
     with caplog.at_level(logging.WARNING):
