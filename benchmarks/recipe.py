@@ -118,7 +118,7 @@ VARIANTS: dict[str, tuple[Callable[[], contextmanager], list[str]]] = {
     DEFAULT: (nothing, []),
     "parts": (parts_of_histories(0.0), []),
     "half parts": (parts_of_histories(0.5), []),
-    "decay": (nothing, ["--weight-decay", "0.05", "--warmup-steps", "0.1"]),
+    "decay": (nothing, ["--weight-decay", "0.05", "--warmup", "0.1"]),
     "codebook": (codebook_start, []),
     "item positions": (nothing, ["--num-item-positions", "20"]),
 }

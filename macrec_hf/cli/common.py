@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +114,9 @@ def ranking_device(args: argparse.Namespace) -> str:
 
 
 _FILES_WRITTEN = ("output", "predictions", "health_page")  # dests of flags; an output that is a folder is no file
-# Of the folders that verbs write; a model's other parts are in its checksums.
-_OF_FOLDERS = ("checksums.json", "README.md", "training_log.json", "report.json", "meta.json", "item_ids.json",
-               "config.json", "semantic_ids.json", "item_titles.json", "blend.json")  # fmt: skip
+_READ = ("model", "interactions", "items", "semantic_ids", "embeddings", "item_ids", "histories", "lists", "encoders",
+         "like", "start_from", "config")  # fmt: skip
+_BESIDE_SUMS = ("checksums.json", "README.md", "training_log.json")  # of a folder, but not in its checksums
 _MADE: list[contextlib.ExitStack] = []  # of each verb that runs: what it has locked, and folders that it made
 
 
@@ -219,37 +219,44 @@ def check_apart(args: "argparse.Namespace") -> None:
             raise ValueError(
                 f"{flag}: expected a file of its own, got that of --{same[0].replace('_', '-')}. Choose another name."
             )
-        read = _paths_in({other: value for other, value in vars(args).items() if other not in given})
-        if path.is_file() and (lost := next((place for place in read if _is_part_of(path, place)), None)):
+        if path.is_file() and (
+            lost := next((place for place in _places_read(args) if _is_part_of(path, place)), None)
+        ):
             raise ValueError(
                 f"{flag}: expected the name of a result, got a file of {lost}, which is read. Choose another name."
             )
 
 
-def _paths_in(values: Mapping[str, Any]) -> Iterator[Path]:
-    """What of the flags' values exists."""
+def _places_read(args: "argparse.Namespace") -> Iterator[Path]:
+    """What exists of the files and folders that flags name."""
     from .inputs import read_pairs
 
-    for value in values.values():
-        for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str) and word:
-                with contextlib.suppress(ValueError, OSError):
-                    yield from (place for path in (read_pairs(word) or {"": word}).values()
-                                if (place := Path(path)).exists())  # fmt: skip
+    values = [getattr(args, name, None) for name in _READ]
+    for word in (word for value in values for word in (value if isinstance(value, list) else [value]) if word):
+        with contextlib.suppress(ValueError, OSError):
+            yield from (place for path in (read_pairs(word) or {"": word}).values() if (place := Path(path)).exists())
 
 
 def _is_part_of(path: Path, place: Path) -> bool:
-    """Whether a file is the one that lies at a place, or one that a verb has written into the folder there."""
+    """Whether a file is the one that lies at a place, or one that a verb has written into a folder there or below."""
     if place.is_file():
         return path.samefile(place)
-    folder, file = place.resolve(), path.resolve()
-    if not file.is_relative_to(folder) or not any((folder / name).is_file() for name in _OF_FOLDERS):
+    top, file = place.resolve(), path.resolve()
+    if not file.is_relative_to(top):
         return False
-    parts = (".safetensors", ".npy", ".py")
-    sums = folder / "checksums.json"
-    listed = sums.read_text(encoding="utf-8", errors="replace") if sums.is_file() else ""
-    name = file.relative_to(folder).as_posix()
-    return file.suffix in parts or file.name in _OF_FOLDERS or json.dumps(name) in listed
+    for folder in (above for above in file.parents if above.is_relative_to(top)):
+        sums, name = folder / "checksums.json", file.relative_to(folder).as_posix()
+        if sums.is_file():  # a model, or semantic IDs
+            listed = json.dumps(name) in sums.read_text(encoding="utf-8", errors="replace")
+            return listed or name in _BESIDE_SUMS or file.suffix in (".py", ".safetensors") or name == _report(folder)
+        if (folder / "meta.json").is_file() and (folder / "item_ids.json").is_file():  # embeddings
+            return name in ("meta.json", "item_ids.json") or file.suffix == ".npy"
+    return False
+
+
+def _report(folder: Path) -> str:
+    """The report of `macrec quantize`; in a model that name is free."""
+    return "" if (folder / "config.json").is_file() else "report.json"
 
 
 def write_json(path: Path, content: Any) -> None:

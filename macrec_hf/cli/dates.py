@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from .inputs import log_of_quantizer
+
 if TYPE_CHECKING:
     from ..data.histories import Histories
     from ..model.configuration_macrec import MacRecConfig
@@ -46,6 +48,16 @@ def has_later(histories: "Histories") -> bool:
     from ..data.time_split import HistoriesUntil
 
     return not isinstance(histories, HistoriesUntil) or histories.has_later
+
+
+def note_fitted(table: "SemanticIdTable", semantic_ids: str) -> None:
+    """Gives IDs of a release that kept their date in the log of `macrec quantize` alone the date."""
+    from ..data.learned_purchases import FITTED_UNTIL
+
+    settings = (log_of_quantizer(semantic_ids) or [{}])[-1].get("settings")
+    until = settings.get("until") if isinstance(settings, dict) and "method" in settings else None
+    for report in table.report.values() if until is not None else ():
+        report.setdefault(FITTED_UNTIL, str(until))
 
 
 def said_of_ids(table: "SemanticIdTable", until: str) -> str:

@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> str:
         )
     _fill_columns(args)
     together = _co_purchases(args)
-    sold = None if together and args.until is None else sold_before(args)
+    sold = None if together and args.until is None else sold_before(args)[0]
     ids = (args.item_column, ITEM_COLUMN) if args.interactions else args.item_column  # as `macrec train` reads them
     items = read_items(args.items, ids, **shown_columns(args))
     if together:  # refused before the work

@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> str:
     predictions = [Path(args.predictions)] if args.predictions else []
     if seeds:
         predictions = [path.with_suffix(f".seed-{seed}{path.suffix}") for path in predictions for seed in seeds]
+    if args.output and Path(args.output).resolve() in [path.resolve() for path in predictions]:
+        raise ValueError(f"--output {args.output}: expected a file of its own, got that of a seed's --predictions.")
     places = [*predictions, *([Path(args.output)] if args.output else [])] if accelerator.is_main_process else []
     with replacing_together(*places) as besides:
         lists = iter(besides if predictions else ())

@@ -119,18 +119,18 @@ def log_of_quantizer(semantic_ids: str) -> list[dict[str, Any]]:
     return lines
 
 
-def sold_part(store: "EmbeddingStore", args: argparse.Namespace) -> "EmbeddingStore":
-    """The items of a store that were sold before `--until`; the store itself without the flag."""
-    sold = sold_before(args)
+def sold_part(store: "EmbeddingStore", args: argparse.Namespace) -> tuple["EmbeddingStore", str | None]:
+    """The items of a store sold before `--until`, and the day by its one name; all and None without the flag."""
+    sold, day = sold_before(args)
     if sold is None:
-        return store
+        return store, None
     rows = [row for row, item in enumerate(store.item_ids) if item in sold]
     if not rows:
         raise ValueError(
             f"--until {args.until}: expected embeddings of items that were sold before, such as {sorted(sold)[:3]}, "
             f"got those of others, such as {store.item_ids[:3]}. Do the files belong to one shop?"
         )
-    return store.take(rows)
+    return store.take(rows), day
 
 
 def open_semantic_ids(argument: str) -> "SemanticIdTable":
@@ -227,18 +227,20 @@ def add_until(parser: argparse.ArgumentParser, what: str) -> None:
     )  # fmt: skip
 
 
-def sold_before(args: argparse.Namespace) -> set[str] | None:
-    """Ids of the items sold before `--until`; None without the flag."""
+def sold_before(args: argparse.Namespace) -> tuple[set[str] | None, str | None]:
+    """Ids of the items sold before `--until`, and the day by its one name, as 2020-03-01 for 20200301; or None."""
     if args.until is None:
         if args.interactions is not None:
             logger.warning("--interactions changes nothing without --until: all items are learned from.")
-        return None
+        return None, None
     if args.interactions is None:
         raise ValueError("Expected --interactions with --until: purchases say which items were sold by then.")
     from ..data.readers import read_interactions
-    from ..data.time_split import items_before
+    from ..data.time_split import Moments, items_before
 
-    return items_before(read_interactions(args.interactions, **interaction_columns(args)), args.until)
+    interactions = read_interactions(args.interactions, **interaction_columns(args))
+    moments = Moments.of(interactions["timestamp"])
+    return items_before(interactions, args.until), moments.name(moments.at(args.until, "until"))
 
 
 def check_tables(args: argparse.Namespace) -> None:

@@ -137,7 +137,7 @@ def train(args: argparse.Namespace) -> str:
     named_device(args)  # refused before the work
     start, output = args.started, open_run(args, Path(args.output), RESULT, _OTHERS)
     whole = open_embeddings(args)
-    store = sold_part(whole, args)
+    store, until = sold_part(whole, args)
     given, args = args, sized(args, store, len(whole))
     set_seed(args.seed)
     config = _config_class()(modalities=store.modalities, **chosen_fields(args, FIELDS))
@@ -163,7 +163,7 @@ def train(args: argparse.Namespace) -> str:
     with torch.no_grad():
         table = build_semantic_ids(quantizer, store, None, accelerator=trainer.accelerator)
     if table is not None:  # the main process
-        table = with_later_items(table, quantizer, whole, args.until)
+        table = with_later_items(table, quantizer, whole, until)
         write_all(output, table, quantizer, whole, trainer.state.global_step)
     finish(output, trainer, settings, args.keep_checkpoints)
     return "" if table is None else f"{summary(table, output, start)}\n{after_quantize(given)}"
@@ -179,14 +179,14 @@ def cluster(args: argparse.Namespace) -> str:
     if not process_state("cpu").is_main_process:
         return ""
     output, whole = open_run(args, Path(args.output), RESULT, _OTHERS), open_embeddings(args)
-    store = sold_part(whole, args)
+    store, until = sold_part(whole, args)
     args = sized(args, store, len(whole))
     config = _config_class()(method=args.method, modalities=store.modalities, **chosen_fields(args, _UNTRAINED))
     for name in store.modalities:  # before the work rather than after it
         check_space(int(whole.present[name].sum()), 0, config.num_levels, config.codebook_size)
     begin(output, process_state("cpu"), None)
     quantizer = residual_kmeans(store, config.num_levels, config.codebook_size, args.seed)
-    table = with_later_items(build_semantic_ids(quantizer, store), quantizer, whole, args.until)
+    table = with_later_items(build_semantic_ids(quantizer, store), quantizer, whole, until)
     write_all(output, table, quantizer, whole, steps=0)
     settings = {name: getattr(config, name) for name in _UNTRAINED} | {"method": args.method, "seed": args.seed}
     settings |= settings_of_items(args, whole)

@@ -16,7 +16,7 @@ from .common import (
     process_state,
     seconds_since,
 )
-from .dates import has_later, note_dates, said_of_ids
+from .dates import has_later, note_dates, note_fitted, said_of_ids
 from .inputs import (
     add_interaction_columns,
     add_title_column,
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 RESULT = "config.json"
-_OTHERS = ("README.md", "*.py", "semantic_ids.*", "tokenizer*.json", "checksums.json", "*.safetensors")
+_SAVED = ("README.md", "semantic_ids.json", "semantic_ids.safetensors", "checksums.json", "model.safetensors",
+          "tokenizer.json", "tokenizer_config.json", "item_titles.json", "blend.json")  # fmt: skip
 FIELDS = (
     "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "num_item_positions",
     "copy_initializer_factor", "dropout_rate", "attention_dropout_rate", "history_dropout_rate",
@@ -138,6 +139,7 @@ def _arguments_class() -> type["MacRecTrainingArguments"]:
 
 
 def run(args: argparse.Namespace) -> str:
+    from ..hub.remote_code import code_files
     from ..training.checkpoints import discard
 
     named_device(args)  # refused before the work
@@ -147,11 +149,12 @@ def run(args: argparse.Namespace) -> str:
             "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "
             "repository. Leave one of the two away; hf upload USER/NAME FOLDER uploads the model that you choose."
         )
-    open_run(args, output, RESULT, _OTHERS)
+    others = (*_SAVED, *(path.name for path in code_files("recommender")))
+    open_run(args, output, RESULT, others if args.seeds is None else ())
     folders = {args.seed: output}
     if args.seeds is not None:
         seeds = range(args.seed, args.seed + args.seeds)
-        folders = {seed: open_run(args, seed_folder(output, seed), RESULT, _OTHERS) for seed in seeds}
+        folders = {seed: open_run(args, seed_folder(output, seed), RESULT, others) for seed in seeds}
     summaries = [
         train_model(argparse.Namespace(**{**vars(args), "seed": seed}), folder, output / EXAMPLES)
         for seed, folder in folders.items()
@@ -187,6 +190,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
 
     start = args.started
     table, quantizer = table_and_quantizer(args.semantic_ids)
+    note_fitted(table, args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
     titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids, needed=True)

@@ -188,15 +188,18 @@ def checked_arguments(arguments_class: type[_Arguments], settings: Mapping[str, 
 
     try:
         made = arguments_class(**settings)
-    except TypeError as error:  # of the fields of accelerator_config alone: the names are the class's own
+    except (TypeError, OSError) as error:  # of the fields of accelerator_config alone: the names are the class's own
         given = settings.get("accelerator_config")
         raise ValueError(f"--accelerator-config: expected fields of accelerate's, got {given}: {error}.") from error
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=made.learning_rate)
     given = cast(dict, made.lr_scheduler_kwargs or {})
     schedule, optim = (getattr(name, "value", name) for name in (made.lr_scheduler_type, made.optim))
     try:
-        get_scheduler(made.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=given)
-    except TypeError as error:
+        rates = get_scheduler(made.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=given)
+        for _ in range(0 if isinstance(rates, torch.optim.lr_scheduler.ReduceLROnPlateau) else 4):
+            optimizer.step()
+            rates.step()
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"--lr-scheduler-kwargs: expected settings of the schedule {schedule}, got {given}: {error}."
         ) from error

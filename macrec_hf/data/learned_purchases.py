@@ -108,7 +108,9 @@ def not_fitted_before(report: Mapping[str, Mapping[str, Any]], modalities: Seque
     Returns:
         The beginning of a sentence.
     """
-    fitted = [report.get(name, {}).get(FITTED_UNTIL) for name in modalities]
+    reports = [report.get(name, {}) for name in modalities]
+    # IDs that were made from purchases alone know no item that was not sold.
+    fitted = [about.get(FITTED_UNTIL) or about.get(LEARNED_FROM, {}).get("until") for about in reports]
     if any(day is None for day in fitted):
         return "The semantic IDs do not say that they were fitted on items sold before a date (--until)"
     latest = next((str(day) for day in fitted if is_later(str(day), until)), None)

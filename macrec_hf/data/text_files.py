@@ -261,8 +261,10 @@ def _encoding_message(path: Path, encoding: str) -> str:
     if line[start] == 0xED and line[start + 1 : start + 2] >= b"\xa0":
         return f"{told}: half an emoji, as programs write it that cut texts after so many letters. Correct the line."
     letter, following = line[start : start + 1].decode("cp1252", "replace"), line[start + 1 : start + 2]
-    few = 3 * sum(byte > 0x7F for byte in line) < len(line)  # elsewhere letters of two bytes stand side by side
-    if few and (letter.isalpha() or letter in _TYPOGRAPHIC) and following.isascii():
+    high = re.findall(rb"[\x80-\xff]+", line)
+    # In encodings with letters of two bytes most such bytes have another one beside them.
+    is_single = 3 * sum(len(run) for run in high if len(run) > 1) <= sum(map(len, high))
+    if is_single and (letter.isalpha() or letter in _TYPOGRAPHIC) and following.isascii():
         return (
             f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
             f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`."

@@ -75,9 +75,9 @@ def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
     told, is_in_order = _written(np.unique(values))
     if not is_in_order:
         raise ValueError(
-            f"{path}: expected times whose numbers rise with time, got numbers such as {values[0]:.15g}, which look "
-            f"like {told}: sorted as numbers their order is wrong. Write them as 2024-03-01, such as by "
-            "pandas.to_datetime of the texts with format='%d%m%Y' or '%m%d%Y'."
+            f"{path}: expected times whose numbers rise with time or count from 1970, got numbers such as "
+            f"{values[0]:.15g}, which look like {told}: they would be put in a wrong order, or years away. Write them "
+            "as 2024-03-01 or 2024-03-01T15:22, such as by pandas.to_datetime of the texts with format='%d%m%Y'."
         )
     if told:
         warn_once(
@@ -89,27 +89,27 @@ def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
 
 
 def _written(values: np.ndarray) -> tuple[str, bool]:
-    """How people have written dates as numbers, "" where they have not, and whether these rise with time."""
+    """How people have written dates as numbers, "" where they have not, and whether they may be read as numbers."""
     if (values % 1 != 0).any():
         is_excel = 29221 <= values.min() and values.max() < 73051  # from 1980 to 2100; day 1 is the first of 1900
         return ("days as Excel counts them" if is_excel else ""), True
     first, second, last = values // 10**6, values // 10**4 % 100, values % 10**4
-    for form, size in (("YYYYMMDD", 1), ("YYYYMMDDhhmm", 10**4), ("YYYYMMDDhhmmss", 10**6)):
+    for form, size in (("YYYYMMDD", 1), ("YYYYMMDDhh", 100), ("YYYYMMDDhhmm", 10**4), ("YYYYMMDDhhmmss", 10**6)):
         days = values // size
-        if _are_dates_of(days // 10**4, days // 100 % 100, days % 100):
-            return f"dates written {form}", True
+        if _are_dates_of(days // 10**4, days // 100 % 100, days % 100, since=1900):
+            return f"dates written {form}", form != "YYYYMMDDhh"  # seconds since 1970 are as long
     if _are_dates_of(values // 100, values % 100, np.ones(1)):
         return "months written YYYYMM", True
     if len(np.unique(values // 10**4)) > 1:  # else they may be numbers in a row
         for form, days, months in (("DDMMYYYY", first, second), ("MMDDYYYY", second, first)):
             if _are_dates_of(last, months, days):
-                return f"dates written {form}", False
+                return f"dates written {form}", bool((np.diff(last * 10**4 + months * 100 + days) >= 0).all())
     return "", True
 
 
-def _are_dates_of(years: np.ndarray, months: np.ndarray, days: np.ndarray) -> bool:
-    """Whether all of them are, of the years 1980 to 2100."""
-    within = ((years, 1980, 2100), (months, 1, 12), (days, 1, 31))
+def _are_dates_of(years: np.ndarray, months: np.ndarray, days: np.ndarray, since: int = 1980) -> bool:
+    """Whether all of them are, of the years up to 2100."""
+    within = ((years, since, 2100), (months, 1, 12), (days, 1, 31))
     return all(least <= part.min() and part.max() <= most for part, least, most in within)
 
 

@@ -141,7 +141,7 @@ def with_results(card: str, metrics: Mapping[str, Any]) -> str:
     """
     try:
         parsed = ModelCard(card, ignore_metadata_errors=True)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             "expected `key: value` in YAML between the lines --- at its beginning, got: "
             f"{' '.join(str(error).split())}. Mend it, or take these lines out."

@@ -1,6 +1,7 @@
 """`--until` of `macrec embed` and `macrec quantize`: learned from items sold before a day, all items served."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -196,3 +197,37 @@ def test_ids_of_a_later_day_than_the_training_are_named(shop, tmp_path, capsys):
         assert call("train", *words, "--until", until, "--output", tmp_path / until, "--verbose") == 0
         said = f"The semantic IDs were fitted on items sold before {UNTIL}, later than 2020-01-25: what they know"
         assert (said in capsys.readouterr().out) is is_said
+
+
+@pytest.mark.parametrize("written", ["20200201", "2020-W05-6"])
+def test_ids_keep_the_day_by_its_one_name(shop, tmp_path, capsys, written):
+    words = ["--embeddings", shop / "emb", "--output", tmp_path / "ids", QUANTIZER, "--interactions"]
+    assert call("quantize", *words, shop / "interactions.csv", "--until", written) == 0
+    report = SemanticIdTable.from_pretrained(tmp_path / "ids").report
+    assert {part["fitted_until"] for part in report.values()} == {UNTIL}
+    words = [
+        "--interactions",
+        shop / "interactions.csv",
+        RECOMMENDER,
+        "--max-steps 1",
+        "--until",
+        written,
+        "--verbose",
+    ]
+    assert call("train", *words, "--semantic-ids", tmp_path / "ids", "--output", tmp_path / "model") == 0
+    assert "makes figures by time too good" not in capsys.readouterr().out
+
+
+def test_ids_that_keep_their_day_in_the_log_alone_get_it(shop, tmp_path, capsys):
+    """As an earlier release wrote them."""
+    shutil.copytree(shop / "ids", tmp_path / "ids")
+    (tmp_path / "ids" / "checksums.json").unlink()
+    path = tmp_path / "ids" / "semantic_ids.json"
+    head = json.loads(path.read_text())
+    for part in head["report"].values():
+        assert part.pop("fitted_until") == UNTIL
+    path.write_text(json.dumps(head))
+    words = ["--interactions", shop / "interactions.csv", RECOMMENDER, "--max-steps 1", "--until", UNTIL, "--verbose"]
+    assert call("train", *words, "--semantic-ids", tmp_path / "ids", "--output", tmp_path / "model") == 0
+    assert "makes figures by time too good" not in capsys.readouterr().out
+    assert SemanticIdTable.from_pretrained(tmp_path / "model").report["text"]["fitted_until"] == UNTIL

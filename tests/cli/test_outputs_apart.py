@@ -68,12 +68,43 @@ def test_other_verbs_too(shop, tmp_path, monkeypatch, capsys):
     assert contents(folder) == before and not (folder / "new").exists()
 
 
-def test_a_result_may_lie_in_a_model_and_be_written_again(shop, tmp_path, capsys):
-    folder = shutil.copytree(shop, tmp_path / "shop")
-    words = ["evaluate", folder / "model", "--interactions", folder / "interactions.csv"]
+@pytest.mark.parametrize(
+    "name", ["model/metrics.json", "model/report.json", "model/meta.json", "test", "emb/new.json"]
+)
+def test_a_result_may_lie_beside_and_be_written_again(shop, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(shutil.copytree(shop, tmp_path / "shop"))
+    words = ["evaluate", "model", "--interactions", "interactions.csv", "--output", name]
     for _ in range(2):
-        assert call(*words, "--output", folder / "model" / "metrics.json") == 0, capsys.readouterr().err
-    assert json.loads((folder / "model" / "metrics.json").read_text())["split"] == "test"
+        assert call(*words) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "shop" / name).read_text())["split"] == "test"
+
+
+def test_the_models_of_several_seeds_are_kept_too(shop, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(shop, tmp_path / "shop")
+    monkeypatch.chdir(folder)
+    for seed in (0, 1):
+        shutil.copytree(folder / "model", folder / "runs" / f"seed-{seed}")
+    before = contents(folder)
+    words = ["evaluate", "runs", "--interactions", "interactions.csv"]
+    for more, message in (
+        (["--output", "runs/seed-0/config.json"], "got a file of runs, which is read"),
+        (["--predictions", "p.jsonl", "--output", "p.seed-0.jsonl"], "got that of a seed's --predictions"),
+    ):
+        assert call(*words, *more) == 1
+        assert message in capsys.readouterr().err and contents(folder) == before
+
+
+def test_a_folder_of_seeds_may_hold_notes(tmp_path, capsys):
+    shop = quantized_shop(tmp_path / "shop")
+    words = ["--output", str(tmp_path / "runs"), "--max-steps", "1"]
+    assert train(shop, *words, "--seeds", "1") == 0
+    (tmp_path / "runs" / "README.md").write_text("mine")
+    assert train(shop, *words, "--seeds", "2", "--resume") == 0, capsys.readouterr().err
+    assert (tmp_path / "runs" / "README.md").read_text() == "mine"
+    (tmp_path / "out").mkdir()
+    for name in ("train_all.py", "tokenizer_notes.json"):  # nothing of that name is written
+        (tmp_path / "out" / name).write_text("mine")
+    assert train(shop, "--output", str(tmp_path / "out"), "--max-steps", "1") == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["README.md", "losses.py", "tokenizer.json", "checksums.json"])
@@ -100,6 +131,8 @@ def test_a_folder_of_other_people_is_no_output(tmp_path, capsys, name):
         ),
         (lambda card: b"\xff\xfe" + card.encode(), "expected text in UTF-8, got the byte 0xff at place 0"),
         (lambda card: card.encode().replace(b"---\n", b"---\nfoo: [\n", 1), "in YAML between the lines ---"),
+        (lambda card: b"---\ntags: 7\n---\n\n# Mine\n", "in YAML between the lines ---"),
+        (lambda card: b"---\n1: 2\n---\n\n# Mine\n", "in YAML between the lines ---"),
         (lambda card: b"---\n- a\n- b\n---\n\n# Mine\n", "in YAML between the lines ---"),
     ],
 )
@@ -156,6 +189,12 @@ def test_ids_that_say_nonsense_of_their_purchases(shop, tmp_path, capsys):
             "--lr-scheduler-kwargs: expected settings of the schedule",
         ),
         (["--accelerator-config", '{"foo": 1}'], "--accelerator-config: expected fields of accelerate's, got"),
+        (["--accelerator-config", "[1]"], "--accelerator-config: expected fields of accelerate's, got"),
+        (
+            ["--lr-scheduler-type", "polynomial", "--lr-scheduler-kwargs", '{"lr_end": 0.5}'],
+            "schedule polynomial, got",
+        ),
+        (["--lr-scheduler-type", "cosine", "--lr-scheduler-kwargs", '{"num_cycles": "a"}'], "schedule cosine, got"),
         (["--optim", "adamw_8bit"], "bitsandbytes"),
         (
             ["--optim-args", "foo"],

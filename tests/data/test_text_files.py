@@ -89,9 +89,11 @@ def test_another_encoding_is_named_with_its_line(tmp_path, packed):
         assert file.readlines()[-1] == "st\ufffdhle\n"
 
 
-@pytest.mark.parametrize("sign", "–—’“…€")
-def test_signs_of_windows_are_named_too(tmp_path, sign):
-    (tmp_path / "a.csv").write_bytes(f"id;title\n1;Melkwegpost {sign} uitbreiding\n".encode("cp1252"))
+@pytest.mark.parametrize(
+    ("line", "sign"), [*((f"1;Melkwegpost {sign} uitbreiding", sign) for sign in "–—’“…€"), ("é,è,1", "é")]
+)
+def test_signs_of_windows_are_named_too(tmp_path, line, sign):
+    (tmp_path / "a.csv").write_bytes(f"id;title\n{line}\n".encode("cp1252"))
     with pytest.raises(ValueError, match=f"line 2: .* In Windows-1252.* it is '{sign}'.*iconv"):
         whole(tmp_path / "a.csv")
 
@@ -102,6 +104,7 @@ def test_other_bytes_that_are_no_text(tmp_path):
         "椅子".encode("gbk"),
         "椅子".encode("shift-jis"),
         "フードとアシ".encode("shift-jis"),
+        "田中太郎,i1,1700000000".encode("shift-jis"),
         b"\x80\x9d\xff\xfe" * 9,
     ):
         path.write_bytes(b"title\n" + content)

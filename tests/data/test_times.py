@@ -141,6 +141,8 @@ def test_zones():
         (["20240301", "20251231"], "20240301 look like dates written YYYYMMDD"),
         ([20240301120000, 20251231235959], "20240301120000 look like dates written YYYYMMDDhhmmss"),
         ([202403011200, 202512312359], "202403011200 look like dates written YYYYMMDDhhmm"),
+        ([19000101, 20251231], "19000101 look like dates written YYYYMMDD"),
+        ([1032024, 31032024], "1032024 look like dates written DDMMYYYY"),  # of one month: they rise
         ([202403, 202512], "202403 look like months written YYYYMM"),
         ([45352.3889, 45353.5], "45352.3889 look like days as Excel counts them"),
         ([20240301, 20241301], None),  # no thirteenth month
@@ -165,12 +167,13 @@ def test_numbers_that_are_dates_to_people_are_told_of(values, told, caplog, tmp_
     [
         (["31012024", "01022024"], "DDMMYYYY"),
         ([31012024, 1022024], "DDMMYYYY"),
-        ([1312024, 2012024], "MMDDYYYY"),
-        ([12312024, 2012024], "MMDDYYYY"),
+        ([1312024, 2012023], "MMDDYYYY"),
+        ([12312023, 2012024], "MMDDYYYY"),
+        ([2023122115, 2024010109], "YYYYMMDDhh"),  # else read as seconds, of 2034
     ],
 )
-def test_numbers_with_the_day_or_the_month_first_are_refused(values, form):
+def test_dates_that_would_be_read_in_a_wrong_order_or_years_away_are_refused(values, form):
     with pytest.raises(
-        ValueError, match=f"t.csv: expected times whose numbers rise with time.*like dates written {form}"
+        ValueError, match=f"t.csv: expected times whose numbers rise with time or count.*like dates written {form}"
     ):
         read(*values)
