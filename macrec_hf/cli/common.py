@@ -116,7 +116,10 @@ def ranking_device(args: argparse.Namespace) -> str:
 _FILES_WRITTEN = ("output", "predictions", "health_page")  # dests of flags; an output that is a folder is no file
 _READ = ("model", "interactions", "items", "semantic_ids", "embeddings", "item_ids", "histories", "lists", "encoders",
          "like", "start_from", "config")  # fmt: skip
-_BESIDE_SUMS = ("checksums.json", "README.md", "training_log.json")  # of a folder, but not in its checksums
+_MARKS = ("checksums.json", "semantic_ids.json", "config.json")
+# Of a folder with one of them; what else decides on lists is in its checksums.
+_PARTS = (*_MARKS, "README.md", "training_log.json", "generation_config.json", "tokenizer.json",
+          "tokenizer_config.json", "item_titles.json", "blend.json", "code_usage.png")  # fmt: skip
 _MADE: list[contextlib.ExitStack] = []  # of each verb that runs: what it has locked, and folders that it made
 
 
@@ -246,17 +249,13 @@ def _is_part_of(path: Path, place: Path) -> bool:
         return False
     for folder in (above for above in file.parents if above.is_relative_to(top)):
         sums, name = folder / "checksums.json", file.relative_to(folder).as_posix()
-        if sums.is_file():  # a model, or semantic IDs
-            listed = json.dumps(name) in sums.read_text(encoding="utf-8", errors="replace")
-            return listed or name in _BESIDE_SUMS or file.suffix in (".py", ".safetensors") or name == _report(folder)
+        if any((folder / mark).is_file() for mark in _MARKS):  # a model, a quantizer or semantic IDs
+            listed = sums.is_file() and json.dumps(name) in sums.read_text(encoding="utf-8", errors="replace")
+            is_report = name == "report.json" and not (folder / "config.json").is_file()  # of `macrec quantize`
+            return listed or is_report or name in _PARTS or file.suffix in (".py", ".safetensors")
         if (folder / "meta.json").is_file() and (folder / "item_ids.json").is_file():  # embeddings
             return name in ("meta.json", "item_ids.json") or file.suffix == ".npy"
     return False
-
-
-def _report(folder: Path) -> str:
-    """The report of `macrec quantize`; in a model that name is free."""
-    return "" if (folder / "config.json").is_file() else "report.json"
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,6 +1,7 @@
 """`--until`: what a model and its semantic IDs know of later purchases, said or refused before it is trained."""
 
 import argparse
+from datetime import date
 from typing import TYPE_CHECKING
 
 from .inputs import log_of_quantizer
@@ -56,8 +57,12 @@ def note_fitted(table: "SemanticIdTable", semantic_ids: str) -> None:
 
     settings = (log_of_quantizer(semantic_ids) or [{}])[-1].get("settings")
     until = settings.get("until") if isinstance(settings, dict) and "method" in settings else None
-    for report in table.report.values() if until is not None else ():
-        report.setdefault(FITTED_UNTIL, str(until))
+    try:
+        day = date.fromisoformat(str(until)).isoformat()  # 20200301 too
+    except ValueError:
+        return
+    for report in table.report.values():
+        report.setdefault(FITTED_UNTIL, day)
 
 
 def said_of_ids(table: "SemanticIdTable", until: str) -> str:

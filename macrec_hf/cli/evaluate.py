@@ -97,8 +97,10 @@ def run(args: argparse.Namespace) -> str:
     predictions = [Path(args.predictions)] if args.predictions else []
     if seeds:
         predictions = [path.with_suffix(f".seed-{seed}{path.suffix}") for path in predictions for seed in seeds]
-    if args.output and Path(args.output).resolve() in [path.resolve() for path in predictions]:
-        raise ValueError(f"--output {args.output}: expected a file of its own, got that of a seed's --predictions.")
+    of_seeds = [path.resolve() for path in predictions] if seeds else []
+    for flag, path in (("output", args.output), *(("lists", path) for path in named_lists(args.lists).values())):
+        if path and Path(path).resolve() in of_seeds:
+            raise ValueError(f"--{flag} {path}: expected a file of its own, got that of a seed's --predictions.")
     places = [*predictions, *([Path(args.output)] if args.output else [])] if accelerator.is_main_process else []
     with replacing_together(*places) as besides:
         lists = iter(besides if predictions else ())

@@ -54,8 +54,9 @@ if TYPE_CHECKING:
 
 HELP = "Trains the recommender on interactions and semantic IDs."
 RESULT = "config.json"
-_SAVED = ("README.md", "semantic_ids.json", "semantic_ids.safetensors", "checksums.json", "model.safetensors",
-          "tokenizer.json", "tokenizer_config.json", "item_titles.json", "blend.json")  # fmt: skip
+# Of a model directory; what it may lack is listed where it is saved.
+_SAVED = ("semantic_ids.json", "semantic_ids.safetensors", "README.md", "checksums.json", "tokenizer.json",
+          "tokenizer_config.json", "generation_config.json", "training_log.json")  # fmt: skip
 FIELDS = (
     "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "num_item_positions",
     "copy_initializer_factor", "dropout_rate", "attention_dropout_rate", "history_dropout_rate",
@@ -139,7 +140,7 @@ def _arguments_class() -> type["MacRecTrainingArguments"]:
 
 
 def run(args: argparse.Namespace) -> str:
-    from ..hub.remote_code import code_files
+    from ..hub.saving import parts_that_may_be_absent
     from ..training.checkpoints import discard
 
     named_device(args)  # refused before the work
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace) -> str:
             "--push-to-hub: expected one model, got --seeds, whose models would lie on top of each other in one "
             "repository. Leave one of the two away; hf upload USER/NAME FOLDER uploads the model that you choose."
         )
-    others = (*_SAVED, *(path.name for path in code_files("recommender")))
+    others = (*_SAVED, *parts_that_may_be_absent())
     open_run(args, output, RESULT, others if args.seeds is None else ())
     folders = {args.seed: output}
     if args.seeds is not None:

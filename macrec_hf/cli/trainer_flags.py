@@ -5,6 +5,7 @@ Fields with a short name are spelled by it alone. Fields that a verb sets itself
 
 import argparse
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -188,18 +189,20 @@ def checked_arguments(arguments_class: type[_Arguments], settings: Mapping[str, 
 
     try:
         made = arguments_class(**settings)
-    except (TypeError, OSError) as error:  # of the fields of accelerator_config alone: the names are the class's own
-        given = settings.get("accelerator_config")
+    except (TypeError, OSError) as error:
+        if (given := settings.get("accelerator_config")) is None:
+            raise
         raise ValueError(f"--accelerator-config: expected fields of accelerate's, got {given}: {error}.") from error
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=made.learning_rate)
     given = cast(dict, made.lr_scheduler_kwargs or {})
     schedule, optim = (getattr(name, "value", name) for name in (made.lr_scheduler_type, made.optim))
     try:
         rates = get_scheduler(made.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=given)
-        for _ in range(0 if isinstance(rates, torch.optim.lr_scheduler.ReduceLROnPlateau) else 4):
+        follows_a_metric = "metrics" in inspect.signature(rates.step).parameters  # as that of a plateau
+        for _ in range(0 if follows_a_metric else 4):
             optimizer.step()
             rates.step()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"--lr-scheduler-kwargs: expected settings of the schedule {schedule}, got {given}: {error}."
         ) from error

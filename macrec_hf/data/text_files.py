@@ -247,7 +247,11 @@ def _open_bytes(path: Path) -> IO[bytes]:
     return file
 
 
-_TYPOGRAPHIC = "€…–—‘’“”‚„•™"  # of Windows-1252, between 0x80 and 0x9f
+# Windows-1252: a letter of Latin alphabets or two small ones, as in Größe, before a byte of ASCII; a dash, a quotation
+# mark or another sign between 0x80 and 0x9f, and what is none there. Letters of two bytes in other encodings differ.
+_LATIN = re.compile(rb"(?:[\xc0-\xd6\xd8-\xf6\xf8-\xff]|[\xdf-\xf6\xf8-\xff]{2})(?![\x80-\xff])")
+_SIGN = re.compile(rb"[\x80\x82\x84\x85\x8a\x8c\x8e\x91-\x97\x99\x9a\x9c\x9e](?![\x80-\xff])")
+_NO_SIGN = re.compile(rb"[\x81\x83\x86-\x89\x8b\x8d\x8f\x90\x98\x9b\x9d\x9f]")
 
 
 def _encoding_message(path: Path, encoding: str) -> str:
@@ -260,11 +264,8 @@ def _encoding_message(path: Path, encoding: str) -> str:
     told = f"{path}, line {number}: expected text in UTF-8, got the byte 0x{line[start]:02x}"
     if line[start] == 0xED and line[start + 1 : start + 2] >= b"\xa0":
         return f"{told}: half an emoji, as programs write it that cut texts after so many letters. Correct the line."
-    letter, following = line[start : start + 1].decode("cp1252", "replace"), line[start + 1 : start + 2]
-    high = re.findall(rb"[\x80-\xff]+", line)
-    # In encodings with letters of two bytes most such bytes have another one beside them.
-    is_single = 3 * sum(len(run) for run in high if len(run) > 1) <= sum(map(len, high))
-    if is_single and (letter.isalpha() or letter in _TYPOGRAPHIC) and following.isascii():
+    letter = line[start : start + 1].decode("cp1252", "replace")
+    if _LATIN.match(line, start) or (_SIGN.match(line, start) and not _NO_SIGN.search(line)):
         return (
             f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
             f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`."

@@ -77,7 +77,8 @@ def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
         raise ValueError(
             f"{path}: expected times whose numbers rise with time or count from 1970, got numbers such as "
             f"{values[0]:.15g}, which look like {told}: they would be put in a wrong order, or years away. Write them "
-            "as 2024-03-01 or 2024-03-01T15:22, such as by pandas.to_datetime of the texts with format='%d%m%Y'."
+            "as 2024-03-01 or 2024-03-01T15:22, such as by pandas.to_datetime of the texts with their format, "
+            "'%d%m%Y', '%m%d%Y' or '%Y%m%d%H'."
         )
     if told:
         warn_once(
@@ -96,7 +97,8 @@ def _written(values: np.ndarray) -> tuple[str, bool]:
     first, second, last = values // 10**6, values // 10**4 % 100, values % 10**4
     for form, size in (("YYYYMMDD", 1), ("YYYYMMDDhh", 100), ("YYYYMMDDhhmm", 10**4), ("YYYYMMDDhhmmss", 10**6)):
         days = values // size
-        if _are_dates_of(days // 10**4, days // 100 % 100, days % 100, since=1900):
+        is_hour = form != "YYYYMMDDhh" or (values % 100 < 24).all()
+        if is_hour and _are_dates_of(days // 10**4, days // 100 % 100, days % 100, since=1900):
             return f"dates written {form}", form != "YYYYMMDDhh"  # seconds since 1970 are as long
     if _are_dates_of(values // 100, values % 100, np.ones(1)):
         return "months written YYYYMM", True

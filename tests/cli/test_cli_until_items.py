@@ -218,7 +218,8 @@ def test_ids_keep_the_day_by_its_one_name(shop, tmp_path, capsys, written):
     assert "makes figures by time too good" not in capsys.readouterr().out
 
 
-def test_ids_that_keep_their_day_in_the_log_alone_get_it(shop, tmp_path, capsys):
+@pytest.mark.parametrize("written", [UNTIL, "20200201", "nonsense", {"a": 1}])
+def test_ids_that_keep_their_day_in_the_log_alone_get_it(shop, tmp_path, capsys, written):
     """As an earlier release wrote them."""
     shutil.copytree(shop / "ids", tmp_path / "ids")
     (tmp_path / "ids" / "checksums.json").unlink()
@@ -228,6 +229,11 @@ def test_ids_that_keep_their_day_in_the_log_alone_get_it(shop, tmp_path, capsys)
         assert part.pop("fitted_until") == UNTIL
     path.write_text(json.dumps(head))
     words = ["--interactions", shop / "interactions.csv", RECOMMENDER, "--max-steps 1", "--until", UNTIL, "--verbose"]
+    log = json.loads((tmp_path / "ids" / "training_log.json").read_text())
+    log[-1]["settings"]["until"] = written
+    (tmp_path / "ids" / "training_log.json").write_text(json.dumps(log))
     assert call("train", *words, "--semantic-ids", tmp_path / "ids", "--output", tmp_path / "model") == 0
-    assert "makes figures by time too good" not in capsys.readouterr().out
-    assert SemanticIdTable.from_pretrained(tmp_path / "model").report["text"]["fitted_until"] == UNTIL
+    is_day = written in (UNTIL, "20200201")
+    assert ("makes figures by time too good" not in capsys.readouterr().out) == is_day
+    report = SemanticIdTable.from_pretrained(tmp_path / "model").report["text"]
+    assert report.get("fitted_until") == (UNTIL if is_day else None)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from hub_tools import quantize, quantized_shop, train, trained_shop
 
+from macrec_hf import SemanticIdTable
 from macrec_hf.cli.main import main
 
 
@@ -89,9 +90,42 @@ def test_the_models_of_several_seeds_are_kept_too(shop, tmp_path, monkeypatch, c
     for more, message in (
         (["--output", "runs/seed-0/config.json"], "got a file of runs, which is read"),
         (["--predictions", "p.jsonl", "--output", "p.seed-0.jsonl"], "got that of a seed's --predictions"),
+        (["--predictions", "p.jsonl", "--lists", "o=p.seed-1.jsonl"], "got that of a seed's --predictions"),
     ):
         assert call(*words, *more) == 1
         assert message in capsys.readouterr().err and contents(folder) == before
+
+
+def test_parts_without_checksums_are_kept_too(shop, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(shop, tmp_path / "shop")
+    monkeypatch.chdir(folder)
+    SemanticIdTable.from_pretrained("ids").save_pretrained("plain")
+    (folder / "model" / "checksums.json").unlink()
+    before = contents(folder)
+    for words in (
+        "doctor plain --output plain/semantic_ids.json",
+        "evaluate model --interactions interactions.csv --output model/config.json",
+        "evaluate model --interactions interactions.csv --predictions model/model.safetensors",
+        "evaluate model --interactions interactions.csv --output model/generation_config.json",
+    ):
+        assert call(*words.split()) == 1
+        assert "which is read" in capsys.readouterr().err and contents(folder) == before
+
+
+@pytest.mark.parametrize("verb", [quantize, train])
+@pytest.mark.parametrize(
+    "name", ["greedy", "reduce_lr_on_plateau", "cosine_with_restarts", "inverse_sqrt", "constant"]
+)
+def test_schedules_of_every_kind_train(tmp_path, capsys, verb, name):
+    shop = quantized_shop(tmp_path / "shop")
+    assert verb(shop, "--lr-scheduler-type", name, "--output", str(tmp_path / "out")) == 0, capsys.readouterr().err
+
+
+def test_a_missing_file_of_another_flag_is_not_put_down_to_accelerate(tmp_path, capsys):
+    shop = quantized_shop(tmp_path / "shop")
+    assert train(shop, "--fsdp", "true", "--fsdp-config", "/nosuch.json") == 1
+    said = capsys.readouterr().err
+    assert "/nosuch.json" in said and "accelerator-config" not in said
 
 
 def test_a_folder_of_seeds_may_hold_notes(tmp_path, capsys):
@@ -102,12 +136,23 @@ def test_a_folder_of_seeds_may_hold_notes(tmp_path, capsys):
     assert train(shop, *words, "--seeds", "2", "--resume") == 0, capsys.readouterr().err
     assert (tmp_path / "runs" / "README.md").read_text() == "mine"
     (tmp_path / "out").mkdir()
-    for name in ("train_all.py", "tokenizer_notes.json"):  # nothing of that name is written
+    for name in ("train_all.py", "tokenizer_notes.json", "other.safetensors"):  # nothing of that name is written
         (tmp_path / "out" / name).write_text("mine")
     assert train(shop, "--output", str(tmp_path / "out"), "--max-steps", "1") == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["README.md", "losses.py", "tokenizer.json", "checksums.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "losses.py",
+        "tokenizer.json",
+        "checksums.json",
+        "model-00001-of-00002.safetensors",
+        "item_counts.safetensors",
+        "training_log.json",
+    ],
+)
 def test_a_folder_of_other_people_is_no_output(tmp_path, capsys, name):
     shop = quantized_shop(tmp_path / "shop")
     (tmp_path / "project").mkdir()
@@ -195,6 +240,7 @@ def test_ids_that_say_nonsense_of_their_purchases(shop, tmp_path, capsys):
             "schedule polynomial, got",
         ),
         (["--lr-scheduler-type", "cosine", "--lr-scheduler-kwargs", '{"num_cycles": "a"}'], "schedule cosine, got"),
+        (["--lr-scheduler-type", "inverse_sqrt", "--lr-scheduler-kwargs", '{"timescale": 0}'], "inverse_sqrt, got"),
         (["--optim", "adamw_8bit"], "bitsandbytes"),
         (
             ["--optim-args", "foo"],

@@ -90,7 +90,15 @@ def test_another_encoding_is_named_with_its_line(tmp_path, packed):
 
 
 @pytest.mark.parametrize(
-    ("line", "sign"), [*((f"1;Melkwegpost {sign} uitbreiding", sign) for sign in "–—’“…€"), ("é,è,1", "é")]
+    ("line", "sign"),
+    [
+        *((f"1;Melkwegpost {sign} uitbreiding", sign) for sign in "–—’“…€"),
+        ("é,è,1", "é"),
+        ("1;Schöne Größe", "ö"),
+        ("1;Größe", "ö"),
+        ("créée à Paris", "é"),
+        ("Kürbiskernöl 100ml “öko”", "ü"),
+    ],
 )
 def test_signs_of_windows_are_named_too(tmp_path, line, sign):
     (tmp_path / "a.csv").write_bytes(f"id;title\n{line}\n".encode("cp1252"))
@@ -104,6 +112,7 @@ def test_other_bytes_that_are_no_text(tmp_path):
         "椅子".encode("gbk"),
         "椅子".encode("shift-jis"),
         "フードとアシ".encode("shift-jis"),
+        "1;フード".encode("shift-jis"),
         "田中太郎,i1,1700000000".encode("shift-jis"),
         b"\x80\x9d\xff\xfe" * 9,
     ):
