@@ -51,14 +51,23 @@ def has_later(histories: "Histories") -> bool:
     return not isinstance(histories, HistoriesUntil) or histories.has_later
 
 
-def note_fitted(table: "SemanticIdTable", semantic_ids: str) -> None:
-    """Gives IDs of a release that kept their date in the log of `macrec quantize` alone the date."""
+def note_fitted(table: "SemanticIdTable", semantic_ids: str, until: str) -> None:
+    """Gives IDs of a release that kept their date in the log of `macrec quantize` alone the date.
+
+    Args:
+        until: of the training, as the histories name it: a day, or a number where the timestamps are no dates.
+    """
     from ..data.learned_purchases import FITTED_UNTIL
 
     settings = (log_of_quantizer(semantic_ids) or [{}])[-1].get("settings")
-    until = settings.get("until") if isinstance(settings, dict) and "method" in settings else None
+    written = settings.get("until") if isinstance(settings, dict) and "method" in settings else None
     try:
-        day = date.fromisoformat(str(until)).isoformat()  # 20200301 too
+        float(until)
+        is_number = True
+    except ValueError:
+        is_number = False
+    try:
+        day = f"{float(str(written)):.15g}" if is_number else date.fromisoformat(str(written)).isoformat()
     except ValueError:
         return
     for report in table.report.values():

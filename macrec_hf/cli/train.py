@@ -191,7 +191,6 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
 
     start = args.started
     table, quantizer = table_and_quantizer(args.semantic_ids)
-    note_fitted(table, args.semantic_ids)
     tokenizer = SemanticIdTokenizer.from_table(table)
     start_from = None if args.start_from is None else local_directory(args.start_from)
     titles = read_titles(args.items, (args.item_column, "item_id"), args.title_column, table.item_ids, needed=True)
@@ -227,6 +226,7 @@ def train_model(args: argparse.Namespace, output: Path, examples: Path) -> str |
     data = f"{users:,} users with {purchases:,} purchases" + ("" if hides else ", repeats among them")
     sizes = sizes_line(args, given, SIZED, data)
     if dates:
+        note_fitted(table, args.semantic_ids, dates["trained_until"])
         sizes += (
             f" Purchases before {dates['validates_from']} train, later ones before {dates['trained_until']} validate."
             + said_of_ids(table, dates["trained_until"])

@@ -247,11 +247,9 @@ def _open_bytes(path: Path) -> IO[bytes]:
     return file
 
 
-# Windows-1252: a letter of Latin alphabets or two small ones, as in Größe, before a byte of ASCII; a dash, a quotation
-# mark or another sign between 0x80 and 0x9f, and what is none there. Letters of two bytes in other encodings differ.
-_LATIN = re.compile(rb"(?:[\xc0-\xd6\xd8-\xf6\xf8-\xff]|[\xdf-\xf6\xf8-\xff]{2})(?![\x80-\xff])")
-_SIGN = re.compile(rb"[\x80\x82\x84\x85\x8a\x8c\x8e\x91-\x97\x99\x9a\x9c\x9e](?![\x80-\xff])")
-_NO_SIGN = re.compile(rb"[\x81\x83\x86-\x89\x8b\x8d\x8f\x90\x98\x9b\x9d\x9f]")
+# Of Windows-1252: signs between 0x80 and 0x9f, and what stands in no text of Latin letters, where accents are apart.
+_SIGNS = "€…–—‘’“”‚„•™"
+_NOT_LATIN = re.compile(rb"[\x80-\xff]{3}|[\x81\x8d\x8f\x90\x9d]")
 
 
 def _encoding_message(path: Path, encoding: str) -> str:
@@ -265,7 +263,7 @@ def _encoding_message(path: Path, encoding: str) -> str:
     if line[start] == 0xED and line[start + 1 : start + 2] >= b"\xa0":
         return f"{told}: half an emoji, as programs write it that cut texts after so many letters. Correct the line."
     letter = line[start : start + 1].decode("cp1252", "replace")
-    if _LATIN.match(line, start) or (_SIGN.match(line, start) and not _NO_SIGN.search(line)):
+    if (letter.isalpha() or letter in _SIGNS) and not _NOT_LATIN.search(line):
         return (
             f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
             f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`."

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from macrec_hf import EmbeddingStore, MacRecQuantizer, SemanticIdTable, add_items, quantizer_sizes
+from macrec_hf.cli.dates import note_fitted, said_of_ids
 from macrec_hf.cli.main import main
 
 NUM_ITEMS, SOLD, UNTIL = 40, 28, "2020-02-01"
@@ -156,6 +157,22 @@ def test_purchases_that_a_shared_configuration_names_change_nothing_without_a_da
     assert call(*quantize, tmp_path / "plain") == 0
     codes = [SemanticIdTable.from_pretrained(tmp_path / name).codes["text"] for name in ("ids", "plain")]
     assert torch.equal(*codes)
+
+
+def test_days_of_an_earlier_log_that_are_numbers(tmp_path, caplog):
+    table = SemanticIdTable(["a", "b"], {"text": [[0], [1]]}, codebook_size=2)
+    for written, until, kept in (
+        ("20240901", "20240801", "20240901"), ("213", "213", "213"), ("213.0", "250", "213"), ("x", "213", None),
+        ("20240901", "2024-08-01", "2024-09-01"), ("2024-W14-1", "2024-08-01", "2024-04-01"),
+        ("213", "2024-08-01", None),
+    ):  # fmt: skip
+        table.report = {"text": {"num_items": 2}}
+        log = [{"step": 1, "settings": {"method": "macrec", "until": written}}]
+        (tmp_path / "training_log.json").write_text(json.dumps(log))
+        note_fitted(table, str(tmp_path), until)
+        assert table.report["text"].get("fitted_until") == kept
+        is_later = kept is not None and (written, until) == ("20240901", "20240801") or kept == "2024-09-01"
+        assert said_of_ids(table, until).startswith(" The semantic IDs were fitted on items sold before") == is_later
 
 
 def test_what_is_refused(shop, tmp_path, capsys):

@@ -98,6 +98,8 @@ def test_another_encoding_is_named_with_its_line(tmp_path, packed):
         ("1;Größe", "ö"),
         ("créée à Paris", "é"),
         ("Kürbiskernöl 100ml “öko”", "ü"),
+        ("Šála; l’été", "Š"),
+        ("Chanel Nº 5; AÇÃO", "º"),
     ],
 )
 def test_signs_of_windows_are_named_too(tmp_path, line, sign):
@@ -113,6 +115,8 @@ def test_other_bytes_that_are_no_text(tmp_path):
         "椅子".encode("shift-jis"),
         "フードとアシ".encode("shift-jis"),
         "1;フード".encode("shift-jis"),
+        "С капюшоном куртка".encode("cp1251"),
+        "ο Άνθρωπος".encode("cp1253"),
         "田中太郎,i1,1700000000".encode("shift-jis"),
         b"\x80\x9d\xff\xfe" * 9,
     ):
