@@ -219,7 +219,7 @@ def compare(folder: Path) -> None:
         path.name: {int(one.parent.name): json.loads(one.read_text()) for one in sorted(path.glob("*/users.json"))}
         for path in sorted(folder.iterdir())
     }
-    for name, seeds in runs.items():
+    for name, seeds in ((name, seeds) for name, seeds in runs.items() if seeds):  # others are under way
         figures = ", ".join(f"seed {seed}: {np.mean(one['ndcg@10']):.4f}" for seed, one in seeds.items())
         minutes = [one["minutes"] for one in seeds.values()]
         text = f"{name}: {figures}; {min(minutes):.1f} to {max(minutes):.1f} CPU minutes"
