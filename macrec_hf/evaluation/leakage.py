@@ -84,8 +84,8 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
     if recommender.learned_histories is None:
         logger.warning(f"{NO_RECORD} Where it was, its figures are too good. `macrec train` keeps such a record.")
         return None, NO_RECORD
-    learned = recommender.learned_histories.numpy()
-    found = leakage(learned, known, tested, item_hashes(item_ids))
+    learned, hashes = recommender.learned_histories.numpy(), item_hashes(item_ids)
+    found = leakage(learned, known, tested, hashes)
     if found.is_real:
         doubt = f"the model seems to have learned what tests it, of at least {found.num_tested:,} customers."
         by_time = isinstance(purchases, FutureUsers)
@@ -117,7 +117,7 @@ def find_leakage(recommender: MacRecRecommender, purchases: Histories | FutureUs
             f"{said}, where nobody is new: as when customers were left out, which does no harm. Where their purchases "
             "were given to others, as of accounts that were joined, the model has learned what tests it."
         )
-    elif num_more := _num_not_learned(learned, known, item_hashes(item_ids)):
+    elif num_more := _num_not_learned(learned, known, hashes):
         logger.warning(
             f"Of {num_more:,} customers not all purchases before those that test were learned by the model, as of a "
             "file that has grown: ways of counting know them, and so more than the model. Train anew to compare them."
