@@ -247,28 +247,45 @@ def _open_bytes(path: Path) -> IO[bytes]:
     return file
 
 
-# Of Windows-1252: signs between 0x80 and 0x9f, and what stands in no text of Latin letters, where accents are apart.
-_SIGNS = "€…–—‘’“”‚„•™"
-_NOT_LATIN = re.compile(rb"[\x80-\xff]{3}|[\x81\x8d\x8f\x90\x9d]")
+# What shops' programs write that is not UTF-8, by the name that `iconv` knows. Bytes do not tell which one is right:
+# whoever knows the words sees it.
+_OTHER_ENCODINGS = {"WINDOWS-1252": "cp1252", "WINDOWS-1251": "cp1251", "SHIFT_JIS": "cp932", "GB18030": "gb18030"}
+_SHOWN = 16  # letters from the first byte that is no UTF-8 on; as many of them go before
 
 
 def _encoding_message(path: Path, encoding: str) -> str:
-    """Where the file is no text in its encoding, and which encoding is likely."""
-    save = 'Save it as UTF-8 (Excel: "CSV UTF-8")'
+    """Where the file is no text in its encoding, and how the line reads in others."""
+    save = 'save it as UTF-8 (Excel: "CSV UTF-8")'
     if encoding not in ("utf-8", "utf-8-sig"):
-        return f"{path} cannot be read as {encoding.upper()}, which its first bytes show. Was it cut off? {save}."
+        return f"{path} cannot be read as {encoding.upper()}, which its first bytes show. Was it cut off? Else {save}."
     with _open_bytes(path) as file:
         number, line, start = next(filter(None, map(_undecodable, enumerate(file, start=1))))
     told = f"{path}, line {number}: expected text in UTF-8, got the byte 0x{line[start]:02x}"
     if line[start] == 0xED and line[start + 1 : start + 2] >= b"\xa0":
         return f"{told}: half an emoji, as programs write it that cut texts after so many letters. Correct the line."
-    letter = line[start : start + 1].decode("cp1252", "replace")
-    if (letter.isalpha() or letter in _SIGNS) and not _NOT_LATIN.search(line):
-        return (
-            f"{told}. In Windows-1252, as Excel's plain CSV is written, it is {letter!r}. {save}, or convert it: "
-            f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`."
-        )
-    return f"{told}. Is it written in another encoding, such as Shift-JIS or GB18030, or no text? {save}."
+    readings = _readings(line, start)
+    if not readings:
+        return f"{told}. Is it written in another encoding, or no text? Else {save}."
+    shown = ", ".join(f"{name}: {text!r}" for name, text in readings.items())
+    return (
+        f"{told}. In other encodings the line reads so: {shown}. If one of these is right, convert the file: "
+        f"`iconv -f NAME -t UTF-8 {shlex.quote(str(path))} > {shlex.quote('utf8_' + path.name)}`. Or {save}."
+    )
+
+
+def _readings(line: bytes, start: int) -> dict[str, str]:
+    """What stands around a byte in each encoding in which the whole line is text."""
+    readings = {}
+    for name, encoding in _OTHER_ENCODINGS.items():
+        try:
+            text = line.rstrip(b"\r\n").decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        place = len(line[:start].decode(encoding, "ignore"))
+        shown = text[max(0, place - _SHOWN) : place + _SHOWN].replace("\xa0", " ").replace("\t", " ")
+        if shown.isprintable():
+            readings[name] = shown.strip()
+    return readings
 
 
 def _undecodable(numbered: tuple[int, bytes]) -> tuple[int, bytes, int] | None:
