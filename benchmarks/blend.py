@@ -38,7 +38,7 @@ from macrec_hf.training.blend_purchases import candidates_to_weigh, purchases_to
 
 GROUPS = {  # what a row goes without: the beginnings of its terms
     "the model": ("model_", "missed_"),
-    "pairs of purchases": ("before_", "after_", "near_", "next_", "last_next_", "together_", "cosine_"),
+    "pairs of purchases": ("before_", "after_", "near_", "next_", "last_next_", "together_", "cosine_", "regression_"),
     "sales and their time": ("sold", "days_since_sale", "is_new"),
     "own items": ("own",),
     "content": ("alike_", "family"),

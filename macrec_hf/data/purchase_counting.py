@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..model.purchase_counts import MAX_WINDOW, PAIR_COLUMNS, TOGETHER_WINDOW, UNIT, PurchaseCounts, save_in_parts
 from .histories import Purchases
+from .item_regression import NEEDED, is_made, item_weights
 
 _AT_A_TIME = 4_000_000  # pairs of purchases that are sorted at once: some 200 MB; ours
 
@@ -64,9 +65,10 @@ def counts_of(purchases: Purchases, num_items: int, *, window: int = MAX_WINDOW)
 
 
 def save_counts(directory: str | Path, purchases: Purchases, num_items: int, *, window: int = MAX_WINDOW) -> int:
-    """Writes what `counts_of(…).save(directory)` writes, byte for byte; its pairs are never all in memory.
+    """Writes what `with_item_regression(counts_of(…)).save(directory)` writes, byte for byte.
 
-    Meanwhile they lie on the disk, so that twice the size of the file is needed there.
+    Its pairs are never all in memory, but for two of their columns where the regression is made, which is so for at
+    most `item_regression.MOST_PAIRS`. Meanwhile they lie on the disk, where twice the size of the file is needed.
 
     Args:
         num_items, window: as for `count_purchases`, with its errors.
@@ -82,8 +84,20 @@ def save_counts(directory: str | Path, purchases: Purchases, num_items: int, *, 
             lengths.append(some.lengths)
             for name, file in kept.items():
                 file.write(some.columns[name].data)
-        save_in_parts(replace(counts, starts=np.concatenate(lengths).cumsum()), kept, directory)
+        counts = replace(counts, starts=np.concatenate(lengths).cumsum())
+        if is_made(int(counts.starts[-1])):
+            of_pairs = {name: _read_back(kept[name], np.int32 if name == "others" else np.int64) for name in NEEDED}
+            weights = item_weights(counts.starts, popularity=counts.popularity, **of_pairs)
+            kept["regression"] = open_files.enter_context(TemporaryFile(dir=directory))
+            kept["regression"].write(weights.data)
+            counts = replace(counts, regression=weights[:0])
+        save_in_parts(counts, kept, directory)
     return int(counts.popularity.sum())
+
+
+def _read_back(file: IO[bytes], dtype: type) -> np.ndarray:
+    file.seek(0)
+    return np.frombuffer(file.read(), dtype=dtype)
 
 
 def add_counts(parts: Sequence[PurchaseCounts]) -> PurchaseCounts:

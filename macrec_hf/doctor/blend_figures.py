@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ..model.blend import BLEND, MODEL, SOURCES, Blend
+from ..model.blend import BLEND, MODEL, OFFSETS, SOURCES, Blend
 
 # A kind of terms and how their names begin; a name belongs to the first kind that fits.
 KINDS = {
     "what the model says": ("model_", "missed_"),
-    "bought near what the customer has": ("before_", "after_", "near_", "next_", "last_next_", "together_", "cosine_"),
+    "bought near what the customer has": tuple(f"{name}_" for name in OFFSETS),
     "sells well": ("sold", "days_since_sale"),
     "the customer has it already": ("own",),
     "looks or reads alike": ("alike_",),
@@ -22,6 +22,7 @@ SOURCE_WORDS = {
     "co_visitation_new_items": "co-visitation, without what the customer has",
     "co_occurrence": "items bought nearest to each other (co-occurrence)",
     "markov_chain": "items bought right after the last one (Markov chain)",
+    "item_regression": "items that those of the history explain best (item regression)",
 }
 
 

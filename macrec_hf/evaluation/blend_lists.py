@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..data.item_regression import with_item_regression
 from ..data.purchase_counting import count_purchases
 from ..data.splits import SplitUsers
 from ..data.time_split import FutureUsers
@@ -27,12 +28,17 @@ class Known(Protocol):
     counted_days: list[np.ndarray] | None
 
 
-def blend_inputs(recommender: MacRecRecommender, users: Known, window: int) -> BlendInputs:
-    """The counts of the purchases that may be counted for these users, never those of the model directory."""
+def blend_inputs(recommender: MacRecRecommender, users: Known, window: int, room: int = 1) -> BlendInputs:
+    """The counts of the purchases that may be counted for these users, never those of the model directory.
+
+    Args:
+        window: as for [`~data.purchase_counting.count_purchases`].
+        room: as for [`~data.item_regression.with_item_regression`].
+    """
     num_items = recommender.table.num_items
     counts = count_purchases(users.counted, num_items, window=window, days=users.counted_days)
     table = recommender.table
-    return BlendInputs(counts, content_of(table, recommender.quantizer), codes_of(table))
+    return BlendInputs(with_item_regression(counts, room), content_of(table, recommender.quantizer), codes_of(table))
 
 
 def candidates_of(

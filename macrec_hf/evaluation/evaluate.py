@@ -275,8 +275,7 @@ def rank_split(
         for column, limits in left_out.items()
     }
     if accelerator is None or accelerator.is_main_process:
-        for column, limits in left_out.items():
-            model[column] |= _blended(recommender, users, model[column], limits)
+        _add_blend(recommender, users, model, left_out)
     fusion = {ENSEMBLE: decoding.fusion}
     if recommender.blend is not None:
         fusion[BLEND] = recommender.blend.serves
@@ -288,23 +287,24 @@ def rank_split(
     if isinstance(users, FutureUsers):
         settings["trained_until"] = _trained_until(recommender)
         unread = np.array([not any(sources[name][user] for name in sources) for user in range(len(users))])
-    rate = _repeat_rate(everyone)
-    return SplitRanking(
-        split, users, everyone, model, outside, table.num_items, settings, rate, leakage, doubt, unread
-    )
+    found = _repeat_rate(everyone), leakage, doubt, unread
+    return SplitRanking(split, users, everyone, model, outside, table.num_items, settings, *found)
 
 
-def _blended(
-    recommender: MacRecRecommender, users: SplitUsers | FutureUsers, lists: Lists, limits: Limits | None
-) -> Lists:
-    """The row of the blend, where the recommender has one."""
-    blend = recommender.blend
-    if blend is None:
-        return {}
-    if blend.serves == MODEL:  # the guard found nothing better
-        return {BLEND: lists[ENSEMBLE]}
-    own = {name: lists[name] for name in recommender.table.modalities}
-    return {BLEND: blend_lists(blend, blend_inputs(recommender, users, blend.about["window"]), users, own, limits)}
+def _add_blend(
+    recommender: MacRecRecommender,
+    users: SplitUsers | FutureUsers,
+    model: Mapping[str, Lists],
+    limits: Mapping[str, Limits | None],
+) -> None:
+    """Adds the row of the blend, where the recommender has one, to the lists of each column."""
+    if (blend := recommender.blend) is None:
+        return
+    weighs = blend.serves != MODEL  # else the guard found nothing better
+    inputs = blend_inputs(recommender, users, blend.about["window"]) if weighs else None
+    for column, lists in model.items():
+        own = {name: lists[name] for name in recommender.table.modalities}
+        lists[BLEND] = lists[ENSEMBLE] if inputs is None else blend_lists(blend, inputs, users, own, limits[column])
 
 
 def _users(

@@ -31,6 +31,7 @@ _BASELINES = (
     "co_occurrence",
     "co_visitation_new_items",
     "markov_chain",
+    "item_regression",
 )
 _START, _END = "<!-- results: `macrec evaluate` writes what stands here -->", "<!-- end of results -->"
 _NO_RESULTS = "## Results\n\nNone: the blend was fitted anew since. `macrec evaluate` measures it."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo, HfApi
 from transformers.utils import logging
 
+from ..data.item_regression import with_item_regression
 from ..data.output_folder import output_folder
 from ..evaluation.own_history import quoted
 from ..model.blend import BLEND_NAME, MODEL, Blend
@@ -126,7 +127,7 @@ def save_model_directory(
         if purchase_counts is not None and blend is not None and counts != "none":
             purchase_counts = check_purchase_counts(purchase_counts, table)
             if counts == "rounded":
-                whole, purchase_counts = purchase_counts, purchase_counts.shareable()
+                whole, purchase_counts = purchase_counts, with_item_regression(purchase_counts.shareable())
                 if blend.serves != MODEL and kind_of_counts(whole) != "rounded":  # else nothing served is lost
                     logger.warning(
                         "%s: rounded counts hold %s of %s pairs and no days. The blend was fitted with all of them, "

@@ -23,15 +23,14 @@ from .ranked_lists import RankedLists, best_columns, log_softmax, sort_lists, un
 
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
 BLEND_NAME = "blend.json"
-CANDIDATES = {"near": 100, "cosine": 50, "next": 30}  # of each count, so many items a user; ours
+CANDIDATES = {"near": 100, "cosine": 50, "next": 30, "regression": 100}  # of each count, so many items a user; ours
 POPULAR, RECENT, ALIKE, FOLLOWERS = 100, 50, 50, 30  # bestsellers, of the last month, alike, after the last item; ours
 NEW, PROMISING = 20, 100  # never sold: alike in a modality, and those whose families sell; ours
 WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
 POPULARITY = ("sold_log1p", *(f"sold_in_{days}_days" for days in WINDOWS))  # terms that rank for who has no history
-OFFSETS = {
-    "before": 0.1, "after": 0.1, "near": 0.1, "next": 0.1, "last_next": 0.1, "together": 0.1, "cosine": 0.003,
-}  # inside the logarithm, so that no neighbour is little and not minus infinity; ours  # fmt: skip
-COUNT_TERMS = ("near_count", "together_count", "last_next_count")  # as they were counted, for `SOURCES`
+OFFSETS = dict.fromkeys(("before", "after", "near", "next", "last_next", "together"), 0.1)  # inside the logarithm, so
+OFFSETS |= {"cosine": 0.003, "regression": 0.01}  # that no neighbour is little and not minus infinity; ours
+COUNT_TERMS = ("near_count", "together_count", "last_next_count", "regression_count")  # as they are, for `SOURCES`
 NEIGHBOUR_TERMS = (*(f"{name}_{form}" for name in OFFSETS for form in ("log", "log1p")), *COUNT_TERMS)
 MOST_WEIGHT = 1e12  # of a term; beyond it scores lose their digits
 _LONG_AGO = 400.0  # days since the last sale at most, and of items that were never sold; ours
@@ -229,7 +228,7 @@ SOURCES: dict[str, dict[str, float]] = {
     "popularity": {"sold": 1.0}, "recent_then_popularity": {"own_recency": 1e6, "sold": 1e-3},
     "co_visitation": {"together_count": 1.0, "sold": 1e-9}, "co_occurrence": {"near_count": 1.0, "sold": 1e-9},
     "co_visitation_new_items": {"together_count": 1.0, "sold": 1e-9, "own": -1e6},
-    "markov_chain": {"last_next_count": 1.0, "sold": 1e-9},
+    "markov_chain": {"last_next_count": 1.0, "sold": 1e-9}, "item_regression": {"regression_count": 1e6, "sold": 1e-9},
 }  # fmt: skip
 
 TERMS = {

@@ -14,23 +14,24 @@ from shutil import copyfileobj
 from typing import IO, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 
 from .checksums import renew_checksums
 from .files import replacing
 from .inference import pad_rows, values_at
+from .ranked_lists import least_of_best
 
 COUNTS_NAME = "purchase_counts.safetensors"
 UNIT = 2520  # one purchase at distance d is worth UNIT / d: a whole number for every d up to 10
 MAX_WINDOW = 10
+WEIGHT_UNIT = 10**9  # what a weight of 1 is in `regression`
 TOGETHER_WINDOW = 5  # purchases between two that still count as bought together, whatever their distance; ours
 HISTORY = 20  # the last items of a history that vote, as many as the recommender reads (authors' code)
 _FIRST_DAY = -719_162  # days from 1970 to the year 1
 _MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 bits
 _ANEW = "`macrec refresh` makes them anew from the purchases."
 FEW_CUSTOMERS = 5  # a pair of fewer is not shown to strangers
-NEIGHBOUR_SCORES = ("before", "after", "next", "together", "cosine", "near", "last_next")
+NEIGHBOUR_SCORES = ("before", "after", "next", "together", "cosine", "near", "last_next", "regression")
 PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
 
 
@@ -66,7 +67,7 @@ class NeighbourScores:
         some = np.flatnonzero(values > 0)
         values = values[some]
         users, items = np.divmod(self.keys[some], self.num_items)
-        kept = values >= _least_of_best(users, values, num_users, width)[users]
+        kept = values >= least_of_best(users, values, num_users, width)[users]
         users, items, values = users[kept], items[kept], values[kept]
         order = np.lexsort((items if place is None else place[items], -values, users))
         users, items = users[order], items[order]
@@ -94,6 +95,8 @@ class PurchaseCounts:
         window: the largest distance that `before` and `after` count, at most 10.
         sale_starts, sale_days, sale_counts: int64 `(num_items + 1,)`, int32 and int64 `(num_sales,)`: the days
             (since 1970) on which each item was bought, ascending, and how often. None without dates.
+        regression: int64, `(num_pairs,)`, what a purchase of the item says of the other beside all others, in
+            units of 1 / WEIGHT_UNIT: no sum, but made of these, see `macrec_hf.data.item_regression`; None: not made.
     """
 
     popularity: np.ndarray
@@ -108,6 +111,7 @@ class PurchaseCounts:
     sale_starts: np.ndarray | None = None
     sale_days: np.ndarray | None = None
     sale_counts: np.ndarray | None = None
+    regression: np.ndarray | None = None
 
     @property
     def num_items(self) -> int:
@@ -126,8 +130,8 @@ class PurchaseCounts:
 
         The j-th last item votes with weight `1 / j ** place_power`. Per voter and other item the values are `before`
         and `after` (in units of one purchase at distance 1), their sum `near`, `next`, `together`, `cosine`
-        (`together` divided by the square root of both items' purchases), and `last_next`: `next` of the last item
-        alone; `names` says which.
+        (`together` divided by the square root of both items' purchases), `last_next`: `next` of the last item
+        alone, and `regression`, 0 where that was not made; `names` says which.
         """
         recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
         users, places = np.nonzero(inside)
@@ -141,6 +145,8 @@ class PurchaseCounts:
         def worth(name: str) -> np.ndarray:
             if name == "near":
                 return (self.before[entry] + self.after[entry]) / UNIT
+            if name == "regression":
+                return np.zeros(len(entry)) if self.regression is None else self.regression[entry] / WEIGHT_UNIT
             if name == "last_next":  # whose weight is 1
                 return self.next[entry] * np.repeat(places == 0, lengths)
             if name == "cosine":
@@ -205,7 +211,8 @@ class PurchaseCounts:
         kept = np.flatnonzero((new_row[first] >= 0) & (new_row[self.others] >= 0))
         first, second = new_row[first[kept]], new_row[self.others[kept]]
         order = np.lexsort((second, first))
-        columns = {name: getattr(self, name)[kept][order] for name in PAIR_COLUMNS}
+        names = PAIR_COLUMNS if self.regression is None else (*PAIR_COLUMNS, "regression")
+        columns = {name: getattr(self, name)[kept][order] for name in names}
         popularity = np.where(rows >= 0, self.popularity[np.maximum(rows, 0)], 0) if self.num_items else rows * 0
         counts = replace(
             self,
@@ -270,12 +277,12 @@ class PurchaseCounts:
         return np.concatenate([[0], self._sale("counts").cumsum()])
 
     def shareable(self, customers: int = FEW_CUSTOMERS) -> "PurchaseCounts":
-        """Without pairs of fewer customers, and without days: what may be shown to strangers."""
+        """Without pairs of fewer customers, what was made of these, and days: what may be shown to strangers."""
         kept = self.customers >= customers
         first = np.repeat(np.arange(self.num_items), np.diff(self.starts))[kept]
         columns = {name: getattr(self, name)[kept] for name in PAIR_COLUMNS}
         without = replace(self, starts=_starts(first, self.num_items), others=self.others[kept], **columns)
-        return replace(without, sale_starts=None, sale_days=None, sale_counts=None)
+        return replace(without, sale_starts=None, sale_days=None, sale_counts=None, regression=None)
 
     def save(self, directory: str | Path) -> None:
         """Writes `purchase_counts.safetensors` into a directory, beside and moved into place."""
@@ -361,7 +368,8 @@ def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
         if len(array) and (array.min() < least or array.max() > _MOST):
             return f"numbers from {least:,} to {_MOST:,} in {name}, got {array.min():,} to {array.max():,}"
     num_items = len(arrays["popularity"])
-    for starts, columns in (("starts", ("others", *PAIR_COLUMNS)), ("sale_starts", sales[1:])):
+    of_pairs = ("others", *PAIR_COLUMNS, *({"regression"} & set(arrays)))
+    for starts, columns in (("starts", of_pairs), ("sale_starts", sales[1:])):
         if starts in arrays:
             begins, lengths = arrays[starts], {len(arrays[name]) for name in columns}
             good = len(begins) == num_items + 1 and begins[0] == 0 and (np.diff(begins) >= 0).all()
@@ -377,21 +385,6 @@ def _what_is_wrong(arrays: dict[str, np.ndarray], window: object) -> str | None:
         if (np.diff(sold[arrays["sale_starts"]]) != arrays["popularity"]).any():
             return "as many purchases of each item in popularity as in sale_counts"
     return None
-
-
-def _least_of_best(users: np.ndarray, values: np.ndarray, num_users: int, width: int) -> np.ndarray:
-    """Each user's `width`-th highest value, -inf where there are fewer or where looking would cost more than sorting.
-
-    `users` ascend. One user with many values makes the table of all users wide.
-    """
-    starts = np.searchsorted(users, np.arange(num_users + 1))
-    longest = int(np.diff(starts).max(initial=0))
-    if not 0 < width <= longest or num_users * longest > 8 * len(users):
-        return np.full(num_users, -np.inf)
-    table = np.full((num_users, longest), -np.inf)
-    table[users, np.arange(len(users)) - starts[users]] = values
-    best = torch.from_numpy(table).topk(width, dim=1, sorted=False).values  # a tenth of the time of np.partition
-    return best.amin(dim=1).numpy()
 
 
 def _starts(rows: np.ndarray, num_items: int) -> np.ndarray:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 import torch.distributed
 from accelerate import Accelerator
+from safetensors import safe_open
 
 from ..data.histories import Purchases, purchases_by_user
+from ..data.item_regression import MOST_PAIRS, with_item_regression
 from ..data.output_folder import locked, output_folder
 from ..data.purchase_counting import add_counts, counts_of, save_counts
 from ..data.readers import read_interactions
@@ -30,13 +32,15 @@ def serving_counts(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     purchases = purchases_by_user(interactions, table.row_of)
-    return counts_of(purchases, table.num_items, window=blend.about["window"])
+    return with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
 
 
 def save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
     """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
     purchases = purchases_by_user(interactions, table.row_of)
-    return save_counts(directory, purchases, table.num_items, window=blend.about["window"])
+    counted = save_counts(directory, purchases, table.num_items, window=blend.about["window"])
+    _warn_of_lost_regression(directory, blend)
+    return counted
 
 
 def refresh_directory(
@@ -75,7 +79,8 @@ def refresh_directory(
                 if parts is None:
                     save_counts(beside, purchases, num_items, window=window)
                 else:
-                    add_counts(parts).save(beside)
+                    with_item_regression(add_counts(parts)).save(beside)
+                _warn_of_lost_regression(beside, catalogue.blend)
                 tell_of_counts(directory, beside)
     return len(purchases.items), num_items
 
@@ -91,6 +96,17 @@ def _counted_by_all(
     parts: list[PurchaseCounts] | None = [mine] * everyone if accelerator.is_main_process else None
     torch.distributed.gather_object(mine, parts)
     return parts
+
+
+def _warn_of_lost_regression(directory: Path, blend: Blend) -> None:
+    """A notice where weights count on an item regression that the counts just written have become too many for."""
+    with safe_open(directory / COUNTS_NAME, "np") as file:
+        made = "regression" in set(file.keys())
+    if not made and any(name.startswith("regression_") for name in blend.serving_weights):
+        logger.warning(
+            f"more than {MOST_PAIRS:,} pairs of items were bought together, of which no item regression is made, and "
+            "the weights of the blend count on one. `macrec blend` fits weights without."
+        )
 
 
 def _warn_of_few(purchases: Purchases, blend: Blend, interactions: pd.DataFrame) -> None:

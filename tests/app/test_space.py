@@ -17,6 +17,7 @@ from PIL import Image
 from macrec_hf import MacRecRecommender
 from macrec_hf.app.shop import Shop
 from macrec_hf.app.space import GRADIO, PHOTO_SIDE, space_files, write_space
+from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model.blend import Blend
 
@@ -75,6 +76,9 @@ def test_counts_of_purchases_go_along_as_they_are_asked_for(tmp_path, counts, sa
     old.model.config.hides_history = None
     if counts != "none":
         assert (kept.purchase_counts.customers.min() >= 5) == (counts == "rounded")
+    if counts == "rounded":  # made of the pairs that go along, and of no others
+        rounded = with_item_regression(count.shareable())
+        assert np.array_equal(kept.purchase_counts.regression, rounded.regression) and rounded.regression.any()
 
 
 def test_a_repository_of_the_hub_is_named_and_a_folder_of_this_machine_is_no_encoder(tmp_path, monkeypatch):

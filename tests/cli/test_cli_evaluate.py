@@ -16,7 +16,7 @@ from macrec_hf.model.tokenization_macrec import SemanticIdTokenizer
 
 NUM_ITEMS, NUM_USERS = 20, 12
 BASELINES = ["random", "popularity", "recent_then_popularity", "co_visitation", "co_occurrence"]
-BASELINES += ["co_visitation_new_items", "markov_chain"]
+BASELINES += ["co_visitation_new_items", "markov_chain", "item_regression"]
 
 
 @pytest.fixture(scope="module")

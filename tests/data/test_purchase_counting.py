@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from macrec_hf.data import purchase_counting
 from macrec_hf.data.histories import Purchases
+from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.purchase_counting import add_counts, count_purchases, save_counts
 from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, PurchaseCounts
 
@@ -101,17 +102,19 @@ def test_counts_are_the_same_whatever_is_sorted_at_a_time(shop, tmp_path, monkey
     """Counted in memory, through the disk, and added up from two groups: the bytes that safetensors itself writes."""
     histories, days = shop
     wanted = {
-        name: value for name, value in vars(count_purchases(histories, 9, days=days)).items() if name != "window"
+        name: value
+        for name, value in vars(with_item_regression(count_purchases(histories, 9, days=days))).items()
+        if name != "window"
     }
     save_file(wanted, tmp_path / "wanted", metadata={"about": '{"window": 10, "unit": 2520}'})
     monkeypatch.setattr(purchase_counting, "_AT_A_TIME", at_a_time)
     ways = [tmp_path / way for way in ("memory", "disk", "groups")]
     for folder in ways:
         folder.mkdir()
-    count_purchases(histories, 9, days=days).save(ways[0])
+    with_item_regression(count_purchases(histories, 9, days=days)).save(ways[0])
     assert save_counts(ways[1], in_one_row(histories, days), 9) == sum(map(len, histories))
     groups = [count_purchases(histories[a:b], 9, days=days[a:b]) for a, b in ((0, 25), (25, 40))]
-    add_counts(groups).save(ways[2])
+    with_item_regression(add_counts(groups)).save(ways[2])
     for folder in ways:
         assert [path.name for path in folder.iterdir()] == [COUNTS_NAME]
         assert (folder / COUNTS_NAME).read_bytes() == (tmp_path / "wanted").read_bytes()
@@ -127,7 +130,7 @@ def test_nothing_to_pair_gives_no_pairs(histories, tmp_path):
 
 @pytest.mark.parametrize("earlier", [0, 18_050])
 def test_counts_come_back_as_they_were_saved(shop, tmp_path, earlier):
-    counts = count_purchases(shop[0], 9, days=[day - earlier for day in shop[1]], window=4)
+    counts = with_item_regression(count_purchases(shop[0], 9, days=[day - earlier for day in shop[1]], window=4))
     counts.save(tmp_path)
     again = PurchaseCounts.load(tmp_path)
     for name, value in vars(counts).items():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.evaluation.baselines import (
     BASELINES,
@@ -13,6 +14,7 @@ from macrec_hf.evaluation.baselines import (
     best_window,
     co_visitation,
     co_visitation_new_items,
+    item_regression,
     markov_chain,
     popularity,
     random_items,
@@ -60,12 +62,19 @@ def test_the_markov_chain_equals_counting_with_loops():
         assert found.tolist() == expected
 
 
+def test_item_regression_by_hand():
+    # Items 0 and 1 have three customers in common, 1 and 2 one: 1 says 3 / (4 + 200) of 0, and 1 / (4 + 200) of 2.
+    train = [np.array([0, 1])] * 3 + [np.array([1, 2])] + [np.array([3])] * 5
+    assert item_regression(train, [np.array([1])], 4, 4).tolist() == [[0, 2, 3, 1]]  # then the bestsellers
+    assert item_regression(train, [np.array([3])], 4, 4).tolist() == [[3, 1, 0, 2]]
+
+
 def test_every_baseline_but_chance_is_a_source_of_the_blend():
     """The lists by which the blend has to prove itself are those that an evaluation prints."""
     generator = np.random.default_rng(1)
     train = [generator.integers(0, 40, size=generator.integers(1, 9)) for _ in range(25)]
     histories = [generator.integers(0, 40, size=generator.integers(1, 12)) for _ in range(30)]
-    counts = count_purchases(train, 40, window=best_window(train, 40, histories))
+    counts = with_item_regression(count_purchases(train, 40, window=best_window(train, 40, histories)))
     candidates = find_candidates(BlendInputs(counts), histories, {})
     assert set(SOURCES) == set(BASELINES) - {"random"}
     for name, weights in SOURCES.items():
@@ -78,7 +87,7 @@ def test_sources_are_the_baselines_also_where_most_items_are_no_candidates():
     chances = 1 / np.arange(1, 1001)
     train = [generator.choice(1000, size=generator.integers(1, 40), p=chances / chances.sum()) for _ in range(600)]
     histories = [generator.choice(1000, size=generator.integers(0, 40), p=chances / chances.sum()) for _ in range(60)]
-    counts = count_purchases(train, 1000, window=best_window(train, 1000, histories))
+    counts = with_item_regression(count_purchases(train, 1000, window=best_window(train, 1000, histories)))
     candidates = find_candidates(BlendInputs(counts), histories, {})
     assert (candidates.items >= 0).sum(axis=1).max() < 500
     for name, weights in SOURCES.items():

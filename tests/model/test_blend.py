@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.purchase_counting import count_purchases
 from macrec_hf.model import blend as module
 from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, find_candidates
@@ -20,7 +21,7 @@ def shop():
     generator = np.random.default_rng(11)
     bought = [generator.integers(0, NUM_ITEMS - 2, size=size) for size in generator.integers(3, 10, size=50)]
     days = [np.sort(generator.integers(19_000, 19_200, size=len(history))) for history in bought]
-    counts = count_purchases(bought, NUM_ITEMS, window=WINDOW, days=days)
+    counts = with_item_regression(count_purchases(bought, NUM_ITEMS, window=WINDOW, days=days))
     vectors = generator.normal(size=(NUM_ITEMS, 5)).astype(np.float32)
     content = {"text": vectors / np.linalg.norm(vectors, axis=1, keepdims=True)}
     histories = [generator.integers(0, NUM_ITEMS, size=size) for size in (0, 1, 2, 5, 9, 25)]
@@ -44,6 +45,15 @@ def dense_terms(inputs, histories, lists, day, bought, days):
                     together[item, other] += 1
                     together[other, item] += 1
     sold = np.bincount(np.concatenate(bought), minlength=NUM_ITEMS)
+    explains, common = np.zeros((NUM_ITEMS, NUM_ITEMS)), np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for history in bought:
+        pairs = {(a, b) for place, a in enumerate(history) for b in history[place + 1 : place + 6] if a != b}
+        for a, b in pairs | {(b, a) for a, b in pairs}:
+            common[a, b] += 1
+    for item in range(NUM_ITEMS):
+        of_it = np.flatnonzero(common[item])
+        solved = np.linalg.solve(common[np.ix_(of_it, of_it)] + np.diag(sold[of_it] + 200), common[of_it, item])
+        explains[of_it, item] = np.maximum(solved, 0)
     sales = [
         (item, when)
         for history, of_it in zip(bought, days, strict=True)
@@ -60,11 +70,12 @@ def dense_terms(inputs, histories, lists, day, bought, days):
         votes["next"] = sum((following[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
         votes["last_next"] = following[recent[0]] if len(recent) else np.zeros(NUM_ITEMS)
         votes["together"] = sum((together[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
+        votes["regression"] = sum((explains[i] / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
         root = np.sqrt(sold + 1)
         votes["cosine"] = sum((together[i] / root[i] / root / j for j, i in enumerate(recent, 1)), np.zeros(NUM_ITEMS))
-        terms = {f"{name}_count": votes[name] for name in ("near", "together", "last_next")}
+        terms = {f"{name}_count": votes[name] for name in ("near", "together", "last_next", "regression")}
         for name, values in votes.items():
-            terms[f"{name}_log"] = np.log(values + (0.003 if name == "cosine" else 0.1))
+            terms[f"{name}_log"] = np.log(values + {"cosine": 0.003, "regression": 0.01}.get(name, 0.1))
             terms[f"{name}_log1p"] = np.log1p(values)
         terms |= {"sold": sold, "sold_log": np.log(sold + 0.5), "sold_log1p": np.log1p(sold), "is_new": sold == 0}
         terms["own"] = np.array([item in history for item in range(NUM_ITEMS)])

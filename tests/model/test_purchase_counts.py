@@ -5,8 +5,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.purchase_counting import count_purchases
-from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, NeighbourScores, PurchaseCounts
+from macrec_hf.model.purchase_counts import COUNTS_NAME, UNIT, WEIGHT_UNIT, NeighbourScores, PurchaseCounts
 
 NUM_ITEMS = 12
 
@@ -16,7 +17,7 @@ def shop():
     generator = np.random.default_rng(5)
     purchases = [generator.integers(0, NUM_ITEMS - 1, size=size) for size in generator.integers(2, 12, size=30)]
     histories = [generator.integers(0, NUM_ITEMS, size=size) for size in (0, 1, 3, 25)]  # item 11 was never bought
-    return count_purchases(purchases, NUM_ITEMS), histories
+    return with_item_regression(count_purchases(purchases, NUM_ITEMS)), histories
 
 
 def dense(counts, values):
@@ -36,6 +37,7 @@ def test_votes_are_sums_over_the_last_twenty_items(shop):
         "next": dense(counts, counts.next),
         "together": dense(counts, counts.together),
         "cosine": norm[:, None] * dense(counts, counts.together) * norm,
+        "regression": dense(counts, counts.regression) / WEIGHT_UNIT,
     }
     items = np.arange(NUM_ITEMS)
     for user, history in enumerate(histories):
@@ -89,6 +91,8 @@ def test_a_file_of_another_release_is_refused(shop, tmp_path):
         (lambda a: a["sale_counts"].__setitem__(0, 77), "as many purchases of each item in popularity"),
         (lambda a: a.update(customers=a["customers"][None]), r"customers as int64 in one row, got .* \(1,"),
         (lambda a: a.update(extra=np.zeros(2)), "no tensor 'extra'"),
+        (lambda a: a.update(regression=a["next"][:-1]), "starts of .* length of .*regression"),
+        (lambda a: a.update(regression=a["next"] - 1), "numbers from 0 to .* in regression"),
         (lambda a: a.pop("others"), "found no .*others"),
     ],
 )  # fmt: skip

@@ -15,8 +15,10 @@ from blend_tools import tiny_recommender
 from macrec_hf import MacRecRecommender, evaluate
 from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 from macrec_hf.data.histories import user_histories
+from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.splits import before_test
 from macrec_hf.model.blend import Candidates
+from macrec_hf.model.purchase_counts import PurchaseCounts
 from macrec_hf.training.blend_fitting import (
     Choices,
     blend_directory,
@@ -212,9 +214,25 @@ def test_what_serves_counts_all_purchases_and_refresh_counts_the_same(blended, p
     before = (folder / "purchase_counts.safetensors").read_bytes()
     refresh_directory(folder, purchases)
     assert (folder / "purchase_counts.safetensors").read_bytes() == before
+    counts = PurchaseCounts.load(folder)
+    assert np.array_equal(counts.regression, with_item_regression(counts).regression) and counts.regression.any()
     refresh_directory(folder, purchases.iloc[: len(purchases) // 2])
     assert int(MacRecRecommender.from_pretrained(folder).purchase_counts.popularity.sum()) == len(purchases) // 2
     refresh_directory(folder, purchases)
+
+
+def test_a_refresh_says_that_weights_of_an_item_regression_find_none(blended, purchases, monkeypatch, caplog):
+    recommender, folder = blended
+    before = (folder / "purchase_counts.safetensors").read_bytes()
+    assert any(name.startswith("regression_") for name in recommender.blend.serving_weights)
+    refresh_directory(folder, purchases)
+    assert "item regression" not in caplog.text
+    monkeypatch.setattr("macrec_hf.data.item_regression.MOST_PAIRS", 3)
+    refresh_directory(folder, purchases)
+    assert "no item regression is made" in caplog.text and PurchaseCounts.load(folder).regression is None
+    monkeypatch.undo()
+    refresh_directory(folder, purchases)
+    assert (folder / "purchase_counts.safetensors").read_bytes() == before
 
 
 def test_what_is_tested_changes_no_weight(recommender, purchases):

@@ -1,0 +1,99 @@
+"""Which neighbours explain an item, against the formula on dense matrices."""
+
+import numpy as np
+import pytest
+
+import macrec_hf.data.item_regression as item_regression
+from macrec_hf.data.histories import purchases_by_user
+from macrec_hf.data.item_regression import item_weights, with_item_regression
+from macrec_hf.data.purchase_counting import count_purchases, save_counts
+from macrec_hf.data.readers import read_interactions
+from macrec_hf.model.purchase_counts import WEIGHT_UNIT, PurchaseCounts
+
+NUM_ITEMS = 90  # more than are solved at once
+
+
+@pytest.fixture(scope="module")
+def bought():
+    generator = np.random.default_rng(1)
+    chances = 1 / np.arange(1, NUM_ITEMS)  # the last item is never bought
+    sizes = generator.integers(1, 15, size=400)
+    return [generator.choice(NUM_ITEMS - 1, size=size, p=chances / chances.sum()) for size in sizes]
+
+
+def dense(counts, values):
+    matrix = np.zeros((counts.num_items, counts.num_items))
+    matrix[np.repeat(np.arange(counts.num_items), np.diff(counts.starts)), counts.others] = values
+    return matrix
+
+
+def by_formula(counts, most):
+    common = dense(counts, counts.customers)
+    wanted = np.zeros_like(common)
+    for item in range(counts.num_items):
+        likeness = common[item] / np.sqrt(np.maximum(counts.popularity, 1))
+        near = [other for other in np.argsort(-likeness, kind="stable") if common[item, other]][:most]
+        gram = common[np.ix_(near, near)] + np.diag(counts.popularity[near] + 200.0)
+        wanted[near, item] = np.linalg.solve(gram, common[near, item]) if near else 0
+    return np.maximum(wanted, 0)
+
+
+@pytest.mark.parametrize("most", [5, 200])
+def test_weights_are_those_of_the_closed_form_on_the_neighbours_most_alike(bought, monkeypatch, most):
+    monkeypatch.setattr(item_regression, "NEIGHBOURS", most)
+    counts = count_purchases(bought, NUM_ITEMS)
+    found = dense(counts, with_item_regression(counts).regression) / WEIGHT_UNIT
+    wanted = by_formula(counts, most)
+    assert np.abs(found - wanted).max() < 1e-9
+    assert 0 < (found > 0).sum() < len(counts.others)  # some are below 0 and left out
+
+
+def test_what_another_says_already_is_not_said_again():
+    """Customers of a buy b, those of b buy c; who has a and c has b too. So b explains c, a adds nothing."""
+    a, b, c = range(3)
+    bought = [np.array([a, b])] * 300 + [np.array([b, c])] * 300 + [np.array([a, b, c])] * 60
+    weights = dense(counts := with_item_regression(count_purchases(bought, 3)), counts.regression)
+    assert counts.customers[(np.repeat(np.arange(3), np.diff(counts.starts)) == a) & (counts.others == c)] == 60
+    assert weights[b, c] > 0 and weights[a, c] == 0
+
+
+def test_counts_that_are_no_gram_matrix_give_bounded_weights():
+    """Two neighbours with far more customers in common than purchases: the penalty alone gives a singular matrix."""
+    starts, others = np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], dtype=np.int32)
+    common = {(0, 1): 10, (0, 2): 10, (1, 2): 201}
+    pairs = [(item, other) for item in range(3) for other in range(3) if item != other]
+    customers = np.array([common[min(pair), max(pair)] for pair in pairs])
+    weights = item_weights(starts, others, customers, np.array([50, 1, 1]))
+    raised = 800 + 1 + 201  # the penalty, four times as high
+    assert weights[[pairs.index((1, 0)), pairs.index((2, 0))]] / WEIGHT_UNIT == pytest.approx([10 / raised] * 2)
+
+
+def test_of_more_pairs_nothing_is_made(bought, tmp_path, monkeypatch):
+    counts = count_purchases(bought, NUM_ITEMS)
+    monkeypatch.setattr(item_regression, "MOST_PAIRS", len(counts.others) - 1)
+    assert with_item_regression(counts).regression is None
+    monkeypatch.setattr(item_regression, "MOST_PAIRS", 2 * len(counts.others) - 1)
+    assert with_item_regression(counts, room=2).regression is None
+    assert with_item_regression(counts).regression is not None
+    monkeypatch.setattr(item_regression, "MOST_PAIRS", len(counts.others) - 1)
+    scores = counts.neighbours([np.array([0, 1])])
+    assert not scores.values["regression"].any()
+    lines = [f"u{user},{item},{place}" for user, items in enumerate(bought) for place, item in enumerate(items)]
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
+    purchases = purchases_by_user(read_interactions(tmp_path / "i.csv"), {str(row): row for row in range(NUM_ITEMS)})
+    save_counts(tmp_path, purchases, NUM_ITEMS)
+    assert PurchaseCounts.load(tmp_path).regression is None
+
+
+def test_nothing_bought_explains_nothing():
+    for histories in ([], [np.array([1, 1])]):
+        assert not len(with_item_regression(count_purchases(histories, 3)).regression)
+
+
+def test_a_changed_catalogue_keeps_the_weights_and_strangers_get_none(bought):
+    counts = with_item_regression(count_purchases(bought, NUM_ITEMS))
+    rows = np.array([*range(NUM_ITEMS - 1, 4, -1), -1])
+    kept = rows[:-1]
+    changed = dense(selected := counts.select(rows), selected.regression)
+    assert np.array_equal(changed[:-1, :-1], dense(counts, counts.regression)[np.ix_(kept, kept)])
+    assert not changed[-1].any() and counts.shareable().regression is None
