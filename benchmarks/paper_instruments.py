@@ -251,7 +251,7 @@ def print_table(output, names):
     for name in names:
         report = json.loads((output / name / "report.json").read_text())
         training = report["training"]
-        for row in [*report["model_rows"], "co_occurrence"]:
+        for row in [*report["model_rows"], "item_regression", "co_occurrence"]:
             figures = report[row]
             string = f"{figures['string_hr@10']:.4f}" if "string_hr@10" in figures else "–"
             paper = PAPER[name] if row == {"TIGER": "text"}.get(name, "ensemble") else None

@@ -68,7 +68,7 @@ def save_counts(directory: str | Path, purchases: Purchases, num_items: int, *, 
     """Writes what `with_item_regression(counts_of(…)).save(directory)` writes, byte for byte.
 
     Its pairs are never all in memory, but for two of their columns where the regression is made, which is so for at
-    most `item_regression.MOST_PAIRS`. Meanwhile they lie on the disk, where twice the size of the file is needed.
+    most `item_regression.MOST_PURCHASES`. Meanwhile they lie on the disk, where twice the size of the file is needed.
 
     Args:
         num_items, window: as for `count_purchases`, with its errors.
@@ -85,7 +85,7 @@ def save_counts(directory: str | Path, purchases: Purchases, num_items: int, *, 
             for name, file in kept.items():
                 file.write(some.columns[name].data)
         counts = replace(counts, starts=np.concatenate(lengths).cumsum())
-        if is_made(int(counts.starts[-1])):
+        if is_made(counts.popularity):
             of_pairs = {name: _read_back(kept[name], np.int32 if name == "others" else np.int64) for name in NEEDED}
             weights = item_weights(counts.starts, popularity=counts.popularity, **of_pairs)
             kept["regression"] = open_files.enter_context(TemporaryFile(dir=directory))

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from ..cpu.threads import map_parts
-from ..data.item_regression import with_item_regression
+from ..data.item_regression import MOST_PURCHASES, ROOM, with_item_regression
 from ..data.purchase_counting import count_purchases
 from ..model.inference import pad_rows
 from ..model.purchase_counts import TOGETHER_WINDOW, PurchaseCounts
@@ -56,8 +56,13 @@ class Counted:
 
     @cached_property
     def regressed(self) -> PurchaseCounts:
-        """The same with what each item says of each other beside all others."""
-        return with_item_regression(self.counts)
+        """The same with what each item says of each other beside all others; without where it would take too long."""
+        return with_item_regression(self.counts, ROOM)
+
+    @property
+    def names(self) -> list[str]:
+        """Those of [`VOTES`] that can be told: without a regression where there is none."""
+        return [name for name in VOTES if name != "item_regression" or self.regressed.regression is not None]
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -70,6 +75,9 @@ class Counted:
         blocks = [histories[at : at + _USERS_AT_A_TIME] for at in range(0, len(histories), _USERS_AT_A_TIME)]
         regressed = any(VOTES[name][0] == "regression" for name in names)
         counts = self.regressed if regressed else self.counts
+        if regressed and counts.regression is None:
+            bought = f"{MOST_PURCHASES // ROOM:,} purchases, got {counts.popularity.sum():,}"
+            raise ValueError(f"item_regression: expected sequences of at most {bought}. Its lists are left out there.")
         place = counts.places  # counted here, not by each thread
         found = map_parts(partial(self._votes_of_some, counts, width, names, place), blocks)
         nobody = np.zeros((0, width), dtype=np.int64)
@@ -168,9 +176,8 @@ def item_regression(
     """Items that those of the history explain best, each beside all others, then the bestsellers.
 
     The j-th last item of a history votes with weight 1 / j times its weight in the regression of
-    [`~data.item_regression.with_item_regression`]: what two bestsellers have in common with everything counts little.
-    The strongest of the counts on many data sets, as Steck's EASE is among linear models (2019,
-    https://arxiv.org/abs/1905.03375).
+    [`~data.item_regression.with_item_regression`], after Steck's EASE (2019, https://arxiv.org/abs/1905.03375): what
+    two bestsellers have in common with everything counts little.
     """
     return _voted("item_regression", train_histories, histories, num_items, width)
 
@@ -279,15 +286,18 @@ def baseline_lists(
         `{name: RankedLists}`: "random", "popularity", "recent_then_popularity" (the user's own items, the last one
         first), "co_visitation" (items bought within five steps of the history's), "co_visitation_new_items" (the
         same without the history), "co_occurrence" (pairs weighted by 1 / distance), "markov_chain" (what was bought
-        right after the last item) and "item_regression" (what the history's items explain, each beside all others).
+        right after the last item) and "item_regression" (what the history's items explain, each beside all others;
+        left out where there are too many purchases for it, see [`~data.item_regression.is_made`]).
     """
     known = train_histories.histories if isinstance(train_histories, Counted) else train_histories
     if isinstance(train_histories, Counted) and train_histories.num_items == num_items:
         counted = train_histories
     else:
         counted = Counted(known, num_items, best_window(known, num_items, histories))
-    voted, found = counted.votes(histories, width), {}
+    voted, found = counted.votes(histories, width, counted.names), {}
     for name, baseline in BASELINES.items():
+        if name in VOTES and name not in voted:
+            continue
         items = voted[name] if name in voted else baseline(counted.histories, histories, num_items, width, seed)
         scores = np.where(items >= 0, -np.arange(width, dtype=np.float32), -np.inf)
         found[name] = RankedLists(items, scores)

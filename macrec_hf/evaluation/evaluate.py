@@ -24,7 +24,7 @@ from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.served_catalogue import hides_history
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
-from .blend_lists import blend_inputs, blend_lists
+from .blend_lists import blend_lists, inputs_of_weights
 from .by_time import PARTS, answered, check_cut, column_by_time, said_of_ids
 from .leakage import Leakage, find_leakage
 from .outside_lists import LONG_ENOUGH, is_long_enough, read_lists
@@ -301,7 +301,7 @@ def _add_blend(
     if (blend := recommender.blend) is None:
         return
     weighs = blend.serves != MODEL  # else the guard found nothing better
-    inputs = blend_inputs(recommender, users, blend.about["window"]) if weighs else None
+    inputs = inputs_of_weights(recommender, users, blend) if weighs else None
     for column, lists in model.items():
         own = {name: lists[name] for name in recommender.table.modalities}
         lists[BLEND] = lists[ENSEMBLE] if inputs is None else blend_lists(blend, inputs, users, own, limits[column])

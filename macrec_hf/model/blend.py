@@ -291,7 +291,7 @@ def _gather(
     parts = [ranked.items for ranked in lists.values()]
     own, _ = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
     popular = np.tile(np.flatnonzero(counts.places < POPULAR), (num_users, 1))
-    parts += [neighbours.best(name, num_users, width) for name, width in CANDIDATES.items()]
+    parts += [neighbours.best(n, num_users, width) for n, width in CANDIDATES.items() if n in neighbours.values]
     parts += [own, popular, neighbours.best("last_next", num_users, FOLLOWERS, counts.places)]
     if days is not None and counts.sale_days is not None:
         parts.append(_recent_bestsellers(counts, days))
@@ -320,10 +320,10 @@ def _terms(
     for name, ranked in lists.items():
         terms[f"model_{name}"], terms[f"missed_{name}"] = ranked.log_probabilities_of(items)
     of_pairs = neighbours.of(everyone, items)
-    for name, offset in OFFSETS.items():
-        terms[f"{name}_log"] = np.log(of_pairs[name] + offset)
+    for name in [name for name in OFFSETS if name in of_pairs]:  # a regression may not have been made
+        terms[f"{name}_log"] = np.log(of_pairs[name] + OFFSETS[name])
         terms[f"{name}_log1p"] = np.log1p(of_pairs[name])
-    terms |= {name: of_pairs[name.removesuffix("_count")] for name in COUNT_TERMS}
+    terms |= {f"{name}_count": values for name, values in of_pairs.items() if f"{name}_count" in COUNT_TERMS}
     sold = counts.popularity[rows].astype(np.float64)
     terms |= {"sold": sold, "sold_log": np.log(sold + 0.5), "sold_log1p": np.log1p(sold)}
     terms["is_new"] = (sold == 0).astype(np.float64)

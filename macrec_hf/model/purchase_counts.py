@@ -32,6 +32,7 @@ _MOST = 10**15 - 1  # of a sum; more are a mistake, and would not add up in 64 b
 _ANEW = "`macrec refresh` makes them anew from the purchases."
 FEW_CUSTOMERS = 5  # a pair of fewer is not shown to strangers
 NEIGHBOUR_SCORES = ("before", "after", "next", "together", "cosine", "near", "last_next", "regression")
+_UNITS = {"before": UNIT, "after": UNIT, "regression": WEIGHT_UNIT}
 PAIR_COLUMNS = ("before", "after", "next", "together", "customers")
 
 
@@ -124,15 +125,17 @@ class PurchaseCounts:
         return None if self.sale_days is None or not len(self.sale_days) else int(self.sale_days.max())
 
     def neighbours(
-        self, histories: Sequence[np.ndarray], place_power: float = 1.0, names: Sequence[str] = NEIGHBOUR_SCORES
+        self, histories: Sequence[np.ndarray], place_power: float = 1.0, names: Sequence[str] | None = None
     ) -> NeighbourScores:
         """What the last `HISTORY` items of each history say of the items that were bought near them.
 
         The j-th last item votes with weight `1 / j ** place_power`. Per voter and other item the values are `before`
         and `after` (in units of one purchase at distance 1), their sum `near`, `next`, `together`, `cosine`
         (`together` divided by the square root of both items' purchases), `last_next`: `next` of the last item
-        alone, and `regression`, 0 where that was not made; `names` says which.
+        alone, and `regression` where that was made. `names` says which; None: all.
         """
+        if names is None:
+            names = [name for name in NEIGHBOUR_SCORES if name != "regression" or self.regression is not None]
         recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
         users, places = np.nonzero(inside)
         voters, weights = recent[users, places], 1.0 / (places + 1.0) ** place_power
@@ -145,14 +148,12 @@ class PurchaseCounts:
         def worth(name: str) -> np.ndarray:
             if name == "near":
                 return (self.before[entry] + self.after[entry]) / UNIT
-            if name == "regression":
-                return np.zeros(len(entry)) if self.regression is None else self.regression[entry] / WEIGHT_UNIT
             if name == "last_next":  # whose weight is 1
                 return self.next[entry] * np.repeat(places == 0, lengths)
             if name == "cosine":
                 norm = 1.0 / np.sqrt(self.popularity + 1.0)
                 return self.together[entry] * np.repeat(norm[voters], lengths) * norm[items]
-            return getattr(self, name)[entry] / (UNIT if name in ("before", "after") else 1)
+            return getattr(self, name)[entry] / _UNITS.get(name, 1)
 
         sums = {name: np.bincount(where, weights=weight * worth(name), minlength=len(keys)) for name in names}
         # Sums of 1 / j differ in the last bits by the order of addition: without rounding equal ones would not be.

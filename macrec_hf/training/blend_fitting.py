@@ -288,6 +288,7 @@ def fit_and_guard(blocks: Sequence[Weighed], model: RankedLists) -> Blend:
     gains = {
         name: np.concatenate([ndcg(block.candidates.ranked(of_source, 10), block.targets) for block in blocks])
         for name, of_source in SOURCES.items()
+        if of_source.keys() <= blocks[0].candidates.terms.keys()  # all but a regression that was not made
     }
     gains[MODEL] = ndcg(model, targets)
     best = max(gains, key=lambda name: gains[name].mean())

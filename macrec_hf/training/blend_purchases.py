@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.histories import Histories, user_histories
+from ..data.item_regression import ROOM
 from ..data.splits import SplitUsers, split_users, validation_halves
 from ..data.time_split import HistoriesUntil, histories_until
 from ..evaluation.baselines import best_window
@@ -26,7 +27,6 @@ from ..model.recommender import MacRecRecommender
 TOO_FEW_USERS = 20  # tell nothing: no weights are fitted, and newcomers choose no count; ours
 FEW_USERS = 200  # with fewer in the half that chose nothing, all validation users are explained; ours
 _USERS = 10_000  # more say little more, and memory grows with them
-_GROWTH = 2  # times as many pairs can be served before weights of an item regression find none; ours
 
 
 @dataclass
@@ -190,7 +190,7 @@ def candidates_to_weigh(
     """
     table, users = recommender.table, known.histories
     window = best_window(known.counted, table.num_items, users, known.targets, known.owners)
-    inputs = blend_inputs(recommender, known, window, _GROWTH)
+    inputs = blend_inputs(recommender, known, window, ROOM)
     limits = Limits(len(users), table.num_items, histories=users) if quoted(known.repeat_rate) == "hidden" else None
     sources = history_sources(recommender.task_encoder, users, table.modalities)
     lists = rank_catalogue(

@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from safetensors import safe_open
 
 from ..data.histories import Purchases, purchases_by_user
-from ..data.item_regression import MOST_PAIRS, with_item_regression
+from ..data.item_regression import with_item_regression
 from ..data.output_folder import locked, output_folder
 from ..data.purchase_counting import add_counts, counts_of, save_counts
 from ..data.readers import read_interactions
+from ..evaluation.blend_lists import warn_of_lost_regression
 from ..hub.model_card import tell_of_counts
 from ..model.blend import Blend
 from ..model.checksums import check_files
@@ -23,6 +24,7 @@ from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 
 logger = logging.getLogger(__name__)
+_COUNTS = "the counts that lists are made from"
 
 
 def serving_counts(
@@ -32,14 +34,16 @@ def serving_counts(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     purchases = purchases_by_user(interactions, table.row_of)
-    return with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
+    counts = with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
+    warn_of_lost_regression(blend, counts.regression is not None, _COUNTS)
+    return counts
 
 
 def save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
     """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
     purchases = purchases_by_user(interactions, table.row_of)
     counted = save_counts(directory, purchases, table.num_items, window=blend.about["window"])
-    _warn_of_lost_regression(directory, blend)
+    warn_of_lost_regression(blend, _is_made(directory), _COUNTS)
     return counted
 
 
@@ -80,7 +84,7 @@ def refresh_directory(
                     save_counts(beside, purchases, num_items, window=window)
                 else:
                     with_item_regression(add_counts(parts)).save(beside)
-                _warn_of_lost_regression(beside, catalogue.blend)
+                warn_of_lost_regression(catalogue.blend, _is_made(beside), _COUNTS)
                 tell_of_counts(directory, beside)
     return len(purchases.items), num_items
 
@@ -98,15 +102,10 @@ def _counted_by_all(
     return parts
 
 
-def _warn_of_lost_regression(directory: Path, blend: Blend) -> None:
-    """A notice where weights count on an item regression that the counts just written have become too many for."""
+def _is_made(directory: Path) -> bool:
+    """Whether the counts in a directory hold a regression."""
     with safe_open(directory / COUNTS_NAME, "np") as file:
-        made = "regression" in set(file.keys())
-    if not made and any(name.startswith("regression_") for name in blend.serving_weights):
-        logger.warning(
-            f"more than {MOST_PAIRS:,} pairs of items were bought together, of which no item regression is made, and "
-            "the weights of the blend count on one. `macrec blend` fits weights without."
-        )
+        return "regression" in set(file.keys())
 
 
 def _warn_of_few(purchases: Purchases, blend: Blend, interactions: pd.DataFrame) -> None:

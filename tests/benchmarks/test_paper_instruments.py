@@ -54,7 +54,9 @@ def test_the_paper_stands_in_the_line_that_it_is_of(script, tmp_path, capsys):
     figures = {"hr@10": 0.12, "ndcg@10": 0.09}
     report = {name: figures | {"string_hr@10": 0.13} for name in ("text", "image", "ensemble")}
     training = {"steps": 7, "epochs": 0.5, "validation": [0.1], "still_rising": True}
-    report |= {"blend": figures, "co_occurrence": figures, "model_rows": ["text", "image", "ensemble", "blend"]}
+    report |= dict.fromkeys(("blend", "item_regression", "co_occurrence"), figures) | {
+        "model_rows": ["text", "image", "ensemble", "blend"]
+    }
     (tmp_path / "MACRec").mkdir()
     (tmp_path / "MACRec" / "report.json").write_text(json.dumps(report | {"training": training}))
     script.print_table(tmp_path, ["MACRec"])

@@ -28,7 +28,7 @@ def dense(counts, values):
 
 
 def by_formula(counts, most):
-    common = dense(counts, counts.customers)
+    common = dense(counts, counts.together)
     wanted = np.zeros_like(common)
     for item in range(counts.num_items):
         likeness = common[item] / np.sqrt(np.maximum(counts.popularity, 1))
@@ -53,7 +53,7 @@ def test_what_another_says_already_is_not_said_again():
     a, b, c = range(3)
     bought = [np.array([a, b])] * 300 + [np.array([b, c])] * 300 + [np.array([a, b, c])] * 60
     weights = dense(counts := with_item_regression(count_purchases(bought, 3)), counts.regression)
-    assert counts.customers[(np.repeat(np.arange(3), np.diff(counts.starts)) == a) & (counts.others == c)] == 60
+    assert counts.together[(np.repeat(np.arange(3), np.diff(counts.starts)) == a) & (counts.others == c)] == 60
     assert weights[b, c] > 0 and weights[a, c] == 0
 
 
@@ -62,27 +62,41 @@ def test_counts_that_are_no_gram_matrix_give_bounded_weights():
     starts, others = np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], dtype=np.int32)
     common = {(0, 1): 10, (0, 2): 10, (1, 2): 201}
     pairs = [(item, other) for item in range(3) for other in range(3) if item != other]
-    customers = np.array([common[min(pair), max(pair)] for pair in pairs])
-    weights = item_weights(starts, others, customers, np.array([50, 1, 1]))
+    together = np.array([common[min(pair), max(pair)] for pair in pairs])
+    weights = item_weights(starts, others, together, np.array([50, 1, 1]))
     raised = 800 + 1 + 201  # the penalty, four times as high
     assert weights[[pairs.index((1, 0)), pairs.index((2, 0))]] / WEIGHT_UNIT == pytest.approx([10 / raised] * 2)
 
 
-def test_of_more_pairs_nothing_is_made(bought, tmp_path, monkeypatch):
+def test_of_more_purchases_nothing_is_made(bought, tmp_path, monkeypatch):
     counts = count_purchases(bought, NUM_ITEMS)
-    monkeypatch.setattr(item_regression, "MOST_PAIRS", len(counts.others) - 1)
-    assert with_item_regression(counts).regression is None
-    monkeypatch.setattr(item_regression, "MOST_PAIRS", 2 * len(counts.others) - 1)
-    assert with_item_regression(counts, room=2).regression is None
+    purchases = int(counts.popularity.sum())
+    monkeypatch.setattr(item_regression, "MOST_PURCHASES", purchases)
     assert with_item_regression(counts).regression is not None
-    monkeypatch.setattr(item_regression, "MOST_PAIRS", len(counts.others) - 1)
-    scores = counts.neighbours([np.array([0, 1])])
-    assert not scores.values["regression"].any()
+    assert with_item_regression(counts, room=2).regression is None
+    monkeypatch.setattr(item_regression, "MOST_PURCHASES", purchases - 1)
+    assert (without := with_item_regression(counts)).regression is None
+    assert "regression" not in without.neighbours([np.array([0, 1])]).values
     lines = [f"u{user},{item},{place}" for user, items in enumerate(bought) for place, item in enumerate(items)]
     (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(lines) + "\n")
-    purchases = purchases_by_user(read_interactions(tmp_path / "i.csv"), {str(row): row for row in range(NUM_ITEMS)})
-    save_counts(tmp_path, purchases, NUM_ITEMS)
+    by_user = purchases_by_user(read_interactions(tmp_path / "i.csv"), {str(row): row for row in range(NUM_ITEMS)})
+    save_counts(tmp_path, by_user, NUM_ITEMS)
     assert PurchaseCounts.load(tmp_path).regression is None
+
+
+def test_weights_do_not_depend_on_the_window(bought):
+    narrow, wide = (with_item_regression(count_purchases(bought, NUM_ITEMS, window=window)) for window in (3, 10))
+    assert np.array_equal(dense(narrow, narrow.regression), dense(wide, wide.regression))
+    assert len(narrow.others) < len(wide.others)
+
+
+@pytest.mark.parametrize("search", [0, 10**9])
+def test_weights_are_the_same_whether_pairs_are_read_or_searched_for(bought, monkeypatch, search):
+    counts = count_purchases(bought, NUM_ITEMS)
+    wanted = with_item_regression(counts).regression
+    monkeypatch.setattr(item_regression, "_SEARCH", search)
+    item_regression._LAST.clear()
+    assert np.array_equal(with_item_regression(counts).regression, wanted)
 
 
 def test_nothing_bought_explains_nothing():

@@ -69,6 +69,16 @@ def test_item_regression_by_hand():
     assert item_regression(train, [np.array([3])], 4, 4).tolist() == [[3, 1, 0, 2]]
 
 
+def test_of_too_many_purchases_no_regression_is_made(monkeypatch):
+    monkeypatch.setattr("macrec_hf.data.item_regression.MOST_PURCHASES", 2 * sum(map(len, TRAIN)) - 1)
+    found = baseline_lists(TRAIN, [np.array([0])], 6)
+    assert list(found) == [name for name in BASELINES if name != "item_regression"]
+    with pytest.raises(
+        ValueError, match="item_regression: expected sequences of at most .* got 7. Its lists are left"
+    ):
+        item_regression(TRAIN, [np.array([0])], 6, 4)
+
+
 def test_every_baseline_but_chance_is_a_source_of_the_blend():
     """The lists by which the blend has to prove itself are those that an evaluation prints."""
     generator = np.random.default_rng(1)

@@ -45,14 +45,10 @@ def dense_terms(inputs, histories, lists, day, bought, days):
                     together[item, other] += 1
                     together[other, item] += 1
     sold = np.bincount(np.concatenate(bought), minlength=NUM_ITEMS)
-    explains, common = np.zeros((NUM_ITEMS, NUM_ITEMS)), np.zeros((NUM_ITEMS, NUM_ITEMS))
-    for history in bought:
-        pairs = {(a, b) for place, a in enumerate(history) for b in history[place + 1 : place + 6] if a != b}
-        for a, b in pairs | {(b, a) for a, b in pairs}:
-            common[a, b] += 1
+    explains = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for item in range(NUM_ITEMS):
-        of_it = np.flatnonzero(common[item])
-        solved = np.linalg.solve(common[np.ix_(of_it, of_it)] + np.diag(sold[of_it] + 200), common[of_it, item])
+        of_it = np.flatnonzero(together[item])
+        solved = np.linalg.solve(together[np.ix_(of_it, of_it)] + np.diag(sold[of_it] + 200), together[of_it, item])
         explains[of_it, item] = np.maximum(solved, 0)
     sales = [
         (item, when)

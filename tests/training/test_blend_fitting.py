@@ -227,9 +227,22 @@ def test_a_refresh_says_that_weights_of_an_item_regression_find_none(blended, pu
     assert any(name.startswith("regression_") for name in recommender.blend.serving_weights)
     refresh_directory(folder, purchases)
     assert "item regression" not in caplog.text
-    monkeypatch.setattr("macrec_hf.data.item_regression.MOST_PAIRS", 3)
+    monkeypatch.setattr("macrec_hf.data.item_regression.MOST_PURCHASES", 3)
     refresh_directory(folder, purchases)
     assert "no item regression is made" in caplog.text and PurchaseCounts.load(folder).regression is None
+    caplog.clear()
+    serving_counts(purchases, recommender.table, recommender.blend)
+    assert "no item regression is made" in caplog.text
+    caplog.clear()
+    report = evaluate(recommender, purchases)
+    assert "the counts of this evaluation are of more than" in caplog.text
+    assert "item_regression" not in report and "co_occurrence" in report
+    weighed, ranked, _ = candidates_to_weigh(
+        recommender, purchases_to_explain(purchases, recommender.table.row_of, None)
+    )
+    without = fit_and_guard(weighed, ranked)
+    assert "item_regression" not in without.about["ndcg@10"] and "co_occurrence" in without.about["ndcg@10"]
+    assert not any(name.startswith("regression") for name in without.weights)
     monkeypatch.undo()
     refresh_directory(folder, purchases)
     assert (folder / "purchase_counts.safetensors").read_bytes() == before
