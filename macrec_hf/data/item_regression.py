@@ -11,6 +11,7 @@ which is the closed form of EASE (Steck 2019, https://arxiv.org/abs/1905.03375) 
 the item, as SLIM has it with features selected (Ning and Karypis 2011). Weights below 0 are left out.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -21,6 +22,8 @@ import torch
 from ..cpu.threads import map_parts
 from ..model.inference import values_at
 from ..model.purchase_counts import WEIGHT_UNIT, PurchaseCounts
+
+logger = logging.getLogger(__name__)
 
 PENALTY = 200.0  # purchases that every item seems to have besides; of 20 to 1,000 good on three shops; ours
 NEIGHBOURS = 200  # of an item at most; with 100 a little is lost, with all nothing is gained that can be seen; ours
@@ -42,8 +45,13 @@ def is_made(popularity: np.ndarray, room: int = 1) -> bool:
 
 
 def with_item_regression(counts: PurchaseCounts, room: int = 1) -> PurchaseCounts:
-    """The same counts with `regression`; as they are where there are too many purchases, see [`is_made`]."""
+    """The same counts with `regression`; as they are, with a notice, of too many purchases, see [`is_made`]."""
     if not is_made(counts.popularity, room):
+        logger.warning(
+            "No item regression is made of more than %s purchases; these are %s.",
+            f"{MOST_PURCHASES // room:,}",
+            f"{counts.popularity.sum():,}",
+        )
         return counts
     return replace(counts, regression=item_weights(counts.starts, counts.others, counts.together, counts.popularity))
 
@@ -80,7 +88,7 @@ def item_weights(starts: np.ndarray, others: np.ndarray, together: np.ndarray, p
 def _of_all(pairs: _Pairs) -> np.ndarray:
     """Of each pair the weight of the other item where the first is explained, int64."""
     parts = (pairs.keys, pairs.together, pairs.popularity)
-    key = sha256(b"".join(part.tobytes() for part in parts) + bytes([NEIGHBOURS])).digest()
+    key = sha256(b"".join(part.tobytes() for part in parts) + str(NEIGHBOURS).encode()).digest()
     if key in _LAST:
         return _LAST[key]
     degrees = np.diff(pairs.starts)

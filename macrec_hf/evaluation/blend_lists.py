@@ -1,24 +1,23 @@
 """The blend's lists in an evaluation: its weights as they were saved, its counts made anew."""
 
-import logging
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
-from ..data.item_regression import MOST_PURCHASES, with_item_regression
+from ..data.item_regression import with_item_regression
 from ..data.purchase_counting import count_purchases
 from ..data.splits import SplitUsers
 from ..data.time_split import FutureUsers
 from ..model.blend import Blend, BlendInputs, Candidates, find_candidates
 from ..model.limits import Limits
+from ..model.model_files import tell_of_lost_regression
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.served_catalogue import codes_of, content_of
 from .ranking_metrics import KS
 
 USERS_AT_A_TIME = 512
-logger = logging.getLogger(__name__)
 
 
 class Known(Protocol):
@@ -46,21 +45,8 @@ def blend_inputs(recommender: MacRecRecommender, users: Known, window: int, room
 def inputs_of_weights(recommender: MacRecRecommender, users: Known, blend: Blend) -> BlendInputs:
     """[`blend_inputs`] for weights that were fitted, with a notice where these go by more than can be made."""
     inputs = blend_inputs(recommender, users, blend.about["window"])
-    warn_of_lost_regression(blend, inputs.counts.regression is not None, "the counts of this evaluation")
+    tell_of_lost_regression(blend, inputs.counts.regression is not None)
     return inputs
-
-
-def warn_of_lost_regression(blend: Blend, made: bool, what: str) -> None:
-    """A notice where weights go by an item regression and none was made of counts: they say nothing there.
-
-    Args:
-        what: the counts, as the beginning of a sentence.
-    """
-    if not made and any(name.startswith("regression_") for name in blend.serving_weights):
-        logger.warning(
-            f"{what} are of more than {MOST_PURCHASES:,} purchases, of which no item regression is made, and the "
-            "weights of the blend go by one. `macrec blend` fits weights without."
-        )
 
 
 def candidates_of(

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from .blend import BLEND_NAME, Blend
+from .blend import BLEND_NAME, MODEL, Blend
 from .checksums import check_files, renew_checksums
 from .configuration_macrec import MacRecConfig
 from .files import follow_umask, hub_folder, read_json, reading
@@ -292,14 +292,28 @@ def check_item_counts(item_counts: "torch.Tensor | np.ndarray | None", table: Se
     return counts.detach().to("cpu", torch.long).contiguous()
 
 
-def check_purchase_counts(counts: PurchaseCounts, table: SemanticIdTable) -> PurchaseCounts:
-    """The counts; ValueError unless they are of the table's items."""
+def check_purchase_counts(
+    counts: PurchaseCounts, table: SemanticIdTable, blend: Blend | None = None
+) -> PurchaseCounts:
+    """The counts; ValueError unless they are of the table's items. With a blend, see [`tell_of_lost_regression`]."""
     if counts.num_items != table.num_items:
         raise ValueError(
             f"purchase_counts: expected those of the table's {table.num_items} items, got those of "
             f"{counts.num_items}. `macrec refresh` counts anew."
         )
+    if blend is not None:
+        tell_of_lost_regression(blend, counts.regression is not None)
     return counts
+
+
+def tell_of_lost_regression(blend: Blend, made: bool) -> None:
+    """A notice where lists are weighed by an item regression, and none was made of the counts that are at hand."""
+    weights = {} if blend.serves == MODEL else blend.serving_weights
+    if not made and any(name.startswith("regression_") for name in weights):
+        logger.warning(
+            "No item regression was made of the counts, which are of too many purchases for it, or of an earlier "
+            "release. The blend goes by one: without it its lists are worse. `macrec blend` fits it anew."
+        )
 
 
 def local_directory(name_or_path: str | Path, hub_kwargs: Mapping[str, Any] | None = None) -> Path:

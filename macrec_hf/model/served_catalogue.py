@@ -83,7 +83,7 @@ class ServedCatalogue:
         """The same with a blend, or without where there are no weights or no counts."""
         if blend is None or counts is None:
             return replace(self, blend=None, inputs=None)
-        counts = check_purchase_counts(counts, self.table)
+        counts = check_purchase_counts(counts, self.table, blend)
         inputs = BlendInputs(counts, content_of(self.table, quantizer), codes_of(self.table))
         _check_terms(blend, self.table, inputs)
         return replace(self, blend=blend, inputs=inputs)

@@ -15,16 +15,14 @@ from ..data.item_regression import with_item_regression
 from ..data.output_folder import locked, output_folder
 from ..data.purchase_counting import add_counts, counts_of, save_counts
 from ..data.readers import read_interactions
-from ..evaluation.blend_lists import warn_of_lost_regression
 from ..hub.model_card import tell_of_counts
 from ..model.blend import Blend
 from ..model.checksums import check_files
-from ..model.model_files import load_catalogue
+from ..model.model_files import load_catalogue, tell_of_lost_regression
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 
 logger = logging.getLogger(__name__)
-_COUNTS = "the counts that lists are made from"
 
 
 def serving_counts(
@@ -34,16 +32,14 @@ def serving_counts(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     purchases = purchases_by_user(interactions, table.row_of)
-    counts = with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
-    warn_of_lost_regression(blend, counts.regression is not None, _COUNTS)
-    return counts
+    return with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
 
 
 def save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
     """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
     purchases = purchases_by_user(interactions, table.row_of)
     counted = save_counts(directory, purchases, table.num_items, window=blend.about["window"])
-    warn_of_lost_regression(blend, _is_made(directory), _COUNTS)
+    tell_of_lost_regression(blend, _is_made(directory))
     return counted
 
 
@@ -84,7 +80,7 @@ def refresh_directory(
                     save_counts(beside, purchases, num_items, window=window)
                 else:
                     with_item_regression(add_counts(parts)).save(beside)
-                warn_of_lost_regression(catalogue.blend, _is_made(beside), _COUNTS)
+                tell_of_lost_regression(catalogue.blend, _is_made(beside))
                 tell_of_counts(directory, beside)
     return len(purchases.items), num_items
 

@@ -229,14 +229,20 @@ def test_a_refresh_says_that_weights_of_an_item_regression_find_none(blended, pu
     assert "item regression" not in caplog.text
     monkeypatch.setattr("macrec_hf.data.item_regression.MOST_PURCHASES", 3)
     refresh_directory(folder, purchases)
-    assert "no item regression is made" in caplog.text and PurchaseCounts.load(folder).regression is None
+    assert "The blend goes by one" in caplog.text and PurchaseCounts.load(folder).regression is None
     caplog.clear()
-    serving_counts(purchases, recommender.table, recommender.blend)
-    assert "no item regression is made" in caplog.text
+    MacRecRecommender.from_pretrained(folder)
+    assert "The blend goes by one" in caplog.text
     caplog.clear()
     report = evaluate(recommender, purchases)
-    assert "the counts of this evaluation are of more than" in caplog.text
+    assert "The blend goes by one" in caplog.text
+    assert "No item regression is made of more than 1 purchases" in caplog.text
     assert "item_regression" not in report and "co_occurrence" in report
+    caplog.clear()
+    replace(recommender.blend, serves="model").save(folder)
+    refresh_directory(folder, purchases)
+    assert "The blend goes by one" not in caplog.text
+    recommender.blend.save(folder)
     weighed, ranked, _ = candidates_to_weigh(
         recommender, purchases_to_explain(purchases, recommender.table.row_of, None)
     )
