@@ -249,7 +249,7 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 # What shops' programs write that is not UTF-8, by the name that `iconv` knows. Bytes do not tell which one is right:
 # whoever knows the words sees it.
-_OTHER_ENCODINGS = {"WINDOWS-1252": "cp1252", "WINDOWS-1251": "cp1251", "SHIFT_JIS": "cp932", "GB18030": "gb18030"}
+_OTHER_ENCODINGS = {"WINDOWS-1252": "cp1252", "WINDOWS-1251": "cp1251", "CP932": "cp932", "GB18030": "gb18030"}
 _SHOWN = 16  # letters from the first byte that is no UTF-8 on; as many of them go before
 
 
@@ -282,7 +282,7 @@ def _readings(line: bytes, start: int) -> dict[str, str]:
         except UnicodeDecodeError:
             continue
         place = len(line[:start].decode(encoding, "ignore"))
-        shown = text[max(0, place - _SHOWN) : place + _SHOWN].replace("\xa0", " ").replace("\t", " ")
+        shown = re.sub("[\t\xa0\xad\u3000]", " ", text[max(0, place - _SHOWN) : place + _SHOWN])
         if shown.isprintable():
             readings[name] = shown.strip()
     return readings
