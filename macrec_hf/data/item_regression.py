@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..cpu.threads import map_parts
-from ..model.inference import values_at
+from ..model.inference import joined_ranges, values_at
 from ..model.purchase_counts import WEIGHT_UNIT, PurchaseCounts
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ def _together(pairs: _Pairs, items: np.ndarray, place: np.ndarray) -> np.ndarray
     if lengths.sum() > _SEARCH * size**2:  # bestsellers, which have pairs with everything
         _, (found,) = values_at(pairs.keys, items[:, None] * np.int64(len(place)) + items, pairs.together)
         return found
-    rows = np.repeat(np.arange(size), lengths)
-    entries = np.arange(len(rows)) + np.repeat(pairs.starts[items] - (lengths.cumsum() - lengths), lengths)
+    rows, entries = joined_ranges(pairs.starts[items], lengths)
     place[items] = np.arange(size)
     columns = place[pairs.others[entries]]
     place[items] = -1

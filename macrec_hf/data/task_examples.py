@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..model.inference import joined_ranges
 from ..model.tokenization_macrec import ITEM, Task, TaskEncoder
 
 EXAMPLES_AT_A_TIME = 100_000  # of one task: bounds the memory (8 million tokens) whatever the number of users
@@ -157,9 +158,9 @@ class TaskExampleEncoder(TaskEncoder):
         if opening:
             input_ids[offsets[:-1]] = opening[0]
         # place of each item within its example, and from there the places of its tokens
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        chosen = rows[np.repeat(begin, counts) + within]
-        places = np.repeat(offsets[:-1] + len(opening), counts) + within * levels
+        example, within = joined_ranges(np.zeros_like(counts), counts)
+        chosen = rows[begin[example] + within]
+        places = (offsets[:-1] + len(opening))[example] + within * levels
         input_ids[places[:, None] + np.arange(levels)] = self.tokens(task.source)[chosen]
         labels = self.tokens(task.target)[item]
         return TaskExamples(input_ids, offsets, labels, user.astype(np.int32), item.astype(np.int32))

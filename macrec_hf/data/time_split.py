@@ -308,11 +308,22 @@ def histories_until(interactions: pd.DataFrame, row_of: Mapping[str, int], until
 
 
 def is_later(one: str, other: str) -> bool:
-    """Whether the first of two names of moments, both dates or both numbers, is later than the other."""
-    try:
-        return float(one) > float(other)
-    except ValueError:
+    """Whether the first of two names of moments is later than the other, or may be.
+
+    A date and a number, of files that write their moments differently, cannot be compared: text would call 2024-12-31
+    earlier than 20240101, because a hyphen comes before digits.
+    """
+    first, second = _number(one), _number(other)
+    if first is None and second is None:
         return one > other
+    return first is None or second is None or first > second
+
+
+def _number(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None
 
 
 def _parted(

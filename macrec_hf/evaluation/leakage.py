@@ -11,6 +11,7 @@ from ..data.fingerprints import beginnings, history_fingerprints, how_often, ite
 from ..data.histories import Histories
 from ..data.splits import before_test
 from ..data.time_split import FutureUsers
+from ..model.inference import joined_ranges
 from ..model.recommender import MacRecRecommender
 
 logger = logging.get_logger(__name__)
@@ -219,8 +220,8 @@ def _found_with_others(tested: Tested, strangers: np.ndarray, among: np.ndarray,
 def _placed(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How long each history is; and of each purchase, one history after the other, whose it is and its place there."""
     lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
-    owners = np.repeat(np.arange(len(histories)), lengths)
-    return lengths, owners, np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    owners, places = joined_ranges(np.zeros_like(lengths), lengths)
+    return lengths, owners, places
 
 
 def _with_later(tested: Tested, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

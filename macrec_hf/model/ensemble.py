@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from .beam_search import BeamRequest, check_scores, joint_beam_search
 from .configuration_macrec import NUM_BEAMS
-from .inference import check_at_least_one, eval_mode, pad_rows
+from .inference import check_at_least_one, eval_mode, joined_ranges, pad_rows
 from .limits import Limits
 from .model_decoding import candidate_scores
 from .ranked_lists import RankedLists, check_fusion, fuse, sort_lists, unique_rows
@@ -100,15 +100,16 @@ class IndexedTrie:
         """
         batch_size, num_beams = leaves.shape
         known = leaves >= 0
-        counts = np.where(known, self.leaf_start[leaves + 1] - self.leaf_start[np.where(known, leaves, 0)], 0)
+        begins = self.leaf_start[np.where(known, leaves, 0)]
+        counts = np.where(known, self.leaf_start[leaves + 1] - begins, 0)
         ends = counts.cumsum(axis=1)
-        beam = np.repeat(np.arange(leaves.size), counts.ravel())  # which flat beam each item comes from
-        within = np.arange(len(beam)) - np.repeat(counts.ravel().cumsum() - counts.ravel(), counts.ravel())
-        user, place = beam // num_beams, (ends - counts).ravel()[beam] + within
+        # Which flat beam each item comes from, and where it stands in `leaf_rows`.
+        beam, entry = joined_ranges(begins.ravel(), counts.ravel())
+        user, place = beam // num_beams, (ends - counts - begins).ravel()[beam] + entry
         shape = (batch_size, int(ends[:, -1].max(initial=0)))
         items, places = np.full(shape, -1, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
         spread = np.full(shape, -np.inf, dtype=scores.dtype)
-        items[user, place] = self.leaf_rows[self.leaf_start[leaves.ravel()[beam]] + within]
+        items[user, place] = self.leaf_rows[entry]
         spread[user, place], places[user, place] = scores.ravel()[beam], beam % num_beams
         return items, spread, places
 

@@ -141,6 +141,19 @@ def values_at(keys: np.ndarray, wanted: np.ndarray, *columns: np.ndarray) -> tup
     return known, [np.where(known, column[place], 0) for column in columns]
 
 
+def joined_ranges(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ranges of whole numbers, one after the other: starts 7, 2 and lengths 2, 3 are 7, 8, 2, 3, 4.
+
+    Args:
+        starts, lengths: int, `(num_ranges,)`; a length may be 0.
+
+    Returns:
+        Which range each number is of (0, 0, 1, 1, 1), and the number; int64, `(lengths.sum(),)`.
+    """
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    return owners, np.arange(len(owners)) + (starts - (lengths.cumsum() - lengths))[owners]
+
+
 # Arguments of `from_pretrained` that say where a repository's files lie.
 WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 

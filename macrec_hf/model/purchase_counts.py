@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from .checksums import renew_checksums
 from .files import replacing
-from .inference import pad_rows, values_at
+from .inference import joined_ranges, pad_rows, values_at
 from .ranked_lists import least_of_best
 
 COUNTS_NAME = "purchase_counts.safetensors"
@@ -139,20 +139,18 @@ class PurchaseCounts:
         recent, inside = pad_rows([np.asarray(history)[::-1][:HISTORY] for history in histories])
         users, places = np.nonzero(inside)
         voters, weights = recent[users, places], 1.0 / (places + 1.0) ** place_power
-        lengths = self.starts[voters + 1] - self.starts[voters]
-        entry = np.repeat(self.starts[voters] - (lengths.cumsum() - lengths), lengths)
-        entry = entry + np.arange(len(entry))
-        items, weight = self.others[entry], np.repeat(weights, lengths)
-        keys, where = np.unique(np.repeat(users, lengths) * self.num_items + items, return_inverse=True)
+        voter, entry = joined_ranges(self.starts[voters], self.starts[voters + 1] - self.starts[voters])
+        items, weight = self.others[entry], weights[voter]
+        keys, where = np.unique(users[voter] * self.num_items + items, return_inverse=True)
 
         def worth(name: str) -> np.ndarray:
             if name == "near":
                 return (self.before[entry] + self.after[entry]) / UNIT
             if name == "last_next":  # whose weight is 1
-                return self.next[entry] * np.repeat(places == 0, lengths)
+                return self.next[entry] * (places == 0)[voter]
             if name == "cosine":
                 norm = 1.0 / np.sqrt(self.popularity + 1.0)
-                return self.together[entry] * np.repeat(norm[voters], lengths) * norm[items]
+                return self.together[entry] * norm[voters][voter] * norm[items]
             return getattr(self, name)[entry] / _UNITS.get(name, 1)
 
         sums = {name: np.bincount(where, weights=weight * worth(name), minlength=len(keys)) for name in names}

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from macrec_hf.data.time_split import Moments, histories_until, split_at
+from macrec_hf.data.time_split import Moments, histories_until, is_later, split_at
 
 NUM_ITEMS = 12
 ROW_OF = {f"i{row}": row for row in range(NUM_ITEMS)}
@@ -149,6 +149,22 @@ def test_numbers_that_are_no_dates_are_compared_as_they_are():
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "later"),
+    [
+        ("2024-05-30", "2024-05-29", True),
+        ("2024-05-30", "2024-05-30", False),
+        ("99", "100", False),
+        ("213.5", "213", True),
+        ("213", "213.0", False),
+        ("2024-12-31", "20240101", True),  # as text a hyphen comes before a digit
+        ("20240101", "2024-12-31", True),  # of files that write moments differently nothing is known
+    ],
+)
+def test_what_cannot_be_compared_may_be_later(one, other, later):
+    assert is_later(one, other) is later
 
 
 def test_what_is_refused():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from macrec_hf.model.inference import chosen_device, chosen_dtype, eval_mode, pad_rows
+from macrec_hf.model.inference import chosen_device, chosen_dtype, eval_mode, joined_ranges, pad_rows
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -53,3 +53,12 @@ def test_a_device_that_is_not_there(device):
 def test_no_type_of_weights(dtype):
     with pytest.raises(ValueError, match="dtype: expected 'auto', or a type such as torch.bfloat16"):
         chosen_dtype(dtype)
+
+
+@pytest.mark.parametrize("lengths", [[2, 3], [0, 0], [], [0, 4, 0, 1, 0]], ids=str)
+def test_ranges_are_joined_as_by_a_loop(lengths: list[int]) -> None:
+    starts = np.array([7, 2, 9, 0, 5][: len(lengths)], dtype=np.int64)
+    expected = [(owner, start + at) for owner, start in enumerate(starts) for at in range(lengths[owner])]
+    owners, numbers = joined_ranges(starts, np.array(lengths, dtype=np.int64))
+    assert list(zip(owners, numbers, strict=True)) == expected
+    assert owners.dtype == numbers.dtype == np.int64
