@@ -191,6 +191,19 @@ def _changed(before: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
     return {name: (before[name], now[name]) for name in now if name in before and before[name] != now[name]}
 
 
+def differences(folder: Path, other: Path) -> str:
+    """How two finished runs differ beside their seeds, from the first to the other, as flags; "" where they do not.
+
+    Nor where a log says nothing, as one of an earlier release.
+    """
+    try:
+        before, now = (_finished_settings(run)[1] for run in (folder, other))
+    except ValueError:
+        return ""
+    changed = _changed(before, now)
+    return _told({name: values for name, values in changed.items() if name not in ("seed", "precision")})
+
+
 def _is_longer(changed: Mapping[str, tuple[Any, Any]]) -> bool:
     """Whether the run is to be longer and nothing else."""
     (name, (was, is_now)), *others = changed.items()

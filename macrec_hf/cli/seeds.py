@@ -1,11 +1,14 @@
 """Several seeds of one training: a folder each, and mean ± standard deviation of their figures."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from .run_folder import is_finished
+from .run_folder import differences, is_finished
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("seen", "unseen", "new_customers")  # `evaluation.by_time.PARTS`: this module is imported to print a help
 
@@ -16,6 +19,8 @@ def seed_folder(output: Path, seed: int) -> Path:
 
 def seed_folders(model: str | Path) -> dict[int, Path]:
     """`{seed: folder}` of what `macrec train --seeds` wrote, by rising seed; empty for a single model.
+
+    With a notice where one was trained otherwise than the first, as one that was left there by an earlier training.
 
     Raises:
         ValueError: one of the seeds is not finished.
@@ -30,6 +35,13 @@ def seed_folders(model: str | Path) -> dict[int, Path]:
             f"{directory}: expected finished trainings, but {', '.join(unfinished)} is not. Run `macrec train` again "
             "with the same --seeds and --resume, or remove the folder."
         )
+    folders = [path for _, path in sorted(found.items())]
+    for folder in folders[1:]:
+        if told := differences(folders[0], folder):
+            logger.warning(
+                f"{folders[0].name} and {folder.name} in {directory} were trained otherwise ({told}): means and "
+                "deviations are of both. Remove what an earlier training left there."
+            )
     return dict(sorted(found.items()))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from statistics import mean, stdev
 
 import numpy as np
@@ -95,6 +96,23 @@ def test_resuming_trains_only_what_is_not_finished(shop, models, tmp_path, capsy
     assert capsys.readouterr().out == f"Finished before, nothing to do: {models}\n"
     assert train(shop, "--seeds", 3, "--seed", 3, "--resume", "--learning-rate", 0.5) == 1
     assert f"in {models / 'seed-3'} was made with" in capsys.readouterr().err
+
+
+def test_a_seed_that_an_earlier_training_left_is_told(shop, models, tmp_path, caplog):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(models / "seed-3", mixed / "seed-3")
+    shutil.copytree(models / "seed-4", mixed / "seed-4")
+    assert list(seed_folders(mixed)) == [3, 4] and not caplog.records
+    log = mixed / "seed-4" / "training_log.json"
+    lines = json.loads(log.read_text())
+    lines[-1]["settings"] |= {"max_steps": 9, "interactions": "of another file", "precision": "bf16"}
+    log.write_text(json.dumps(lines))
+    assert list(seed_folders(mixed)) == [3, 4]
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "seed-3 and seed-4 in" in told and "--max-steps was 2, is 9" in told and "--interactions has other" in told
+    assert "precision" not in told and "--seed " not in told
+    log.write_text("[]")  # says nothing, and an evaluation needs nothing of it
+    assert list(seed_folders(mixed)) == [3, 4] and len(caplog.records) == 1
 
 
 def test_mean_report_by_hand():
