@@ -48,7 +48,7 @@ results: $(READY) ## seconds: the tables of docs/results.md, from what is kept o
 
 # `macrec train --help` and `macrec quantize --help` read it instead of loading transformers.
 flags: $(READY) ## macrec_hf/cli/fields.json, after transformers or a field of our arguments or configurations has changed
-	$(BIN)/python -m macrec_hf.cli.fields
+	$(BIN)/python -c "from macrec_hf.cli.fields import write; write()"
 
 # The models of the tests are tiny: one thread each and two workers are several times faster than threads of their own.
 # worksteal: each worker takes one half in its order, so that what a file's tests share is made by one worker, not by both.

@@ -180,7 +180,3 @@ def _kind_and_choices(hint: Any, choices: Any) -> tuple[str, list[str] | None]:
 
 def _is_union(hint: Any) -> bool:
     return get_origin(hint) in (Union, UnionType)
-
-
-if __name__ == "__main__":
-    write()

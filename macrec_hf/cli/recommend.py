@@ -148,9 +148,9 @@ def _user(line: str) -> tuple[str, list[str]]:
         raise ValueError("no user_id")
     if not isinstance(history, list):
         raise ValueError("no list of items as history")
-    if wrong := [item for item in history if not isinstance(item, str)]:
-        raise ValueError(f"got the item {shortened(wrong[0])}: item ids are strings")
-    return str(user), history
+    if wrong := [item for item in history if isinstance(item, bool) or not isinstance(item, (str, int))]:
+        raise ValueError(f"got the item {shortened(wrong[0])}: item ids are strings or whole numbers")
+    return str(user), [str(item) for item in history]
 
 
 def _answer(user: str | None, ranked: "list[Recommendation]", titles: dict[str, str]) -> dict:

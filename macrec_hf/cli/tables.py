@@ -32,7 +32,8 @@ def answer(report: Column, lists: Collection[str] = (), tables: bool = False) ->
     all_of_them = "all" if report["settings"]["limit_users"] else f"the {number:,}"  # the rate is everybody's
     took_again = "later purchases are of what they had" if by_time else "users took again what they had"
     lines.append(
-        f"{report['repeat_rate']:.1%} of {all_of_them} {took_again} (below 1 %, the table to quote hides own history)"
+        f"{report['repeat_rate']:.1%} of {all_of_them} {took_again}: the table to quote "
+        + ("shows own history, from 1 % on" if report["quoted"] == "shown" else "hides own history, below 1 %")
     )
     if report["split"] == "validation" and "blend" in report["model_rows"]:
         lines.append("the blend was fitted on validation purchases: its row here flatters it, --split test does not")

@@ -91,9 +91,10 @@ def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
 
 def _written(values: np.ndarray) -> tuple[str, bool]:
     """How people have written dates as numbers, "" where they have not, and whether they may be read as numbers."""
+    if len(values) > 1 and 29221 <= values.min() and values.max() < 73051:  # from 1980 to 2100; day 1: 1900-01-01
+        return "days as Excel counts them", True
     if (values % 1 != 0).any():
-        is_excel = 29221 <= values.min() and values.max() < 73051  # from 1980 to 2100; day 1 is the first of 1900
-        return ("days as Excel counts them" if is_excel else ""), True
+        return "", True
     first, second, last = values // 10**6, values // 10**4 % 100, values % 10**4
     for form, size in (("YYYYMMDD", 1), ("YYYYMMDDhh", 100), ("YYYYMMDDhhmm", 10**4), ("YYYYMMDDhhmmss", 10**6)):
         days = values // size

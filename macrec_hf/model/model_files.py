@@ -306,10 +306,25 @@ def check_purchase_counts(
     return counts
 
 
+def _weights_by_which_lists_are_made(blend: Blend) -> list[str]:
+    return [] if blend.serves == MODEL else [name for name, weight in blend.serving_weights.items() if weight]
+
+
+def tell_of_lost_days(blend: Blend, known: bool) -> None:
+    """A notice where lists are weighed by what sold lately, and no day of the counted purchases is known."""
+    names = {*_weights_by_which_lists_are_made(blend), str(blend.about.get("without_history"))}
+    names = {name for name in names if name.endswith(("_days", "days_since_sale"))}
+    if names and not known and blend.serves != MODEL:
+        logger.warning(
+            f"No day of the purchases is known: their times are none, or numbers that are no dates. The blend goes by "
+            f"{', '.join(sorted(names))}, all of them unknown now: its lists are worse so. Write times as 2024-03-01 "
+            "or 2024-03-01T15:22, or let `macrec blend` fit it anew without days."
+        )
+
+
 def tell_of_lost_regression(blend: Blend, made: bool) -> None:
     """A notice where lists are weighed by an item regression, and none was made of the counts that are at hand."""
-    weights = {} if blend.serves == MODEL else blend.serving_weights
-    if not made and any(name.startswith("regression_") for name in weights):
+    if not made and any(name.startswith("regression_") for name in _weights_by_which_lists_are_made(blend)):
         logger.warning(
             "No item regression was made of the counts, which are of too many purchases for it, or of an earlier "
             "release. The blend goes by one: without it its lists are worse. `macrec blend` fits it anew."

@@ -18,7 +18,7 @@ from ..data.readers import read_interactions
 from ..hub.model_card import tell_of_counts
 from ..model.blend import Blend
 from ..model.checksums import check_files
-from ..model.model_files import load_catalogue, tell_of_lost_regression
+from ..model.model_files import load_catalogue, tell_of_lost_days, tell_of_lost_regression
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 
@@ -39,7 +39,7 @@ def save_serving_counts(directory: Path, interactions: pd.DataFrame, table: Sema
     """Writes `serving_counts` without keeping them in memory; returns how many purchases were counted."""
     purchases = purchases_by_user(interactions, table.row_of)
     counted = save_counts(directory, purchases, table.num_items, window=blend.about["window"])
-    tell_of_lost_regression(blend, _is_made(directory))
+    _tell_of_lost_terms(blend, directory)
     return counted
 
 
@@ -80,7 +80,7 @@ def refresh_directory(
                     save_counts(beside, purchases, num_items, window=window)
                 else:
                     with_item_regression(add_counts(parts)).save(beside)
-                tell_of_lost_regression(catalogue.blend, _is_made(beside))
+                _tell_of_lost_terms(catalogue.blend, beside)
                 tell_of_counts(directory, beside)
     return len(purchases.items), num_items
 
@@ -98,10 +98,12 @@ def _counted_by_all(
     return parts
 
 
-def _is_made(directory: Path) -> bool:
-    """Whether the counts in a directory hold a regression."""
+def _tell_of_lost_terms(blend: Blend, directory: Path) -> None:
+    """Notices where the blend goes by what the counts in a directory do not hold."""
     with safe_open(directory / COUNTS_NAME, "np") as file:
-        return "regression" in set(file.keys())
+        held = set(file.keys())
+    tell_of_lost_regression(blend, "regression" in held)
+    tell_of_lost_days(blend, "sale_days" in held)
 
 
 def _warn_of_few(purchases: Purchases, blend: Blend, interactions: pd.DataFrame) -> None:

@@ -213,12 +213,27 @@ def test_an_id_with_a_comma_needs_quotes_and_the_error_says_so(shop, capsys, tmp
     assert run(capsys, "recommend", tmp_path / "model", "--history", '07,"art,01"')[0] == 0
 
 
+def test_whole_numbers_in_a_file_of_users_are_their_texts(shop, capsys, tmp_path):
+    _, recommender, _ = shop
+    ids = [str(row) for row in range(100, 100 + NUM_ITEMS)]
+    table = SemanticIdTable(ids, recommender.table.codes, codebook_size=4)
+    parts = {"model": recommender.model, "tokenizer": recommender.tokenizer, "table": table}
+    MacRecRecommender(**parts, item_counts=torch.arange(NUM_ITEMS)).save_pretrained(tmp_path / "model")
+    answers = []
+    for history in ([101, 102], ["101", "102"]):
+        (tmp_path / "users.jsonl").write_text(json.dumps({"user_id": 5, "history": history}) + "\n")
+        status, out, _ = run(capsys, "recommend", tmp_path / "model", "--histories", tmp_path / "users.jsonl")
+        answers.append((status, out))
+    assert answers[0] == answers[1] and answers[0][0] == 0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("not json", "line 2: expected .* got 'not json'"),
         ('{"user_id": "u"}', "line 2: expected"),
-        ('{"user_id": "u", "history": [3]}', "got the item 3: item ids are strings"),
+        ('{"user_id": "u", "history": [3.0]}', "got the item 3.0: item ids are strings or whole numbers"),
+        ('{"user_id": "u", "history": [true]}', "got the item True: item ids are strings or whole numbers"),
     ],
 )
 def test_broken_files_of_users(shop, capsys, tmp_path, line, message):

@@ -28,7 +28,7 @@ def dense(counts, values):
 
 
 def by_formula(counts, most):
-    common = dense(counts, counts.together)
+    common = np.minimum(dense(counts, counts.together), np.sqrt(np.outer(counts.popularity, counts.popularity)))
     wanted = np.zeros_like(common)
     for item in range(counts.num_items):
         likeness = common[item] / np.sqrt(np.maximum(counts.popularity, 1))
@@ -58,14 +58,27 @@ def test_what_another_says_already_is_not_said_again():
 
 
 def test_counts_that_are_no_gram_matrix_give_bounded_weights():
-    """Two neighbours with far more customers in common than purchases: the penalty alone gives a singular matrix."""
-    starts, others = np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], dtype=np.int32)
-    common = {(0, 1): 10, (0, 2): 10, (1, 2): 201}
-    pairs = [(item, other) for item in range(3) for other in range(3) if item != other]
+    """A neighbour as often with each of two others as alone, these never together: the penalty is not enough."""
+    common = {(0, 1): 10, (0, 2): 10, (0, 3): 10, (1, 2): 1000, (2, 3): 1000}
+    pairs = sorted([*common, *((other, item) for item, other in common)])
     together = np.array([common[min(pair), max(pair)] for pair in pairs])
-    weights = item_weights(starts, others, together, np.array([50, 1, 1]))
-    raised = 800 + 1 + 201  # the penalty, four times as high
-    assert weights[[pairs.index((1, 0)), pairs.index((2, 0))]] / WEIGHT_UNIT == pytest.approx([10 / raised] * 2)
+    starts = np.searchsorted([item for item, _ in pairs], range(5))
+    weights = item_weights(starts, np.array([other for _, other in pairs]), together, np.array([50, 1000, 1000, 1000]))
+    gram = np.array([[1000, 1000, 0], [1000, 1000, 1000], [0, 1000, 1000]])
+    assert np.linalg.eigvalsh(gram + 200 * np.eye(3)).min() < 0
+    wanted = np.linalg.solve(gram + 800 * np.eye(3), [10, 10, 10])  # the penalty, four times as high
+    found = weights[[pairs.index((item, 0)) for item in (1, 2, 3)]] / WEIGHT_UNIT
+    assert found == pytest.approx(np.maximum(wanted, 0), abs=1e-9)
+
+
+@pytest.mark.parametrize("cycle", [2, 3, 6])
+def test_customers_who_buy_the_same_in_turns_change_little(bought, cycle):
+    """Each purchase of theirs makes up to five pairs of the same two items, more than there are purchases of these."""
+    counts = count_purchases([*bought, *[np.arange(250) % cycle] * 3], NUM_ITEMS)
+    common, sold = dense(counts, counts.together), counts.popularity[:NUM_ITEMS]
+    assert cycle > 3 or (common > np.sqrt(np.outer(sold, sold))).any()
+    found = dense(counts, with_item_regression(counts).regression) / WEIGHT_UNIT
+    assert np.abs(found - by_formula(counts, 200)).max() < 1e-9  # by the usual penalty, for every item
 
 
 def test_of_more_purchases_nothing_is_made(bought, tmp_path, monkeypatch):

@@ -221,6 +221,27 @@ def test_what_serves_counts_all_purchases_and_refresh_counts_the_same(blended, p
     refresh_directory(folder, purchases)
 
 
+def test_a_refresh_and_an_evaluation_say_that_weights_of_recent_sales_find_no_days(blended, purchases, caplog):
+    recommender, folder = blended
+    assert any(name.startswith("sold_in_") for name in recommender.blend.serving_weights)
+    told = "No day of the purchases is known"
+    refresh_directory(folder, purchases)
+    evaluate(recommender, purchases)
+    assert told not in caplog.text
+    of_excel = purchases.assign(timestamp=45_000 + np.arange(len(purchases)) % 500)
+    refresh_directory(folder, of_excel)
+    assert told in caplog.text and "sold_in_7_days" in caplog.text
+    caplog.clear()
+    evaluate(recommender, of_excel)
+    assert told in caplog.text
+    caplog.clear()
+    replace(recommender.blend, serves="co_occurrence").save(folder)
+    refresh_directory(folder, of_excel)
+    assert told not in caplog.text
+    recommender.blend.save(folder)
+    refresh_directory(folder, purchases)
+
+
 def test_a_refresh_says_that_weights_of_an_item_regression_find_none(blended, purchases, monkeypatch, caplog):
     recommender, folder = blended
     before = (folder / "purchase_counts.safetensors").read_bytes()
@@ -236,7 +257,7 @@ def test_a_refresh_says_that_weights_of_an_item_regression_find_none(blended, pu
     caplog.clear()
     report = evaluate(recommender, purchases)
     assert "The blend goes by one" in caplog.text
-    assert "No item regression is made of more than 1 purchases" in caplog.text
+    assert "No item regression is made for a table or new weights of more than 1 purchases" in caplog.text
     assert "item_regression" not in report and "co_occurrence" in report
     caplog.clear()
     replace(recommender.blend, serves="model").save(folder)
