@@ -198,7 +198,7 @@ def differences(folder: Path, other: Path) -> str:
     """
     try:
         before, now = (_finished_settings(run)[1] for run in (folder, other))
-    except ValueError:
+    except (OSError, ValueError):
         return ""
     changed = _changed(before, now)
     return _told({name: values for name, values in changed.items() if name not in ("seed", "precision")})

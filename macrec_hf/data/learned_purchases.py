@@ -114,4 +114,7 @@ def not_fitted_before(report: Mapping[str, Mapping[str, Any]], modalities: Seque
     if any(day is None for day in fitted):
         return "The semantic IDs do not say that they were fitted on items sold before a date (--until)"
     latest = next((str(day) for day in fitted if is_later(str(day), until)), None)
-    return "" if latest is None else f"The semantic IDs were fitted on items sold before {latest}, later than {until}"
+    if latest is None:
+        return ""
+    compared = "which cannot be compared with" if is_later(until, latest) else "later than"
+    return f"The semantic IDs were fitted on items sold before {latest}, {compared} {until}"

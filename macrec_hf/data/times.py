@@ -72,7 +72,7 @@ def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
     if pd.api.types.is_datetime64_any_dtype(times) or not len(times):
         return
     values = times.to_numpy(dtype=np.float64)
-    told, is_in_order = _written(np.unique(values))
+    told, is_in_order = _written(values)
     if not is_in_order:
         raise ValueError(
             f"{path}: expected times whose numbers rise with time or count from 1970, got numbers such as "
@@ -91,10 +91,12 @@ def _tell_of_written_dates(times: pd.Series, path: Path) -> None:
 
 def _written(values: np.ndarray) -> tuple[str, bool]:
     """How people have written dates as numbers, "" where they have not, and whether they may be read as numbers."""
-    if len(values) > 1 and 29221 <= values.min() and values.max() < 73051:  # from 1980 to 2100; day 1: 1900-01-01
-        return "days as Excel counts them", True
-    if (values % 1 != 0).any():
-        return "", True
+    num_rows, values = len(values), np.unique(values)
+    parts = (values % 1 != 0).any()
+    if parts or 1 < len(values) < num_rows:  # whole numbers that are all different may be those of rows
+        is_excel = 29221 <= values.min() and values.max() < 73051  # from 1980 to 2100; day 1 is the first of 1900
+        if parts or is_excel:
+            return ("days as Excel counts them" if is_excel else ""), True
     first, second, last = values // 10**6, values // 10**4 % 100, values % 10**4
     for form, size in (("YYYYMMDD", 1), ("YYYYMMDDhh", 100), ("YYYYMMDDhhmm", 10**4), ("YYYYMMDDhhmmss", 10**6)):
         days = values // size

@@ -46,7 +46,7 @@ def inputs_of_weights(recommender: MacRecRecommender, users: Known, blend: Blend
     """[`blend_inputs`] for weights that were fitted, with notices where these go by more than can be told."""
     inputs = blend_inputs(recommender, users, blend.about["window"])
     tell_of_lost_regression(blend, inputs.counts.regression is not None)
-    tell_of_lost_days(blend, inputs.counts.sale_days is not None)
+    tell_of_lost_days(blend, inputs.counts.sale_days is not None, any(not len(known) for known in users.histories))
     return inputs
 
 

@@ -118,7 +118,8 @@ def _read_line(line: str | None, where: str) -> tuple[str, list[str]]:
         ) from error
     if not isinstance(items, list) or isinstance(user, bool) or not isinstance(user, (str, int)):
         raise ValueError(f"{where}: expected a user id and a list of item ids, got {user!r} and {items!r:.60}.")
-    return str(user), items
+    # A whole number in JSON is its text, as in the other files.
+    return str(user), [str(item) if type(item) is int else item for item in items]
 
 
 def _rows(items: list[str], row_of: Mapping[str, int], where: str) -> np.ndarray:

@@ -98,7 +98,7 @@ def _most_by_hr(report: Mapping[str, Any], best: str, model_rows: list[str]) -> 
     """Which other row has the highest HR@10, where that is not the best by NDCG@10."""
     most = max((name for name in report["coverage"] if name not in model_rows), key=lambda name: report[name][_ALSO])
     found = report[most][_ALSO]
-    return f" ({found:.4f} of {most}, the best by HR@10)" if found > report[best][_ALSO] else ""
+    return f" ({found:.4f} of {most}, the best baseline by HR@10)" if found > report[best][_ALSO] else ""
 
 
 def _text(

@@ -310,10 +310,14 @@ def _weights_by_which_lists_are_made(blend: Blend) -> list[str]:
     return [] if blend.serves == MODEL else [name for name, weight in blend.serving_weights.items() if weight]
 
 
-def tell_of_lost_days(blend: Blend, known: bool) -> None:
-    """A notice where lists are weighed by what sold lately, and no day of the counted purchases is known."""
-    names = {*_weights_by_which_lists_are_made(blend), str(blend.about.get("without_history"))}
-    names = {name for name in names if name.endswith(("_days", "days_since_sale"))}
+def tell_of_lost_days(blend: Blend, known: bool, newcomers: bool = True) -> None:
+    """A notice where lists are weighed by what sold lately, and no day of the counted purchases is known.
+
+    Args:
+        newcomers: whether lists are made for some who have no history, for whom a blend has a term of its own.
+    """
+    names = {*_weights_by_which_lists_are_made(blend), str(newcomers and blend.about.get("without_history"))}
+    names = {name for name in names if "days" in name}
     if names and not known and blend.serves != MODEL:
         logger.warning(
             f"No day of the purchases is known: their times are none, or numbers that are no dates. The blend goes by "

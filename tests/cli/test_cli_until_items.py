@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from macrec_hf import EmbeddingStore, MacRecQuantizer, SemanticIdTable, add_items, quantizer_sizes
 from macrec_hf.cli.dates import note_fitted, said_of_ids
 from macrec_hf.cli.main import main
+from macrec_hf.data.learned_purchases import not_fitted_before
 
 NUM_ITEMS, SOLD, UNTIL = 40, 28, "2020-02-01"
 QUANTIZER = "--hidden-sizes 16 --codebook-size 8 --codebook-dim 4 --num-levels 3 --num-pseudo-labels 6 --max-steps 6"
@@ -173,6 +174,13 @@ def test_days_of_an_earlier_log_that_are_numbers(tmp_path, caplog):
         assert table.report["text"].get("fitted_until") == kept
         is_later = kept is not None and (written, until) == ("20240901", "20240801") or kept == "2024-09-01"
         assert said_of_ids(table, until).startswith(" The semantic IDs were fitted on items sold before") == is_later
+
+
+def test_days_that_cannot_be_compared_are_not_called_later():
+    report = {"text": {"fitted_until": "2024-01-01"}}
+    said = not_fitted_before(report, ["text"], "20240601")
+    assert said.endswith("sold before 2024-01-01, which cannot be compared with 20240601")
+    assert not_fitted_before(report, ["text"], "2023-12-01").endswith("sold before 2024-01-01, later than 2023-12-01")
 
 
 def test_what_is_refused(shop, tmp_path, capsys):

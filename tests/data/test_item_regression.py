@@ -28,7 +28,7 @@ def dense(counts, values):
 
 
 def by_formula(counts, most):
-    common = np.minimum(dense(counts, counts.together), np.sqrt(np.outer(counts.popularity, counts.popularity)))
+    common = np.minimum(dense(counts, counts.together), np.minimum.outer(counts.popularity, counts.popularity))
     wanted = np.zeros_like(common)
     for item in range(counts.num_items):
         likeness = common[item] / np.sqrt(np.maximum(counts.popularity, 1))
@@ -65,10 +65,22 @@ def test_counts_that_are_no_gram_matrix_give_bounded_weights():
     starts = np.searchsorted([item for item, _ in pairs], range(5))
     weights = item_weights(starts, np.array([other for _, other in pairs]), together, np.array([50, 1000, 1000, 1000]))
     gram = np.array([[1000, 1000, 0], [1000, 1000, 1000], [0, 1000, 1000]])
-    assert np.linalg.eigvalsh(gram + 200 * np.eye(3)).min() < 0
-    wanted = np.linalg.solve(gram + 800 * np.eye(3), [10, 10, 10])  # the penalty, four times as high
+    values, vectors = np.linalg.eigh(gram)
+    assert values.min() < -200
+    wanted = np.linalg.solve(vectors @ np.diag(np.maximum(values, 0)) @ vectors.T + 200 * np.eye(3), [10, 10, 10])
     found = weights[[pairs.index((item, 0)) for item in (1, 2, 3)]] / WEIGHT_UNIT
-    assert found == pytest.approx(np.maximum(wanted, 0), abs=1e-9)
+    assert found == pytest.approx(np.maximum(wanted, 0), abs=1e-9) and (found > 0).any()
+
+
+def test_no_weight_is_above_1():
+    """Of two that are nearly always bought together only one is bought with a third."""
+    starts, others = np.array([0, 1, 3, 4]), np.array([1, 0, 2, 1], dtype=np.int32)
+    weights = item_weights(starts, others, np.array([1000, 1000, 900, 900]), np.array([1000, 1000, 1000]))
+    assert weights[1] / WEIGHT_UNIT == pytest.approx(1000 / 1200)  # alone
+    starts, others = np.array([0, 2, 4, 6]), np.array([1, 2, 0, 2, 0, 1], dtype=np.int32)
+    weights = item_weights(starts, others, np.array([1000, 1, 1000, 900, 1, 900]), np.array([1000, 1000, 1000]))
+    assert np.linalg.solve([[1200, 900], [900, 1200]], [1000, 1]).max() > 1.9
+    assert weights[2] == WEIGHT_UNIT
 
 
 @pytest.mark.parametrize("cycle", [2, 3, 6])

@@ -150,9 +150,11 @@ def test_zones():
         ([202401, 202413], None),
         ([10102023, 10102024, 10102025], None),  # numbers in a row, or one day of three years
         ([1012024, 13132024, 1102025], None),  # neither a day nor a month
-        ([45352, 45353], "45352 look like days as Excel counts them"),
-        ([29220, 45353], None),  # numbers in a row
-        ([45353], None),  # of one day nothing is known anyway
+        ([45352.3889], "45352.3889 look like days as Excel counts them"),
+        ([45352, 45353, 45352], "45352 look like days as Excel counts them"),
+        ([45352, 45353, 45354], None),  # all different, as numbers of rows
+        ([29220, 45353, 29220], None),  # before 1980
+        ([45353, 45353], None),  # of one day nothing is known anyway
         ([1.5, 2.5], None),
         ([1709251200, 1709251260], None),
         (["2024-03-01", "2025-12-31"], None),

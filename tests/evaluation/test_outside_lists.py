@@ -33,6 +33,11 @@ def test_lists_in_the_order_of_the_users(tmp_path):
     assert is_long_enough(found, found, nothing, num_items=2)
 
 
+def test_whole_numbers_in_lists_are_their_texts(tmp_path):
+    (tmp_path / "lists.jsonl").write_text(lines((7, [5, "6"])))
+    assert read_lists(tmp_path / "lists.jsonl", ["7"], [], {"6": 0, "5": 1}).items.tolist() == [[1, 0]]
+
+
 def test_a_list_that_its_history_takes_up_is_not_long_enough():
     """Sixty items, fifty in the list, of which the user has had all or some."""
     lists = RankedLists(np.arange(50)[None], -np.arange(50.0)[None])
@@ -50,7 +55,8 @@ def test_a_list_that_its_history_takes_up_is_not_long_enough():
         (lines(("u", ["a"])), r"a list for each of the 2 users that are evaluated, 1 have none, such as \['7'\]"),
         (lines(("u", ["a"]), ("u", ["b"])), "line 2: expected one line a user, got a second one of 'u'"),
         (lines(("u", ["a", "1"])), "line 1: unknown item '1'.*leading zeros"),
-        (lines(("u", ["a", 3])), "line 1: unknown item 3"),
+        (lines(("u", ["a", 3])), "line 1: unknown item '3'"),
+        (lines(("u", ["a", True])), "line 1: unknown item True"),
         (lines(("u", ["a", "b", "a"])), "line 1: expected each item once, got 'a' twice"),
         ("u: a, b", "line 1: expected .* got 'u: a, b'"),
         ('["u", "a"]', "line 1: expected"),

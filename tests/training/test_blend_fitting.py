@@ -17,7 +17,8 @@ from macrec_hf.data.fingerprints import history_fingerprints, item_hashes
 from macrec_hf.data.histories import user_histories
 from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.splits import before_test
-from macrec_hf.model.blend import Candidates
+from macrec_hf.model.blend import Blend, Candidates
+from macrec_hf.model.model_files import tell_of_lost_days
 from macrec_hf.model.purchase_counts import PurchaseCounts
 from macrec_hf.training.blend_fitting import (
     Choices,
@@ -232,12 +233,24 @@ def test_a_refresh_and_an_evaluation_say_that_weights_of_recent_sales_find_no_da
     refresh_directory(folder, of_excel)
     assert told in caplog.text and "sold_in_7_days" in caplog.text
     caplog.clear()
+    MacRecRecommender.from_pretrained(folder).refresh(of_excel)
+    assert told in caplog.text
+    caplog.clear()
     evaluate(recommender, of_excel)
     assert told in caplog.text
     caplog.clear()
     replace(recommender.blend, serves="co_occurrence").save(folder)
     refresh_directory(folder, of_excel)
     assert told not in caplog.text
+    about = recommender.blend.about | {"without_history": "sold_in_30_days"}
+    counting = replace(recommender.blend, serves="co_occurrence", about=about)
+    tell_of_lost_days(counting, known=False)
+    assert "The blend goes by sold_in_30_days," in caplog.text
+    caplog.clear()
+    tell_of_lost_days(counting, known=False, newcomers=False)
+    assert not caplog.text
+    tell_of_lost_days(Blend({"family1_30_days_text": 1.0, "near_log": 1.0}, "blend", {"window": 10}), known=False)
+    assert "The blend goes by family1_30_days_text," in caplog.text
     recommender.blend.save(folder)
     refresh_directory(folder, purchases)
 
