@@ -118,7 +118,9 @@ VARIANTS: dict[str, tuple[Callable[[], contextmanager], list[str]]] = {
     DEFAULT: (nothing, []),
     "parts": (parts_of_histories(0.0), []),
     "half parts": (parts_of_histories(0.5), []),
-    "decay": (nothing, ["--weight-decay", "0.05", "--warmup", "0.1"]),
+    "decay 0.01": (nothing, ["--weight-decay", "0.01", "--warmup", "0.05"]),  # the default of earlier releases
+    "decay 0.05": (nothing, ["--weight-decay", "0.05"]),
+    "decay 0.2": (nothing, ["--weight-decay", "0.2"]),
     "codebook": (codebook_start, []),
     "item positions": (nothing, ["--num-item-positions", "20"]),
 }

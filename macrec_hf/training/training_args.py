@@ -67,9 +67,9 @@ class MacRecTrainingArguments(Seq2SeqTrainingArguments):
     per_device_train_batch_size: int = _default(256, "examples per step and process", "ours")
     per_device_eval_batch_size: int = _default(256, "examples, or users to rank, at a time", "ours")
     learning_rate: float = _default(1e-3, "AdamW's learning rate", "ours")
-    weight_decay: float = _default(0.01, "AdamW's weight decay", "ours")
+    weight_decay: float = _default(0.1, "AdamW's weight decay", "ours")
     lr_scheduler_type: SchedulerType | str = _default("cosine", "how the learning rate falls", "ours")
-    warmup_steps: float = _default(0.05, "steps with a rising learning rate; below 1 their share of all steps", "ours")
+    warmup_steps: float = _default(0.1, "steps with a rising learning rate; below 1 their share of all steps", "ours")
     train_sampling_strategy: str = _default(
         "group_by_length", "how batches are drawn: by default of histories of like length", "ours",
         choices=["random", "sequential", "group_by_length", "batch_rebalance"],
