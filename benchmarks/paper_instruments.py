@@ -157,6 +157,7 @@ def make_trainer(args, folder):
         embedding_learning_rate=1e-2,
         lr_scheduler_type="constant",
         warmup_steps=0,
+        weight_decay=0.01,
         num_train_epochs=1e6,  # the clock ends it
         eval_strategy="steps",
         eval_steps=10**9,  # the clock says when

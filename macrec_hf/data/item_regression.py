@@ -156,13 +156,14 @@ def _together(pairs: _Pairs, items: np.ndarray, place: np.ndarray) -> np.ndarray
 def _solved(grams: np.ndarray, shared: np.ndarray) -> np.ndarray:
     """`(gram + penalty · I)⁻¹ shared` of each item, float64 `(num_items, width)`; both are 0 in empty places.
 
-    Counts within a few purchases are no Gram matrix to the last one, so that the penalty may not be enough. There the
-    nearest Gram matrix is taken, whose eigenvalues below 0 are 0 (Higham 1988): a higher penalty would make the
-    weights of a few accounts' items small beside all others. No weight is above 1.
+    Counts within a few purchases are no Gram matrix to the last one. Where an eigenvalue takes up half of the penalty
+    or more, the nearest Gram matrix is taken, whose eigenvalues below 0 are 0 (Higham 1988): a higher penalty would
+    make the weights of a few accounts' items small beside all others. No weight is above 1.
     """
     matrices, right = torch.from_numpy(grams), torch.from_numpy(shared)[..., None]
-    factors, failed = torch.linalg.cholesky_ex(matrices + PENALTY * torch.eye(grams.shape[1], dtype=matrices.dtype))
-    weights = torch.cholesky_solve(right, factors)
+    penalty = PENALTY * torch.eye(grams.shape[1], dtype=matrices.dtype)
+    _, failed = torch.linalg.cholesky_ex(matrices + penalty / 2)
+    weights = torch.cholesky_solve(right, torch.linalg.cholesky_ex(matrices + penalty).L)
     if len(places := failed.nonzero()[:, 0]):
         values, vectors = torch.linalg.eigh(matrices[places])
         along = vectors.mT @ right[places] / (values.clamp(min=0) + PENALTY)[..., None]

@@ -17,6 +17,7 @@ it is run by this package: the code is for processes that lack it. Files are wri
 complete.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,6 +307,9 @@ def check_purchase_counts(
     return counts
 
 
+_OF_DAYS = re.compile(r"days_since_sale$|sold_in_\d+_days$|family\d_\d+_days_")  # terms, see `model.blend`
+
+
 def _weights_by_which_lists_are_made(blend: Blend) -> list[str]:
     return [] if blend.serves == MODEL else [name for name, weight in blend.serving_weights.items() if weight]
 
@@ -317,7 +321,7 @@ def tell_of_lost_days(blend: Blend, known: bool, newcomers: bool = True) -> None
         newcomers: whether lists are made for some who have no history, for whom a blend has a term of its own.
     """
     names = {*_weights_by_which_lists_are_made(blend), str(newcomers and blend.about.get("without_history"))}
-    names = {name for name in names if "days" in name}
+    names = {name for name in names if _OF_DAYS.match(name)}
     if names and not known and blend.serves != MODEL:
         logger.warning(
             f"No day of the purchases is known: their times are none, or numbers that are no dates. The blend goes by "

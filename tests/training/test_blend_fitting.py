@@ -249,6 +249,9 @@ def test_a_refresh_and_an_evaluation_say_that_weights_of_recent_sales_find_no_da
     caplog.clear()
     tell_of_lost_days(counting, known=False, newcomers=False)
     assert not caplog.text
+    caplog.clear()
+    tell_of_lost_days(Blend({"model_holidays": 1.0, "alike_days": 1.0}, "blend", {"window": 10}), known=False)
+    assert not caplog.text
     tell_of_lost_days(Blend({"family1_30_days_text": 1.0, "near_log": 1.0}, "blend", {"window": 10}), known=False)
     assert "The blend goes by family1_30_days_text," in caplog.text
     recommender.blend.save(folder)
