@@ -34,6 +34,7 @@ MOST_PURCHASES = 1_000_000  # of counts of more nothing is made: it would take m
 ROOM = 2  # times as many purchases are left to grow by before weights that go by a regression find none; ours
 NEEDED = ("others", "together")  # columns of the pairs
 _ITEMS_AT_A_TIME = 64
+_TIMES = 4  # with 0, 1 or 2 less is found where most buy the volumes of a series one after the other; ours
 _SEARCH = 25  # reading so many entries takes as long as searching for one
 _LAST: dict[bytes, np.ndarray] = {}  # what was made last: an evaluation asks twice
 
@@ -156,16 +157,17 @@ def _together(pairs: _Pairs, items: np.ndarray, place: np.ndarray) -> np.ndarray
 def _solved(grams: np.ndarray, shared: np.ndarray) -> np.ndarray:
     """`(gram + penalty · I)⁻¹ shared` of each item, float64 `(num_items, width)`; both are 0 in empty places.
 
-    Counts within a few purchases are no Gram matrix to the last one. Where an eigenvalue takes up half of the penalty
-    or more, the nearest Gram matrix is taken, whose eigenvalues below 0 are 0 (Higham 1988): a higher penalty would
-    make the weights of a few accounts' items small beside all others. No weight is above 1.
+    Counts within a few purchases are no Gram matrix to the last one. Where an eigenvalue is so far below 0 that
+    [`_TIMES`] as much is more than the penalty, the nearest Gram matrix is taken, whose eigenvalues below 0 are 0
+    (Higham 1988), and that much as the penalty. No weight is above 1.
     """
     matrices, right = torch.from_numpy(grams), torch.from_numpy(shared)[..., None]
     penalty = PENALTY * torch.eye(grams.shape[1], dtype=matrices.dtype)
-    _, failed = torch.linalg.cholesky_ex(matrices + penalty / 2)
+    _, failed = torch.linalg.cholesky_ex(matrices + penalty / _TIMES)
     weights = torch.cholesky_solve(right, torch.linalg.cholesky_ex(matrices + penalty).L)
     if len(places := failed.nonzero()[:, 0]):
-        values, vectors = torch.linalg.eigh(matrices[places])
-        along = vectors.mT @ right[places] / (values.clamp(min=0) + PENALTY)[..., None]
+        values, vectors = torch.linalg.eigh(matrices[places])  # the lowest value stands first
+        raised = (-_TIMES * values[:, :1]).clamp(min=PENALTY)
+        along = vectors.mT @ right[places] / (values.clamp(min=0) + raised)[..., None]
         weights[places] = vectors @ along
     return weights[..., 0].clamp(max=1).numpy()
