@@ -28,21 +28,21 @@ def seed_folders(model: str | Path) -> dict[int, Path]:
     directory = Path(model)
     if not directory.is_dir() or (directory / "config.json").is_file():
         return {}
-    found = {int(match[1]): path for path in directory.iterdir() if (match := re.fullmatch(r"seed-(\d+)", path.name))}
-    unfinished = [path.name for _, path in sorted(found.items()) if not is_finished(path)]
-    if unfinished:
+    named = {int(match[1]): path for path in directory.iterdir() if (match := re.fullmatch(r"seed-(\d+)", path.name))}
+    folders = dict(sorted(named.items()))
+    if unfinished := [path.name for path in folders.values() if not is_finished(path)]:
         raise ValueError(
             f"{directory}: expected finished trainings, but {', '.join(unfinished)} is not. Run `macrec train` again "
             "with the same --seeds and --resume, or remove the folder."
         )
-    folders = [path for _, path in sorted(found.items())]
-    for folder in folders[1:]:
-        if told := differences(folders[0], folder):
+    first, *others = folders.values() or [directory]
+    for folder in others:
+        if told := differences(first, folder):
             logger.warning(
-                f"{folders[0].name} and {folder.name} in {directory} were trained otherwise ({told}): means and "
+                f"{first.name} and {folder.name} in {directory} were trained otherwise ({told}): means and "
                 "deviations are of both. Remove what an earlier training left there."
             )
-    return dict(sorted(found.items()))
+    return folders
 
 
 def mean_report(reports: Mapping[int, Mapping]) -> dict:

@@ -201,6 +201,11 @@ def json_kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
+def json_id(value: Any) -> str | None:
+    """An id in JSON as a text, a whole number written out; None where it is neither."""
+    return None if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
+
+
 def shortened(value: Any, length: int = 60) -> str:
     """A value as it is shown in a message: its `repr`, cut where it is long."""
     if isinstance(value, (str, bytes)):

@@ -11,7 +11,7 @@ from ..data.splits import SplitUsers
 from ..data.time_split import FutureUsers
 from ..model.blend import Blend, BlendInputs, Candidates, find_candidates
 from ..model.limits import Limits
-from ..model.model_files import tell_of_lost_days, tell_of_lost_regression
+from ..model.model_files import tell_of_lost_terms
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.served_catalogue import codes_of, content_of
@@ -44,9 +44,8 @@ def blend_inputs(recommender: MacRecRecommender, users: Known, window: int, room
 
 def inputs_of_weights(recommender: MacRecRecommender, users: Known, blend: Blend) -> BlendInputs:
     """[`blend_inputs`] for weights that were fitted, with notices where these go by more than can be told."""
-    inputs = blend_inputs(recommender, users, blend.about["window"])
-    tell_of_lost_regression(blend, inputs.counts.regression is not None)
-    tell_of_lost_days(blend, inputs.counts.sale_days is not None, any(not len(known) for known in users.histories))
+    inputs, newcomers = blend_inputs(recommender, users, blend.about["window"]), not all(map(len, users.histories))
+    tell_of_lost_terms(blend, inputs.counts.regression is not None, inputs.counts.sale_days is not None, newcomers)
     return inputs
 
 

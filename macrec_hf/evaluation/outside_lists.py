@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..data.text_files import parse_json, shortened, text_lines
+from ..data.text_files import json_id, parse_json, shortened, text_lines
 from ..model.files import replacing
 from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
@@ -106,25 +107,24 @@ def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, str | None]]:
         ) from error
 
 
-def _read_line(line: str | None, where: str) -> tuple[str, list[str]]:
+def _read_line(line: str | None, where: str) -> tuple[str, list[Any]]:
     """Of one line; None for one without end."""
     try:
         content = parse_json(line or "")
-        user, items = content["user_id"], content["items"]
+        user, items = json_id(content["user_id"]), content["items"]
     except (ValueError, KeyError, TypeError) as error:
         got = "a line that does not end" if line is None else shortened(line.strip())
         raise ValueError(
             f'{where}: expected {{"user_id": …, "items": [item id, …]}}, best first, got {got}.'
         ) from error
-    if not isinstance(items, list) or isinstance(user, bool) or not isinstance(user, (str, int)):
-        raise ValueError(f"{where}: expected a user id and a list of item ids, got {user!r} and {items!r:.60}.")
-    # A whole number in JSON is its text, as in the other files.
-    return str(user), [str(item) if type(item) is int else item for item in items]
+    if user is None or not isinstance(items, list):
+        got = f"{content['user_id']!r:.60} and {items!r:.60}"
+        raise ValueError(f"{where}: expected a user id and a list of item ids, got {got}.")
+    return user, [json_id(item) or item for item in items]
 
 
-def _rows(items: list[str], row_of: Mapping[str, int], where: str) -> np.ndarray:
-    unknown = [item for item in items if not isinstance(item, str) or item not in row_of]
-    if unknown:
+def _rows(items: list[Any], row_of: Mapping[str, int], where: str) -> np.ndarray:
+    if unknown := [item for item in items if not isinstance(item, str) or item not in row_of]:
         raise ValueError(
             f"{where}: unknown item {unknown[0]!r}: it is not among the {len(row_of):,} items of the model's table. "
             "Ids are strings, leading zeros count."

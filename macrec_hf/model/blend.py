@@ -238,6 +238,7 @@ FAMILY_WINDOWS = {"all": None} | {f"{days}_days": days for days in WINDOWS}
 BY_MODALITY = (  # each with the name of a modality
     "model_", "missed_", "alike_", *(f"family{length}_{window}_" for length in (1, 2) for window in FAMILY_WINDOWS),
 )  # fmt: skip
+OF_DAYS = ("days_since_sale", *POPULARITY[1:], *(name for name in BY_MODALITY if "_days_" in name))  # names begin so
 _ANEW = "`macrec blend` writes it anew."
 
 

@@ -17,7 +17,6 @@ it is run by this package: the code is for processes that lack it. Files are wri
 complete.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from .blend import BLEND_NAME, MODEL, Blend
+from .blend import BLEND_NAME, MODEL, OF_DAYS, Blend
 from .checksums import check_files, renew_checksums
 from .configuration_macrec import MacRecConfig
 from .files import follow_umask, hub_folder, read_json, reading
@@ -296,46 +295,39 @@ def check_item_counts(item_counts: "torch.Tensor | np.ndarray | None", table: Se
 def check_purchase_counts(
     counts: PurchaseCounts, table: SemanticIdTable, blend: Blend | None = None
 ) -> PurchaseCounts:
-    """The counts; ValueError unless they are of the table's items. With a blend, see [`tell_of_lost_regression`]."""
+    """The counts; ValueError unless they are of the table's items. With a blend, see [`tell_of_lost_terms`]."""
     if counts.num_items != table.num_items:
         raise ValueError(
             f"purchase_counts: expected those of the table's {table.num_items} items, got those of "
             f"{counts.num_items}. `macrec refresh` counts anew."
         )
     if blend is not None:
-        tell_of_lost_regression(blend, counts.regression is not None)
+        tell_of_lost_terms(blend, counts.regression is not None, counts.sale_days is not None)
     return counts
 
 
-_OF_DAYS = re.compile(r"days_since_sale$|sold_in_\d+_days$|family\d_\d+_days_")  # terms, see `model.blend`
-
-
-def _weights_by_which_lists_are_made(blend: Blend) -> list[str]:
-    return [] if blend.serves == MODEL else [name for name, weight in blend.serving_weights.items() if weight]
-
-
-def tell_of_lost_days(blend: Blend, known: bool, newcomers: bool = True) -> None:
-    """A notice where lists are weighed by what sold lately, and no day of the counted purchases is known.
+def tell_of_lost_terms(blend: Blend, regression: bool, days: bool, newcomers: bool = True) -> None:
+    """Notices where lists are weighed by more than the counts hold.
 
     Args:
+        regression: whether they hold an item regression.
+        days: whether they know the days of the purchases.
         newcomers: whether lists are made for some who have no history, for whom a blend has a term of its own.
     """
-    names = {*_weights_by_which_lists_are_made(blend), str(newcomers and blend.about.get("without_history"))}
-    names = {name for name in names if _OF_DAYS.match(name)}
-    if names and not known and blend.serves != MODEL:
-        logger.warning(
-            f"No day of the purchases is known: their times are none, or numbers that are no dates. The blend goes by "
-            f"{', '.join(sorted(names))}, all of them unknown now: its lists are worse so. Write times as 2024-03-01 "
-            "or 2024-03-01T15:22, or let `macrec blend` fit it anew without days."
-        )
-
-
-def tell_of_lost_regression(blend: Blend, made: bool) -> None:
-    """A notice where lists are weighed by an item regression, and none was made of the counts that are at hand."""
-    if not made and any(name.startswith("regression_") for name in _weights_by_which_lists_are_made(blend)):
+    if blend.serves == MODEL:
+        return
+    names = {name for name, weight in blend.serving_weights.items() if weight}
+    if not regression and any(name.startswith("regression_") for name in names):
         logger.warning(
             "No item regression was made of the counts, which are of too many purchases for it, or of an earlier "
             "release. The blend goes by one: without it its lists are worse. `macrec blend` fits it anew."
+        )
+    names |= {str(newcomers and blend.about.get("without_history"))}
+    if not days and (of_days := sorted(name for name in names if name.startswith(OF_DAYS))):
+        logger.warning(
+            f"No day of the purchases is known: their times are none, or numbers that are no dates. The blend goes by "
+            f"{', '.join(of_days)}, all of them unknown now: its lists are worse so. Write times as 2024-03-01 "
+            "or 2024-03-01T15:22, or let `macrec blend` fit it anew without days."
         )
 
 

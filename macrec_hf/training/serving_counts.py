@@ -18,7 +18,7 @@ from ..data.readers import read_interactions
 from ..hub.model_card import tell_of_counts
 from ..model.blend import Blend
 from ..model.checksums import check_files
-from ..model.model_files import load_catalogue, tell_of_lost_days, tell_of_lost_regression
+from ..model.model_files import load_catalogue, tell_of_lost_terms
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
 from ..model.semantic_ids import SemanticIdTable
 
@@ -32,9 +32,7 @@ def serving_counts(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     purchases = purchases_by_user(interactions, table.row_of)
-    counts = with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
-    tell_of_lost_days(blend, counts.sale_days is not None)
-    return counts
+    return with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
 
 
 def save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:
@@ -104,8 +102,7 @@ def _tell_of_lost_terms(blend: Blend, directory: Path) -> None:
     """Notices where the blend goes by what the counts in a directory do not hold."""
     with safe_open(directory / COUNTS_NAME, "np") as file:
         held = set(file.keys())
-    tell_of_lost_regression(blend, "regression" in held)
-    tell_of_lost_days(blend, "sale_days" in held)
+    tell_of_lost_terms(blend, "regression" in held, "sale_days" in held)
 
 
 def _warn_of_few(purchases: Purchases, blend: Blend, interactions: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ from macrec_hf.data.histories import user_histories
 from macrec_hf.data.item_regression import with_item_regression
 from macrec_hf.data.splits import before_test
 from macrec_hf.model.blend import Blend, Candidates
-from macrec_hf.model.model_files import tell_of_lost_days
+from macrec_hf.model.model_files import tell_of_lost_terms
 from macrec_hf.model.purchase_counts import PurchaseCounts
 from macrec_hf.training.blend_fitting import (
     Choices,
@@ -236,6 +236,9 @@ def test_a_refresh_and_an_evaluation_say_that_weights_of_recent_sales_find_no_da
     MacRecRecommender.from_pretrained(folder).refresh(of_excel)
     assert told in caplog.text
     caplog.clear()
+    MacRecRecommender.from_pretrained(folder)  # whose counts have no days any more
+    assert told in caplog.text
+    caplog.clear()
     evaluate(recommender, of_excel)
     assert told in caplog.text
     caplog.clear()
@@ -244,15 +247,17 @@ def test_a_refresh_and_an_evaluation_say_that_weights_of_recent_sales_find_no_da
     assert told not in caplog.text
     about = recommender.blend.about | {"without_history": "sold_in_30_days"}
     counting = replace(recommender.blend, serves="co_occurrence", about=about)
-    tell_of_lost_days(counting, known=False)
+    tell_of_lost_terms(counting, regression=True, days=False)
     assert "The blend goes by sold_in_30_days," in caplog.text
     caplog.clear()
-    tell_of_lost_days(counting, known=False, newcomers=False)
+    tell_of_lost_terms(counting, regression=True, days=False, newcomers=False)
     assert not caplog.text
     caplog.clear()
-    tell_of_lost_days(Blend({"model_holidays": 1.0, "alike_days": 1.0}, "blend", {"window": 10}), known=False)
+    holidays = Blend({"model_holidays": 1.0, "alike_days": 1.0}, "blend", {"window": 10})
+    tell_of_lost_terms(holidays, regression=True, days=False)
     assert not caplog.text
-    tell_of_lost_days(Blend({"family1_30_days_text": 1.0, "near_log": 1.0}, "blend", {"window": 10}), known=False)
+    family = Blend({"family1_30_days_text": 1.0, "near_log": 1.0}, "blend", {"window": 10})
+    tell_of_lost_terms(family, regression=True, days=False)
     assert "The blend goes by family1_30_days_text," in caplog.text
     recommender.blend.save(folder)
     refresh_directory(folder, purchases)
