@@ -140,17 +140,15 @@ def read_histories(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def _user(line: str) -> tuple[str, list[str]]:
-    from ..data.text_files import json_id, json_object, shortened
+    from ..data.text_files import json_id, json_object
 
     row = json_object(line)
-    user, history = json_id(row.get("user_id")), row.get("history")
-    if not user:
+    user, history = row.get("user_id"), row.get("history")
+    if user is None or user == "":
         raise ValueError("no user_id")
     if not isinstance(history, list):
         raise ValueError("no list of items as history")
-    if wrong := [item for item in history if json_id(item) is None]:
-        raise ValueError(f"got the item {shortened(wrong[0])}: item ids are strings or whole numbers")
-    return user, [str(item) for item in history]
+    return json_id("user_id", user), [json_id("item", item) for item in history]
 
 
 def _answer(user: str | None, ranked: "list[Recommendation]", titles: dict[str, str]) -> dict:

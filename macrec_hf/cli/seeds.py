@@ -28,12 +28,12 @@ def seed_folders(model: str | Path) -> dict[int, Path]:
     directory = Path(model)
     if not directory.is_dir() or (directory / "config.json").is_file():
         return {}
-    named = {int(match[1]): path for path in directory.iterdir() if (match := re.fullmatch(r"seed-(\d+)", path.name))}
-    folders = dict(sorted(named.items()))
+    written = {path: re.fullmatch(r"seed-(0|[1-9]\d*)", path.name) for path in directory.iterdir()}
+    folders = dict(sorted((int(match[1]), path) for path, match in written.items() if match))
     if unfinished := [path.name for path in folders.values() if not is_finished(path)]:
         raise ValueError(
-            f"{directory}: expected finished trainings, but {', '.join(unfinished)} is not. Run `macrec train` again "
-            "with the same --seeds and --resume, or remove the folder."
+            f"{directory}: expected finished trainings, found unfinished ones: {', '.join(unfinished)}. Run "
+            "`macrec train` again with the same --seeds and --resume, or remove the folder."
         )
     first, *others = folders.values() or [directory]
     for folder in others:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .delimited_files import delimited_columns, read_delimited
 from .parquet_files import parquet_columns, read_parquet
-from .text_files import json_id, json_kind, json_lines, read_json, shortened
+from .text_files import json_kind, json_lines, read_json, shortened
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 _FIRST_ROWS = 1000  # of a .jsonl file that may name its columns; ours
@@ -105,7 +105,7 @@ def read_inter_json(path: Path) -> pd.DataFrame:
             "A file with one JSON object a line must be called .jsonl."
         )
     for user, items in users.items():
-        if wrong := [item for item in items if json_id(item) is None]:
+        if wrong := [item for item in items if isinstance(item, bool) or not isinstance(item, (str, int))]:
             raise ValueError(
                 f"{path}: expected strings or whole numbers in the list of user {shortened(user)}, got "
                 f"{shortened(wrong[0])}."

@@ -201,9 +201,11 @@ def json_kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def json_id(value: Any) -> str | None:
-    """An id in JSON as a text, a whole number written out; None where it is neither."""
-    return None if isinstance(value, bool) or not isinstance(value, str | int) else str(value)
+def json_id(what: str, value: Any) -> str:
+    """An id in JSON as a text, a whole number written out; ValueError where it is neither."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{what} {shortened(value)} is neither a text nor a whole number")
+    return str(value)
 
 
 def shortened(value: Any, length: int = 60) -> str:

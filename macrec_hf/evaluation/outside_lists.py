@@ -4,11 +4,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..data.text_files import json_id, parse_json, shortened, text_lines
+from ..data.text_files import json_id, json_object, shortened, text_lines
 from ..model.files import replacing
 from ..model.inference import pad_rows
 from ..model.ranked_lists import RankedLists
@@ -107,27 +106,27 @@ def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, str | None]]:
         ) from error
 
 
-def _read_line(line: str | None, where: str) -> tuple[str, list[Any]]:
+def _read_line(line: str | None, where: str) -> tuple[str, list[str]]:
     """Of one line; None for one without end."""
     try:
-        content = parse_json(line or "")
-        user, items = json_id(content["user_id"]), content["items"]
-    except (ValueError, KeyError, TypeError) as error:
-        got = "a line that does not end" if line is None else shortened(line.strip())
+        row = json_object(line or "")
+        if missing := [name for name in ("user_id", "items") if row.get(name) is None]:
+            raise ValueError(f"no {missing[0]}")
+        if not isinstance(row["items"], list):
+            raise ValueError("no list of items")
+        return json_id("user_id", row["user_id"]), [json_id("item", item) for item in row["items"]]
+    except ValueError as error:
+        got = "a line that does not end" if line is None else f"{shortened(line.strip())}: {error}"
         raise ValueError(
             f'{where}: expected {{"user_id": …, "items": [item id, …]}}, best first, got {got}.'
         ) from error
-    if user is None or not isinstance(items, list):
-        got = f"{content['user_id']!r:.60} and {items!r:.60}"
-        raise ValueError(f"{where}: expected a user id and a list of item ids, got {got}.")
-    return user, [json_id(item) or item for item in items]
 
 
-def _rows(items: list[Any], row_of: Mapping[str, int], where: str) -> np.ndarray:
-    if unknown := [item for item in items if not isinstance(item, str) or item not in row_of]:
+def _rows(items: list[str], row_of: Mapping[str, int], where: str) -> np.ndarray:
+    if unknown := [item for item in items if item not in row_of]:
         raise ValueError(
-            f"{where}: unknown item {unknown[0]!r}: it is not among the {len(row_of):,} items of the model's table. "
-            "Ids are strings, leading zeros count."
+            f"{where}: unknown item {shortened(unknown[0])}: it is not among the {len(row_of):,} items of the model's "
+            "table. Ids are texts, leading zeros count."
         )
     if len(set(items)) < len(items):
         twice = next(item for place, item in enumerate(items) if item in items[:place])

@@ -295,18 +295,21 @@ def check_item_counts(item_counts: "torch.Tensor | np.ndarray | None", table: Se
 def check_purchase_counts(
     counts: PurchaseCounts, table: SemanticIdTable, blend: Blend | None = None
 ) -> PurchaseCounts:
-    """The counts; ValueError unless they are of the table's items. With a blend, see [`tell_of_lost_terms`]."""
+    """The counts; ValueError unless they are of the table's items.
+
+    With a blend, a notice where it goes by an item regression that they lack. Days may have been left out on purpose.
+    """
     if counts.num_items != table.num_items:
         raise ValueError(
             f"purchase_counts: expected those of the table's {table.num_items} items, got those of "
             f"{counts.num_items}. `macrec refresh` counts anew."
         )
     if blend is not None:
-        tell_of_lost_terms(blend, counts.regression is not None, counts.sale_days is not None)
+        tell_of_lost_terms(blend, counts.regression is not None)
     return counts
 
 
-def tell_of_lost_terms(blend: Blend, regression: bool, days: bool, newcomers: bool = True) -> None:
+def tell_of_lost_terms(blend: Blend, regression: bool, days: bool = True, newcomers: bool = True) -> None:
     """Notices where lists are weighed by more than the counts hold.
 
     Args:

@@ -32,7 +32,9 @@ def serving_counts(
     if not isinstance(interactions, pd.DataFrame):
         interactions = read_interactions(interactions)
     purchases = purchases_by_user(interactions, table.row_of)
-    return with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
+    counts = with_item_regression(counts_of(purchases, table.num_items, window=blend.about["window"]))
+    tell_of_lost_terms(blend, regression=True, days=counts.sale_days is not None)  # who takes them tells of it
+    return counts
 
 
 def save_serving_counts(directory: Path, interactions: pd.DataFrame, table: SemanticIdTable, blend: Blend) -> int:

@@ -232,8 +232,8 @@ def test_whole_numbers_in_a_file_of_users_are_their_texts(shop, capsys, tmp_path
     [
         ("not json", "line 2: expected .* got 'not json'"),
         ('{"user_id": "u"}', "line 2: expected"),
-        ('{"user_id": "u", "history": [3.0]}', "got the item 3.0: item ids are strings or whole numbers"),
-        ('{"user_id": "u", "history": [true]}', "got the item True: item ids are strings or whole numbers"),
+        ('{"user_id": "u", "history": [3.0]}', "item 3.0 is neither a text nor a whole number, got"),
+        ('{"user_id": "u", "history": [true]}', "item True is neither a text nor a whole number, got"),
     ],
 )
 def test_broken_files_of_users(shop, capsys, tmp_path, line, message):
