@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,16 @@ from macrec_hf import Decoding, MacRecRecommender, history_sources, rank_catalog
 from macrec_hf.data.splits import split_users  # noqa: E402
 from macrec_hf.evaluation.blend_lists import blend_inputs, candidates_of  # noqa: E402
 from macrec_hf.evaluation.ranking_metrics import paired_bootstrap  # noqa: E402
-from macrec_hf.model.blend import SOURCES, Candidates, log_softmax  # noqa: E402
+from macrec_hf.model.blend import SOURCES  # noqa: E402
 from macrec_hf.model.ensemble import ENSEMBLE  # noqa: E402
 from macrec_hf.model.limits import Limits  # noqa: E402
+from macrec_hf.model.model_decoding import score_items  # noqa: E402
+from macrec_hf.model.ranked_lists import log_softmax  # noqa: E402
 from macrec_hf.training.blend_fitting import fit_and_guard  # noqa: E402
 from macrec_hf.training.blend_purchases import candidates_to_weigh, purchases_to_explain  # noqa: E402
 
 GROUPS = {  # what a row goes without: the beginnings of its terms
-    "the model": ("model_", "missed_"),
+    "the model": ("scored_",),
     "pairs of purchases": ("before_", "after_", "near_", "next_", "last_next_", "together_", "cosine_", "regression_"),
     "sales and their time": ("sold", "days_since_sale", "is_new"),
     "own items": ("own",),
@@ -57,7 +60,7 @@ def main():
     found = {"blend": row(blend.about["ndcg@10"]["blend"], test.gains(blend.weights), None)}
     for name, starts in GROUPS.items():
         fewer = fit_and_guard(
-            [replace(block, candidates=without(block.candidates, starts)) for block in blocks], ranked
+            [replace(block, candidates=block.candidates.without(*starts)) for block in blocks], ranked
         )
         figures = test.gains(fewer.weights)
         found[f"without {name}"] = row(fewer.about["ndcg@10"]["blend"], figures, test.gains(blend.weights))
@@ -99,7 +102,9 @@ class Test:
         self.limits = hides
         modalities = recommender.table.modalities
         sources = history_sources(recommender.task_encoder, users.histories, modalities)
-        lists = rank_catalogue(recommender.model, recommender.tries, sources, Decoding(), limits=hides, progress=True)
+        read = recommender.model, recommender.tries, sources
+        self.score = partial(score_items, *read)
+        lists = rank_catalogue(*read, Decoding(), limits=hides, progress=True)
         self.of_model = gains_of(lists[ENSEMBLE].items, users.targets)
         self.lists = {name: lists[name] for name in modalities}
         self.blocks = [self.candidates(block, self.limits) for block in self.parts()]
@@ -111,7 +116,8 @@ class Test:
         return np.array_split(np.arange(self.num_users), max(1, self.num_users // USERS_AT_A_TIME))
 
     def candidates(self, block, limits, wanted=10):
-        return candidates_of(self.inputs, self.users, block, self.lists, limits, wanted)
+        candidates = candidates_of(self.inputs, self.users, block, self.lists, limits, wanted)
+        return candidates.with_scores(self.score(candidates.items, block))
 
     def gains(self, weights):
         """HR@10 and NDCG@10 of each user, `(2, num_users)`."""
@@ -135,10 +141,6 @@ class Test:
             items = self.candidates(block, limits, wanted=self.num_items + 1).ranked(weights, 10).items
             hits.append((items == self.users.targets[block][:, None]).any(axis=1))
         return np.concatenate(hits)
-
-
-def without(candidates, starts):
-    return Candidates(candidates.items, {n: v for n, v in candidates.terms.items() if not n.startswith(starts)})
 
 
 def gains_of(items, targets):

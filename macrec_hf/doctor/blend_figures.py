@@ -3,10 +3,11 @@
 from typing import Any
 
 from ..model.blend import BLEND, MODEL, OFFSETS, SOURCES, Blend
+from ..model.ranked_lists import SCORED
 
 # A kind of terms and how their names begin; a name belongs to the first kind that fits.
 KINDS = {
-    "what the model says": ("model_", "missed_"),
+    "what the model says": (SCORED, "model_", "missed_"),
     "bought near what the customer has": tuple(f"{name}_" for name in OFFSETS),
     "sells well": ("sold", "days_since_sale"),
     "the customer has it already": ("own",),

@@ -1,18 +1,19 @@
 """The blend's lists in an evaluation: its weights as they were saved, its counts made anew."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
+from transformers.utils import logging
 
 from ..data.item_regression import with_item_regression
 from ..data.purchase_counting import count_purchases
 from ..data.splits import SplitUsers
 from ..data.time_split import FutureUsers
-from ..model.blend import Blend, BlendInputs, Candidates, find_candidates
+from ..model.blend import Blend, BlendInputs, find_candidates
 from ..model.limits import Limits
 from ..model.model_files import tell_of_lost_terms
-from ..model.ranked_lists import RankedLists
+from ..model.ranked_lists import Candidates, RankedLists
 from ..model.recommender import MacRecRecommender
 from ..model.served_catalogue import codes_of, content_of
 from .ranking_metrics import KS
@@ -82,17 +83,24 @@ def blend_lists(
     users: SplitUsers | FutureUsers,
     lists: Mapping[str, RankedLists],
     limits: Limits | None,
+    score: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    progress: bool = False,
 ) -> RankedLists:
     """The ten best of each user, judged as they are shown: counts are often equal, and baselines are judged so too.
 
     Args:
+        score: of some users' items, `model.model_decoding.score_items` of the model that made the lists.
+        progress: whether to show a progress bar.
         lists: the model's, of the same users and limits, by modality.
         limits: of the users; None: own items may appear.
     """
     parts = []
-    for start in range(0, len(users), USERS_AT_A_TIME):
+    starts = range(0, len(users), USERS_AT_A_TIME)
+    for start in logging.tqdm(starts, desc="blending", unit=f"{USERS_AT_A_TIME} users", disable=not progress):
         block = np.arange(start, min(start + USERS_AT_A_TIME, len(users)))
         candidates = candidates_of(inputs, users, block, lists, limits)
+        if blend.scores_items:
+            candidates = candidates.with_scores(score(candidates.items, block))
         parts.append(blend.ranked(candidates, [users.histories[user] for user in block], max(KS)))
     width = max((part.items.shape[1] for part in parts), default=0)
     pad = [((0, 0), (0, width - part.items.shape[1])) for part in parts]

@@ -1,8 +1,8 @@
 """A recommender and purchases in, figures out: the model's lists of a split's users beside those of the baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any
 
@@ -17,12 +17,12 @@ from ..data.learned_purchases import check_unseen
 from ..data.readers import read_interactions
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
-from ..model.blend import BLEND, MODEL
+from ..model.blend import BLEND, MODEL, hides_history
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
+from ..model.model_decoding import score_items
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
-from ..model.served_catalogue import hides_history
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_lists, inputs_of_weights
 from .by_time import PARTS, answered, check_cut, column_by_time, said_of_ids
@@ -262,20 +262,14 @@ def rank_split(
     outside = _outside(lists or {}, users, [*everyone.user_ids, *everyone.other_ids], recommender)
     sources = history_sources(encoder, users.histories, table.modalities)
     left_out = {"shown": None, "hidden": Limits(len(users), table.num_items, histories=users.histories)}
+    read = (recommender.model, recommender.tries, sources)
+    shared = {} if accelerator is None else shared_by(accelerator)
     model = {
-        column: rank_catalogue(
-            recommender.model,
-            recommender.tries,
-            sources,
-            decoding,
-            limits=limits,
-            progress=progress,
-            **({} if accelerator is None else shared_by(accelerator)),
-        )
+        column: rank_catalogue(*read, decoding, limits=limits, progress=progress, **shared)
         for column, limits in left_out.items()
     }
-    if accelerator is None or accelerator.is_main_process:
-        _add_blend(recommender, users, model, left_out)
+    score, shows = partial(score_items, *read, **shared), progress and not shared.get("rank")
+    _add_blend(recommender, users, model, left_out, score, shows)
     fusion = {ENSEMBLE: decoding.fusion}
     if recommender.blend is not None:
         fusion[BLEND] = recommender.blend.serves
@@ -296,15 +290,19 @@ def _add_blend(
     users: SplitUsers | FutureUsers,
     model: Mapping[str, Lists],
     limits: Mapping[str, Limits | None],
+    score: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    progress: bool,
 ) -> None:
-    """Adds the row of the blend, where the recommender has one, to the lists of each column."""
+    """Adds the row of the blend, where the recommender has one, to the lists of each column, in every process."""
     if (blend := recommender.blend) is None:
         return
     weighs = blend.serves != MODEL  # else the guard found nothing better
     inputs = inputs_of_weights(recommender, users, blend) if weighs else None
     for column, lists in model.items():
         own = {name: lists[name] for name in recommender.table.modalities}
-        lists[BLEND] = lists[ENSEMBLE] if inputs is None else blend_lists(blend, inputs, users, own, limits[column])
+        lists[BLEND] = lists[ENSEMBLE]
+        if inputs is not None:
+            lists[BLEND] = blend_lists(blend, inputs, users, own, limits[column], score, progress)
 
 
 def _users(

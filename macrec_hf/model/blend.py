@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from .checksums import renew_checksums
+from .configuration_macrec import MacRecConfig
 from .files import read_json, replacing
 from .inference import pad_rows, values_at
 from .limits import Limits
 from .purchase_counts import HISTORY, MAX_WINDOW, NeighbourScores, PurchaseCounts
-from .ranked_lists import RankedLists, best_columns, log_softmax, sort_lists, unique_rows
+from .ranked_lists import SCORED, Candidates, RankedLists, best_columns, log_softmax, sort_lists, unique_rows
 
 BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensemble as a source
 BLEND_NAME = "blend.json"
@@ -110,31 +111,6 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The items of each user that are scored.
-
-    Attributes:
-        items: int64, `(num_users, num_candidates)`, ascending, then -1.
-        terms: float64, `{name: (num_users, num_candidates)}`.
-    """
-
-    items: np.ndarray
-    terms: dict[str, np.ndarray]
-
-    def scores(self, weights: Mapping[str, float]) -> np.ndarray:
-        """`Σ weights[k] · terms[k]`, `(num_users, num_candidates)`, -inf in empty places; other terms count 0."""
-        total = np.zeros(self.items.shape)
-        for name, weight in weights.items():
-            if name in self.terms:
-                total += weight * self.terms[name]
-        return np.where(self.items >= 0, total, -np.inf)
-
-    def ranked(self, weights: Mapping[str, float], width: int | None = None) -> RankedLists:
-        """The best `width` candidates with the logarithm of the softmax over all of them, all where that is None."""
-        return RankedLists(*sort_lists(self.items, log_softmax(self.scores(weights)), width=width))
-
-
-@dataclass(frozen=True)
 class Blend:
     """Weights of the terms, and how they were found.
 
@@ -152,6 +128,11 @@ class Blend:
     def serving_weights(self) -> dict[str, float]:
         """The weights by which lists are made."""
         return self.weights if self.serves == "blend" else SOURCES[self.serves]
+
+    @property
+    def scores_items(self) -> bool:
+        """Whether lists go by what the model says of each candidate, see [`~model.ranked_lists.Candidates`]."""
+        return any(weight and name.startswith(SCORED) for name, weight in self.serving_weights.items())
 
     def ranked(self, candidates: Candidates, histories: Sequence[np.ndarray], width: int | None = None) -> RankedLists:
         """The lists that are served: who has no history gets what is popular, as `about["without_history"]` says.
@@ -218,6 +199,12 @@ def _check_about(about: Any, path: Path) -> None:
         )
 
 
+def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
+    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found, else no."""
+    of_blend = None if blend is None else blend.about.get("hides_history")
+    return bool(config.hides_history if of_blend is None else of_blend)
+
+
 def by_popularity(term: str) -> dict[str, float]:
     """Weights that rank by one of [`POPULARITY`], equal ones by all sales: the softmax gives shares of the sales."""
     return {term: 1.0, "sold": 1e-12}
@@ -236,7 +223,8 @@ TERMS = {
 }  # fmt: skip
 FAMILY_WINDOWS = {"all": None} | {f"{days}_days": days for days in WINDOWS}
 BY_MODALITY = (  # each with the name of a modality
-    "model_", "missed_", "alike_", *(f"family{length}_{window}_" for length in (1, 2) for window in FAMILY_WINDOWS),
+    SCORED, "model_", "missed_", "alike_",
+    *(f"family{length}_{window}_" for length in (1, 2) for window in FAMILY_WINDOWS),
 )  # fmt: skip
 OF_DAYS = ("days_since_sale", *POPULARITY[1:], *(name for name in BY_MODALITY if "_days_" in name))  # names begin so
 _ANEW = "`macrec blend` writes it anew."

@@ -6,20 +6,21 @@ reads each row's prefix anew at every step and is many times slower.
 Also exact log-probabilities: of the whole catalogue by one walk of the trie, or of given items by teacher forcing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from .inference import in_eval_mode
-from .search_kernels import RunBatch, RunParts, all_at_once, by_itself, departure, search_kernels, take_rows
+from .inference import in_eval_mode, pad_rows
+from .search_kernels import Part, RunBatch, RunParts, all_at_once, by_itself, departure, search_kernels, take_rows
 from .t5_decoding import DecoderSteps, DecoderWeights, EncoderPass, score_dtype, start_token
 from .trie import SemanticIdTrie
 
@@ -27,6 +28,8 @@ logger = logging.get_logger(__name__)
 
 _ROWS = 1024  # prefixes that are read at a time; each carries its user's encoder states
 _TRIE_ROWS = 4096  # decoder rows (users x nodes) that one step of `exact_scores` holds; bounds memory
+_SCORED_ROWS = {"cpu": 4096}  # decoder rows (users x items) that one step of `score_items` holds
+_MOST_SCORED_ROWS = 32_768  # on a GPU
 _NOTICED: "WeakSet[nn.Module]" = WeakSet()
 
 
@@ -270,15 +273,93 @@ def candidate_scores(
             f"leaves: expected shape ({len(encoder_hidden_states)}, num_candidates), one row for each user, got "
             f"{tuple(leaves.shape)}."
         )
-    steps = SearchPasses(model).decoder(encoder_hidden_states, attention_mask)
+    return _teacher_forced(SearchPasses(model).decoder(encoder_hidden_states, attention_mask), trie, leaves)
+
+
+def _teacher_forced(steps: Steps, trie: SemanticIdTrie, leaves: torch.Tensor) -> torch.Tensor:
+    """[`candidate_scores`] by a decoder that stands at the start."""
     inputs, past = steps.start()
-    scores = torch.zeros(leaves.shape, dtype=score_dtype(encoder_hidden_states.dtype), device=leaves.device)
+    scores = torch.zeros(leaves.shape, dtype=steps.score_dtype, device=leaves.device)
     for targets in trie.leaf_tokens(leaves.clamp(min=0)).unbind(-1):
         hidden, past = steps.step(inputs, past)
         wanted = targets.unsqueeze(1 if hidden.shape[1] < leaves.shape[1] else 2)  # the first step has one row for all
         scores = scores + steps.token_log_probs(hidden, wanted).view(leaves.shape)
         inputs = targets
     return scores.masked_fill(leaves < 0, -torch.inf)
+
+
+@in_eval_mode
+def score_items(
+    model: T5ForConditionalGeneration,
+    tries: Mapping[str, SemanticIdTrie],
+    sources: Mapping[str, Sequence[Sequence[int] | None]],
+    items: np.ndarray,
+    users: np.ndarray | None = None,
+    *,
+    rank: int = 0,
+    num_processes: int = 1,
+    gather: Callable[[list], list] = list,
+) -> dict[str, np.ndarray]:
+    """The log-probability of given items of each user in each modality, whether or not a beam has found them.
+
+    Args:
+        tries, sources: as for [`~model.ensemble.rank_catalogue`].
+        items: int64, `(num_users, num_candidates)`, table rows, -1 in empty places at the end.
+        users: int64, `(num_users,)`, places in the sources of those whose items these are; None: all, in order.
+        rank, num_processes, gather: as for [`~model.ensemble.rank_catalogue`].
+
+    Returns:
+        `{modality: (num_users, num_candidates)}`, float64; -inf in empty places, for items without an ID there, and
+        for users who have no source there.
+    """
+    everyone = range(len(items)) if users is None else users.tolist()
+    read = {name: [sources[name][user] for user in everyone] for name in tries}
+    lengths = np.array([[len(source or ()) for source in read[name]] for name in tries]).max(axis=0, initial=0)
+    order = np.argsort(-lengths, kind="stable")[rank::num_processes]
+    rows = _SCORED_ROWS.get(model.device.type, _MOST_SCORED_ROWS)
+    size = max(1, rows // max(1, items.shape[1]))
+    parts = [
+        (name, batch, _scored(model, trie.to(model.device), [read[name][user] for user in batch], items[batch]))
+        for batch in (order[start : start + size] for start in range(0, len(order), size))
+        for name, trie in tries.items()
+    ]
+    found = {name: np.full(items.shape, -np.inf) for name in tries}
+    for name, batch, scores in gather(parts):
+        found[name][batch, : scores.shape[1]] = scores
+    return found
+
+
+def _scored(
+    model: T5ForConditionalGeneration,
+    trie: SemanticIdTrie,
+    sources: Sequence[Sequence[int] | None],
+    items: np.ndarray,
+) -> np.ndarray:
+    """[`score_items`] of a batch in one modality, as wide as its longest row."""
+    items = items[:, : (items >= 0).sum(axis=1).max(initial=0)]
+    scores = np.full(items.shape, -np.inf)
+    read = [place for place, source in enumerate(sources) if source]
+    if read and items.shape[1]:
+        padded, inside = pad_rows([source for source in sources if source], cast(int, model.config.pad_token_id))
+        input_ids = torch.from_numpy(padded).to(model.device)
+        mask = None if inside.all() else torch.from_numpy(inside).to(model.device, torch.long)
+        wanted = torch.from_numpy(items[read]).to(model.device)
+        leaves = torch.where(wanted >= 0, trie.item_leaf[wanted.clamp(min=0)], -1)
+        found = torch.zeros(leaves.shape, dtype=torch.double, device=model.device)
+        passes = SearchPasses(model)
+        if passes.by_weights:
+            _ = passes.weights  # read here, before parts are scored by threads
+
+        def score(part: Part) -> None:
+            users, columns = part
+            of_part = None if mask is None else mask[users, columns]
+            states = passes.encoder()(input_ids[users, columns], of_part)
+            found[users] = _teacher_forced(passes.decoder(states, of_part), trie, leaves[users]).double()
+
+        rows = 1 + (trie.num_levels - 1) * items.shape[1]
+        passes.run_parts(score, mask, torch.arange(len(read), device=model.device), padded.shape[1], rows)
+        scores[read] = found.cpu().numpy()
+    return scores
 
 
 def _leaves_to_items(leaf_scores: torch.Tensor, trie: SemanticIdTrie) -> torch.Tensor:

@@ -4,7 +4,7 @@ What is computed here needs no model. Axes: `num_users` rows, `width` places of 
 An item is its row in the table, -1 an empty place, whose score is -inf. Exactly equal scores are ties.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from .inference import values_at
 
 FUSIONS = ("average", "authors")
+SCORED = "scored_"  # names of terms of a blend begin so: what the model says of each candidate; a modality follows
 
 
 @dataclass
@@ -53,6 +54,53 @@ class RankedLists:
         worst = np.where(served, np.where(listed, self.scores, np.inf).min(axis=1, initial=np.inf), 0.0)
         missed = ~found & served[:, None]
         return np.where(found, values, np.where(served, worst - 1, 0.0)[:, None]), missed.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The items of each user that are scored.
+
+    Attributes:
+        items: int64, `(num_users, num_candidates)`, ascending, then -1.
+        terms: float64, `{name: (num_users, num_candidates)}`.
+    """
+
+    items: np.ndarray
+    terms: dict[str, np.ndarray]
+
+    def scores(self, weights: Mapping[str, float]) -> np.ndarray:
+        """`Σ weights[k] · terms[k]`, `(num_users, num_candidates)`, -inf in empty places; other terms count 0."""
+        total = np.zeros(self.items.shape)
+        for name, weight in weights.items():
+            if name in self.terms:
+                total += weight * self.terms[name]
+        return np.where(self.items >= 0, total, -np.inf)
+
+    def ranked(self, weights: Mapping[str, float], width: int | None = None) -> RankedLists:
+        """The best `width` candidates with the logarithm of the softmax over all of them, all where that is None."""
+        return RankedLists(*sort_lists(self.items, log_softmax(self.scores(weights)), width=width))
+
+    def without(self, *beginnings: str) -> "Candidates":
+        """The same without the terms whose names begin so."""
+        return Candidates(self.items, {n: values for n, values in self.terms.items() if not n.startswith(beginnings)})
+
+    def with_scores(self, scores: Mapping[str, np.ndarray]) -> "Candidates":
+        """The same with a term `scored_…` for each modality.
+
+        Args:
+            scores: of [`~model.model_decoding.score_items`]. An item without an ID in a modality, and each one of a
+                user whom the model cannot read there, gets the mean of the other modalities, and where none scores it
+                the user's lowest score.
+        """
+        stacked = np.stack(list(scores.values()))
+        known = np.isfinite(stacked)
+        somewhere, means = known.any(axis=0), np.where(known, stacked, 0.0).sum(axis=0) / known.sum(axis=0).clip(min=1)
+        lowest = np.where(somewhere, means, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+        others = np.where(somewhere, means, np.where(np.isfinite(lowest), lowest, 0.0))
+        filled = np.where(known, stacked, others)
+        return Candidates(
+            self.items, self.terms | {f"{SCORED}{n}": one for n, one in zip(scores, filled, strict=True)}
+        )
 
 
 class Recommendation(tuple[str, float]):

@@ -10,17 +10,29 @@ import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .blend import BLEND, BY_MODALITY, MODEL, NEIGHBOUR_TERMS, WINDOWS, Blend, BlendInputs, Candidates, find_candidates
+from .blend import (
+    BLEND,
+    BY_MODALITY,
+    MODEL,
+    NEIGHBOUR_TERMS,
+    WINDOWS,
+    Blend,
+    BlendInputs,
+    find_candidates,
+    hides_history,
+)
 from .configuration_macrec import MacRecConfig
 from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from .inference import pad_rows
 from .limits import Limits
+from .model_decoding import score_items
 from .model_files import check_purchase_counts, check_quantizer
 from .purchase_counts import HISTORY, PurchaseCounts
-from .ranked_lists import RankedLists, Recommendation, sort_lists
+from .ranked_lists import SCORED, Candidates, RankedLists, Recommendation, sort_lists
 from .semantic_ids import SemanticIdTable
 from .tokenization_macrec import SemanticIdTokenizer, TaskEncoder
 from .trie import SemanticIdTrie
+from .vector_quantization import content_vectors
 
 if TYPE_CHECKING:
     from .modeling_macrec_quantizer import MacRecQuantizer
@@ -203,12 +215,15 @@ class ServedCatalogue:
         own = replace(decoding, top_k=None, fusion="authors")  # the modalities' lists alone: nothing is scored anew
         lists = rank_catalogue(model, self.tries, sources, own, limits=limits, progress=progress)
         last_day, found = inputs.counts.last_day, []
-        for start in range(0, len(rows), BLENDED_AT_A_TIME):
+        starts = range(0, len(rows), BLENDED_AT_A_TIME)
+        for start in logging.tqdm(starts, desc="blending", unit=f"{BLENDED_AT_A_TIME} users", disable=not progress):
             users = np.arange(start, min(start + BLENDED_AT_A_TIME, len(rows)))
             some = [rows[user] for user in users.tolist()]
             of_model = {name: lists[name].rows(users) for name in self.table.modalities}
             days = None if last_day is None else np.full(len(users), last_day)
             candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=users, wanted=top_k)
+            if blend.scores_items:
+                candidates = candidates.with_scores(score_items(model, self.tries, sources, candidates.items, users))
             ranked = blend.ranked(candidates, some, top_k)
             why = reasons(inputs, some, candidates, ranked.items, blend.serving_weights, self.called)
             if "without_history" in blend.about:
@@ -271,7 +286,7 @@ def reasons(
         return [[()] * shown.shape[1] for _ in shown]
     place = (candidates.items[:, None] == shown[:, :, None]).argmax(axis=2)
     inside = candidates.items >= 0
-    groups = _GROUPS | {"model": _starting(candidates, "model_", "missed_")}
+    groups = _GROUPS | {"model": _starting(candidates, SCORED, "model_", "missed_")}
     groups |= {name: _starting(candidates, name) for name in ("alike", "family")}
     speaking = {name: weight for name, weight in weights.items() if weight > 0}
     lifts: dict[str, np.ndarray] = {}
@@ -315,7 +330,7 @@ def _words(
         for name, vectors in inputs.content.items()
         if f"alike_{name}" in speaking
     }
-    of_model = [name for name in _starting(candidates, "model_") if name in speaking]
+    of_model = [name for name in _starting(candidates, SCORED, "model_") if name in speaking]
 
     def bought(user: int, column: int) -> str | None:
         if not near[user, column].any():
@@ -367,12 +382,6 @@ def codes_of(table: SemanticIdTable) -> dict[str, np.ndarray]:
     return {name: table.codes[name].numpy() for name in table.modalities}
 
 
-def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
-    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found, else no."""
-    of_blend = None if blend is None else blend.about.get("hides_history")
-    return bool(config.hides_history if of_blend is None else of_blend)
-
-
 def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:
     """Vectors that tell which items are alike, see [`content_vectors`]; empty without a quantizer."""
     if quantizer is None:
@@ -380,21 +389,3 @@ def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> d
     check_quantizer(quantizer, table, "quantizer")
     books = {name: book.detach().float().cpu().numpy() for name, book in quantizer.codebooks.items()}
     return content_vectors(codes_of(table), books)
-
-
-def content_vectors(codes: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the quantizer keeps of each item, to tell which are alike: the sum of its codewords, of length 1.
-
-    Args:
-        codes: `{modality: int (num_items, num_levels)}`, -1 where an item has none.
-        codebooks: `{modality: (num_levels, codebook_size, size)}`.
-
-    Returns:
-        `{modality: float32 (num_items, size)}`, rows of 0 where an item has none.
-    """
-    found = {}
-    for name, of_items in codes.items():
-        levels = [book[np.maximum(of_items[:, level], 0)] for level, book in enumerate(codebooks[name])]
-        vectors = np.where(of_items[:, :1] >= 0, np.sum(levels, axis=0), 0.0)
-        found[name] = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-    return found

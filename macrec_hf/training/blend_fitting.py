@@ -30,11 +30,11 @@ from ..data.time_split import purchases_before
 from ..evaluation.leakage import learned_with, left_out
 from ..evaluation.report import shared_by
 from ..hub.model_card import tell_of_counts
-from ..model.blend import BLEND_NAME, COUNT_TERMS, MODEL, SOURCES, Blend, Candidates
+from ..model.blend import BLEND_NAME, COUNT_TERMS, MODEL, SOURCES, Blend
 from ..model.checksums import renew_checksums
 from ..model.model_files import LEARNED_NAME, load_model_directory, save_tensor
 from ..model.purchase_counts import COUNTS_NAME, PurchaseCounts
-from ..model.ranked_lists import RankedLists
+from ..model.ranked_lists import Candidates, RankedLists
 from ..model.recommender import MacRecRecommender
 from .blend_purchases import (
     TOO_FEW_USERS,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers.utils import logging
 
 from ..data.histories import Histories, user_histories
 from ..data.item_regression import ROOM
@@ -18,10 +19,11 @@ from ..data.time_split import HistoriesUntil, histories_until
 from ..evaluation.baselines import best_window
 from ..evaluation.blend_lists import USERS_AT_A_TIME, blend_inputs, candidates_of
 from ..evaluation.own_history import quoted, repeat_rate
-from ..model.blend import POPULARITY, BlendInputs, Candidates, by_popularity, find_candidates
+from ..model.blend import POPULARITY, BlendInputs, by_popularity, find_candidates
 from ..model.ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
-from ..model.ranked_lists import RankedLists
+from ..model.model_decoding import score_items
+from ..model.ranked_lists import Candidates, RankedLists
 from ..model.recommender import MacRecRecommender
 
 TOO_FEW_USERS = 20  # tell nothing: no weights are fitted, and newcomers choose no count; ours
@@ -203,9 +205,17 @@ def candidates_to_weigh(
         **(gather or {}),
     )
     of_model, blocks = {name: lists[name] for name in table.modalities}, []
-    for start in range(0, len(known.owners), USERS_AT_A_TIME):
+    starts, shows = range(0, len(known.owners), USERS_AT_A_TIME), progress and not (gather or {}).get("rank")
+    for start in logging.tqdm(starts, desc="scoring", unit=f"{USERS_AT_A_TIME} purchases", disable=not shows):
         block = slice(start, start + USERS_AT_A_TIME)
         candidates = candidates_of(inputs, known, known.owners[block], of_model, limits)
+        owners, first, again = np.unique(known.owners[block], return_index=True, return_inverse=True)
+        scores = score_items(
+            recommender.model, recommender.tries, sources, candidates.items[first], owners, **(gather or {})
+        )
+        candidates = candidates.with_scores({name: of_owners[again] for name, of_owners in scores.items()})
+        # What beams missed is scored now, so that these terms of earlier releases say nothing more.
+        candidates = candidates.without("model_", "missed_")
         if recommender.model.config.trained_until is None:
             candidates = _without_families(candidates)
         blocks.append(Weighed(candidates, known.targets[block], known.owners[block]))
@@ -220,8 +230,7 @@ def _without_families(candidates: Candidates) -> Candidates:
     Items that no counted purchase holds are there mostly because an explained one does: a fit would learn that
     whatever is new sells, and lists would fill with what `add_items` brings.
     """
-    kept = {name: values for name, values in candidates.terms.items() if not name.startswith("family")}
-    return Candidates(candidates.items, kept)
+    return candidates.without("family")
 
 
 def _best_popularity(inputs: BlendInputs, known: Explained) -> str:

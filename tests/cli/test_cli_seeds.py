@@ -85,7 +85,9 @@ def test_resuming_trains_only_what_is_not_finished(shop, models, tmp_path, capsy
     (models / "seed-4" / "training_log.json").unlink()
     (models / "seed-4" / "checkpoints").mkdir()  # as a run has it that was stopped
     status, _ = evaluate(shop, models, tmp_path / "none.json")
-    assert status == 1 and re.search("finished trainings, found unfinished ones: seed-4.*--resume", capsys.readouterr().err)
+    assert status == 1 and re.search(
+        "finished trainings, found unfinished ones: seed-4.*--resume", capsys.readouterr().err
+    )
     before = (models / "seed-3" / "model.safetensors").stat().st_mtime_ns
     assert train(shop, "--seeds", 3, "--seed", 3, "--resume") == 0
     assert "3 models (1 were finished)" in capsys.readouterr().out

@@ -11,7 +11,8 @@ from macrec_hf.model.blend import SOURCES, Blend, BlendInputs, find_candidates
 from macrec_hf.model.limits import Limits
 from macrec_hf.model.purchase_counts import UNIT
 from macrec_hf.model.ranked_lists import RankedLists, log_softmax
-from macrec_hf.model.served_catalogue import content_vectors, reasons
+from macrec_hf.model.served_catalogue import reasons
+from macrec_hf.model.vector_quantization import content_vectors
 
 NUM_ITEMS, NUM_USERS, WINDOW = 15, 6, 4
 
@@ -246,6 +247,8 @@ def test_a_model_that_hardly_believes_in_an_item_is_no_reason(chance, expected):
         ({"model_text": -1.0}, ()),
         ({"model_text": 1.0, "model_image": -0.5}, ("the model: 40.0%",)),  # image, which would say 20.0 %, is no part
         ({"model_text": -1.0, "model_image": 0.5}, ()),
+        ({"scored_text": 1.0}, ("the model: 50.0%",)),
+        ({"scored_text": -1.0}, ()),
         ({"sold_log1p": 1.0}, ("sells well",)),
         ({"sold_log1p": -1.0}, ()),
         ({"alike_image": 1.0}, ("like item 0 (image)",)),
@@ -261,7 +264,7 @@ def test_what_counts_against_an_item_is_no_reason(weights, expected):
         "image": RankedLists(np.array([[2, 1, 3]]), np.log(np.array([[0.3, 0.1, 0.05]]))),
     }
     histories = [np.array([0])]
-    found = find_candidates(inputs, histories, lists)
+    found = find_candidates(inputs, histories, lists).with_scores({"text": np.log([[0.1, 0.5, 0.2, 0.01]])})
     told = reasons(inputs, histories, found, np.array([[1, 3]]), weights, "item {}".format)
     assert told == [[expected, ()]]
 

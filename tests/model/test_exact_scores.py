@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from decoding_tools import all_leaf_scores, padded_batch, random_trie, tiny_model
 
+from macrec_hf.model import model_decoding
 from macrec_hf.model.beam_search import beam_search
-from macrec_hf.model.model_decoding import candidate_scores, exact_scores
+from macrec_hf.model.model_decoding import candidate_scores, exact_scores, score_items
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -58,3 +60,45 @@ def test_refuses_leaves_of_another_batch():
     states = model.encoder(input_ids=padded_batch([3, 2])[0])[0]
     with pytest.raises(ValueError, match=r"expected shape \(2, num_candidates\).*got \(3, 4\)"):
         candidate_scores(model, states, None, trie, torch.zeros(3, 4, dtype=torch.long))
+
+
+def drawn_sources(seed):
+    """Ten users; some have no source in one modality, one has none at all."""
+    random = np.random.default_rng(seed)
+    sources = {
+        name: [[*random.integers(5, 31, random.integers(1, 9)).tolist(), 1] for _ in range(10)] for name in ("a", "b")
+    }
+    sources["a"][3] = sources["b"][5] = sources["a"][7] = sources["b"][7] = None
+    return sources
+
+
+def test_items_are_scored_by_teacher_forcing_whoever_is_asked_for(monkeypatch):
+    tries, model = {name: random_trie(seed=seed) for seed, name in enumerate("ab")}, tiny_model(dtype=torch.float64)
+    sources, random = drawn_sources(0), np.random.default_rng(1)
+    num_items = min(trie.num_items for trie in tries.values())
+    users = random.permutation(10)
+    items = np.stack([random.permutation(num_items)[:8] for _ in users])
+    items[2, 5:] = items[4] = -1
+    found = score_items(model, tries, sources, items, users)
+    for name, trie in tries.items():
+        for row, user in enumerate(users):
+            wanted = torch.full((8,), -torch.inf, dtype=torch.float64)
+            if source := sources[name][user]:
+                scores = exact_scores(model, torch.tensor([source]), None, trie)[0]
+                wanted = torch.where(torch.from_numpy(items[row]) >= 0, scores[items[row]], -torch.inf)
+            torch.testing.assert_close(torch.from_numpy(found[name][row]), wanted, atol=1e-9, rtol=0)
+    assert np.isfinite(found["a"]).any() and (found["a"][list(users).index(3)] == -np.inf).all()
+    monkeypatch.setattr(model_decoding, "_SCORED_ROWS", {"cpu": 20})  # two users at a time
+    parts = []
+    for rank in (0, 1):
+        share = {"rank": rank, "num_processes": 2, "gather": lambda part: parts.extend(part) or []}
+        score_items(model, tries, sources, items, users, **share)
+    again = score_items(model, tries, sources, items, users, gather=lambda part: parts)
+    assert len(parts) > 4 and all(np.allclose(again[name], found[name], atol=1e-9) for name in tries)
+
+
+def test_nobody_and_nothing_are_scored():
+    tries, model = {"a": random_trie()}, tiny_model()
+    assert score_items(model, tries, {"a": []}, np.zeros((0, 4), dtype=np.int64))["a"].shape == (0, 4)
+    assert score_items(model, tries, {"a": [[5, 1]]}, np.zeros((1, 0), dtype=np.int64))["a"].shape == (1, 0)
+    assert np.array_equal(score_items(model, tries, {"a": [None]}, np.array([[0, 1]]))["a"], [[-np.inf] * 2])

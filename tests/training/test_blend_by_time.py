@@ -152,5 +152,5 @@ def test_a_model_that_has_seen_the_purchases_gets_a_larger_weight(purchases):
         guilty.model(input_ids=sources, attention_mask=(sources != 0).long(), labels=targets).loss.backward()
         optimizer.step()
     guilty.model.eval()
-    weights = [fit_blend(model, purchases).about["weights"]["model_text"] for model in (innocent, guilty)]
+    weights = [fit_blend(model, purchases).about["weights"]["scored_text"] for model in (innocent, guilty)]
     assert weights[1][0] > weights[0][0] + 5 * weights[0][1] and weights[1][0] > 1
