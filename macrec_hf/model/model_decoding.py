@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 _ROWS = 1024  # prefixes that are read at a time; each carries its user's encoder states
 _TRIE_ROWS = 4096  # decoder rows (users x nodes) that one step of `exact_scores` holds; bounds memory
-_SCORED_ROWS = {"cpu": 4096}  # decoder rows (users x items) that one step of `score_items` holds
+_SCORED_ROWS = 8192  # decoder rows (users x items) that a step of `score_items` holds, on a CPU per thread
 _MOST_SCORED_ROWS = 32_768  # on a GPU
 _NOTICED: "WeakSet[nn.Module]" = WeakSet()
 
@@ -316,7 +316,7 @@ def score_items(
     read = {name: [sources[name][user] for user in everyone] for name in tries}
     lengths = np.array([[len(source or ()) for source in read[name]] for name in tries]).max(axis=0, initial=0)
     order = np.argsort(-lengths, kind="stable")[rank::num_processes]
-    rows = _SCORED_ROWS.get(model.device.type, _MOST_SCORED_ROWS)
+    rows = _SCORED_ROWS * torch.get_num_threads() if model.device.type == "cpu" else _MOST_SCORED_ROWS
     size = max(1, rows // max(1, items.shape[1]))
     parts = [
         (name, batch, _scored(model, trie.to(model.device), [read[name][user] for user in batch], items[batch]))
