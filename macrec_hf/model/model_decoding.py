@@ -28,8 +28,7 @@ logger = logging.get_logger(__name__)
 
 _ROWS = 1024  # prefixes that are read at a time; each carries its user's encoder states
 _TRIE_ROWS = 4096  # decoder rows (users x nodes) that one step of `exact_scores` holds; bounds memory
-_SCORED_ROWS = 8192  # decoder rows (users x items) that a step of `score_items` holds, on a CPU per thread
-_MOST_SCORED_ROWS = 32_768  # on a GPU
+_SCORED_ROWS, _MOST_SCORED_ROWS = 8192, 32_768  # see `_scored_rows`
 _NOTICED: "WeakSet[nn.Module]" = WeakSet()
 
 
@@ -314,15 +313,17 @@ def score_items(
     """
     everyone = range(len(items)) if users is None else users.tolist()
     read = {name: [sources[name][user] for user in everyone] for name in tries}
-    lengths = np.array([[len(source or ()) for source in read[name]] for name in tries]).max(axis=0, initial=0)
-    order = np.argsort(-lengths, kind="stable")[rank::num_processes]
-    rows = _SCORED_ROWS * torch.get_num_threads() if model.device.type == "cpu" else _MOST_SCORED_ROWS
-    size = max(1, rows // max(1, items.shape[1]))
-    parts = [
-        (name, batch, _scored(model, trie.to(model.device), [read[name][user] for user in batch], items[batch]))
-        for batch in (order[start : start + size] for start in range(0, len(order), size))
-        for name, trie in tries.items()
-    ]
+    widths = (items >= 0).sum(axis=1)
+    order = np.argsort(-widths, kind="stable")[rank::num_processes]
+    rows = _scored_rows(model.device) * (torch.get_num_threads() if model.device.type == "cpu" else 1)
+    parts, start = [], 0
+    while start < len(order):  # few users of many items at a time, many of few
+        batch = order[start : start + max(1, rows // max(1, widths[order[start]]))]
+        start += len(batch)
+        parts += [
+            (name, batch, _scored(model, trie.to(model.device), [read[name][user] for user in batch], items[batch]))
+            for name, trie in tries.items()
+        ]
     found = {name: np.full(items.shape, -np.inf) for name in tries}
     for name, batch, scores in gather(parts):
         found[name][batch, : scores.shape[1]] = scores
@@ -346,20 +347,27 @@ def _scored(
         wanted = torch.from_numpy(items[read]).to(model.device)
         leaves = torch.where(wanted >= 0, trie.item_leaf[wanted.clamp(min=0)], -1)
         found = torch.zeros(leaves.shape, dtype=torch.double, device=model.device)
-        passes = SearchPasses(model)
+        passes, most = SearchPasses(model), _scored_rows(model.device)
         if passes.by_weights:
             _ = passes.weights  # read here, before parts are scored by threads
 
         def score(part: Part) -> None:
             users, columns = part
             of_part = None if mask is None else mask[users, columns]
-            states = passes.encoder()(input_ids[users, columns], of_part)
-            found[users] = _teacher_forced(passes.decoder(states, of_part), trie, leaves[users]).double()
+            steps = passes.decoder(passes.encoder()(input_ids[users, columns], of_part), of_part)
+            for some in torch.arange(leaves.shape[1], device=model.device).split(max(1, most // len(users))):
+                scored = _teacher_forced(steps, trie, leaves[users[:, None], some])
+                found[users[:, None], some] = scored.double()
 
         rows = 1 + (trie.num_levels - 1) * items.shape[1]
         passes.run_parts(score, mask, torch.arange(len(read), device=model.device), padded.shape[1], rows)
         scores[read] = found.cpu().numpy()
     return scores
+
+
+def _scored_rows(device: torch.device) -> int:
+    """How many decoder rows, users x items, a step of [`score_items`] holds; on a CPU on each thread."""
+    return _SCORED_ROWS if device.type == "cpu" else _MOST_SCORED_ROWS
 
 
 def _leaves_to_items(leaf_scores: torch.Tensor, trie: SemanticIdTrie) -> torch.Tensor:

@@ -88,7 +88,7 @@ def test_items_are_scored_by_teacher_forcing_whoever_is_asked_for(monkeypatch):
                 wanted = torch.where(torch.from_numpy(items[row]) >= 0, scores[items[row]], -torch.inf)
             torch.testing.assert_close(torch.from_numpy(found[name][row]), wanted, atol=1e-9, rtol=0)
     assert np.isfinite(found["a"]).any() and (found["a"][list(users).index(3)] == -np.inf).all()
-    monkeypatch.setattr(model_decoding, "_SCORED_ROWS", 20)  # two users at a time
+    monkeypatch.setattr(model_decoding, "_SCORED_ROWS", 5)  # a user at a time, in two pieces
     parts = []
     for rank in (0, 1):
         share = {"rank": rank, "num_processes": 2, "gather": lambda part: parts.extend(part) or []}
