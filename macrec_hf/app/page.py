@@ -11,8 +11,8 @@ import gradio as gr
 
 from ..data.shown_photos import is_address
 from ..doctor.html_page import render
-from ..model.blend import hides_history
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS
+from ..model.served_catalogue import hides_history
 from . import cards
 from .handlers import Handlers
 from .photos import Thumbnails

@@ -1,6 +1,7 @@
 """The blend's lists in an evaluation: its weights as they were saved, its counts made anew."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -83,7 +84,7 @@ def blend_lists(
     users: SplitUsers | FutureUsers,
     lists: Mapping[str, RankedLists],
     limits: Limits | None,
-    score: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    score: Callable[..., dict[str, np.ndarray]],
     progress: bool = False,
 ) -> RankedLists:
     """The ten best of each user, judged as they are shown: counts are often equal, and baselines are judged so too.
@@ -99,8 +100,7 @@ def blend_lists(
     for start in logging.tqdm(starts, desc="blending", unit=f"{USERS_AT_A_TIME} users", disable=not progress):
         block = np.arange(start, min(start + USERS_AT_A_TIME, len(users)))
         candidates = candidates_of(inputs, users, block, lists, limits)
-        if blend.scores_items:
-            candidates = candidates.with_scores(score(candidates.items, block))
+        candidates = blend.scored(candidates, partial(score, users=block))
         parts.append(blend.ranked(candidates, [users.histories[user] for user in block], max(KS)))
     width = max((part.items.shape[1] for part in parts), default=0)
     pad = [((0, 0), (0, width - part.items.shape[1])) for part in parts]

@@ -17,12 +17,13 @@ from ..data.learned_purchases import check_unseen
 from ..data.readers import read_interactions
 from ..data.splits import SplitUsers, split_users
 from ..data.time_split import Cut, FutureUsers, Moments, split_at
-from ..model.blend import BLEND, MODEL, hides_history
+from ..model.blend import BLEND, MODEL
 from ..model.ensemble import ENSEMBLE, NUM_BEAMS, Decoding, history_sources, rank_catalogue
 from ..model.limits import Limits
 from ..model.model_decoding import score_items
 from ..model.ranked_lists import RankedLists
 from ..model.recommender import MacRecRecommender
+from ..model.served_catalogue import hides_history
 from .baselines import BASELINES, Counted, baseline_lists, best_window, without_last
 from .blend_lists import blend_lists, inputs_of_weights
 from .by_time import PARTS, answered, check_cut, column_by_time, said_of_ids
@@ -290,7 +291,7 @@ def _add_blend(
     users: SplitUsers | FutureUsers,
     model: Mapping[str, Lists],
     limits: Mapping[str, Limits | None],
-    score: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    score: Callable[..., dict[str, np.ndarray]],
     progress: bool,
 ) -> None:
     """Adds the row of the blend, where the recommender has one, to the lists of each column, in every process."""

@@ -6,7 +6,7 @@ NumPy only; `training.blend_fitting` fits the weights. Axes: `num_users` histori
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from .checksums import renew_checksums
-from .configuration_macrec import MacRecConfig
 from .files import read_json, replacing
 from .inference import pad_rows, values_at
 from .limits import Limits
@@ -26,6 +25,7 @@ BLEND, MODEL = "blend", "model"  # the fusion, and the name of the paper's ensem
 BLEND_NAME = "blend.json"
 CANDIDATES = {"near": 100, "cosine": 50, "next": 30, "regression": 100}  # of each count, so many items a user; ours
 POPULAR, RECENT, ALIKE, FOLLOWERS = 100, 50, 50, 30  # bestsellers, of the last month, alike, after the last item; ours
+MOST_SCORED = 1_000  # candidates of a user whom the model is asked about; as a rule there are a few hundred; ours
 NEW, PROMISING = 20, 100  # never sold: alike in a modality, and those whose families sell; ours
 WINDOWS = (7, 30, 90)  # days in which purchases count as recent; ours
 POPULARITY = ("sold_log1p", *(f"sold_in_{days}_days" for days in WINDOWS))  # terms that rank for who has no history
@@ -129,10 +129,24 @@ class Blend:
         """The weights by which lists are made."""
         return self.weights if self.serves == "blend" else SOURCES[self.serves]
 
-    @property
-    def scores_items(self) -> bool:
-        """Whether lists go by what the model says of each candidate, see [`~model.ranked_lists.Candidates`]."""
-        return any(weight and name.startswith(SCORED) for name, weight in self.serving_weights.items())
+    def scored(self, candidates: Candidates, score: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Candidates:
+        """The candidates with what the model says of them; as they are where lists do not go by that.
+
+        Args:
+            score: of items, [`~model.model_decoding.score_items`]. Of a user's candidates at most [`MOST_SCORED`] are
+                scored, those that are best by the other terms: there are more where nearly everything is asked for.
+        """
+        if not any(weight and name.startswith(SCORED) for name, weight in self.serving_weights.items()):
+            return candidates
+        items = candidates.items
+        if items.shape[1] <= MOST_SCORED:
+            return candidates.with_scores(score(items))
+        columns = np.sort(best_columns(candidates.scores(self.serving_weights), MOST_SCORED), axis=1)
+        found = score(np.take_along_axis(items, columns, axis=1))
+        scores = {name: np.full(items.shape, -np.inf) for name in found}
+        for name, of_best in found.items():
+            np.put_along_axis(scores[name], columns, of_best, axis=1)
+        return candidates.with_scores(scores)
 
     def ranked(self, candidates: Candidates, histories: Sequence[np.ndarray], width: int | None = None) -> RankedLists:
         """The lists that are served: who has no history gets what is popular, as `about["without_history"]` says.
@@ -197,12 +211,6 @@ def _check_about(about: Any, path: Path) -> None:
             f"{path}: expected in about a window from 1 to {MAX_WINDOW}, and hides_history true or false, got "
             f"{str(window)[:40]} and {str(hides)[:40]}. {_ANEW}"
         )
-
-
-def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
-    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found, else no."""
-    of_blend = None if blend is None else blend.about.get("hides_history")
-    return bool(config.hides_history if of_blend is None else of_blend)
 
 
 def by_popularity(term: str) -> dict[str, float]:

@@ -90,7 +90,7 @@ class Candidates:
         Args:
             scores: of [`~model.model_decoding.score_items`]. An item without an ID in a modality, and each one of a
                 user whom the model cannot read there, gets the mean of the other modalities, and where none scores it
-                the user's lowest score.
+                the user's lowest score; 0 where the user has none.
         """
         stacked = np.stack(list(scores.values()))
         known = np.isfinite(stacked)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -10,17 +11,7 @@ import torch
 from transformers import T5ForConditionalGeneration
 from transformers.utils import logging
 
-from .blend import (
-    BLEND,
-    BY_MODALITY,
-    MODEL,
-    NEIGHBOUR_TERMS,
-    WINDOWS,
-    Blend,
-    BlendInputs,
-    find_candidates,
-    hides_history,
-)
+from .blend import BLEND, BY_MODALITY, MODEL, NEIGHBOUR_TERMS, WINDOWS, Blend, BlendInputs, find_candidates
 from .configuration_macrec import MacRecConfig
 from .ensemble import ENSEMBLE, Decoding, history_sources, rank_catalogue
 from .inference import pad_rows
@@ -222,8 +213,7 @@ class ServedCatalogue:
             of_model = {name: lists[name].rows(users) for name in self.table.modalities}
             days = None if last_day is None else np.full(len(users), last_day)
             candidates = find_candidates(inputs, some, of_model, days=days, limits=limits, users=users, wanted=top_k)
-            if blend.scores_items:
-                candidates = candidates.with_scores(score_items(model, self.tries, sources, candidates.items, users))
+            candidates = blend.scored(candidates, partial(score_items, model, self.tries, sources, users=users))
             ranked = blend.ranked(candidates, some, top_k)
             why = reasons(inputs, some, candidates, ranked.items, blend.serving_weights, self.called)
             if "without_history" in blend.about:
@@ -380,6 +370,12 @@ def _check_terms(blend: Blend, table: SemanticIdTable, inputs: BlendInputs) -> N
 def codes_of(table: SemanticIdTable) -> dict[str, np.ndarray]:
     """The semantic IDs as the blend reads them."""
     return {name: table.codes[name].numpy() for name in table.modalities}
+
+
+def hides_history(blend: Blend | None, config: MacRecConfig) -> bool:
+    """Whether lists leave out what a customer has: as the blend was fitted, else as `macrec train` found, else no."""
+    of_blend = None if blend is None else blend.about.get("hides_history")
+    return bool(config.hides_history if of_blend is None else of_blend)
 
 
 def content_of(table: SemanticIdTable, quantizer: "MacRecQuantizer | None") -> dict[str, np.ndarray]:

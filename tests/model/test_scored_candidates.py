@@ -59,10 +59,41 @@ def test_an_evaluation_ranks_by_them_too(recommender):
 
 
 def test_blends_of_earlier_releases_go_by_what_the_beams_found():
-    assert Blend({"near_log": 1.0, "scored_text": 0.1}, "blend", ABOUT).scores_items
-    assert not Blend({"near_log": 1.0, "scored_text": 0.0}, "blend", ABOUT).scores_items
-    assert not Blend({"model_text": 1.0, "missed_text": -1.0}, "blend", ABOUT).scores_items
-    assert not Blend({"scored_text": 1.0}, "co_occurrence", ABOUT).scores_items
+    asked = []
+
+    def score(items):
+        asked.append(items)
+        return {"text": np.zeros(items.shape)}
+
+    candidates = Candidates(np.array([[0, 1]]), {"near_log": np.zeros((1, 2))})
+    for weights, serves in (
+        ({"near_log": 1.0, "scored_text": 0.0}, "blend"),
+        ({"model_text": 1.0, "missed_text": -1.0}, "blend"),
+        ({"scored_text": 1.0}, "co_occurrence"),
+    ):
+        assert Blend(weights, serves, ABOUT).scored(candidates, score) is candidates and not asked
+    found = Blend({"near_log": 1.0, "scored_text": 0.1}, "blend", ABOUT).scored(candidates, score)
+    assert list(found.terms) == ["near_log", "scored_text"] and len(asked) == 1
+
+
+def test_of_very_many_candidates_the_best_by_the_other_terms_are_scored(recommender, monkeypatch):
+    """The others have the lowest score of these."""
+    counts = recommender._items.inputs.counts
+    recommender._set_blend(Blend(WEIGHTS | {"sold_log1p": 3.0}, "blend", ABOUT), counts)
+    histories = drawn_histories(20)
+    everything = recommender.recommend(histories, top_k=NUM_ITEMS)
+    monkeypatch.setattr("macrec_hf.model.blend.MOST_SCORED", 5)
+    found = recommender.recommend(histories, top_k=NUM_ITEMS)
+    bought_twice = {f"i{row}" for row in range(5)}
+    for some, all_of_them in zip(found, everything, strict=True):
+        assert [one for one in some if one[0] in bought_twice] != [] and len(some) == NUM_ITEMS
+        order = [[item for item, _ in ranked if item in bought_twice] for ranked in (some, all_of_them)]
+        assert order[0] == order[1]
+        rest = {round(score, 9) for item, score in some if item not in bought_twice}
+        assert len(rest) == 1 and rest.pop() <= min(score for item, score in some if item in bought_twice)
+    assert any(
+        [item for item, _ in some] != [item for item, _ in one] for some, one in zip(found, everything, strict=True)
+    )
 
 
 def test_who_has_no_id_in_a_modality_goes_by_the_others():
