@@ -141,7 +141,8 @@ class Blend:
         items = candidates.items
         if items.shape[1] <= MOST_SCORED:
             return candidates.with_scores(score(items))
-        columns = np.sort(best_columns(candidates.scores(self.serving_weights), MOST_SCORED), axis=1)
+        best_first = np.argsort(-candidates.scores(self.serving_weights), axis=1, kind="stable")  # equal ones by row
+        columns = np.sort(best_first[:, :MOST_SCORED], axis=1)
         found = score(np.take_along_axis(items, columns, axis=1))
         scores = {name: np.full(items.shape, -np.inf) for name in found}
         for name, of_best in found.items():

@@ -76,6 +76,18 @@ def test_blends_of_earlier_releases_go_by_what_the_beams_found():
     assert list(found.terms) == ["near_log", "scored_text"] and len(asked) == 1
 
 
+def test_which_of_equal_candidates_are_scored_depends_on_no_other_user(monkeypatch):
+    monkeypatch.setattr("macrec_hf.model.blend.MOST_SCORED", 3)
+    alone = np.arange(12)[None]
+    beside = np.stack([np.pad(alone[0], (0, 40), constant_values=-1), np.arange(52)])
+    asked = []
+    for items in (alone, beside):
+        candidates = Candidates(items, {"near_log": np.zeros(items.shape)})
+        blend = Blend({"near_log": 1.0, "scored_text": 1.0}, "blend", ABOUT)
+        blend.scored(candidates, lambda items: asked.append(items) or {"text": np.zeros(items.shape)})
+    assert asked[0].tolist() == [[0, 1, 2]] and asked[1].tolist() == [[0, 1, 2]] * 2
+
+
 def test_of_very_many_candidates_the_best_by_the_other_terms_are_scored(recommender, monkeypatch):
     """The others have the lowest score of these."""
     counts = recommender._items.inputs.counts
