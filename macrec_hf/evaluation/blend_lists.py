@@ -90,10 +90,10 @@ def blend_lists(
     """The ten best of each user, judged as they are shown: counts are often equal, and baselines are judged so too.
 
     Args:
-        score: of some users' items, `model.model_decoding.score_items` of the model that made the lists.
-        progress: whether to show a progress bar.
         lists: the model's, of the same users and limits, by modality.
         limits: of the users; None: own items may appear.
+        score: of some users' items, `model.model_decoding.score_items` of the model that made the lists.
+        progress: whether to show a progress bar.
     """
     parts = []
     starts = range(0, len(users), USERS_AT_A_TIME)

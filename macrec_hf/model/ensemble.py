@@ -20,7 +20,7 @@ from .beam_search import BeamRequest, check_scores, joint_beam_search
 from .configuration_macrec import NUM_BEAMS
 from .inference import check_at_least_one, eval_mode, joined_ranges, pad_rows
 from .limits import Limits
-from .model_decoding import candidate_scores
+from .model_decoding import candidate_scores, padded_sources
 from .ranked_lists import RankedLists, check_fusion, fuse, sort_lists, unique_rows
 from .tokenization_macrec import TaskEncoder
 from .trie import SemanticIdTrie
@@ -167,10 +167,7 @@ def _decode(
         decoded[name] = _Decoded(served, np.zeros((0, 1), dtype=np.int64), np.zeros((0, 1), np.float32), None, None)
         if len(served):
             read = [source for user in users[served] if (source := sources[name][user])]
-            padded, inside = pad_rows(read, cast(int, model.config.pad_token_id))
-            input_ids = torch.from_numpy(padded).to(model.device)
-            # Without padding no mask: who makes a batch on the host knows, and the device need not be asked.
-            attention_mask = None if inside.all() else torch.from_numpy(inside).to(model.device, torch.long)
+            input_ids, attention_mask = padded_sources(model, read)
             limited = limits.on_trie(catalogue.trie, users[served])
             requests[name] = BeamRequest(input_ids, attention_mask, catalogue.trie, limited)
     # More beams than there are IDs would only be empty places.

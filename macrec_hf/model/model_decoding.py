@@ -341,9 +341,7 @@ def _scored(
     scores = np.full(items.shape, -np.inf)
     read = [place for place, source in enumerate(sources) if source]
     if read and items.shape[1]:
-        padded, inside = pad_rows([source for source in sources if source], cast(int, model.config.pad_token_id))
-        input_ids = torch.from_numpy(padded).to(model.device)
-        mask = None if inside.all() else torch.from_numpy(inside).to(model.device, torch.long)
+        input_ids, mask = padded_sources(model, [source for source in sources if source])
         wanted = torch.from_numpy(items[read]).to(model.device)
         leaves = torch.where(wanted >= 0, trie.item_leaf[wanted.clamp(min=0)], -1)
         found = torch.zeros(leaves.shape, dtype=torch.double, device=model.device)
@@ -360,9 +358,21 @@ def _scored(
                 found[users[:, None], some] = scored.double()
 
         rows = 1 + (trie.num_levels - 1) * items.shape[1]
-        passes.run_parts(score, mask, torch.arange(len(read), device=model.device), padded.shape[1], rows)
+        passes.run_parts(score, mask, torch.arange(len(read), device=model.device), input_ids.shape[1], rows)
         scores[read] = found.cpu().numpy()
     return scores
+
+
+def padded_sources(
+    model: T5ForConditionalGeneration, sources: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`input_ids` and `attention_mask` of sources, on the model's device.
+
+    Without padding there is no mask: who makes a batch on the host knows, and the device need not be asked.
+    """
+    padded, inside = pad_rows(sources, cast(int, model.config.pad_token_id))
+    input_ids = torch.from_numpy(padded).to(model.device)
+    return input_ids, None if inside.all() else torch.from_numpy(inside).to(model.device, torch.long)
 
 
 def _scored_rows(device: torch.device) -> int:
